@@ -1,0 +1,58 @@
+"""Image generation in vector-quantised latent spaces with variational flow matching.
+
+Public names are imported when first used: ``import purrception`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from purrception.config import RunConfig, load_config
+    from purrception.errors import InputError
+    from purrception.experiment import load_pipeline, resume_run, start_run
+    from purrception.models import PurrceptionTransformer
+    from purrception.pipeline import PurrceptionOutput, PurrceptionPipeline
+    from purrception.recipes import get_recipe
+    from purrception.tokenizers import VQTokenizer
+
+_HOMES = {
+    "InputError": "purrception.errors",
+    "PurrceptionOutput": "purrception.pipeline",
+    "PurrceptionPipeline": "purrception.pipeline",
+    "PurrceptionTransformer": "purrception.models",
+    "RunConfig": "purrception.config",
+    "VQTokenizer": "purrception.tokenizers",
+    "get_recipe": "purrception.recipes",
+    "load_config": "purrception.config",
+    "load_pipeline": "purrception.experiment",
+    "resume_run": "purrception.experiment",
+    "start_run": "purrception.experiment",
+}
+
+__version__ = version("purrception")
+__all__ = [
+    "InputError",
+    "PurrceptionOutput",
+    "PurrceptionPipeline",
+    "PurrceptionTransformer",
+    "RunConfig",
+    "VQTokenizer",
+    "get_recipe",
+    "load_config",
+    "load_pipeline",
+    "resume_run",
+    "start_run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'purrception' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,275 @@
+"""The command line: parsing, and one call per verb. Heavy imports wait until a verb needs them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from purrception.errors import InputError, unknown_name
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One command."""
+
+    run: Callable[[list[str]], None]
+    usage: str
+    summary: str
+    example: str
+
+    @property
+    def description(self) -> str:
+        """What ``--help`` begins with."""
+        return f"{self.summary}\n\nExample: {self.example}"
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """What ``purrception sample`` takes. What is left out is the run's own setting."""
+
+    num: int = 64
+    """Number of images, where no classes are named; classes take turns."""
+    classes: tuple[str, ...] = ()
+    """Class labels or names, one image each."""
+    steps: int | None = None
+    """Intervals of the time grid."""
+    solver: str | None = None
+    """euler."""
+    temperature: float | None = None
+    """τ of the posterior; below 1 sharpens it."""
+    guidance: float | None = None
+    """Strength of the class: 1 conditional, 0 unconditional, above 1 exaggerated."""
+    seed: int = 0
+    """Image i depends on (seed, i) alone."""
+    batch_size: int = 64
+    """Images at a time; does not change them."""
+    device: str = "auto"
+    """cpu, cuda, …; auto takes a GPU when there is one."""
+    out: str = ""
+    """Folder for the images; default: RUN/generated/000, 001, …"""
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What ``purrception evaluate`` takes. What is left out is the run's own setting."""
+
+    num: int | None = None
+    """Generated images per guidance."""
+    guidances: tuple[float, ...] = ()
+    """Guidance scales to judge."""
+    steps: int | None = None
+    """Intervals of the time grid."""
+    solver: str | None = None
+    """euler."""
+    temperature: float | None = None
+    """τ of the posterior."""
+    seed: int | None = None
+    """Of the generated images and of the classifier."""
+    out: str = ""
+    """Folder for the report; default: RUN/evaluation/000, 001, …"""
+
+
+def train(arguments: list[str]) -> None:
+    """``purrception train``: everything a recipe needs."""
+    verb = VERBS["train"]
+    resume = arguments[:1] == ["--resume"]
+    if not resume:
+        target, rest = _target(verb, arguments)
+    elif len(arguments) > 1:
+        target, rest = arguments[1], arguments[2:]
+    else:
+        raise InputError("--resume needs the directory of a run: purrception train --resume runs/digits")
+    from purrception.config import RunConfig, dump_config, load_config
+    from purrception.experiment import resume_run, start_run
+    from purrception.recipes import RECIPES, get_recipe
+    from purrception.training import RunDirectory
+
+    if resume:
+        default = load_config(RunDirectory.open(target).config_file)
+    elif target in RECIPES or not _looks_like_file(target):
+        default = get_recipe("digits" if target == "--help" else target)
+    else:
+        default = load_config(target)
+    config = _parse(RunConfig, verb, rest, default)
+    print(dump_config(config), flush=True)
+    run = resume_run(target, config) if resume else start_run(config)
+    print(f"done: {run.root}  (next: purrception sample {run.root})")
+
+
+def sample(arguments: list[str]) -> None:
+    """``purrception sample``: images from a run or a pipeline."""
+    verb = VERBS["sample"]
+    target, rest = _target(verb, arguments)
+    options = _parse(SampleOptions, verb, rest)
+    from purrception.experiment import load_pipeline, sampling_defaults
+    from purrception.gallery import empty_folder, numbered_folder, save_gallery
+    from purrception.training.config import resolve_device
+
+    settings = _override(sampling_defaults(target), options)
+    pipeline = load_pipeline(target).to(resolve_device(options.device))
+    classes = max(pipeline.transformer.num_classes, 1)
+    labels = pipeline.labels_of(options.classes) or [i % classes for i in range(options.num)]
+    folder = empty_folder(Path(options.out) if options.out else numbered_folder(Path(target) / "generated"))
+    out = pipeline(
+        class_labels=labels if pipeline.transformer.num_classes else None,
+        num_images=len(labels),
+        num_inference_steps=settings.steps,
+        solver=settings.solver,
+        temperature=settings.temperature,
+        guidance_scale=settings.guidance,
+        seed=options.seed,
+        batch_size=options.batch_size,
+    )
+    save_gallery(pipeline, out, labels, settings, options.seed, target, folder)
+    print(f"{len(out.images)} images, {out.nfe} network evaluations each: {folder}")
+
+
+def evaluate(arguments: list[str]) -> None:
+    """``purrception evaluate``: figures with their protocol."""
+    verb = VERBS["evaluate"]
+    target, rest = _target(verb, arguments)
+    options = _parse(EvaluateOptions, verb, rest)
+    from purrception.config import load_config
+    from purrception.evaluation import evaluate as run_evaluation
+    from purrception.experiment import load_pipeline
+    from purrception.gallery import empty_folder, numbered_folder
+    from purrception.training import RunDirectory
+
+    run = RunDirectory.open(target)
+    config = load_config(run.config_file)
+    settings = _override(config.sampling, options)
+    protocol = _override(config.evaluation, options)
+    pipeline = load_pipeline(target)
+    folder = empty_folder(Path(options.out) if options.out else numbered_folder(run.evaluation))
+    result = run_evaluation(pipeline, config.data, protocol, settings, folder)
+    print(result.markdown() + f"\n{folder}")
+
+
+VERBS = {
+    "train": Verb(
+        train,
+        "train RECIPE_OR_YAML [--key value …]  |  train --resume RUN",
+        "Everything a recipe needs: tokenizer, token shards, training, sample grids, a pipeline in the end. "
+        "Recipes: digits, folder.",
+        "purrception train digits --training.steps 600 --name quick",
+    ),
+    "sample": Verb(
+        sample,
+        "sample RUN_OR_PIPELINE [--key value …]",
+        "Images from a run: PNGs, a grid, entropy maps, a manifest that reproduces them.",
+        "purrception sample runs/digits --classes 3 3 7 --guidance 1.5 --seed 1",
+    ),
+    "evaluate": Verb(
+        evaluate,
+        "evaluate RUN [--key value …]",
+        "How good the generated images are: recognised as their class, and how far from real ones.",
+        "purrception evaluate runs/digits --num 500 --guidances 1.0 1.5",
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status: 0, 2 for what a person can mend, 130 when interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(_overview())
+        elif arguments[0] == "--version":
+            from purrception import __version__
+
+            print(f"purrception {__version__}")
+        elif arguments[0] not in VERBS:
+            raise unknown_name("command", arguments[0], VERBS)
+        else:
+            VERBS[arguments[0]].run(arguments[1:])
+    except (InputError, OSError) as error:
+        print(f"purrception: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("purrception: interrupted; a run goes on with: purrception train --resume RUN", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _overview() -> str:
+    width = max(len(name) for name in VERBS)
+    verbs = "\n".join(f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items())
+    return (
+        "usage: purrception VERB …\n\n"
+        "Image generation in vector-quantised latent spaces with variational flow matching.\n\n"
+        f"{verbs}\n\n'purrception VERB --help' explains each, with an example."
+    )
+
+
+def _target(verb: Verb, arguments: list[str]) -> tuple[str, list[str]]:
+    """What a verb works on, always its first argument, and the options after it."""
+    if arguments and arguments[0] in ("-h", "--help"):
+        return "--help", ["--help"]
+    if not arguments or arguments[0].startswith("-"):
+        raise InputError(f"usage: purrception {verb.usage}; for example: {verb.example}")
+    return arguments[0], arguments[1:]
+
+
+def _looks_like_file(target: str) -> bool:
+    return target.endswith((".yaml", ".yml")) or os.path.sep in target
+
+
+def _parse(kind: type[T], verb: Verb, arguments: list[str], default: T | None = None) -> T:
+    """Options by tyro, with errors as one line and the nearest known option named.
+
+    Raises:
+        InputError: an unknown option, or a value that an option does not take.
+    """
+    import tyro
+
+    printed = io.StringIO()
+    settings: dict[str, Any] = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(printed):
+            parsed, unknown = tyro.cli(
+                kind,
+                args=arguments,
+                prog=f"purrception {verb.usage}",
+                description=verb.description,
+                return_unknown_args=True,
+                config=(tyro.conf.FlagConversionOff,),
+                **settings,
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise InputError(_condense(printed.getvalue())) from stop
+    if unknown:
+        from purrception.config import option_names
+
+        given = unknown[0].split("=")[0]
+        raise unknown_name("option", given, [f"--{name.replace('_', '-')}" for name in option_names(kind)])
+    return parsed
+
+
+def _condense(message: str) -> str:
+    """A framed message of several lines as one plain line, without help texts and pointers to them."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", message)
+    line = " ".join(part.strip(" │╭╮╰╯─") for part in text.splitlines())
+    line = re.split(r"Argument helptext|For full helptext|Full helptext", line)[0]
+    return re.sub(r"^\s*(Value|Parsing) error\s+", "", line).strip()
+
+
+def _override(settings: T, options: object) -> T:
+    """``settings`` with every field that ``options`` gives a value for."""
+    import dataclasses
+
+    names = {field.name for field in dataclasses.fields(settings)}  # type: ignore[arg-type]
+    given = {
+        name: value for name, value in vars(options).items() if name in names and value not in (None, ())
+    }
+    return dataclasses.replace(settings, **given)  # type: ignore[type-var]

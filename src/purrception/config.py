@@ -1,0 +1,143 @@
+"""The configuration of a run: frozen dataclasses, each beside what it builds, composed here.
+
+Values come from, in rising precedence: defaults, a recipe or YAML file, the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from purrception.data import DataConfig
+from purrception.errors import InputError, unknown_name
+from purrception.evaluation import EvaluationConfig
+from purrception.flow import ObjectiveConfig
+from purrception.models import DiTConfig
+from purrception.sampling import SamplingConfig
+from purrception.tokenizers import TokenizerTrainingConfig, VQConfig
+from purrception.training import TrainingConfig
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """Where the tokenizer comes from: trained as part of the run, or a folder."""
+
+    path: str = ""
+    """Folder of an existing tokenizer (diffusers VQModel); empty: train one."""
+    model: VQConfig = field(default_factory=VQConfig)
+    """Architecture of the tokenizer to train."""
+    training: TokenizerTrainingConfig = field(default_factory=TokenizerTrainingConfig)
+    """How to train it."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that determines a run."""
+
+    name: str
+    """Name of the run; its directory is RUNS/NAME."""
+    runs: str = "runs"
+    """Folder of all runs."""
+    seed: int = 0
+    """Of initial weights, data order, noise and label dropout."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Images."""
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    """Images to codes."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    """What is learned."""
+    network: DiTConfig = field(default_factory=DiTConfig)
+    """Backbone."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """Optimisation."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """How the run samples by default."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """How it is judged."""
+
+    def __post_init__(self) -> None:
+        """Refuse a name that is no folder name, and a seed that no generator takes."""
+        if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
+            raise InputError(f"a run's name is a plain folder name; given {self.name!r}")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"a seed lies in [0, 2⁶³); given {self.seed}")
+
+
+_ADAPTER: TypeAdapter[RunConfig] = TypeAdapter(RunConfig)
+
+
+def option_names(kind: type = RunConfig, prefix: str = "") -> list[str]:
+    """Every key of a configuration in dotted form, such as ``training.batch_size``."""
+    hints = get_type_hints(kind)
+    names: list[str] = []
+    for item in dataclasses.fields(kind):
+        inner = hints[item.name]
+        if dataclasses.is_dataclass(inner) and isinstance(inner, type):
+            names += option_names(inner, f"{prefix}{item.name}.")
+        else:
+            names.append(prefix + item.name)
+    return names
+
+
+def config_to_dict(config: RunConfig) -> dict[str, Any]:
+    """Plain lists, numbers and strings, ready for YAML or JSON."""
+    return _ADAPTER.dump_python(config, mode="json")
+
+
+def config_from_dict(values: Any, origin: str) -> RunConfig:
+    """Validate plain values strictly.
+
+    Args:
+        values: what a YAML file held.
+        origin: named in errors.
+
+    Raises:
+        InputError: an unknown key (with the nearest known one), a missing key or a value of another type.
+    """
+    if not isinstance(values, dict):
+        raise InputError(f"{origin} holds no configuration: expected keys such as 'name' and 'training'")
+    _refuse_unknown(values, RunConfig, "", origin)
+    try:
+        return _ADAPTER.validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if isinstance(inner := first.get("ctx", {}).get("error"), InputError):
+            raise InputError(f"{origin}: {inner}") from error
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{origin}: {where}: {first['msg']}; given {first['input']!r}") from error
+
+
+def _refuse_unknown(values: dict[str, Any], kind: type, prefix: str, origin: str) -> None:
+    hints = get_type_hints(kind)
+    for key, value in values.items():
+        if key not in hints:
+            raise unknown_name(f"key in {origin}:", f"{prefix}{key}", option_names(kind, prefix))
+        if isinstance(value, dict) and dataclasses.is_dataclass(hints[key]):
+            _refuse_unknown(value, hints[key], f"{prefix}{key}.", origin)
+
+
+def load_config(path: Path | str) -> RunConfig:
+    """Read a YAML configuration, strictly.
+
+    Raises:
+        InputError: the file is missing, is no YAML or does not validate.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"no configuration file at {path}")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is not YAML: {reason}") from error
+    return config_from_dict(values, str(path))
+
+
+def dump_config(config: RunConfig) -> str:
+    """The configuration as YAML; :func:`load_config` gives an equal one back."""
+    return yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,15 @@
+"""Images: where they come from, as uint8 arrays with labels."""
+
+from purrception.data.sources import SOURCES, DataConfig, ImageSource, Split, open_images
+from purrception.data.transforms import array_to_pil, images_to_tensor, tensor_to_images
+
+__all__ = [
+    "SOURCES",
+    "DataConfig",
+    "ImageSource",
+    "Split",
+    "array_to_pil",
+    "images_to_tensor",
+    "open_images",
+    "tensor_to_images",
+]

@@ -1,0 +1,53 @@
+"""Between PIL images, uint8 arrays ``[H, W, C]`` and float tensors ``[B, C, H, W]`` in [−1, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from purrception.errors import InputError
+
+MODES = {1: "L", 3: "RGB"}
+
+
+def crop_to_square(image: Image.Image, size: int) -> Image.Image:
+    """Scale the short side to ``size`` pixels and cut the centre square out."""
+    scale = size / min(image.size)
+    width, height = (max(size, round(side * scale)) for side in image.size)
+    resized = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    left, top = (width - size) // 2, (height - size) // 2
+    return resized.crop((left, top, left + size, top + size))
+
+
+def pil_to_array(image: Image.Image, size: int, channels: int) -> np.ndarray:
+    """A centre crop as uint8 ``[size, size, channels]``; channels is 1 (grey) or 3 (RGB)."""
+    square = crop_to_square(image.convert(MODES[channels]), size)
+    return np.asarray(square, dtype=np.uint8).reshape(size, size, channels)
+
+
+def array_to_pil(array: np.ndarray) -> Image.Image:
+    """uint8 ``[H, W, C]`` with C = 1 or 3 → a PIL image in mode L or RGB."""
+    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+
+
+def images_to_tensor(images: Sequence[np.ndarray]) -> Tensor:
+    """uint8 arrays ``[H, W, C]`` → float32 ``[B, C, H, W]`` in [−1, 1].
+
+    Raises:
+        InputError: the images differ in shape.
+    """
+    shapes = {image.shape for image in images}
+    if len(shapes) > 1:
+        raise InputError(f"images of one batch must share a shape; given {sorted(shapes)}")
+    stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    return stacked.float() / 127.5 - 1.0
+
+
+def tensor_to_images(tensor: Tensor) -> np.ndarray:
+    """float ``[B, C, H, W]`` → uint8 ``[B, H, W, C]``; values outside [−1, 1] are clipped."""
+    scaled = (tensor.float().clamp(-1, 1) + 1.0) * 127.5
+    return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

@@ -1,0 +1,219 @@
+"""The main job: from a configuration to a trained pipeline, each stage skipped when it is already done."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from purrception.config import RunConfig, dump_config, load_config
+from purrception.data import open_images, tensor_to_images
+from purrception.errors import InputError
+from purrception.flow import build_objective
+from purrception.models import PurrceptionTransformer
+from purrception.pictures import image_grid
+from purrception.pipeline import PurrceptionPipeline
+from purrception.sampling import SamplingConfig, generate, initial_noise
+from purrception.tokenizers import VQTokenizer, train_tokenizer
+from purrception.tokens import MANIFEST_FILE, Manifest, TokenDataset, write_tokens
+from purrception.training import CheckpointStore, RunDirectory, Trainer
+from purrception.training.loop import GridDrawer
+
+GRID_ROWS = 8
+RESUMABLE_SECTIONS = frozenset({"training", "sampling", "evaluation"})
+
+
+def start_run(config: RunConfig) -> RunDirectory:
+    """Make the run directory and do everything in it.
+
+    Raises:
+        InputError: a run is already there, or the configuration does not fit the data.
+    """
+    open_images(config.data, "train")  # fail on a missing folder before anything is written
+    run = RunDirectory.create(Path(config.runs) / config.name, dump_config(config))
+    return _complete(config, run)
+
+
+def resume_run(root: Path | str, config: RunConfig | None = None) -> RunDirectory:
+    """Go on with a run from whatever stage it had reached.
+
+    Args:
+        root: the run directory.
+        config: its configuration, with changes in ``training``, ``sampling`` or ``evaluation`` only.
+
+    Raises:
+        InputError: no run is there, or the change concerns what has already been built.
+    """
+    run = RunDirectory.open(root)
+    saved = load_config(run.config_file)
+    if config is not None and config != saved:
+        changed = {
+            field.name
+            for field in dataclasses.fields(config)
+            if getattr(config, field.name) != getattr(saved, field.name)
+        }
+        if fixed := sorted(changed - RESUMABLE_SECTIONS):
+            raise InputError(
+                f"a resumed run keeps its {', '.join(fixed)}; only {', '.join(sorted(RESUMABLE_SECTIONS))} "
+                "may change: start another run with a --name of its own"
+            )
+        if config.training != saved.training and run.pipeline.exists():
+            shutil.rmtree(run.pipeline)  # it is made again from the longer training
+        _write_aside(run.config_file, dump_config(config))
+    return _complete(config or saved, run)
+
+
+def _complete(config: RunConfig, run: RunDirectory) -> RunDirectory:
+    """Tokenizer → token shards → training → pipeline."""
+    tokenizer = _tokenizer(config, run)
+    train, held_out = _tokens(config, run, tokenizer)
+    trainer = build_trainer(config, run, tokenizer, train, held_out)
+    if checkpoint := trainer.checkpoints.latest():
+        trainer.restore(checkpoint)
+    trainer.fit()
+    if not run.pipeline.exists():
+        pipeline = make_pipeline(config, tokenizer, train.manifest, trainer.ema.average)
+        partial = run.root / f".{run.pipeline.name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        pipeline.save_pretrained(partial)
+        os.rename(partial, run.pipeline)
+    return run
+
+
+def build_trainer(
+    config: RunConfig,
+    run: RunDirectory,
+    tokenizer: VQTokenizer,
+    train: TokenDataset,
+    held_out: TokenDataset | None,
+) -> Trainer:
+    """A trainer with freshly initialised weights, keyed by the seed."""
+    network = build_network(config, train.manifest, tokenizer)
+    objective = build_objective(config.objective)
+    draw = _grid_drawer(config, tokenizer, train.manifest)
+    return Trainer(config.training, objective, network, train, held_out, run, config.seed, draw)
+
+
+def build_network(config: RunConfig, manifest: Manifest, tokenizer: VQTokenizer) -> PurrceptionTransformer:
+    """A network for these tokens, holding the standardised codebook."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = PurrceptionTransformer(
+            grid=manifest.grid,
+            codebook_size=manifest.codebook_size,
+            codebook_dim=manifest.codebook_dim,
+            num_classes=manifest.num_classes,
+            **dataclasses.asdict(config.network),
+        )
+    network.set_codebook(manifest.standardisation.apply(tokenizer.codebook))
+    return network
+
+
+def make_pipeline(
+    config: RunConfig, tokenizer: VQTokenizer, manifest: Manifest, network: PurrceptionTransformer
+) -> PurrceptionPipeline:
+    """A pipeline around trained weights."""
+    return PurrceptionPipeline(
+        transformer=network,
+        vqvae=tokenizer.vq,
+        objective=config.objective.name,
+        tokenizer_hash=manifest.tokenizer_hash,
+        class_names=manifest.class_names,
+    )
+
+
+def load_pipeline(path: Path | str) -> PurrceptionPipeline:
+    """The pipeline of a run or of a pipeline folder; of an unfinished run, from its latest checkpoint.
+
+    Raises:
+        InputError: there is neither, or its parts are damaged or do not belong together.
+    """
+    path = Path(path)
+    if (path / "model_index.json").is_file():
+        return PurrceptionPipeline.from_pretrained(path)
+    run = RunDirectory.open(path)
+    if run.pipeline.is_dir():
+        return PurrceptionPipeline.from_pretrained(run.pipeline)
+    config = load_config(run.config_file)
+    checkpoint = CheckpointStore(run.checkpoints).latest()
+    if checkpoint is None:
+        raise InputError(f"the run {path} has no checkpoint yet: let it train, or --resume it")
+    tokenizer = VQTokenizer.load(run.tokenizer)
+    manifest = Manifest.read(run.tokens("train"))
+    network = build_network(config, manifest, tokenizer)
+    checkpoint.load_network(network, ema=True)
+    return make_pipeline(config, tokenizer, manifest, network)
+
+
+def sampling_defaults(path: Path | str) -> SamplingConfig:
+    """The sampling settings of a run; of a pipeline folder, those of the run around it, if any."""
+    for root in (Path(path), Path(path).parent):
+        if RunDirectory(root).config_file.is_file():
+            return load_config(RunDirectory(root).config_file).sampling
+    return SamplingConfig()
+
+
+def _tokenizer(config: RunConfig, run: RunDirectory) -> VQTokenizer:
+    """The run's tokenizer: loaded, or trained and then moved into place whole."""
+    if (run.tokenizer / "config.json").is_file():
+        return VQTokenizer.load(run.tokenizer)
+    partial = run.root / f".{run.tokenizer.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    if config.tokenizer.path:
+        tokenizer = VQTokenizer.load(config.tokenizer.path)
+        tokenizer.save(partial)
+    else:
+        train, held_out = open_images(config.data, "train"), open_images(config.data, "test")
+        tokenizer = train_tokenizer(
+            config.tokenizer.model, config.tokenizer.training, train, held_out, partial, config.seed
+        )
+    os.rename(partial, run.tokenizer)
+    return tokenizer
+
+
+def _tokens(
+    config: RunConfig, run: RunDirectory, tokenizer: VQTokenizer
+) -> tuple[TokenDataset, TokenDataset | None]:
+    """The run's token shards, encoded where they are not there yet; (training, held out or none)."""
+    if not (run.tokens("train") / MANIFEST_FILE).is_file():
+        source = open_images(config.data, "train")
+        write_tokens(source, tokenizer, run.tokens("train"), "train", flips=config.data.flips)
+    train = TokenDataset(run.tokens("train"))
+    if train.manifest.tokenizer_hash != tokenizer.fingerprint:
+        raise InputError(
+            f"the token shards in {run.tokens('train')} were made with another tokenizer than "
+            f"{run.tokenizer}: remove {run.root / 'tokens'} and resume, to encode the images again"
+        )
+    held_out = open_images(config.data, "test")
+    if len(held_out) == 0:
+        return train, None
+    if not (run.tokens("test") / MANIFEST_FILE).is_file():
+        statistics = train.manifest.standardisation
+        write_tokens(held_out, tokenizer, run.tokens("test"), "test", standardisation=statistics)
+    return train, TokenDataset(run.tokens("test"))
+
+
+def _grid_drawer(config: RunConfig, tokenizer: VQTokenizer, manifest: Manifest) -> GridDrawer:
+    """A picture from the same noise every time: a column per class, so that one can watch it learn."""
+    columns = min(manifest.num_classes, 10) or GRID_ROWS
+    labels = torch.arange(columns).repeat(GRID_ROWS) % max(manifest.num_classes, 1)
+    noise = initial_noise(config.seed, range(len(labels)), manifest.codebook_dim, manifest.grid)
+    objective = build_objective(config.objective)
+    settings = dataclasses.replace(config.sampling, steps=min(config.sampling.steps, 25))
+
+    def draw(network: PurrceptionTransformer) -> np.ndarray:
+        made = generate(network, objective, labels.to(network.device), noise.to(network.device), settings)
+        images = tensor_to_images(tokenizer.decode(made.indices.cpu()))
+        return image_grid(images, columns=columns, scale=max(1, 64 // images.shape[1]))
+
+    return draw
+
+
+def _write_aside(path: Path, text: str) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    os.replace(partial, path)

@@ -1,0 +1,215 @@
+"""The DiT backbone with adaLN-Zero (Peebles & Xie, arXiv 2212.09748): (z_t, t, label) → features."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from purrception.errors import InputError, unknown_name
+
+# depth, width, heads. S to XL are the paper's; the smaller ones train on a laptop's processor.
+DIT_SIZES = {
+    "XL": (28, 1152, 16),
+    "L": (24, 1024, 16),
+    "B": (12, 768, 12),
+    "S": (12, 384, 6),
+    "tiny": (6, 192, 3),
+    "mini": (4, 128, 4),
+    "nano": (2, 64, 2),
+}
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """Sizes of the backbone."""
+
+    depth: int = 4
+    """Number of blocks."""
+    width: int = 128
+    """Channels of a token."""
+    heads: int = 4
+    """Attention heads; they divide the width."""
+    patch_size: int = 2
+    """Sites per token along one side."""
+    mlp_ratio: float = 4.0
+    """Hidden width of a block's MLP, in widths."""
+    time_scale: float = 1000.0
+    """What t in [0, 1] is multiplied with before its sinusoidal embedding."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that do not fit each other."""
+        if min(self.depth, self.width, self.heads, self.patch_size) < 1:
+            raise InputError(
+                "network depth, width, heads and patch_size are at least 1; given "
+                f"{self.depth}, {self.width}, {self.heads} and {self.patch_size}"
+            )
+        if self.width % self.heads or self.width % 4:
+            raise InputError(
+                f"network.width is a multiple of network.heads and of 4; given {self.width} and {self.heads}"
+            )
+
+    @classmethod
+    def preset(cls, name: str) -> DiTConfig:
+        """Sizes by name and patch, as in the literature: ``"XL/2"``, ``"B/2"``, ``"mini/1"``.
+
+        Raises:
+            InputError: no such size, or a patch that is not a number.
+        """
+        size, _, patch = name.partition("/")
+        if size not in DIT_SIZES:
+            raise unknown_name("DiT size", size, DIT_SIZES)
+        if not patch.isdecimal():
+            raise InputError(f"a DiT preset is a size and a patch, like 'B/2'; given {name!r}")
+        depth, width, heads = DIT_SIZES[size]
+        return cls(depth=depth, width=width, heads=heads, patch_size=int(patch))
+
+
+def sinusoidal_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
+    """cos and sin of ``t`` ``[B]`` at geometric frequencies, float32 ``[B, dim]``; dim is even."""
+    half = dim // 2
+    frequencies = torch.exp(
+        torch.arange(half, dtype=torch.float32, device=t.device) * (-math.log(max_period) / half)
+    )
+    angles = t.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def sinusoidal_grid(height: int, width: int, dim: int) -> Tensor:
+    """Fixed 2-D positions, float32 ``[height, width, dim]``: half the channels for each axis."""
+    rows = sinusoidal_embedding(torch.arange(height), dim // 2)
+    columns = sinusoidal_embedding(torch.arange(width), dim // 2)
+    return torch.cat([rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)], dim=-1)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x ``[B, N, C]`` scaled by 1 + ``scale`` and shifted by ``shift``, both ``[B, C]``."""
+    return torch.addcmul(shift[:, None], x, 1 + scale[:, None])
+
+
+class TimeEmbedding(nn.Module):
+    """t ``[B]`` in [0, 1] → ``[B, width]`` through a sinusoidal embedding and an MLP."""
+
+    frequencies = 256
+
+    def __init__(self, width: int, time_scale: float) -> None:
+        super().__init__()
+        self.time_scale = time_scale
+        self.input = nn.Linear(self.frequencies, width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Time ``[B]`` → condition ``[B, width]``; the angles are float32."""
+        embedding = sinusoidal_embedding(t.float() * self.time_scale, self.frequencies)
+        return self.output(F.silu(self.input(embedding.to(self.input.weight.dtype))))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over all tokens ``[B, N, C]``."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens ``[B, N, C]`` → the same shape."""
+        batch, tokens, width = x.shape
+        qkv = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(attended.transpose(1, 2).reshape(batch, tokens, width))
+
+
+class Block(nn.Module):
+    """Attention and MLP, each modulated and gated by the condition; identity at initialisation."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        width, hidden = config.width, int(config.width * config.mlp_ratio)
+        self.norm1 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.attn = Attention(width, config.heads)
+        self.norm2 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width)
+        )
+        self.modulation = nn.Linear(width, 6 * width)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Tokens ``[B, N, C]`` under a condition ``[B, C]`` → the same shape as the tokens."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition).chunk(6, dim=-1)
+        x = x + gate1[:, None] * self.attn(modulate(self.norm1(x), shift1, scale1))
+        return x + gate2[:, None] * self.mlp(modulate(self.norm2(x), shift2, scale2))
+
+
+class DiT(nn.Module):
+    """(z_t, t, label) → features per token, ready for a head.
+
+    Args:
+        config: sizes.
+        grid: (h, w), sites; any rectangle that the patch divides.
+        latent_dim: D, channels of z.
+        num_classes: classes without the null class, whose label is ``num_classes``; 0: unconditional.
+
+    Raises:
+        InputError: the patch does not divide the grid.
+    """
+
+    def __init__(self, config: DiTConfig, grid: tuple[int, int], latent_dim: int, num_classes: int) -> None:
+        super().__init__()
+        if any(side % config.patch_size for side in grid):
+            raise InputError(
+                f"network.patch_size {config.patch_size} does not divide the grid {grid[0]}×{grid[1]}"
+            )
+        self.num_classes = num_classes
+        height, width = (side // config.patch_size for side in grid)
+        self.patch = nn.Conv2d(latent_dim, config.width, config.patch_size, config.patch_size)
+        self.register_buffer("positions", sinusoidal_grid(height, width, config.width), persistent=False)
+        self.time = TimeEmbedding(config.width, config.time_scale)
+        self.label = nn.Embedding(num_classes + 1, config.width) if num_classes else None
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.final_norm = nn.LayerNorm(config.width, elementwise_affine=False, eps=1e-6)
+        self.final_modulation = nn.Linear(config.width, 2 * config.width)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Xavier for the linear maps, 0.02 for embeddings, zero for every modulation (adaLN-Zero)."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(self.patch.weight.view(self.patch.out_channels, -1))
+        nn.init.zeros_(self.patch.bias)  # type: ignore[arg-type]
+        for layer in (self.time.input, self.time.output, self.label):
+            if layer is not None:
+                nn.init.normal_(layer.weight, std=0.02)
+        for name, parameter in self.named_parameters():
+            if "modulation" in name:
+                nn.init.zeros_(parameter)
+
+    def forward(self, z: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        """Features of every token.
+
+        Args:
+            z: noisy latents ``[B, D, h, w]``.
+            t: time ``[B]`` in [0, 1].
+            labels: long ``[B]``, 0 to ``num_classes``; ignored by an unconditional network.
+
+        Returns:
+            ``[B, h/p, w/p, width]``, normalised and modulated.
+        """
+        x = self.patch(z.to(self.patch.weight.dtype)).permute(0, 2, 3, 1)
+        batch, height, width, channels = x.shape
+        x = (x + self.positions.to(x.dtype)).view(batch, height * width, channels)
+        condition = self.time(t)
+        if self.label is not None:
+            condition = condition + self.label(labels)
+        condition = F.silu(condition)
+        for block in self.blocks:
+            x = block(x, condition)
+        shift, scale = self.final_modulation(condition).chunk(2, dim=-1)
+        return modulate(self.final_norm(x), shift, scale).view(batch, height, width, channels)

@@ -1,0 +1,94 @@
+"""Backbone and head as one diffusers model: saved, loaded and shared like any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor
+
+from purrception.errors import InputError
+from purrception.models.dit import DiT, DiTConfig
+from purrception.models.head import LinearHead
+
+
+class PurrceptionTransformer(ModelMixin, ConfigMixin):
+    """A DiT backbone and a vocabulary head over a standardised codebook.
+
+    Calling it gives features; ``head`` turns them into losses or a posterior. It knows nothing of
+    objectives. The codebook is part of the weights: set it with :meth:`set_codebook` before training.
+
+    Args:
+        grid: (h, w), sites of the latent grid.
+        codebook_size: K.
+        codebook_dim: D.
+        num_classes: classes without the null class, whose label is ``num_classes``; 0: unconditional.
+        depth: see :class:`DiTConfig`, as for the arguments that follow.
+        width: channels of a token.
+        heads: attention heads.
+        patch_size: sites per token along one side.
+        mlp_ratio: hidden width of an MLP, in widths.
+        time_scale: what t is multiplied with before its sinusoidal embedding.
+    """
+
+    config_name = "config.json"
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(
+        self,
+        grid: tuple[int, int],
+        codebook_size: int,
+        codebook_dim: int,
+        num_classes: int,
+        depth: int = 4,
+        width: int = 128,
+        heads: int = 4,
+        patch_size: int = 2,
+        mlp_ratio: float = 4.0,
+        time_scale: float = 1000.0,
+    ) -> None:
+        super().__init__()
+        sizes = DiTConfig(depth, width, heads, patch_size, mlp_ratio, time_scale)
+        self.grid = (int(grid[0]), int(grid[1]))
+        self.num_classes = num_classes
+        self.backbone = DiT(sizes, self.grid, codebook_dim, num_classes)
+        self.head = LinearHead(width, torch.zeros(codebook_size, codebook_dim), patch_size)
+
+    def set_codebook(self, codebook: Tensor) -> None:
+        """Set the standardised codes, ``[K, D]``."""
+        self.head.codebook.copy_(codebook)
+
+    @property
+    def codebook(self) -> Tensor:
+        """The standardised codes, float32 ``[K, D]``."""
+        return self.head.codebook
+
+    def embed(self, indices: Tensor) -> Tensor:
+        """Codes, long ``[B, h, w]`` → standardised embeddings z_1, float32 ``[B, D, h, w]``."""
+        return self.head.embed(indices)
+
+    def forward(self, z: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        """z_t ``[B, D, h, w]``, t ``[B]``, labels ``[B]`` → features ``[B, h/p, w/p, width]``."""
+        return self.backbone(z, t, labels)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str, **options: Any) -> Self:
+        """Load weights strictly: every tensor must be there, and no other.
+
+        Raises:
+            InputError: the weights are damaged, or do not belong to the configuration beside them.
+        """
+        options |= {"output_loading_info": True, "low_cpu_mem_usage": False, "use_safetensors": True}
+        try:
+            model, info = super().from_pretrained(folder, **options)
+        except InputError:
+            raise
+        except Exception as error:  # diffusers and safetensors raise many kinds for a damaged file
+            raise InputError(f"cannot load the transformer in {folder}: {error}") from error
+        problems = {kind: names for kind, names in info.items() if names}
+        if problems:
+            raise InputError(f"the weights in {folder} do not fit their configuration: {problems}")
+        return model

@@ -1,0 +1,160 @@
+"""The frozen tokenizer: an image becomes a grid of codebook indices, and a grid an image."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import torch
+from diffusers import ModelMixin, VQModel
+from torch import Tensor
+
+from purrception.errors import InputError
+
+
+@dataclass(frozen=True)
+class VQConfig:
+    """Architecture of a VQ autoencoder (diffusers' ``VQModel``, after LDM and VQGAN)."""
+
+    codebook_size: int = 64
+    """K, the number of codes."""
+    codebook_dim: int = 4
+    """D, the dimension of a code."""
+    channels: tuple[int, ...] = (16, 32)
+    """Width at each resolution, finest first; n widths scale the image down by 2^(n − 1)."""
+    layers: int = 1
+    """Residual blocks per resolution."""
+    attention: bool = False
+    """Self-attention at the coarsest resolution."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible sizes."""
+        if self.codebook_size < 2 or self.codebook_dim < 1 or self.layers < 1:
+            raise InputError(
+                "a tokenizer needs codebook_size ≥ 2, codebook_dim ≥ 1 and layers ≥ 1; given "
+                f"{self.codebook_size}, {self.codebook_dim} and {self.layers}"
+            )
+        if not self.channels or any(width % 8 for width in self.channels):
+            raise InputError(f"tokenizer channels are multiples of 8; given {list(self.channels)}")
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per site along one side."""
+        return int(2 ** (len(self.channels) - 1))
+
+    def build(self, image_channels: int, image_size: int) -> VQModel:
+        """An untrained network for images of ``image_channels`` channels and ``image_size`` pixels."""
+        if image_size % self.downsampling:
+            raise InputError(
+                f"an image of {image_size} pixels is not a multiple of the tokenizer's downsampling "
+                f"{self.downsampling}: change data.image_size or the number of tokenizer channels"
+            )
+        return VQModel(
+            in_channels=image_channels,
+            out_channels=image_channels,
+            down_block_types=("DownEncoderBlock2D",) * len(self.channels),
+            up_block_types=("UpDecoderBlock2D",) * len(self.channels),
+            block_out_channels=self.channels,
+            layers_per_block=self.layers,
+            latent_channels=self.channels[-1],
+            sample_size=image_size,
+            num_vq_embeddings=self.codebook_size,
+            norm_num_groups=8,
+            vq_embed_dim=self.codebook_dim,
+            mid_block_add_attention=self.attention,
+        )
+
+
+class Tokenizer(Protocol):
+    """What the rest of the system needs of a tokenizer."""
+
+    @property
+    def codebook(self) -> Tensor:
+        """The codes E, float32 ``[K, D]``."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the architecture and the weights, hexadecimal."""
+        ...
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images ``[B, C, H, W]`` in [−1, 1] → indices, long ``[B, h, w]``."""
+        ...
+
+    def decode(self, indices: Tensor) -> Tensor:
+        """Indices, long ``[B, h, w]`` → images ``[B, C, H, W]`` in about [−1, 1]."""
+        ...
+
+
+class VQTokenizer:
+    """A :class:`Tokenizer` around a trained ``VQModel``, in evaluation mode and without gradients."""
+
+    def __init__(self, vq: VQModel) -> None:
+        self.vq = vq.eval().requires_grad_(False)
+
+    @property
+    def codebook(self) -> Tensor:
+        """The codes E, float32 ``[K, D]``."""
+        return self.vq.quantize.embedding.weight.detach().float()
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per site along one side."""
+        return int(2 ** (len(self.vq.config.block_out_channels) - 1))
+
+    @property
+    def image_channels(self) -> int:
+        """Channels of the images: 1 or 3."""
+        return int(self.vq.config.in_channels)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the architecture and the weights, hexadecimal."""
+        return fingerprint(self.vq)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Images ``[B, C, H, W]`` in [−1, 1] → indices of the nearest codes, long ``[B, h, w]``."""
+        latents = self.vq.encode(images.to(self.vq.dtype)).latents.float()
+        batch, dim, height, width = latents.shape
+        sites = latents.permute(0, 2, 3, 1).reshape(-1, dim)
+        return torch.cdist(sites, self.codebook).argmin(dim=1).view(batch, height, width)
+
+    @torch.no_grad()
+    def decode(self, indices: Tensor) -> Tensor:
+        """Indices, long ``[B, h, w]`` → images, float32 ``[B, C, H, W]`` in about [−1, 1]."""
+        quantised = self.vq.quantize.embedding(indices).permute(0, 3, 1, 2)
+        return self.vq.decode(quantised, force_not_quantize=True).sample.float()
+
+    def save(self, folder: Path) -> None:
+        """Write ``config.json`` and safetensors weights, as diffusers lays them out."""
+        self.vq.save_pretrained(folder, safe_serialization=True)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Self:
+        """Load a folder that :meth:`save` (or diffusers) wrote.
+
+        Raises:
+            InputError: the folder is missing, incomplete or damaged.
+        """
+        if not (Path(folder) / "config.json").is_file():
+            raise InputError(f"no tokenizer at {folder}: expected config.json and safetensors weights")
+        try:
+            vq = VQModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        except Exception as error:  # diffusers and safetensors raise many kinds for a damaged file
+            raise InputError(f"cannot load the tokenizer in {folder}: {error}") from error
+        return cls(vq)
+
+
+def fingerprint(model: ModelMixin) -> str:
+    """SHA-256 over a diffusers model's configuration and float32 weights, hexadecimal."""
+    config: dict[str, Any] = {key: value for key, value in model.config.items() if not key.startswith("_")}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=list).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,16 @@
+"""Training: the loop, its checkpoints and the run directory."""
+
+from purrception.training.checkpoint import Checkpoint, CheckpointStore, TrainingState
+from purrception.training.config import TrainingConfig
+from purrception.training.loop import Trainer, TrainingDivergedError
+from purrception.training.run_directory import RunDirectory
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointStore",
+    "RunDirectory",
+    "Trainer",
+    "TrainingConfig",
+    "TrainingDivergedError",
+    "TrainingState",
+]

@@ -1,0 +1,70 @@
+"""Training batches: codes with noise, time and label dropout, keyed by the sample's position."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from purrception.flow import TrainingBatch
+from purrception.keyed_rng import Stream, keyed_rng
+from purrception.tokens import ShuffledOrder, TokenDataset
+
+
+class TrainingBatches:
+    """The endless stream of training samples.
+
+    Sample n of the stream receives its row, noise, time and dropout from (seed, n) alone, so that neither
+    microbatches nor a resumed run change them.
+
+    Args:
+        dataset: token shards.
+        seed: of the run.
+        label_dropout: probability of the null class, where there are classes.
+    """
+
+    def __init__(self, dataset: TokenDataset, seed: int, label_dropout: float) -> None:
+        self.dataset, self.seed = dataset, seed
+        manifest = dataset.manifest
+        self._null_label = manifest.num_classes
+        self._label_dropout = label_dropout if manifest.num_classes else 0.0
+        self._shape = (manifest.codebook_dim, *manifest.grid)
+        self._order = ShuffledOrder(len(dataset), seed)
+
+    def rows(self, position: int, count: int) -> np.ndarray:
+        """Row numbers of samples ``position`` to ``position + count − 1``."""
+        return self._order.rows(position, count)
+
+    def batch(self, position: int, count: int) -> TrainingBatch:
+        """Samples ``position`` to ``position + count − 1`` of the stream, on the CPU."""
+        indices, labels = self.dataset.rows(self.rows(position, count))
+        noise = np.empty((count, *self._shape), dtype=np.float32)
+        time = np.empty(count, dtype=np.float32)
+        for i in range(count):
+            rng = keyed_rng(self.seed, Stream.TRAINING, position + i)
+            time[i] = rng.random(dtype=np.float32)
+            if rng.random() < self._label_dropout:
+                labels[i] = self._null_label
+            rng.standard_normal(out=noise[i], dtype=np.float32)
+        return TrainingBatch(*(torch.from_numpy(array) for array in (indices, labels, noise, time)))
+
+
+def validation_batch(dataset: TokenDataset, seed: int, start: int, count: int) -> TrainingBatch:
+    """Rows ``start`` to ``start + count − 1`` with fixed noise and evenly spread times, on the CPU.
+
+    Row i is seen at t = frac(i·φ), the golden-ratio sequence: every prefix covers [0, 1) evenly.
+    """
+    rows = np.arange(start, start + count)
+    indices, labels = dataset.rows(rows)
+    shape = (dataset.manifest.codebook_dim, *dataset.manifest.grid)
+    noise = np.stack(
+        [keyed_rng(seed, Stream.VALIDATION, int(i)).standard_normal(shape, dtype=np.float32) for i in rows]
+    )
+    golden = (5**0.5 - 1) / 2
+    time = (rows * golden % 1.0).astype(np.float32)
+    return TrainingBatch(*(torch.from_numpy(array) for array in (indices, labels, noise, time)))
+
+
+def to_device(batch: TrainingBatch, device: torch.device) -> TrainingBatch:
+    """The batch on ``device``."""
+    tensors = (batch.indices, batch.labels, batch.noise, batch.time)
+    return TrainingBatch(*(tensor.to(device, non_blocking=True) for tensor in tensors))

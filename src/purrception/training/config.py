@@ -1,0 +1,114 @@
+"""How a network is trained."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from purrception.errors import InputError
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Optimisation, logging and saving. The defaults of the optimiser are the paper's."""
+
+    steps: int = 1000
+    """Optimiser steps of the whole run."""
+    batch_size: int = 64
+    """Images per optimiser step, over all microbatches."""
+    accumulation: int = 1
+    """Microbatches per optimiser step; divides batch_size."""
+    learning_rate: float = 1e-4
+    """Peak learning rate of AdamW."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay rates."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay."""
+    warmup_steps: int = 50
+    """Steps over which the learning rate rises linearly."""
+    decay: Literal["constant", "cosine"] = "constant"
+    """Learning rate after the warm-up."""
+    gradient_clip: float = 1.0
+    """Largest norm of the gradient."""
+    ema_decay: float = 0.9999
+    """Decay of the weights' moving average; it starts lower, at (1 + n)/(10 + n) after n steps."""
+    label_dropout: float = 0.1
+    """Share of training images shown under the null class, which guidance needs."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the network; auto is bfloat16 autocast on GPUs and float32 elsewhere."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, …; auto takes a GPU when there is one."""
+    log_every: int = 10
+    """Steps between two lines of metrics."""
+    validate_every: int = 250
+    """Steps between two measurements of the held-out loss."""
+    sample_every: int = 250
+    """Steps between two sample grids; 0: none."""
+    checkpoint_every: int = 250
+    """Steps between two checkpoints; one is always written at the end."""
+    keep_checkpoints: int = 2
+    """Latest checkpoints kept, besides the best by held-out loss."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot run."""
+        at_least_one = (
+            "steps", "batch_size", "accumulation", "log_every", "validate_every",
+            "checkpoint_every", "keep_checkpoints",
+        )  # fmt: skip
+        for name in at_least_one:
+            if getattr(self, name) < 1:
+                raise InputError(f"training.{name} is at least 1; given {getattr(self, name)}")
+        if self.batch_size % self.accumulation:
+            raise InputError(
+                f"training.accumulation divides training.batch_size; given {self.accumulation} "
+                f"and {self.batch_size}"
+            )
+        if not self.learning_rate > 0 or not self.gradient_clip > 0:
+            raise InputError(
+                "training.learning_rate and training.gradient_clip are positive; given "
+                f"{self.learning_rate} and {self.gradient_clip}"
+            )
+        for name in ("label_dropout", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"training.{name} lies in [0, 1); given {getattr(self, name)}")
+
+    def resolve_device(self) -> torch.device:
+        """The device to train on.
+
+        Raises:
+            InputError: it does not exist on this machine.
+        """
+        return resolve_device(self.device)
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """A context in which the network runs at the configured precision."""
+        wanted = self.precision == "bfloat16" or (self.precision == "auto" and device.type == "cuda")
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)
+
+    def learning_rate_at(self, step: int) -> float:
+        """Learning rate of optimiser step ``step`` = 0, 1, …"""
+        warm = min(1.0, (step + 1) / max(self.warmup_steps, 1))
+        if self.decay == "constant":
+            return self.learning_rate * warm
+        done = min(1.0, step / self.steps)
+        return self.learning_rate * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def resolve_device(name: str) -> torch.device:
+    """``"auto"`` (a GPU when there is one) or a torch device name → a device that exists.
+
+    Raises:
+        InputError: it does not exist on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"the device {name!r} cannot be used here: {reason}") from error
+    return device

@@ -1,0 +1,228 @@
+"""The training loop, the same for every objective."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from purrception.data import array_to_pil
+from purrception.errors import InputError
+from purrception.flow import Objective
+from purrception.models import PurrceptionTransformer
+from purrception.progress import ProgressBar
+from purrception.tokens import TokenDataset
+from purrception.training.batches import TrainingBatches, to_device, validation_batch
+from purrception.training.checkpoint import Checkpoint, CheckpointStore, TrainingState
+from purrception.training.config import TrainingConfig
+from purrception.training.ema import EMA
+from purrception.training.metrics import MetricsLog
+from purrception.training.run_directory import RunDirectory
+
+SKIPS_IN_A_ROW = 10
+VALIDATION_ROWS = 1024
+
+GridDrawer = Callable[[PurrceptionTransformer], np.ndarray]
+
+
+class TrainingDivergedError(InputError):
+    """Ten steps in a row had a loss or gradient that was not finite."""
+
+
+class Trainer:
+    """Trains one network on token shards.
+
+    Args:
+        config: optimisation, logging and saving.
+        objective: owns the path and the loss.
+        network: trained in place.
+        train: shards to learn from.
+        held_out: shards for the held-out loss, if there are any.
+        run: where metrics, samples and checkpoints go.
+        seed: of the data order, noise, times and label dropout.
+        draw_grid: the picture that shows how far the network has come, uint8 ``[H, W, C]``.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        objective: Objective,
+        network: PurrceptionTransformer,
+        train: TokenDataset,
+        held_out: TokenDataset | None,
+        run: RunDirectory,
+        seed: int = 0,
+        draw_grid: GridDrawer | None = None,
+    ) -> None:
+        self.config, self.objective, self.run = config, objective, run
+        self.held_out, self.draw_grid = held_out, draw_grid
+        self.device = config.resolve_device()
+        self.network = network.to(self.device)
+        self.ema = EMA(self.network, config.ema_decay)
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(),
+            lr=config.learning_rate,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+        )
+        self.batches = TrainingBatches(train, seed, config.label_dropout)
+        self.checkpoints = CheckpointStore(run.checkpoints, config.keep_checkpoints)
+        self.state = TrainingState(seed=seed, tokenizer_hash=train.manifest.tokenizer_hash)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go back to a checkpoint: weights, EMA, optimizer and position.
+
+        Raises:
+            InputError: it belongs to another tokenizer or seed, or is damaged.
+        """
+        for name in ("tokenizer_hash", "seed"):
+            saved, here = getattr(checkpoint.state, name), getattr(self.state, name)
+            if saved != here:
+                raise InputError(
+                    f"the checkpoint {checkpoint.folder} was trained with {name} {saved}; "
+                    f"this run has {here}: use the run it belongs to"
+                )
+        checkpoint.load_network(self.network)
+        checkpoint.load_network(self.ema.average, ema=True)
+        checkpoint.load_optimizer(self.optimizer, self.network)
+        self.state = checkpoint.state
+
+    def fit(self, until: int | None = None) -> None:
+        """Train up to step ``until`` (default: to the end), with a checkpoint there.
+
+        Raises:
+            TrainingDivergedError: ten steps in a row were not finite.
+        """
+        last = min(until or self.config.steps, self.config.steps)
+        if self.state.step >= last:
+            return
+        with (
+            MetricsLog(self.run.metrics_file, self.state.step) as log,
+            ProgressBar("training", last, start=self.state.step) as bar,
+        ):
+            began, samples = time.monotonic(), self.state.samples
+            while self.state.step < last:
+                figures = self._step(log, bar)
+                step = self.state.step
+                report = ""
+                if step % self.config.log_every == 0 or step == last:
+                    elapsed = time.monotonic() - began
+                    codes = (self.state.samples - samples) * self._codes_per_image
+                    figures["codes_per_second"] = codes / max(elapsed, 1e-9)
+                    log.write(step, figures)
+                    report = f"loss {figures['loss']:.3f}  {figures['bits_per_code']:.2f} bits/code"
+                    began, samples = time.monotonic(), self.state.samples
+                pause = time.monotonic()
+                self._milestones(step, last, log, bar)
+                began += time.monotonic() - pause
+                bar.update(step, report)
+
+    @property
+    def _codes_per_image(self) -> int:
+        return math.prod(self.network.grid)
+
+    def _step(self, log: MetricsLog, bar: ProgressBar) -> dict[str, float]:
+        """One optimiser step over all microbatches; its figures."""
+        state, config = self.state, self.config
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate_at(state.step)
+        figures, gradient_norm = self._accumulate()
+        position = state.samples
+        state.step += 1
+        state.samples += config.batch_size
+        if math.isfinite(figures["loss"]) and math.isfinite(gradient_norm):
+            self.optimizer.step()
+            self.ema.update(self.network, state.updates)
+            state.updates += 1
+            state.skipped_in_a_row = 0
+        else:
+            self._skip(position, figures["loss"], gradient_norm, log, bar)
+        return figures | {
+            "bits_per_code": figures["cross_entropy"] / math.log(2),
+            "gradient_norm": gradient_norm,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+        }
+
+    def _accumulate(self) -> tuple[dict[str, float], float]:
+        """Gradients of all microbatches, clipped; (mean figures, norm before clipping)."""
+        config = self.config
+        count = config.batch_size // config.accumulation
+        self.network.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, Tensor] = {}
+        for microbatch in range(config.accumulation):
+            batch = self.batches.batch(self.state.samples + microbatch * count, count)
+            with config.autocast(self.device):
+                losses = self.objective.loss(self.network, to_device(batch, self.device))
+            (losses.total / config.accumulation).backward()
+            for name, value in {"loss": losses.total.detach(), **losses.figures}.items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value / config.accumulation
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_clip)
+        return {name: float(value) for name, value in sums.items()}, float(norm)
+
+    def _skip(self, position: int, loss: float, norm: float, log: MetricsLog, bar: ProgressBar) -> None:
+        """Record a step that must not touch the weights; stop after ten in a row."""
+        state = self.state
+        state.skipped += 1
+        state.skipped_in_a_row += 1
+        rows = self.batches.rows(position, self.config.batch_size).tolist()
+        log.write(state.step, {"skipped": state.skipped, "reason": _reason(loss, norm), "rows": rows})
+        bar.note(f"step {state.step} skipped: {_reason(loss, norm)}; its rows are in {self.run.metrics_file}")
+        if state.skipped_in_a_row >= SKIPS_IN_A_ROW:
+            raise TrainingDivergedError(
+                f"{SKIPS_IN_A_ROW} steps in a row up to step {state.step} were not finite "
+                f"({_reason(loss, norm)}), so training stopped; the last checkpoint is good. Lower "
+                "training.learning_rate, lengthen training.warmup_steps, or set training.precision float32"
+            )
+
+    def _milestones(self, step: int, last: int, log: MetricsLog, bar: ProgressBar) -> None:
+        """Held-out loss, sample grid and checkpoint, where they are due."""
+        config = self.config
+        due = {
+            name: step == last or (every > 0 and step % every == 0)
+            for name, every in (
+                ("validate", config.validate_every),
+                ("sample", config.sample_every),
+                ("checkpoint", config.checkpoint_every),
+            )
+        }
+        if due["validate"] or due["checkpoint"]:
+            self.state.validation_loss = self._validation_loss()
+            if self.state.validation_loss is not None:
+                log.write(step, {"validation_loss": self.state.validation_loss})
+                bar.note(f"step {step}: held-out loss {self.state.validation_loss:.4f}")
+        if due["sample"] and config.sample_every and self.draw_grid is not None:
+            picture = self.draw_grid(self.ema.average)
+            self._save_picture(self.run.samples / f"step-{step:08d}.png", picture)
+            log.image(step, "samples", picture)
+        if due["checkpoint"]:
+            self.checkpoints.save(self.state, self.network, self.ema.average, self.optimizer)
+
+    @torch.no_grad()
+    def _validation_loss(self) -> float | None:
+        """Mean loss of the EMA weights over held-out rows at fixed noise and times."""
+        if self.held_out is None:
+            return None
+        rows = min(len(self.held_out), VALIDATION_ROWS)
+        total = 0.0
+        for start in range(0, rows, 128):
+            count = min(128, rows - start)
+            batch = validation_batch(self.held_out, self.state.seed, start, count)
+            with self.config.autocast(self.device):
+                losses = self.objective.loss(self.ema.average, to_device(batch, self.device))
+            total += float(losses.total) * count
+        return total / rows
+
+    @staticmethod
+    def _save_picture(path: Path, picture: np.ndarray) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        array_to_pil(picture).save(path)
+
+
+def _reason(loss: float, gradient_norm: float) -> str:
+    return f"loss {loss}, gradient norm {gradient_norm}"

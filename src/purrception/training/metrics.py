@@ -1,0 +1,68 @@
+"""Figures of a run: ``metrics.jsonl`` and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+
+class MetricsLog:
+    """Writes figures by step, one JSON object per line and as TensorBoard events.
+
+    Args:
+        file: the run's ``metrics.jsonl``; TensorBoard events go beside it.
+        step: the step that the run stands at; lines of later steps, left by a run that was killed after its
+            last checkpoint, are dropped.
+    """
+
+    def __init__(self, file: Path, step: int = 0) -> None:
+        self._file = file
+        if file.exists():
+            _drop_after(file, step)
+        self._stream = file.open("a")
+        self._board = SummaryWriter(str(file.parent), purge_step=step + 1)
+
+    def write(self, step: int, figures: dict[str, Any]) -> None:
+        """Record figures of one step; numbers also go to TensorBoard."""
+        self._stream.write(json.dumps({"step": step, **figures}) + "\n")
+        self._stream.flush()
+        for name, value in figures.items():
+            if isinstance(value, int | float):
+                self._board.add_scalar(name, value, step)
+
+    def image(self, step: int, name: str, array: np.ndarray) -> None:
+        """Record a picture, uint8 ``[H, W, C]``."""
+        self._board.add_image(name, array, step, dataformats="HWC")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stream.close()
+        self._board.close()
+
+
+def read_metrics(file: Path) -> list[dict[str, Any]]:
+    """All whole lines of a ``metrics.jsonl``; a last line cut by a kill is left out."""
+    lines = []
+    for line in file.read_text().splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+def _drop_after(file: Path, step: int) -> None:
+    kept = [line for line in read_metrics(file) if line["step"] <= step]
+    partial = file.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    os.replace(partial, file)

@@ -1,0 +1,84 @@
+"""Shared fixtures: a tiny configuration, and one tiny run made by the real command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from purrception.config import RunConfig, dump_config
+from purrception.data import DataConfig
+from purrception.evaluation import ClassifierConfig, EvaluationConfig
+from purrception.models import DiTConfig, PurrceptionTransformer
+from purrception.recipes import digits
+from purrception.sampling import SamplingConfig
+from purrception.tokenizers import TokenizerTrainingConfig, VQConfig
+from purrception.training import TrainingConfig
+
+torch.set_num_threads(2)
+
+
+def run_cli(*arguments: str | Path, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """``purrception …`` as a person would start it."""
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "purrception", *map(str, arguments)],
+        cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip
+
+
+def tiny_config(runs: Path, **changes: object) -> RunConfig:
+    """A run of seconds: every part of the real one, small."""
+    from dataclasses import replace
+
+    from purrception.config import TokenizerConfig
+
+    config = RunConfig(
+        name="tiny",
+        runs=str(runs),
+        data=DataConfig(source="digits", image_size=16),
+        tokenizer=TokenizerConfig(
+            model=VQConfig(codebook_size=16, codebook_dim=3, channels=(8, 8, 8)),
+            training=TokenizerTrainingConfig(steps=6, batch_size=16, report_every=3),
+        ),
+        network=DiTConfig(depth=2, width=32, heads=2, patch_size=2),
+        training=TrainingConfig(
+            steps=8, batch_size=8, learning_rate=1e-2, warmup_steps=2, log_every=1, validate_every=4,
+            sample_every=4, checkpoint_every=4,
+        ),
+        sampling=SamplingConfig(steps=3),
+        evaluation=EvaluationConfig(num=20, classifier=ClassifierConfig(steps=5)),
+    )  # fmt: skip
+    return replace(config, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished tiny run. Do not change it: copy it."""
+    folder = tmp_path_factory.mktemp("tiny")
+    (folder / "tiny.yaml").write_text(dump_config(tiny_config(folder / "runs")))
+    done = run_cli("train", "tiny.yaml", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "runs" / "tiny"
+
+
+@pytest.fixture
+def network() -> PurrceptionTransformer:
+    """A small network whose every weight is random, so that nothing holds by accident of a zero."""
+    torch.manual_seed(0)
+    made = PurrceptionTransformer(
+        grid=(4, 6), codebook_size=17, codebook_dim=3, num_classes=5, depth=2, width=32, heads=2, patch_size=2
+    )
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    made.set_codebook(torch.randn(17, 3))
+    return made.eval()
+
+
+@pytest.fixture
+def digits_recipe() -> RunConfig:
+    return digits()
