@@ -82,3 +82,9 @@ def network() -> PurrceptionTransformer:
 @pytest.fixture
 def digits_recipe() -> RunConfig:
     return digits()
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Every test draws the same numbers every time."""
+    torch.manual_seed(0)

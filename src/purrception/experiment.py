@@ -33,9 +33,25 @@ def start_run(config: RunConfig) -> RunDirectory:
     Raises:
         InputError: a run is already there, or the configuration does not fit the data.
     """
-    open_images(config.data, "train")  # fail on a missing folder before anything is written
+    _check(config)
     run = RunDirectory.create(Path(config.runs) / config.name, dump_config(config))
     return _complete(config, run)
+
+
+def _check(config: RunConfig) -> None:
+    """Refuse what would fail later, before anything is written or trained."""
+    build_objective(config.objective)
+    config.training.resolve_device()
+    if len(open_images(config.data, "train")) == 0:
+        raise InputError("there are no training images: lower data.test_fraction or add images")
+    if config.tokenizer.path:
+        downsampling = VQTokenizer.load(config.tokenizer.path).downsampling
+    else:
+        model = config.tokenizer.model
+        model.build(config.data.channels, config.data.image_size)
+        downsampling = model.downsampling
+    side = config.data.image_size // downsampling
+    config.network.tokens((side, side))
 
 
 def resume_run(root: Path | str, config: RunConfig | None = None) -> RunDirectory:

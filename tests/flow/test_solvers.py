@@ -41,7 +41,7 @@ def test_euler_matches_the_closed_form_of_a_gaussian() -> None:
 
     z_0 = torch.randn(4, 1, 2, 2, dtype=torch.float64)
     errors = [(euler(mean, z_0, uniform_grid(n)) - sigma * z_0).abs().max().item() for n in (100, 200)]
-    assert errors[0] < 0.02
+    assert errors[0] < 0.03
     assert errors[0] / errors[1] == pytest.approx(2, abs=0.2)
 
 

@@ -88,7 +88,7 @@ def train_classifier(
             loss.backward()
             optimizer.step()
             schedule.step()
-            bar.update(step, f"loss {float(loss):.3f}")
+            bar.update(step, f"loss {loss.item():.3f}")
     return model.eval().requires_grad_(False)
 
 

@@ -67,6 +67,18 @@ class DiTConfig:
         depth, width, heads = DIT_SIZES[size]
         return cls(depth=depth, width=width, heads=heads, patch_size=int(patch))
 
+    def tokens(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of tokens for a grid of (h, w) sites.
+
+        Raises:
+            InputError: the patch does not divide the grid.
+        """
+        if any(side % self.patch_size for side in grid):
+            raise InputError(
+                f"network.patch_size {self.patch_size} does not divide the grid {grid[0]}×{grid[1]}"
+            )
+        return grid[0] // self.patch_size, grid[1] // self.patch_size
+
 
 def sinusoidal_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
     """cos and sin of ``t`` ``[B]`` at geometric frequencies, float32 ``[B, dim]``; dim is even."""
@@ -161,12 +173,7 @@ class DiT(nn.Module):
 
     def __init__(self, config: DiTConfig, grid: tuple[int, int], latent_dim: int, num_classes: int) -> None:
         super().__init__()
-        if any(side % config.patch_size for side in grid):
-            raise InputError(
-                f"network.patch_size {config.patch_size} does not divide the grid {grid[0]}×{grid[1]}"
-            )
-        self.num_classes = num_classes
-        height, width = (side // config.patch_size for side in grid)
+        height, width = config.tokens(grid)
         self.patch = nn.Conv2d(latent_dim, config.width, config.patch_size, config.patch_size)
         self.register_buffer("positions", sinusoidal_grid(height, width, config.width), persistent=False)
         self.time = TimeEmbedding(config.width, config.time_scale)

@@ -1,0 +1,109 @@
+"""Digits and folders, through one interface."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from purrception.data import DataConfig, images_to_tensor, open_images, tensor_to_images
+from purrception.errors import InputError
+
+
+def fill_folder(root: Path, classes: tuple[str, ...] = ("cat", "dog"), count: int = 20) -> Path:
+    rng = np.random.default_rng(0)
+    for name in classes:
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            pixels = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number}.png")
+    return root
+
+
+def test_digits_split_is_fixed_disjoint_and_complete() -> None:
+    config = DataConfig()
+    train, test = open_images(config, "train"), open_images(config, "test")
+    assert (len(train), len(test)) == (1442, 355)
+    assert train.class_names == tuple("0123456789")
+    for label in range(10):
+        counts = [sum(int(source[i][1] == label) for i in range(len(source))) for source in (train, test)]
+        assert counts[1] / sum(counts) == pytest.approx(0.2, abs=0.01)
+    again = open_images(config, "test")
+    assert all(np.array_equal(test[i][0], again[i][0]) for i in range(len(test)))
+
+
+def test_digits_are_uint8_of_the_size_asked_for() -> None:
+    image, label = open_images(replace(DataConfig(), image_size=32), "train")[5]
+    assert image.shape == (32, 32, 1)
+    assert image.dtype == np.uint8
+    assert image.max() > 200
+    assert 0 <= label <= 9
+
+
+def test_folder_with_classes_and_without(tmp_path: Path) -> None:
+    fill_folder(tmp_path / "classes")
+    config = DataConfig(source="folder", root=str(tmp_path / "classes"), image_size=16, channels=3)
+    train, test = open_images(config, "train"), open_images(config, "test")
+    assert train.class_names == ("cat", "dog")
+    assert len(train) + len(test) == 40
+    assert 0 < len(test) < 20
+    assert train[0][0].shape == (16, 16, 3)
+    assert {train[i][1] for i in range(len(train))} == {0, 1}
+    flat = replace(config, root=str(tmp_path / "classes" / "cat"))
+    assert open_images(flat, "train").class_names == ()
+
+
+def test_adding_images_moves_none_between_the_splits(tmp_path: Path) -> None:
+    config = DataConfig(source="folder", root=str(fill_folder(tmp_path)), channels=3)
+
+    def names() -> set[bytes]:
+        source = open_images(config, "test")
+        return {source[i][0].tobytes() for i in range(len(source))}
+
+    before = names()
+    fill_folder(tmp_path, ("emu",))
+    assert before <= names()
+
+
+@pytest.mark.parametrize("layout", ["missing", "empty", "mixed", "file"])
+def test_folders_that_hold_no_clear_set_are_refused(tmp_path: Path, layout: str) -> None:
+    root = tmp_path / "images"
+    if layout == "file":
+        root.write_text("no folder")
+    elif layout != "missing":
+        root.mkdir()
+    if layout == "mixed":
+        fill_folder(root)
+        Image.new("RGB", (9, 9)).save(root / "loose.png")
+    with pytest.raises(InputError, match=r"no folder of images|holds no images|loose images"):
+        open_images(DataConfig(source="folder", root=str(root)), "train")
+
+
+@pytest.mark.parametrize("content", [b"", b"this is text", b"\x89PNG\r\n\x1a\n cut"])
+def test_an_unreadable_image_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "broken.png").write_bytes(content)
+    source = open_images(DataConfig(source="folder", root=str(tmp_path), test_fraction=0.0), "train")
+    with pytest.raises(InputError, match=r"cannot read the image .*broken\.png"):
+        source[0]
+
+
+def test_arrays_and_tensors_round_trip() -> None:
+    pixels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    tensor = images_to_tensor(list(pixels))
+    assert tensor.min() == -1
+    assert tensor.max() == 1
+    assert np.array_equal(tensor_to_images(tensor), pixels)
+    with pytest.raises(InputError, match="share a shape"):
+        images_to_tensor([pixels[0], pixels[0, :8]])
+
+
+def test_settings_that_no_source_serves_are_refused() -> None:
+    with pytest.raises(InputError, match="did you mean 'folder'"):
+        DataConfig(source="foldr")
+    with pytest.raises(InputError, match="channels"):
+        DataConfig(channels=4)
+    with pytest.raises(InputError, match="test_fraction"):
+        DataConfig(test_fraction=1.0)

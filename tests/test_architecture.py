@@ -1,0 +1,80 @@
+"""The order of the modules: each imports only what stands left of it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import purrception
+
+SOURCE = Path(purrception.__file__).parent
+ORDER = [
+    "errors", "keyed_rng", "progress", "pictures",
+    "data", "tokenizers", "tokens", "flow", "models", "sampling", "training", "pipeline", "gallery",
+    "evaluation", "config", "experiment", "recipes", "cli", "__main__",
+]  # fmt: skip
+FILES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
+
+
+def room(path: Path) -> str:
+    """The first part of a module's name below the package."""
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    """Rooms of the package that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        found |= {name.split(".")[1] for name in names if name.startswith("purrception.")}
+    return found
+
+
+def test_every_room_has_its_place() -> None:
+    assert {room(path) for path in FILES} == set(ORDER)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_point_left(path: Path) -> None:
+    here = ORDER.index(room(path))
+    wrong = {name for name in imports(path) - {room(path)} if ORDER.index(name) >= here}
+    assert not wrong, f"{path.name} imports {wrong}, which stand right of it"
+
+
+def test_flow_is_pure() -> None:
+    for path in (SOURCE / "flow").rglob("*.py"):
+        assert imports(path) <= {"flow", "errors"}
+
+
+def test_importing_the_package_and_asking_for_help_load_nothing_heavy() -> None:
+    probe = (
+        "import sys; from purrception.cli import main; main(['--help']);"
+        "heavy = {'torch', 'diffusers', 'numpy', 'tyro', 'pydantic'} & set(sys.modules);"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_files_stay_readable_in_one_sitting() -> None:
+    for path in FILES:
+        tree = ast.parse(path.read_text())
+        assert len(path.read_text().splitlines()) <= 400, path
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 75, f"{path.name}: {node.name}"
+
+
+def test_every_public_name_exists() -> None:
+    for name in purrception.__all__:
+        assert getattr(purrception, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = purrception.nothing

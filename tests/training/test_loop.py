@@ -1,0 +1,266 @@
+"""The loop: exact resumption, skipped steps, and what it records."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from purrception.config import RunConfig, load_config
+from purrception.errors import InputError
+from purrception.experiment import build_trainer
+from purrception.flow import Losses, TrainingBatch
+from purrception.tokenizers import VQTokenizer
+from purrception.tokens import TokenDataset
+from purrception.training import CheckpointStore, RunDirectory, Trainer, TrainingDivergedError
+from purrception.training.batches import TrainingBatches
+from purrception.training.metrics import MetricsLog, read_metrics
+from tests.conftest import run_cli
+
+
+def make_trainer(tiny_run: Path, folder: Path, **training: Any) -> Trainer:
+    """A trainer on the tokens of the tiny run that writes elsewhere."""
+    source = RunDirectory.open(tiny_run)
+    config: RunConfig = load_config(source.config_file)
+    config = replace(config, training=replace(config.training, **training))
+    train, held_out = (TokenDataset(source.tokens(split)) for split in ("train", "test"))
+    folder.mkdir(exist_ok=True)
+    return build_trainer(config, RunDirectory(folder), VQTokenizer.load(source.tokenizer), train, held_out)
+
+
+def everything(trainer: Trainer) -> dict[str, Tensor]:
+    """Every number that training has produced."""
+    tensors = {f"net.{name}": value for name, value in trainer.network.state_dict().items()}
+    tensors |= {f"ema.{name}": value for name, value in trainer.ema.average.state_dict().items()}
+    for name, parameter in trainer.network.named_parameters():
+        tensors |= {f"opt.{name}.{key}": value for key, value in trainer.optimizer.state[parameter].items()}
+    return tensors
+
+
+def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_two_halves_equal_the_whole_bit_for_bit(tiny_run: Path, tmp_path: Path) -> None:
+    whole = make_trainer(tiny_run, tmp_path / "whole")
+    whole.fit()
+    first = make_trainer(tiny_run, tmp_path / "halves")
+    first.fit(until=4)
+    second = make_trainer(tiny_run, tmp_path / "halves")
+    checkpoint = second.checkpoints.latest()
+    assert checkpoint is not None
+    second.restore(checkpoint)
+    assert_same(everything(first), everything(second))
+    second.fit()
+    assert_same(everything(whole), everything(second))
+    assert whole.state == second.state
+
+    def curve(folder: str) -> list[dict[str, Any]]:
+        lines = read_metrics(tmp_path / folder / "metrics.jsonl")
+        return [{key: value for key, value in line.items() if key != "codes_per_second"} for line in lines]
+
+    assert curve("whole") == curve("halves")
+
+
+KILL_IN_SAVE = """
+import os, signal, sys
+import purrception.training.checkpoint as checkpoint
+from purrception.cli import main
+save, calls = checkpoint.save_file, [0]
+def save_and_die(tensors, path):
+    calls[0] += 1
+    save(tensors, path)
+    if calls[0] == 5:  # the second file of the second checkpoint
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+checkpoint.save_file = save_and_die
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_a_run_killed_while_saving_resumes_to_the_same_weights(tiny_run: Path, tmp_path: Path) -> None:
+    arguments = ["train", str(tiny_run / "config.yaml"), "--runs", str(tmp_path), "--name", "killed"]
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    killed = subprocess.run(
+        [sys.executable, "-c", KILL_IN_SAVE, *arguments],
+        env=environment, capture_output=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL
+    run = tmp_path / "killed"
+    left = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert left == [".partial-step-00000008", "step-00000004"]
+    assert not (run / "pipeline").exists()
+    resumed = run_cli("train", "--resume", run, cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    for file in ("network", "ema", "optimizer"):
+        name = f"checkpoints/step-00000008/{file}.safetensors"
+        assert (run / name).read_bytes() == (tiny_run / name).read_bytes()
+    assert not list((run / "checkpoints").glob(".partial*"))
+    weights = "pipeline/transformer/diffusion_pytorch_model.safetensors"
+    assert (run / weights).read_bytes() == (tiny_run / weights).read_bytes()
+
+
+class Poison:
+    """Wraps a trainer's objective so that chosen steps go wrong, in the loss or in the gradient alone."""
+
+    def __init__(self, trainer: Trainer, steps: set[int], where: str) -> None:
+        self._inner, self._trainer, self._steps, self._where = trainer.objective, trainer, steps, where
+
+    def loss(self, network: Any, batch: TrainingBatch) -> Losses:
+        losses = self._inner.loss(network, batch)
+        if self._trainer.state.step + 1 not in self._steps or not network.training:
+            return losses
+        if self._where == "loss":
+            return Losses(losses.total * math.nan, losses.figures)
+        bad = next(network.parameters())
+        return Losses(losses.total + (bad - bad.detach()).abs().sqrt().sum(), losses.figures)
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_changes_nothing_and_is_recorded(
+    tiny_run: Path, tmp_path: Path, where: str
+) -> None:
+    trainer = make_trainer(tiny_run, tmp_path, checkpoint_every=100)
+    trainer.objective = Poison(trainer, {3}, where)  # type: ignore[assignment]
+    trainer.fit(until=2)
+    before = everything(trainer)
+    before = {name: value.clone() for name, value in before.items()}
+    trainer.fit(until=3)
+    assert_same(before, everything(trainer))
+    assert (trainer.state.step, trainer.state.updates, trainer.state.skipped) == (3, 2, 1)
+    skips = [line for line in read_metrics(tmp_path / "metrics.jsonl") if "skipped" in line]
+    assert len(skips) == 1
+    assert skips[0]["rows"] == trainer.batches.rows(2 * 8, 8).tolist()
+    assert "nan" in skips[0]["reason"]
+    trainer.fit()
+    assert trainer.state.skipped_in_a_row == 0
+    assert all(value.isfinite().all() for value in everything(trainer).values())
+
+
+def test_ten_bad_steps_in_a_row_stop_with_an_explanation(tiny_run: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_run, tmp_path, steps=30, checkpoint_every=100)
+    trainer.objective = Poison(trainer, set(range(5, 30)), "loss")  # type: ignore[assignment]
+    with pytest.raises(TrainingDivergedError, match=r"10 steps in a row up to step 14 .* Lower training"):
+        trainer.fit()
+    assert all(value.isfinite().all() for value in trainer.network.state_dict().values())
+
+
+def test_accumulation_gives_the_gradient_of_the_whole_batch(tiny_run: Path, tmp_path: Path) -> None:
+    gradients = []
+    for accumulation in (1, 4):
+        trainer = make_trainer(tiny_run, tmp_path / str(accumulation), accumulation=accumulation)
+        torch.nn.init.normal_(trainer.network.head.linear.weight, std=0.1)
+        torch.manual_seed(0)
+        for parameter in trainer.network.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        figures, norm = trainer._accumulate()
+        gradients.append([parameter.grad.clone() for parameter in trainer.network.parameters()])  # type: ignore[union-attr]
+        assert norm > 0
+        assert math.isfinite(figures["loss"])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_samples_do_not_depend_on_how_the_stream_is_cut(tiny_run: Path) -> None:
+    dataset = TokenDataset(RunDirectory(tiny_run).tokens("train"))
+    batches = TrainingBatches(dataset, seed=3, label_dropout=0.1)
+    whole = batches.batch(100, 12)
+    parts = [TrainingBatches(dataset, 3, 0.1).batch(100 + start, 4) for start in (0, 4, 8)]
+    for name in ("indices", "labels", "noise", "time"):
+        joined = torch.cat([getattr(part, name) for part in parts])
+        assert torch.equal(getattr(whole, name), joined)
+
+
+def test_the_null_class_is_trained_at_the_rate_asked_for(tiny_run: Path) -> None:
+    dataset = TokenDataset(RunDirectory(tiny_run).tokens("train"))
+    batch = TrainingBatches(dataset, seed=0, label_dropout=0.1).batch(0, 4000)
+    assert (batch.labels == 10).float().mean().item() == pytest.approx(0.1, abs=0.02)
+    assert batch.time.dtype == torch.float32
+    assert len(batch.time.unique()) > 3900  # not the 256 values of bfloat16
+    assert 0 <= batch.time.min() < 0.01 < 0.99 < batch.time.max() < 1
+
+
+def test_metrics_name_what_the_loop_watches(tiny_run: Path) -> None:
+    lines = read_metrics(tiny_run / "metrics.jsonl")
+    steps = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, 9))
+    wanted = {"loss", "cross_entropy", "bits_per_code", "logsumexp", "gradient_norm", "codes_per_second"}
+    assert wanted <= steps[0].keys()
+    assert steps[0]["cross_entropy"] == pytest.approx(math.log(16), rel=1e-4)
+    assert steps[0]["bits_per_code"] == pytest.approx(4, rel=1e-4)
+    assert [line["step"] for line in lines if "validation_loss" in line] == [4, 8]
+    assert list(tiny_run.glob("events.out.tfevents.*"))
+    assert [path.name for path in sorted((tiny_run / "samples").iterdir())] == [
+        "step-00000004.png",
+        "step-00000008.png",
+    ]
+
+
+def test_metrics_after_the_checkpoint_are_dropped_on_resume(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_text("".join(json.dumps({"step": n}) + "\n" for n in (1, 2, 3)) + '{"step": 4, "lo')
+    with MetricsLog(file, step=2) as log:
+        log.write(3, {"loss": 1.0})
+    assert read_metrics(file) == [{"step": 1}, {"step": 2}, {"step": 3, "loss": 1.0}]
+
+
+def test_the_latest_and_the_best_checkpoints_stay(tiny_run: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_run, tmp_path)
+    trainer.fit(until=1)
+    store = CheckpointStore(tmp_path / "kept", keep=2)
+    for step, loss in ((1, 3.0), (2, 1.0), (3, 2.0), (4, 2.5), (5, 2.2)):
+        state = replace(trainer.state, step=step, validation_loss=loss)
+        store.save(state, trainer.network, trainer.ema.average, trainer.optimizer)
+    assert [item.state.step for item in store.all()] == [2, 4, 5]
+    best = store.best()
+    assert best is not None
+    assert best.state.step == 2
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(tiny_run: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_run, tmp_path)
+    trainer.fit(until=1)
+    checkpoint = trainer.checkpoints.latest()
+    assert checkpoint is not None
+    trainer.state = replace(trainer.state, tokenizer_hash="another")
+    with pytest.raises(InputError, match="tokenizer_hash"):
+        trainer.restore(checkpoint)
+    trainer.state = replace(checkpoint.state)
+    weights = checkpoint.folder / "ema.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+    with pytest.raises(InputError, match=r"ema\.safetensors is missing or damaged"):
+        trainer.restore(checkpoint)
+
+
+def test_learning_rate_warms_up_and_decays() -> None:
+    from purrception.training import TrainingConfig
+
+    config = TrainingConfig(steps=100, learning_rate=1.0, warmup_steps=10, decay="cosine")
+    rates = [config.learning_rate_at(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1, abs=0.01)
+    assert max(rates) == pytest.approx(rates[10], abs=0.05)
+    assert rates[-1] == pytest.approx(0.05, abs=0.01)
+    assert replace(config, decay="constant").learning_rate_at(99) == 1.0
+
+
+def test_settings_that_cannot_run_are_refused() -> None:
+    from purrception.training import TrainingConfig
+
+    for changes in ({"steps": 0}, {"accumulation": 3}, {"learning_rate": 0.0}, {"label_dropout": 1.0}):
+        with pytest.raises(InputError, match=f"training.{next(iter(changes))}"):
+            TrainingConfig(**changes)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="cannot be used here"):
+        TrainingConfig(device="gpux").resolve_device()
