@@ -138,7 +138,7 @@ def make_pipeline(
         vqvae=tokenizer.vq,
         objective=config.objective.name,
         tokenizer_hash=manifest.tokenizer_hash,
-        class_names=manifest.class_names,
+        class_names=list(manifest.class_names),
     )
 
 

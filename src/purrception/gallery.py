@@ -55,12 +55,13 @@ def save_gallery(
 ) -> None:
     """Write a generation to ``folder``.
 
-    ``00000.png``, … are the images; ``entropy/00000.png``, … heat maps of their last posterior, dark where
-    the model was certain, bright at ln K nats; ``grid.png`` and ``entropy.png`` show up to 100 of them;
+    ``00000.png``, … are the images; ``entropy/00000.png``, … heat maps of their last posterior, black where
+    the model was certain, brightest at the largest entropy of the whole generation; ``grid.png`` and
+    ``entropy.png`` show up to 100 of them;
     ``manifest.json`` says how to make them again.
     """
     (folder / "entropy").mkdir(parents=True, exist_ok=True)
-    ceiling = math.log(len(pipeline.transformer.codebook))
+    ceiling = float(out.entropy.max())
     maps: list[Image.Image] = []
     entries: list[dict[str, Any]] = []
     for number, (image, entropy) in enumerate(zip(out.images, out.entropy.numpy(), strict=True)):
@@ -86,7 +87,8 @@ def save_gallery(
         "transformer_hash": fingerprint(pipeline.transformer),
         "tokenizer_hash": pipeline.tokenizer.fingerprint,
         "class_names": pipeline.class_names,
-        "entropy_ceiling": ceiling,
+        "entropy_of_brightest": ceiling,
+        "entropy_of_uniform": math.log(len(pipeline.transformer.codebook)),
         "dtype": str(pipeline.dtype),
         "device": str(pipeline.device),
         "versions": {

@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from diffusers import DiffusionPipeline, VQModel
 from diffusers.utils import BaseOutput
+from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from torch import Tensor
 
@@ -46,7 +47,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         vqvae: the tokenizer whose codes it learned.
         objective: name of the objective it was trained with.
         tokenizer_hash: fingerprint that ``vqvae`` must have.
-        class_names: names by label; empty when unconditional.
+        class_names: names by label; none when unconditional.
 
     Raises:
         InputError: the tokenizer is another one than the network was trained with.
@@ -58,12 +59,12 @@ class PurrceptionPipeline(DiffusionPipeline):
         vqvae: VQModel,
         objective: str = "purrception",
         tokenizer_hash: str = "",
-        class_names: Sequence[str] = (),
+        class_names: list[str] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(transformer=transformer, vqvae=vqvae)
         self.register_to_config(
-            objective=objective, tokenizer_hash=tokenizer_hash, class_names=list(class_names)
+            objective=objective, tokenizer_hash=tokenizer_hash, class_names=class_names or []
         )
         self.tokenizer = VQTokenizer(vqvae)
         self.objective = build_objective(ObjectiveConfig(name=objective))
@@ -82,6 +83,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         """
         if Path(folder).exists() and not (Path(folder) / INDEX_FILE).is_file():
             raise InputError(f"no pipeline in {folder}: {INDEX_FILE} is missing")
+        diffusers_logging.disable_progress_bar()  # two parts load at once; a bar only flickers
         try:
             return super().from_pretrained(str(folder), low_cpu_mem_usage=False, **options)
         except InputError:

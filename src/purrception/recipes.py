@@ -7,6 +7,7 @@ from collections.abc import Callable
 from purrception.config import RunConfig, TokenizerConfig
 from purrception.data import DataConfig
 from purrception.errors import unknown_name
+from purrception.evaluation import EvaluationConfig
 from purrception.models import DiTConfig
 from purrception.sampling import SamplingConfig
 from purrception.tokenizers import TokenizerTrainingConfig, VQConfig
@@ -24,14 +25,20 @@ def digits() -> RunConfig:
         ),
         network=DiTConfig(depth=4, width=96, heads=4, patch_size=1),
         training=TrainingConfig(
-            steps=1500,
+            steps=3000,
             batch_size=64,
-            learning_rate=3e-3,
+            learning_rate=5e-3,
             betas=(0.9, 0.99),
+            weight_decay=0.05,
             decay="cosine",
             ema_decay=0.995,
+            validate_every=500,
+            sample_every=500,
+            checkpoint_every=500,
         ),
         sampling=SamplingConfig(steps=50, temperature=0.9),
+        # As many images as the real training set has, so that the distance and its floor are alike biased.
+        evaluation=EvaluationConfig(num=1440),
     )
 
 

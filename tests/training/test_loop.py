@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from purrception.config import RunConfig, load_config
@@ -243,6 +244,27 @@ def test_damaged_and_foreign_checkpoints_are_refused(tiny_run: Path, tmp_path: P
     weights.write_bytes(weights.read_bytes()[:500])
     with pytest.raises(InputError, match=r"ema\.safetensors is missing or damaged"):
         trainer.restore(checkpoint)
+
+
+def test_a_full_disk_leaves_the_checkpoints_before_it_whole(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(tiny_run, tmp_path)
+    trainer.fit(until=1)
+
+    def no_space(tensors: dict[str, Tensor], path: Path) -> None:
+        path.write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("purrception.training.checkpoint.save_file", no_space)
+        with pytest.raises(InputError, match="No space left on device"):
+            trainer.fit(until=2)
+    assert [item.state.step for item in trainer.checkpoints.all()] == [1]
+    again = make_trainer(tiny_run, tmp_path)
+    again.restore(again.checkpoints.all()[0])
+    again.fit(until=2)
+    assert [item.state.step for item in again.checkpoints.all()] == [1, 2]
 
 
 def test_learning_rate_warms_up_and_decays() -> None:

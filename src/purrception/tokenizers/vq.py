@@ -144,7 +144,9 @@ class VQTokenizer:
         if not (Path(folder) / "config.json").is_file():
             raise InputError(f"no tokenizer at {folder}: expected config.json and safetensors weights")
         try:
-            vq = VQModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+            vq = VQModel.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
+            )
         except Exception as error:  # diffusers and safetensors raise many kinds for a damaged file
             raise InputError(f"cannot load the tokenizer in {folder}: {error}") from error
         return cls(vq)

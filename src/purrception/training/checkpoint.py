@@ -115,12 +115,18 @@ class CheckpointStore:
             for name, parameter in network.named_parameters()
             for key, value in optimizer.state.get(parameter, {}).items()
         }
-        save_file(_contiguous(network.state_dict()), partial / NETWORK_FILE)
-        save_file(_contiguous(ema.state_dict()), partial / EMA_FILE)
-        save_file(_contiguous(moments), partial / OPTIMIZER_FILE)
-        (partial / STATE_FILE).write_text(json.dumps(asdict(state), indent=2))
-        for path in (*partial.iterdir(), partial):
-            _flush(path)
+        try:
+            save_file(_contiguous(network.state_dict()), partial / NETWORK_FILE)
+            save_file(_contiguous(ema.state_dict()), partial / EMA_FILE)
+            save_file(_contiguous(moments), partial / OPTIMIZER_FILE)
+            (partial / STATE_FILE).write_text(json.dumps(asdict(state), indent=2))
+            for path in (*partial.iterdir(), partial):
+                _flush(path)
+        except (OSError, SafetensorError) as error:
+            raise InputError(
+                f"cannot write the checkpoint {final} ({error}); the checkpoints before it are whole: free "
+                "some disk and --resume the run"
+            ) from error
         if final.exists():  # the same step again, after a resume
             self._remove(final)
         os.rename(partial, final)
