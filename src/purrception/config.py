@@ -17,7 +17,7 @@ from purrception.data import DataConfig
 from purrception.errors import InputError, unknown_name
 from purrception.evaluation import EvaluationConfig
 from purrception.flow import ObjectiveConfig
-from purrception.models import DiTConfig
+from purrception.models import DiTConfig, HeadConfig
 from purrception.sampling import SamplingConfig
 from purrception.tokenizers import TokenizerTrainingConfig, VQConfig
 from purrception.training import TrainingConfig
@@ -53,6 +53,8 @@ class RunConfig:
     """What is learned."""
     network: DiTConfig = field(default_factory=DiTConfig)
     """Backbone."""
+    head: HeadConfig = field(default_factory=HeadConfig)
+    """What turns its features into a posterior."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Optimisation."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)

@@ -124,6 +124,9 @@ def build_network(config: RunConfig, manifest: Manifest, tokenizer: VQTokenizer)
             codebook_dim=manifest.codebook_dim,
             num_classes=manifest.num_classes,
             **dataclasses.asdict(config.network),
+            head=config.head.kind,
+            head_rank=config.head.rank,
+            evidence=config.head.evidence,
         )
     network.set_codebook(manifest.standardisation.apply(tokenizer.codebook))
     return network

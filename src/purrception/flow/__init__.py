@@ -1,8 +1,9 @@
 """Variational flow matching as pure tensors and callables: no network, no files.
 
-paths · posterior operations · guidance · time grids · solvers · objectives
+paths · evidence · posterior operations · guidance · time grids · solvers · objectives
 """
 
+from purrception.flow.evidence import Evidence, evidence_columns
 from purrception.flow.guidance import Guidance
 from purrception.flow.objectives import (
     OBJECTIVES,
@@ -21,6 +22,7 @@ from purrception.flow.solvers import SOLVERS, euler, get_solver
 __all__ = [
     "OBJECTIVES",
     "SOLVERS",
+    "Evidence",
     "Guidance",
     "LinearPath",
     "Losses",
@@ -34,6 +36,7 @@ __all__ = [
     "build_objective",
     "check_temperature",
     "euler",
+    "evidence_columns",
     "get_solver",
     "nearest_codes",
     "posterior_from_logits",

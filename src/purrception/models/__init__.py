@@ -1,7 +1,31 @@
-"""The network: a DiT backbone and a vocabulary head."""
+"""The network: a DiT backbone and a head."""
 
 from purrception.models.dit import DIT_SIZES, DiT, DiTConfig
-from purrception.models.head import LinearHead
+from purrception.models.head import (
+    HEADS,
+    CategoricalHead,
+    FactoredHead,
+    GeometricHead,
+    Head,
+    HeadConfig,
+    LinearHead,
+    RegressionHead,
+    categorical_heads,
+)
 from purrception.models.transformer import PurrceptionTransformer
 
-__all__ = ["DIT_SIZES", "DiT", "DiTConfig", "LinearHead", "PurrceptionTransformer"]
+__all__ = [
+    "DIT_SIZES",
+    "HEADS",
+    "CategoricalHead",
+    "DiT",
+    "DiTConfig",
+    "FactoredHead",
+    "GeometricHead",
+    "Head",
+    "HeadConfig",
+    "LinearHead",
+    "PurrceptionTransformer",
+    "RegressionHead",
+    "categorical_heads",
+]

@@ -1,17 +1,73 @@
-"""The vocabulary head: features per token → a categorical posterior over the codebook per site."""
+"""Heads: features per token → a categorical posterior over the codebook, or a vector, per site.
+
+Every head is affine in the features, so that guidance may act on them (see :class:`flow.Guidance`), and
+starts at zero: the first posterior is uniform, the first cross-entropy ln K.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Self
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from purrception.flow import Posterior, SiteLosses, posterior_from_logits
+from purrception.errors import InputError, unknown_name
+from purrception.flow import Evidence, Posterior, SiteLosses, posterior_from_logits
 
 
-class LinearHead(nn.Module):
-    """The paper's head: one linear map from a token's features to K logits for each of its p² sites.
+@dataclass(frozen=True)
+class HeadConfig:
+    """Which head, and its size."""
 
-    It starts at zero, so that the first posterior is uniform and the first cross-entropy ln K.
+    kind: str = "linear"
+    """linear (the paper's), factored (low rank), geometric (low rank, codes near each other share what they
+    learn) or regression (a vector per site, for the continuous objectives)."""
+    rank: int = 64
+    """Channels of a site's features in the factored and geometric heads."""
+    evidence: bool = False
+    """Add what z_t itself says of its code, in closed form, to the logits of a categorical head."""
+
+    def __post_init__(self) -> None:
+        """Refuse a head that does not exist or cannot be.
+
+        Raises:
+            InputError: an unknown kind (with the nearest known one), a rank below 1, or evidence for a head
+                without logits to add it to.
+        """
+        if self.kind not in HEADS:
+            raise unknown_name("head", self.kind, HEADS)
+        if self.rank < 1:
+            raise InputError(f"head.rank is at least 1; given {self.rank}")
+        if self.evidence and not issubclass(HEADS[self.kind], CategoricalHead):
+            raise InputError(
+                f"head.evidence belongs to a head with logits; given with the head {self.kind!r}: leave it "
+                f"out, or take one of {', '.join(categorical_heads())}"
+            )
+
+    def build(self, width: int, codebook: Tensor, patch_size: int) -> Head:
+        """The head for features of ``width`` channels over a standardised ``codebook`` ``[K, D]``."""
+        return HEADS[self.kind].from_config(self, width, codebook, patch_size)
+
+
+def to_sites(tokens: Tensor, patch_size: int) -> Tensor:
+    """Cut tokens into the sites of their patches: ``[B, h/p, w/p, p² C]`` → ``[B, h, w, C]``."""
+    p = patch_size
+    batch, height, width, channels = tokens.shape
+    patches = tokens.view(batch, height, width, p, p, channels // p**2)
+    return patches.permute(0, 1, 3, 2, 4, 5).reshape(batch, height * p, width * p, -1)
+
+
+def _zero(layer: nn.Linear) -> nn.Linear:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class Head(nn.Module, ABC):
+    """What all heads have: the codes, and a price.
 
     Args:
         width: channels of the features.
@@ -24,32 +80,193 @@ class LinearHead(nn.Module):
 
     def __init__(self, width: int, codebook: Tensor, patch_size: int) -> None:
         super().__init__()
-        self.patch_size = patch_size
+        self.width, self.patch_size = width, patch_size
         self.register_buffer("codebook", codebook.float())
-        self.linear = nn.Linear(width, patch_size**2 * len(codebook))
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
 
-    def logits(self, features: Tensor) -> Tensor:
-        """Features ``[B, h/p, w/p, width]`` → logits ``[B, h, w, K]``, in the features' precision."""
-        p = self.patch_size
-        batch, height, width, _ = features.shape
-        flat = self.linear(features.to(self.linear.weight.dtype))
-        patches = flat.view(batch, height, width, p, p, len(self.codebook))
-        return patches.permute(0, 1, 3, 2, 4, 5).reshape(batch, height * p, width * p, -1)
-
-    def nll(self, features: Tensor, targets: Tensor) -> SiteLosses:
-        """Negative log-likelihood of ``targets``, long ``[B, h, w]``, and its companions, in float32."""
-        logits = self.logits(features).float()
-        logsumexp = logits.logsumexp(dim=-1)
-        chosen = logits.gather(-1, targets[..., None])[..., 0]
-        correct = (logits.detach().argmax(dim=-1) == targets).float()
-        return SiteLosses(nll=logsumexp - chosen, logsumexp=logsumexp, correct=correct)
-
-    def posterior(self, features: Tensor, temperature: float = 1.0) -> Posterior:
-        """Statistics of softmax(logits/τ) per site, in float32."""
-        return posterior_from_logits(self.logits(features), self.codebook, temperature)
+    @classmethod
+    def from_config(cls, config: HeadConfig, width: int, codebook: Tensor, patch_size: int) -> Self:
+        """The head that ``config`` describes; see :meth:`HeadConfig.build`."""
+        return cls(width, codebook, patch_size)
 
     def embed(self, indices: Tensor) -> Tensor:
         """Codes, long ``[B, h, w]`` → standardised embeddings, float32 ``[B, D, h, w]``."""
         return F.embedding(indices, self.codebook).permute(0, 3, 1, 2).contiguous()
+
+    def parameter_count(self) -> int:
+        """Learned numbers."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @abstractmethod
+    def flops(self, sites: int) -> int:
+        """Floating-point operations, two a multiply–add, of the matrix products of one forward pass.
+
+        Args:
+            sites: h·w of one image.
+        """
+
+
+class CategoricalHead(Head):
+    """A head whose logits make a posterior over the K codes, one per site.
+
+    With evidence, the posterior is softmax(own logits + evidence): the head then learns what the other sites
+    and the label say of a code, and z_t's own say is exact. Under guidance features are extrapolated and the
+    evidence is added once, which is the same as extrapolating the sums: weights of one share.
+    """
+
+    @abstractmethod
+    def logits(self, features: Tensor) -> Tensor:
+        """Own logits, affine in the features: ``[B, h/p, w/p, width]`` → ``[B, h, w, K]``."""
+
+    def nll(self, features: Tensor, targets: Tensor, evidence: Evidence | None = None) -> SiteLosses:
+        """Negative log-likelihood of ``targets`` under softmax(own logits + evidence), in float32.
+
+        ``logsumexp`` is of the own logits alone: it is there to keep them from drifting, and the evidence,
+        which is 10⁴ and more near t = 1, would drown them.
+
+        Args:
+            features: ``[B, h/p, w/p, width]``.
+            targets: codes, long ``[B, h, w]``.
+            evidence: of the state that the features were computed from.
+        """
+        own = self.logits(features).float()
+        drift = own.logsumexp(dim=-1)
+        logits = own if evidence is None else own + evidence.logits(self.codebook)
+        normaliser = drift if evidence is None else logits.logsumexp(dim=-1)
+        chosen = logits.gather(-1, targets[..., None])[..., 0]
+        correct = (logits.detach().argmax(dim=-1) == targets).float()
+        return SiteLosses(nll=normaliser - chosen, logsumexp=drift, correct=correct)
+
+    def posterior(
+        self, features: Tensor, evidence: Evidence | None = None, temperature: float = 1.0
+    ) -> Posterior:
+        """Statistics of softmax((own logits + evidence)/τ) per site, in float32.
+
+        τ divides the evidence too. It is a property of the posterior, π^(1/τ), and means the same with
+        evidence as for a head that had to learn the evidence. Dividing the own logits alone would temper the
+        prior, and vanish as t → 1, where the evidence decides.
+
+        Raises:
+            InputError: the temperature is not positive.
+        """
+        logits = self.logits(features)
+        if evidence is not None:
+            logits = logits.float() + evidence.logits(self.codebook)
+        return posterior_from_logits(logits, self.codebook, temperature)
+
+
+class LinearHead(CategoricalHead):
+    """The paper's head: one linear map from a token's features to K logits for each of its p² sites."""
+
+    def __init__(self, width: int, codebook: Tensor, patch_size: int) -> None:
+        super().__init__(width, codebook, patch_size)
+        self.linear = _zero(nn.Linear(width, patch_size**2 * len(codebook)))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits in the features' precision; see :meth:`CategoricalHead.logits`."""
+        return to_sites(self.linear(features.to(self.linear.weight.dtype)), self.patch_size)
+
+    def flops(self, sites: int) -> int:
+        """2 · sites · width · K; see :meth:`Head.flops`."""
+        return 2 * sites * self.width * len(self.codebook)
+
+
+class FactoredHead(CategoricalHead):
+    """Token → r features per site → logits through one vector per code, shared by all sites of a patch.
+
+    The logit of code k is s·w_k + b_k. The parameters are (width + 1) p² r + K (r + 1), where the linear head
+    has (width + 1) p² K. Only w and b start at zero, so that they learn from the first step on, and the map
+    to sites from the second.
+
+    Args:
+        width: channels of the features.
+        codebook: standardised codes ``[K, D]``.
+        patch_size: p, sites per token along one side.
+        rank: r.
+    """
+
+    def __init__(self, width: int, codebook: Tensor, patch_size: int, rank: int = 64) -> None:
+        super().__init__(width, codebook, patch_size)
+        self.rank = rank
+        self.sites = nn.Linear(width, patch_size**2 * rank)
+        self.weight = nn.Parameter(torch.zeros(len(codebook), rank))
+        self.bias = nn.Parameter(torch.zeros(len(codebook)))
+
+    @classmethod
+    def from_config(cls, config: HeadConfig, width: int, codebook: Tensor, patch_size: int) -> Self:
+        """The head of rank ``config.rank``."""
+        return cls(width, codebook, patch_size, config.rank)
+
+    def site_features(self, features: Tensor) -> Tensor:
+        """s: ``[B, h/p, w/p, width]`` → ``[B, h, w, r]``."""
+        return to_sites(self.sites(features.to(self.sites.weight.dtype)), self.patch_size)
+
+    def class_weights(self) -> Tensor:
+        """w, one vector per code: ``[K, r]``."""
+        return self.weight
+
+    def logits(self, features: Tensor) -> Tensor:
+        """s·w_k + b_k; see :meth:`CategoricalHead.logits`."""
+        return F.linear(self.site_features(features), self.class_weights(), self.bias)
+
+    def flops(self, sites: int) -> int:
+        """2 · sites · r (width + K), whatever the patch; see :meth:`Head.flops`."""
+        return 2 * sites * self.rank * (self.width + len(self.codebook))
+
+
+class GeometricHead(FactoredHead):
+    """A factored head that knows where the codes lie: w_k = φ(e_k) + u_k.
+
+    φ is a small MLP of the standardised codeword, so that what is learned for one code moves the codes near
+    it; u, zero at first, holds what is a code's own. Here the map to sites starts at zero instead of w: were
+    φ's last layer zero, both factors of φ's gradient would depend on u to grow first.
+
+    Args:
+        width: channels of the features.
+        codebook: standardised codes ``[K, D]``; φ reads the buffer at each call.
+        patch_size: p, sites per token along one side.
+        rank: r, also the hidden width of φ.
+    """
+
+    def __init__(self, width: int, codebook: Tensor, patch_size: int, rank: int = 64) -> None:
+        super().__init__(width, codebook, patch_size, rank)
+        _zero(self.sites)
+        self.phi = nn.Sequential(nn.Linear(codebook.shape[1], rank), nn.SiLU(), nn.Linear(rank, rank))
+
+    def class_weights(self) -> Tensor:
+        """φ(e_k) + u_k: ``[K, r]``."""
+        return self.phi(self.codebook.to(self.weight.dtype)) + self.weight
+
+    def flops(self, sites: int) -> int:
+        """The factored head's, and 2 K r (D + r) for φ, which a batch shares; see :meth:`Head.flops`."""
+        size, dim = self.codebook.shape
+        return super().flops(sites) + 2 * size * self.rank * (dim + self.rank)
+
+
+class RegressionHead(Head):
+    """A vector per site instead of a posterior, for the continuous baselines; zero at first."""
+
+    def __init__(self, width: int, codebook: Tensor, patch_size: int) -> None:
+        super().__init__(width, codebook, patch_size)
+        self.linear = _zero(nn.Linear(width, patch_size**2 * codebook.shape[1]))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features ``[B, h/p, w/p, width]`` → vectors, float32 ``[B, D, h, w]``."""
+        vectors = to_sites(self.linear(features.to(self.linear.weight.dtype)), self.patch_size)
+        return vectors.permute(0, 3, 1, 2).float()
+
+    def flops(self, sites: int) -> int:
+        """2 · sites · width · D; see :meth:`Head.flops`."""
+        return 2 * sites * self.width * self.codebook.shape[1]
+
+
+HEADS: dict[str, type[Head]] = {
+    "linear": LinearHead,
+    "factored": FactoredHead,
+    "geometric": GeometricHead,
+    "regression": RegressionHead,
+}
+
+
+def categorical_heads() -> list[str]:
+    """Names of the heads that give a posterior."""
+    return [name for name, kind in HEADS.items() if issubclass(kind, CategoricalHead)]

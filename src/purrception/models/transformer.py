@@ -12,14 +12,15 @@ from torch import Tensor
 
 from purrception.errors import InputError
 from purrception.models.dit import DiT, DiTConfig
-from purrception.models.head import LinearHead
+from purrception.models.head import HeadConfig
 
 
 class PurrceptionTransformer(ModelMixin, ConfigMixin):
-    """A DiT backbone and a vocabulary head over a standardised codebook.
+    """A DiT backbone and a head over a standardised codebook.
 
-    Calling it gives features; ``head`` turns them into losses or a posterior. It knows nothing of
-    objectives. The codebook is part of the weights: set it with :meth:`set_codebook` before training.
+    Calling it gives features; ``head`` turns them into losses and a posterior, or into vectors. It knows
+    nothing of objectives. The codebook is part of the weights: set it with :meth:`set_codebook` before
+    training.
 
     Args:
         grid: (h, w), sites of the latent grid.
@@ -32,9 +33,16 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         patch_size: sites per token along one side.
         mlp_ratio: hidden width of an MLP, in widths.
         time_scale: what t is multiplied with before its sinusoidal embedding.
+        head: see :class:`HeadConfig`, as for the arguments that follow: which head.
+        head_rank: channels of a site's features in the low-rank heads.
+        evidence: whether the objective is to give the head the evidence in z_t.
+
+    Raises:
+        InputError: sizes that do not fit each other, or a head that does not exist.
     """
 
     config_name = "config.json"
+    head: Any  # a CategoricalHead or a RegressionHead, as the configuration says
 
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
@@ -49,13 +57,23 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         patch_size: int = 2,
         mlp_ratio: float = 4.0,
         time_scale: float = 1000.0,
+        head: str = "linear",
+        head_rank: int = 64,
+        evidence: bool = False,
     ) -> None:
         super().__init__()
         sizes = DiTConfig(depth, width, heads, patch_size, mlp_ratio, time_scale)
         self.grid = (int(grid[0]), int(grid[1]))
         self.num_classes = num_classes
         self.backbone = DiT(sizes, self.grid, codebook_dim, num_classes)
-        self.head = LinearHead(width, torch.zeros(codebook_size, codebook_dim), patch_size)
+        self.evidence = evidence
+        codebook = torch.zeros(codebook_size, codebook_dim)
+        self.head = HeadConfig(head, head_rank, evidence).build(width, codebook, patch_size)
+
+    def __getattr__(self, name: str) -> Any:
+        """A submodule before a configured value: diffusers answers ``head`` with the argument otherwise."""
+        modules = self.__dict__.get("_modules", {})
+        return modules[name] if name in modules else super().__getattr__(name)
 
     def set_codebook(self, codebook: Tensor) -> None:
         """Set the standardised codes, ``[K, D]``."""

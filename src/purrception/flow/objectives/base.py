@@ -9,6 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from purrception.errors import InputError
+from purrception.flow.evidence import Evidence
 from purrception.flow.guidance import Guidance
 from purrception.flow.posterior import Posterior
 
@@ -49,7 +50,7 @@ class SiteLosses:
     nll: Tensor
     """−ln π(c), nats."""
     logsumexp: Tensor
-    """logsumexp of the logits."""
+    """logsumexp of the network's own logits, without evidence."""
     correct: Tensor
     """1 where the most probable code is the target."""
 
@@ -65,11 +66,13 @@ class Losses:
 class Head(Protocol):
     """The part of a network that turns features into a posterior."""
 
-    def nll(self, features: Tensor, targets: Tensor) -> SiteLosses:
+    def nll(self, features: Tensor, targets: Tensor, evidence: Evidence | None = None) -> SiteLosses:
         """Losses of ``targets``, long ``[B, h, w]``, per site."""
         ...
 
-    def posterior(self, features: Tensor, temperature: float = 1.0) -> Posterior:
+    def posterior(
+        self, features: Tensor, evidence: Evidence | None = None, temperature: float = 1.0
+    ) -> Posterior:
         """The posterior's statistics per site."""
         ...
 
@@ -80,6 +83,11 @@ class Network(Protocol):
     @property
     def head(self) -> Head:
         """Turns features into losses or a posterior."""
+        ...
+
+    @property
+    def evidence(self) -> bool:
+        """Whether the head is to be given the evidence in z_t."""
         ...
 
     @property

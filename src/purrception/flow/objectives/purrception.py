@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from purrception.flow.evidence import Evidence
 from purrception.flow.guidance import Guidance
 from purrception.flow.objectives.base import Losses, Network, Objective, TrainingBatch
 from purrception.flow.paths import LinearPath
@@ -19,7 +20,8 @@ class Purrception(Objective):
         """−ln π_θ(c | z_t) + λ_z logsumexp(logits)², mean over batch and sites, in nats."""
         point = self.path.sample(network.embed(batch.indices), batch.noise, batch.time)
         features = network(point.z_t, point.t, batch.labels)
-        sites = network.head.nll(features, batch.indices)
+        evidence = Evidence.of(point.z_t, point.t) if network.evidence else None
+        sites = network.head.nll(features, batch.indices, evidence)
         cross_entropy = sites.nll.mean()
         z_loss = self.config.z_loss * sites.logsumexp.square().mean()
         figures = {
@@ -44,4 +46,5 @@ class Purrception(Objective):
         time = z.new_full((len(z),), t)
         guidance = guidance or Guidance()
         features = guidance.features(network, z, time, labels, network.num_classes)
-        return network.head.posterior(features, temperature=temperature)
+        evidence = Evidence.of(z, time) if network.evidence else None
+        return network.head.posterior(features, evidence, temperature)
