@@ -10,9 +10,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from purrception.errors import InputError, unknown_name
+
+if TYPE_CHECKING:
+    from purrception.config import RunConfig
 
 T = TypeVar("T")
 
@@ -40,14 +43,30 @@ class SampleOptions:
     """Number of images, where no classes are named; classes take turns."""
     classes: tuple[str, ...] = ()
     """Class labels or names, one image each."""
+    preset: str = ""
+    """Settings that ``purrception sweep`` found, a YAML file; options given beside it win."""
     steps: int | None = None
     """Intervals of the time grid."""
     solver: str | None = None
-    """euler."""
-    temperature: float | None = None
-    """τ of the posterior; below 1 sharpens it."""
+    """euler, heun, midpoint, dpmpp_2m, stochastic or dopri5."""
+    grid: str | None = None
+    """Where the steps lie: uniform, cosine, shifted or log_snr."""
+    temperature: str | None = None
+    """τ of the posterior, below 1 sharper: a number, or a schedule over t such as linear:1.0:0.7."""
+    top_k: int | None = None
+    """Codes kept per site, the most probable ones; 0 keeps all."""
+    top_p: float | None = None
+    """Probability kept per site, in the fewest codes; 1 keeps all."""
     guidance: float | None = None
     """Strength of the class: 1 conditional, 0 unconditional, above 1 exaggerated."""
+    guidance_interval: tuple[float, float] | None = None
+    """Times between which guidance holds."""
+    guidance_space: Literal["logits", "mean"] | None = None
+    """Where guidance acts; in the logits it needs one head pass, in the mean two."""
+    last_step: str | None = None
+    """How a code is chosen at t = 1: nearest (the paper's), argmax or draw."""
+    strength: float | None = None
+    """Share of noise drawn anew by solver stochastic; for dfm, the weight of its corrector."""
     seed: int = 0
     """Image i depends on (seed, i) alone."""
     batch_size: int = 64
@@ -69,13 +88,56 @@ class EvaluateOptions:
     steps: int | None = None
     """Intervals of the time grid."""
     solver: str | None = None
-    """euler."""
-    temperature: float | None = None
-    """τ of the posterior."""
+    """As for sample."""
+    grid: str | None = None
+    """As for sample."""
+    temperature: str | None = None
+    """As for sample."""
     seed: int | None = None
     """Of the generated images and of the classifier."""
     out: str = ""
     """Folder for the report; default: RUN/evaluation/000, 001, …"""
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """What ``purrception compare`` takes besides the recipe's own options."""
+
+    objectives: str = "purrception,cfm,cfm-endpoint,dfm"
+    """What is compared, separated by commas: an objective, and changes behind plus signs, such as
+    purrception+evidence or purrception+geometric+no-z-loss."""
+    seeds: int = 3
+    """Trainings of each, with seeds that follow the recipe's."""
+    points: int = 7
+    """Measurements of each training, at steps √2 apart, the last at the end."""
+    num: int = 500
+    """Images generated per measurement."""
+    tune: bool = False
+    """Also give each objective its own best of a small grid of sampling settings, at the end."""
+    out: str = ""
+    """Folder; default: comparisons/NAME. The same command goes on with an interrupted comparison."""
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """What ``purrception sweep`` takes: every combination is sampled from the same noise."""
+
+    temperatures: tuple[str, ...] = ()
+    """τ, numbers or schedules; default: 1.0 0.9 0.8 0.7, where there is a posterior."""
+    guidances: tuple[float, ...] = (1.0, 1.5)
+    """Strengths of the class."""
+    steps: tuple[int, ...] = (4, 8, 16, 64)
+    """Intervals of the time grid."""
+    solvers: tuple[str, ...] = ("euler", "dpmpp_2m")
+    """Solvers."""
+    grids: tuple[str, ...] = ("uniform",)
+    """Time grids."""
+    num: int = 500
+    """Images per combination."""
+    seed: int = 0
+    """Of the noise."""
+    out: str = ""
+    """Folder for the report; default: RUN/sweeps/000, 001, …"""
 
 
 def train(arguments: list[str]) -> None:
@@ -90,15 +152,9 @@ def train(arguments: list[str]) -> None:
         raise InputError("--resume needs the directory of a run: purrception train --resume runs/digits")
     from purrception.config import RunConfig, dump_config, load_config
     from purrception.experiment import resume_run, start_run
-    from purrception.recipes import RECIPES, get_recipe
     from purrception.training import RunDirectory
 
-    if resume:
-        default = load_config(RunDirectory.open(target).config_file)
-    elif target in RECIPES or not _looks_like_file(target):
-        default = get_recipe("digits" if target == "--help" else target)
-    else:
-        default = load_config(target)
+    default = load_config(RunDirectory.open(target).config_file) if resume else _recipe(target)
     config = _parse(RunConfig, verb, rest, default)
     print(dump_config(config), flush=True)
     run = resume_run(target, config) if resume else start_run(config)
@@ -110,25 +166,18 @@ def sample(arguments: list[str]) -> None:
     verb = VERBS["sample"]
     target, rest = _target(verb, arguments)
     options = _parse(SampleOptions, verb, rest)
+    from purrception.config import load_sampling
     from purrception.experiment import load_pipeline, sampling_defaults
     from purrception.gallery import empty_folder, numbered_folder, save_gallery
     from purrception.training.config import resolve_device
 
-    settings = _override(sampling_defaults(target), options)
+    defaults = load_sampling(options.preset) if options.preset else sampling_defaults(target)
+    settings = _override(defaults, options)
     pipeline = load_pipeline(target).to(resolve_device(options.device))
     classes = max(pipeline.transformer.num_classes, 1)
     labels = pipeline.labels_of(options.classes) or [i % classes for i in range(options.num)]
     folder = empty_folder(Path(options.out) if options.out else numbered_folder(Path(target) / "generated"))
-    out = pipeline(
-        class_labels=labels if pipeline.transformer.num_classes else None,
-        num_images=len(labels),
-        num_inference_steps=settings.steps,
-        solver=settings.solver,
-        temperature=settings.temperature,
-        guidance_scale=settings.guidance,
-        seed=options.seed,
-        batch_size=options.batch_size,
-    )
+    out = pipeline.sample(labels, settings, options.seed, options.batch_size)
     save_gallery(pipeline, out, labels, settings, options.seed, target, folder)
     print(f"{len(out.images)} images, {out.nfe} network evaluations each: {folder}")
 
@@ -140,18 +189,49 @@ def evaluate(arguments: list[str]) -> None:
     options = _parse(EvaluateOptions, verb, rest)
     from purrception.config import load_config
     from purrception.evaluation import evaluate as run_evaluation
-    from purrception.experiment import load_pipeline
+    from purrception.experiment import load_pipeline, sampling_defaults
     from purrception.gallery import empty_folder, numbered_folder
     from purrception.training import RunDirectory
 
     run = RunDirectory.open(target)
     config = load_config(run.config_file)
-    settings = _override(config.sampling, options)
+    settings = _override(sampling_defaults(target), options)
     protocol = _override(config.evaluation, options)
     pipeline = load_pipeline(target)
     folder = empty_folder(Path(options.out) if options.out else numbered_folder(run.evaluation))
     result = run_evaluation(pipeline, config.data, protocol, settings, folder)
     print(result.markdown() + f"\n{folder}")
+
+
+def compare(arguments: list[str]) -> None:
+    """``purrception compare``: the same training for each objective."""
+    verb = VERBS["compare"]
+    target, rest = _target(verb, arguments)
+    from purrception.comparison.entries import parse_entries
+    from purrception.comparison.run import Protocol
+    from purrception.comparison.run import compare as run_comparison
+    from purrception.config import RunConfig
+
+    options, rest = _parse_known(CompareOptions, verb, rest)
+    recipe = _parse(RunConfig, verb, rest, _recipe(target))
+    entries = tuple(parse_entries(options.objectives))
+    protocol = Protocol(entries, options.seeds, options.points, options.num, options.tune)
+    folder = Path(options.out or f"comparisons/{recipe.name}")
+    print(f"report: {run_comparison(recipe, protocol, folder)}")
+
+
+def sweep(arguments: list[str]) -> None:
+    """``purrception sweep``: one run under many sampling settings."""
+    verb = VERBS["sweep"]
+    target, rest = _target(verb, arguments)
+    options = _parse(SweepOptions, verb, rest)
+    from purrception.comparison.sweep import SweepSpace
+    from purrception.comparison.sweep import sweep as run_sweep
+    from purrception.gallery import empty_folder, numbered_folder
+
+    space = SweepSpace(options.temperatures, options.guidances, options.steps, options.solvers, options.grids)
+    folder = Path(options.out) if options.out else numbered_folder(Path(target) / "sweeps")
+    print(f"report: {run_sweep(target, space, options.num, options.seed, empty_folder(folder))}")
 
 
 VERBS = {
@@ -173,6 +253,19 @@ VERBS = {
         "evaluate RUN [--key value …]",
         "How good the generated images are: recognised as their class, and how far from real ones.",
         "purrception evaluate runs/digits --num 500 --guidances 1.0 1.5",
+    ),
+    "compare": Verb(
+        compare,
+        "compare RECIPE_OR_YAML [--key value …]",
+        "The same training for each objective, measured as it goes; one report with curves and speed ratios. "
+        "Options of the recipe can be given too.",
+        "purrception compare digits --objectives purrception,cfm --seeds 3 --training.steps 600",
+    ),
+    "sweep": Verb(
+        sweep,
+        "sweep RUN [--key value …]",
+        "One run under many sampling settings: a table, a Pareto front, presets for sample.",
+        "purrception sweep runs/digits --solvers euler dpmpp_2m --steps 8 16 64 --num 500",
     ),
 }
 
@@ -219,15 +312,36 @@ def _target(verb: Verb, arguments: list[str]) -> tuple[str, list[str]]:
     return arguments[0], arguments[1:]
 
 
-def _looks_like_file(target: str) -> bool:
-    return target.endswith((".yaml", ".yml")) or os.path.sep in target
+def _recipe(target: str) -> RunConfig:
+    """A recipe by name, or a configuration file."""
+    from purrception.config import load_config
+    from purrception.recipes import RECIPES, get_recipe
+
+    if target in RECIPES or not (target.endswith((".yaml", ".yml")) or os.path.sep in target):
+        return get_recipe("digits" if target == "--help" else target)
+    return load_config(target)
 
 
 def _parse(kind: type[T], verb: Verb, arguments: list[str], default: T | None = None) -> T:
-    """Options by tyro, with errors as one line and the nearest known option named.
+    """Options, all of them known.
 
     Raises:
-        InputError: an unknown option, or a value that an option does not take.
+        InputError: an unknown option (with the nearest known one), or a value that an option does not take.
+    """
+    parsed, unknown = _parse_known(kind, verb, arguments, default)
+    if unknown:
+        from purrception.config import option_names
+
+        given = unknown[0].split("=")[0]
+        raise unknown_name("option", given, [f"--{name.replace('_', '-')}" for name in option_names(kind)])
+    return parsed
+
+
+def _parse_known(kind: type[T], verb: Verb, arguments: list[str], default: T | None = None) -> tuple[T, list[str]]:
+    """Options by tyro, with errors as one line; (parsed, what is left).
+
+    Raises:
+        InputError: a value that an option does not take.
     """
     import tyro
 
@@ -235,7 +349,7 @@ def _parse(kind: type[T], verb: Verb, arguments: list[str], default: T | None = 
     settings: dict[str, Any] = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(printed):
-            parsed, unknown = tyro.cli(
+            return tyro.cli(
                 kind,
                 args=arguments,
                 prog=f"purrception {verb.usage}",
@@ -248,12 +362,6 @@ def _parse(kind: type[T], verb: Verb, arguments: list[str], default: T | None = 
         if not stop.code:
             raise
         raise InputError(_condense(printed.getvalue())) from stop
-    if unknown:
-        from purrception.config import option_names
-
-        given = unknown[0].split("=")[0]
-        raise unknown_name("option", given, [f"--{name.replace('_', '-')}" for name in option_names(kind)])
-    return parsed
 
 
 def _condense(message: str) -> str:
@@ -269,7 +377,5 @@ def _override(settings: T, options: object) -> T:
     import dataclasses
 
     names = {field.name for field in dataclasses.fields(settings)}  # type: ignore[arg-type]
-    given = {
-        name: value for name, value in vars(options).items() if name in names and value not in (None, ())
-    }
+    given = {name: value for name, value in vars(options).items() if name in names and value not in (None, ())}
     return dataclasses.replace(settings, **given)  # type: ignore[type-var]

@@ -16,9 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 from purrception.data import DataConfig
 from purrception.errors import InputError, unknown_name
 from purrception.evaluation import EvaluationConfig
-from purrception.flow import ObjectiveConfig
+from purrception.flow import ObjectiveConfig, SamplingConfig
 from purrception.models import DiTConfig, HeadConfig
-from purrception.sampling import SamplingConfig
 from purrception.tokenizers import TokenizerTrainingConfig, VQConfig
 from purrception.training import TrainingConfig
 
@@ -138,6 +137,26 @@ def load_config(path: Path | str) -> RunConfig:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not YAML: {reason}") from error
     return config_from_dict(values, str(path))
+
+
+def load_sampling(path: Path | str) -> SamplingConfig:
+    """Read sampling settings that ``purrception sweep`` wrote.
+
+    Raises:
+        InputError: the file is missing or holds something else.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"no preset at {path}")
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+        return TypeAdapter(SamplingConfig).validate_python(values)
+    except (yaml.YAMLError, ValidationError) as error:
+        raise InputError(f"{path} is no preset of sampling settings: {str(error).splitlines()[0]}") from error
+
+
+def dump_sampling(settings: SamplingConfig) -> str:
+    """Sampling settings as YAML; :func:`load_sampling` gives them back."""
+    return yaml.safe_dump(TypeAdapter(SamplingConfig).dump_python(settings, mode="json"), sort_keys=False)
 
 
 def dump_config(config: RunConfig) -> str:

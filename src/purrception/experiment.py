@@ -13,11 +13,11 @@ import torch
 from purrception.config import RunConfig, dump_config, load_config
 from purrception.data import open_images, tensor_to_images
 from purrception.errors import InputError
-from purrception.flow import build_objective
+from purrception.flow import SamplingConfig, build_objective
 from purrception.models import PurrceptionTransformer
 from purrception.pictures import image_grid
 from purrception.pipeline import PurrceptionPipeline
-from purrception.sampling import SamplingConfig, generate, initial_noise
+from purrception.sampling import sample_codes
 from purrception.tokenizers import VQTokenizer, train_tokenizer
 from purrception.tokens import MANIFEST_FILE, Manifest, TokenDataset, write_tokens
 from purrception.training import CheckpointStore, RunDirectory, Trainer
@@ -33,14 +33,14 @@ def start_run(config: RunConfig) -> RunDirectory:
     Raises:
         InputError: a run is already there, or the configuration does not fit the data.
     """
-    _check(config)
+    check_config(config)
     run = RunDirectory.create(Path(config.runs) / config.name, dump_config(config))
     return _complete(config, run)
 
 
-def _check(config: RunConfig) -> None:
+def check_config(config: RunConfig) -> None:
     """Refuse what would fail later, before anything is written or trained."""
-    build_objective(config.objective)
+    build_objective(config.objective).check_evidence(config.head.evidence)
     config.training.resolve_device()
     if len(open_images(config.data, "train")) == 0:
         raise InputError("there are no training images: lower data.test_fraction or add images")
@@ -85,8 +85,8 @@ def resume_run(root: Path | str, config: RunConfig | None = None) -> RunDirector
 
 def _complete(config: RunConfig, run: RunDirectory) -> RunDirectory:
     """Tokenizer → token shards → training → pipeline."""
-    tokenizer = _tokenizer(config, run)
-    train, held_out = _tokens(config, run, tokenizer)
+    tokenizer = prepare_tokenizer(config, run)
+    train, held_out = prepare_tokens(config, run, tokenizer)
     trainer = build_trainer(config, run, tokenizer, train, held_out)
     if checkpoint := trainer.checkpoints.latest():
         trainer.restore(checkpoint)
@@ -116,6 +116,7 @@ def build_trainer(
 
 def build_network(config: RunConfig, manifest: Manifest, tokenizer: VQTokenizer) -> PurrceptionTransformer:
     """A network for these tokens, holding the standardised codebook."""
+    objective = build_objective(config.objective)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = PurrceptionTransformer(
@@ -123,8 +124,9 @@ def build_network(config: RunConfig, manifest: Manifest, tokenizer: VQTokenizer)
             codebook_size=manifest.codebook_size,
             codebook_dim=manifest.codebook_dim,
             num_classes=manifest.num_classes,
+            input_channels=manifest.codebook_dim + objective.extra_channels,
             **dataclasses.asdict(config.network),
-            head=config.head.kind,
+            head_kind="regression" if objective.head_family == "regression" else config.head.kind,
             head_rank=config.head.rank,
             evidence=config.head.evidence,
         )
@@ -169,14 +171,18 @@ def load_pipeline(path: Path | str) -> PurrceptionPipeline:
 
 
 def sampling_defaults(path: Path | str) -> SamplingConfig:
-    """The sampling settings of a run; of a pipeline folder, those of the run around it, if any."""
+    """The sampling settings of a run, as far as its objective can honour them.
+
+    Of a pipeline folder they are those of the run around it, if any.
+    """
     for root in (Path(path), Path(path).parent):
         if RunDirectory(root).config_file.is_file():
-            return load_config(RunDirectory(root).config_file).sampling
+            config = load_config(RunDirectory(root).config_file)
+            return build_objective(config.objective).supported(config.sampling)
     return SamplingConfig()
 
 
-def _tokenizer(config: RunConfig, run: RunDirectory) -> VQTokenizer:
+def prepare_tokenizer(config: RunConfig, run: RunDirectory) -> VQTokenizer:
     """The run's tokenizer: loaded, or trained and then moved into place whole."""
     if (run.tokenizer / "config.json").is_file():
         return VQTokenizer.load(run.tokenizer)
@@ -194,7 +200,7 @@ def _tokenizer(config: RunConfig, run: RunDirectory) -> VQTokenizer:
     return tokenizer
 
 
-def _tokens(
+def prepare_tokens(
     config: RunConfig, run: RunDirectory, tokenizer: VQTokenizer
 ) -> tuple[TokenDataset, TokenDataset | None]:
     """The run's token shards, encoded where they are not there yet; (training, held out or none)."""
@@ -220,13 +226,12 @@ def _grid_drawer(config: RunConfig, tokenizer: VQTokenizer, manifest: Manifest) 
     """A picture from the same noise every time: a column per class, so that one can watch it learn."""
     columns = min(manifest.num_classes, 10) or GRID_ROWS
     labels = torch.arange(columns).repeat(GRID_ROWS) % max(manifest.num_classes, 1)
-    noise = initial_noise(config.seed, range(len(labels)), manifest.codebook_dim, manifest.grid)
     objective = build_objective(config.objective)
-    settings = dataclasses.replace(config.sampling, steps=min(config.sampling.steps, 25))
+    settings = objective.supported(dataclasses.replace(config.sampling, steps=min(config.sampling.steps, 25)))
 
     def draw(network: PurrceptionTransformer) -> np.ndarray:
-        made = generate(network, objective, labels.to(network.device), noise.to(network.device), settings)
-        images = tensor_to_images(tokenizer.decode(made.indices.cpu()))
+        made = sample_codes(network, objective, labels, settings, config.seed, batch_size=len(labels))
+        images = tensor_to_images(tokenizer.decode(made.indices))
         return image_grid(images, columns=columns, scale=max(1, 64 // images.shape[1]))
 
     return draw

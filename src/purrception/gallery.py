@@ -8,6 +8,7 @@ import platform
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from PIL import Image
 
 from purrception.data import array_to_pil
 from purrception.errors import InputError
+from purrception.flow import SamplingConfig
 from purrception.pictures import heat_map, image_grid
 from purrception.pipeline import PurrceptionOutput, PurrceptionPipeline
-from purrception.sampling import SamplingConfig
 from purrception.tokenizers import fingerprint
 
 MANIFEST_FILE = "manifest.json"
@@ -56,38 +57,30 @@ def save_gallery(
     """Write a generation to ``folder``.
 
     ``00000.png``, … are the images; ``entropy/00000.png``, … heat maps of their last posterior, black where
-    the model was certain, brightest at the largest entropy of the whole generation; ``grid.png`` and
-    ``entropy.png`` show up to 100 of them;
-    ``manifest.json`` says how to make them again.
+    the model was certain, brightest at the largest entropy of the whole generation (none for a model without a
+    posterior); ``grid.png`` and ``entropy.png`` show up to 100; ``manifest.json`` says how to make them again.
     """
-    (folder / "entropy").mkdir(parents=True, exist_ok=True)
-    ceiling = float(out.entropy.max())
-    maps: list[Image.Image] = []
+    folder.mkdir(parents=True, exist_ok=True)
     entries: list[dict[str, Any]] = []
-    for number, (image, entropy) in enumerate(zip(out.images, out.entropy.numpy(), strict=True)):
-        name = f"{number:05d}.png"
-        image.save(folder / name)
-        maps.append(heat_map(entropy, ceiling, image.size))
-        maps[-1].save(folder / "entropy" / name)
-        entries.append({"file": name, "label": labels[number], "mean_entropy": float(entropy.mean())})
-    for name, pictures in (("grid.png", out.images), ("entropy.png", maps)):
-        arrays = np.stack([np.asarray(picture) for picture in pictures[:LARGEST_GRID]])
-        arrays = arrays.reshape(*arrays.shape[:3], -1)
-        array_to_pil(image_grid(arrays, scale=max(1, 64 // arrays.shape[1]))).save(folder / name)
+    for number, image in enumerate(out.images):
+        entries.append({"file": f"{number:05d}.png", "label": labels[number]})
+        image.save(folder / entries[-1]["file"])
+    _save_grid(out.images, folder / "grid.png")
+    brightest = None
+    if out.entropy is not None:
+        brightest = float(out.entropy.max())
+        _save_maps(out.images, out.entropy.numpy(), brightest, entries, folder)
     manifest = {
         "command": _command(source, labels, settings, seed),
         "source": source,
         "seed": seed,
-        "steps": settings.steps,
-        "solver": settings.solver,
-        "temperature": settings.temperature,
-        "guidance": settings.guidance,
+        **asdict(settings),
         "nfe": out.nfe,
         "objective": pipeline.config.objective,
         "transformer_hash": fingerprint(pipeline.transformer),
         "tokenizer_hash": pipeline.tokenizer.fingerprint,
         "class_names": pipeline.class_names,
-        "entropy_of_brightest": ceiling,
+        "entropy_of_brightest": brightest,
         "entropy_of_uniform": math.log(len(pipeline.transformer.codebook)),
         "dtype": str(pipeline.dtype),
         "device": str(pipeline.device),
@@ -100,14 +93,34 @@ def save_gallery(
     (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2))
 
 
+def _save_grid(images: list[Image.Image], path: Path) -> None:
+    """The first of the images as one picture."""
+    arrays = np.stack([np.asarray(image) for image in images[:LARGEST_GRID]])
+    arrays = arrays.reshape(*arrays.shape[:3], -1)
+    array_to_pil(image_grid(arrays, scale=max(1, 64 // arrays.shape[1]))).save(path)
+
+
+def _save_maps(
+    images: list[Image.Image],
+    entropies: np.ndarray,
+    brightest: float,
+    entries: list[dict[str, Any]],
+    folder: Path,
+) -> None:
+    """Heat maps of the entropies ``[n, h, w]``, one file an image and one picture of many; adds their means."""
+    (folder / "entropy").mkdir()
+    maps = []
+    for image, entropy, entry in zip(images, entropies, entries, strict=True):
+        maps.append(heat_map(entropy, brightest, image.size))
+        maps[-1].save(folder / "entropy" / entry["file"])
+        entry["mean_entropy"] = float(entropy.mean())
+    _save_grid(maps, folder / "entropy.png")
+
+
 def _command(source: str, labels: Sequence[int], settings: SamplingConfig, seed: int) -> str:
     """The command line that makes the same images again."""
-    return shlex.join(
-        [
-            "purrception", "sample", source,
-            "--classes", *[str(label) for label in labels],
-            "--steps", str(settings.steps), "--solver", settings.solver,
-            "--temperature", str(settings.temperature), "--guidance", str(settings.guidance),
-            "--seed", str(seed),
-        ]
-    )  # fmt: skip
+    words = ["purrception", "sample", source, "--classes", *[str(label) for label in labels]]
+    for name, value in asdict(settings).items():
+        values = value if isinstance(value, tuple) else (value,)
+        words += [f"--{name.replace('_', '-')}", *[str(item) for item in values]]
+    return shlex.join([*words, "--seed", str(seed)])

@@ -24,13 +24,14 @@ class Stream(IntEnum):
     CLASSIFIER = 5
 
 
-def keyed_rng(seed: int, stream: Stream, index: int = 0) -> np.random.Generator:
-    """A generator for ``(seed, stream, index)``; equal keys give equal numbers on every machine.
+def keyed_rng(seed: int, stream: Stream, index: int = 0, part: int = 0) -> np.random.Generator:
+    """A generator for ``(seed, stream, index, part)``; equal keys give equal numbers on every machine.
 
     Args:
         seed: the run's or the sampler's seed, 0 to 2⁶⁴ − 1.
         stream: what the numbers are for.
         index: number of the image, sample or epoch, 0 to 2⁶⁴ − 1.
+        part: which of several independent draws for that index.
     """
-    bit_generator = np.random.Philox(key=[seed, int(stream)], counter=[0, 0, 0, index])
+    bit_generator = np.random.Philox(key=[seed, int(stream)], counter=[0, 0, part, index])
     return np.random.Generator(bit_generator)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from diffusers import DiffusionPipeline, VQModel
@@ -16,10 +16,10 @@ from torch import Tensor
 
 from purrception.data import array_to_pil, tensor_to_images
 from purrception.errors import InputError, unknown_name
-from purrception.flow import ObjectiveConfig, build_objective
+from purrception.flow import ObjectiveConfig, SamplingConfig, build_objective
 from purrception.models import PurrceptionTransformer
 from purrception.progress import ProgressBar
-from purrception.sampling import Generation, SamplingConfig, generate, initial_noise
+from purrception.sampling import sample_codes
 from purrception.tokenizers import VQTokenizer
 
 INDEX_FILE = "model_index.json"
@@ -33,8 +33,8 @@ class PurrceptionOutput(BaseOutput):
     """Decoded images."""
     indices: Tensor
     """Codes, long ``[B, h, w]``."""
-    entropy: Tensor
-    """Entropy of the last posterior in nats, float32 ``[B, h, w]``."""
+    entropy: Tensor | None
+    """Entropy of the last posterior in nats, float32 ``[B, h, w]``; none for an objective without one."""
     nfe: int
     """Network evaluations per image."""
 
@@ -63,9 +63,7 @@ class PurrceptionPipeline(DiffusionPipeline):
     ) -> None:
         super().__init__()
         self.register_modules(transformer=transformer, vqvae=vqvae)
-        self.register_to_config(
-            objective=objective, tokenizer_hash=tokenizer_hash, class_names=class_names or []
-        )
+        self.register_to_config(objective=objective, tokenizer_hash=tokenizer_hash, class_names=class_names or [])
         self.tokenizer = VQTokenizer(vqvae)
         self.objective = build_objective(ObjectiveConfig(name=objective))
         if tokenizer_hash and self.tokenizer.fingerprint != tokenizer_hash:
@@ -118,15 +116,21 @@ class PurrceptionPipeline(DiffusionPipeline):
                 raise InputError(f"class labels are 0 to {classes - 1}; given {given}")
         return labels
 
-    @torch.no_grad()
     def __call__(
         self,
         class_labels: Sequence[int | str] | None = None,
         num_images: int | None = None,
         num_inference_steps: int = 50,
         solver: str = "euler",
-        temperature: float = 1.0,
+        grid: str = "uniform",
+        temperature: float | str = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
         guidance_scale: float = 1.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        guidance_space: Literal["logits", "mean"] = "logits",
+        last_step: str = "nearest",
+        strength: float = 0.5,
         seed: int = 0,
         batch_size: int = 64,
     ) -> PurrceptionOutput:
@@ -138,35 +142,48 @@ class PurrceptionPipeline(DiffusionPipeline):
             class_labels: labels or class names; left out, classes take turns.
             num_images: how many images, when no labels are given; default 1.
             num_inference_steps: intervals of the time grid.
-            solver: how to integrate.
-            temperature: τ of the posterior.
+            solver: how to integrate; see :class:`SamplingConfig`, as for what follows.
+            grid: where the steps lie.
+            temperature: τ of the posterior, or a schedule.
+            top_k: codes kept per site; 0: all.
+            top_p: probability kept per site; 1: all.
             guidance_scale: strength of the class.
+            guidance_interval: times between which guidance holds.
+            guidance_space: where guidance acts.
+            last_step: how codes are chosen at t = 1.
+            strength: noise drawn anew by the stochastic solver.
             seed: of the noise.
             batch_size: images at a time.
 
         Raises:
-            InputError: an unknown label or solver, or a number out of its range.
+            InputError: an unknown label or solver, a number out of its range, or a setting that the objective
+                cannot honour.
         """
-        config = SamplingConfig(num_inference_steps, solver, temperature, guidance_scale)
-        labels = self._resolve_labels(class_labels, num_images)
+        settings = SamplingConfig(
+            num_inference_steps, solver, grid, temperature, top_k, top_p,
+            guidance_scale, guidance_interval, guidance_space, last_step, strength,
+        )  # fmt: skip
+        return self.sample(self._resolve_labels(class_labels, num_images), settings, seed, batch_size)
+
+    @torch.no_grad()
+    def sample(
+        self, labels: Sequence[int], settings: SamplingConfig, seed: int = 0, batch_size: int = 64
+    ) -> PurrceptionOutput:
+        """As calling the pipeline, with settings as one object and labels as numbers."""
         if batch_size < 1:
             raise InputError(f"batch_size is at least 1; given {batch_size}")
-        parts: list[Generation] = []
-        images: list[Image.Image] = []
+        wanted = torch.tensor(labels)
+        network = self.transformer.eval()
         with ProgressBar("sampling", len(labels)) as bar:
-            for start in range(0, len(labels), batch_size):
-                numbers = range(start, min(start + batch_size, len(labels)))
-                part = self._generate(labels, numbers, config, seed)
-                parts.append(part)
-                decoded = tensor_to_images(self.tokenizer.decode(part.indices.to(self.device)))
-                images += [array_to_pil(array) for array in decoded]
-                bar.update(numbers.stop)
-        return PurrceptionOutput(
-            images=images,
-            indices=torch.cat([part.indices for part in parts]).cpu(),
-            entropy=torch.cat([part.entropy for part in parts]).cpu(),
-            nfe=parts[0].nfe,
-        )
+            made = sample_codes(
+                network, self.objective, wanted, settings, seed, batch_size, on_progress=bar.update
+            )
+        images = [
+            array_to_pil(array)
+            for part in made.indices.split(batch_size)
+            for array in tensor_to_images(self.tokenizer.decode(part.to(self.device)))
+        ]
+        return PurrceptionOutput(images=images, indices=made.indices, entropy=made.entropy, nfe=made.nfe)
 
     def _resolve_labels(self, class_labels: Sequence[int | str] | None, num_images: int | None) -> list[int]:
         if class_labels is not None:
@@ -179,9 +196,3 @@ class PurrceptionPipeline(DiffusionPipeline):
         if not labels:
             raise InputError("at least one image must be asked for; given none")
         return labels
-
-    def _generate(self, labels: list[int], numbers: range, config: SamplingConfig, seed: int) -> Generation:
-        network = self.transformer
-        noise = initial_noise(seed, numbers, network.codebook.shape[1], network.grid).to(self.device)
-        chosen = torch.tensor([labels[number] for number in numbers], device=self.device)
-        return generate(network.eval(), self.objective, chosen, noise, config)

@@ -8,8 +8,8 @@ from purrception.config import RunConfig, TokenizerConfig
 from purrception.data import DataConfig
 from purrception.errors import unknown_name
 from purrception.evaluation import EvaluationConfig
+from purrception.flow import SamplingConfig
 from purrception.models import DiTConfig
-from purrception.sampling import SamplingConfig
 from purrception.tokenizers import TokenizerTrainingConfig, VQConfig
 from purrception.training import TrainingConfig
 

@@ -2,107 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from purrception.errors import InputError
-from purrception.flow import (
-    Guidance,
-    Objective,
-    Posterior,
-    check_temperature,
-    get_solver,
-    nearest_codes,
-    uniform_grid,
-)
+from purrception.flow import Generation, Objective, SamplingConfig
 from purrception.keyed_rng import Stream, keyed_rng
 from purrception.models import PurrceptionTransformer
 
 
-@dataclass(frozen=True)
-class SamplingConfig:
-    """How to integrate from noise to codes."""
+class KeyedDraws:
+    """The random numbers of a batch of images; those of image i depend on (seed, stream, i) alone.
 
-    steps: int = 50
-    """N intervals of the time grid."""
-    solver: str = "euler"
-    """euler."""
-    temperature: float = 1.0
-    """τ of the posterior; below 1 sharpens it."""
-    guidance: float = 1.0
-    """Strength of the class: 1 conditional, 0 unconditional, above 1 exaggerated."""
+    Args:
+        seed: of the sampler.
+        numbers: of the images in the batch.
+        network: whose latents they are for, and on whose device.
+        stream: what they are for.
+    """
 
-    def __post_init__(self) -> None:
-        """Refuse what no solver can do."""
-        uniform_grid(self.steps)
-        get_solver(self.solver)
-        check_temperature(self.temperature)
-        if not abs(self.guidance) < float("inf"):
-            raise InputError(f"guidance is a finite number; given {self.guidance}")
+    def __init__(
+        self,
+        seed: int,
+        numbers: Sequence[int],
+        network: PurrceptionTransformer,
+        stream: Stream = Stream.SAMPLING,
+    ) -> None:
+        self._seed, self._numbers, self._stream = seed, numbers, stream
+        self._grid, self._dim, self._device = network.grid, network.codebook.shape[1], network.codebook.device
 
+    def normal(self, step: int) -> Tensor:
+        """Standard normal, float32 ``[B, D, h, w]``; step 0 is the start of the path."""
+        shape = (self._dim, *self._grid)
+        return self._stack(2 * step, lambda rng: rng.standard_normal(shape, dtype=np.float32))
 
-@dataclass(frozen=True)
-class Generation:
-    """Codes and what the model thought of them at its last evaluation."""
+    def uniform(self, step: int) -> Tensor:
+        """Uniform in [0, 1), float32 ``[B, h, w]``."""
+        return self._stack(2 * step + 1, lambda rng: rng.random(self._grid, dtype=np.float32))
 
-    indices: Tensor
-    """long ``[B, h, w]``."""
-    entropy: Tensor
-    """Of the last posterior, nats, float32 ``[B, h, w]``."""
-    nfe: int
-    """Network evaluations per image; a guided step counts two."""
-
-
-def initial_noise(seed: int, numbers: Sequence[int], dim: int, grid: tuple[int, int]) -> Tensor:
-    """z_0 of the images ``numbers``, float32 ``[B, D, h, w]``; image i depends on (seed, i) alone."""
-    draws = [
-        keyed_rng(seed, Stream.SAMPLING, number).standard_normal((dim, *grid), dtype=np.float32)
-        for number in numbers
-    ]
-    return torch.from_numpy(np.stack(draws))
+    def _stack(self, part: int, draw: Callable[[np.random.Generator], np.ndarray]) -> Tensor:
+        drawn = [draw(keyed_rng(self._seed, self._stream, number, part)) for number in self._numbers]
+        return torch.from_numpy(np.stack(drawn)).to(self._device)
 
 
 @torch.no_grad()
-def generate(
+def sample_codes(
     network: PurrceptionTransformer,
     objective: Objective,
     labels: Tensor,
-    noise: Tensor,
-    config: SamplingConfig,
+    settings: SamplingConfig,
+    seed: int,
+    batch_size: int,
+    start: int = 0,
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> Generation:
-    """Integrate ``noise`` to t = 1 and snap each site to the nearest codeword.
+    """Codes of the images ``start``, ``start + 1``, …, one per label, in batches.
 
     Args:
-        network: in evaluation mode, on the device of ``noise``.
-        objective: what the network was trained with.
-        labels: long ``[B]``; ``network.num_classes`` is the null class.
-        noise: z_0, float32 ``[B, D, h, w]``.
-        config: solver, steps, temperature, guidance.
+        network: in evaluation mode.
+        objective: what it was trained with.
+        labels: long ``[n]``; ``network.num_classes`` is the null class.
+        settings: how to sample.
+        seed: image i depends on (seed, i) alone.
+        batch_size: images at a time.
+        start: number of the first image.
+        on_progress: told how many images are done.
 
     Raises:
-        InputError: guidance other than 1 for a network without classes.
+        InputError: settings that the objective or the network cannot honour.
     """
-    guidance = Guidance(config.guidance)
-    if network.num_classes == 0 and guidance.scale != 1:
-        raise InputError(
-            f"this model has no classes, so that there is nothing to guide by; given guidance "
-            f"{guidance.scale}, accepted 1"
-        )
-    latest: list[Posterior] = []
-    evaluations = 0
-
-    def mean(z: Tensor, t: float) -> Tensor:
-        nonlocal evaluations
-        evaluations += guidance.passes
-        posterior = objective.predict(
-            network, z, t, labels, temperature=config.temperature, guidance=guidance
-        )
-        latest[:] = [posterior]
-        return posterior.mean
-
-    z = get_solver(config.solver)(mean, noise, uniform_grid(config.steps))
-    return Generation(nearest_codes(z, network.codebook), latest[0].entropy, evaluations)
+    parts = []
+    for begin in range(0, len(labels), batch_size):
+        chosen = labels[begin : begin + batch_size].to(network.device)
+        numbers = range(start + begin, start + begin + len(chosen))
+        parts.append(objective.generate(network, chosen, KeyedDraws(seed, numbers, network), settings))
+        on_progress(begin + len(chosen))
+    entropies = [part.entropy for part in parts if part.entropy is not None]
+    return Generation(
+        indices=torch.cat([part.indices for part in parts]).cpu(),
+        entropy=torch.cat(entropies).cpu() if entropies else None,
+        nfe=max(part.nfe for part in parts),
+    )

@@ -58,9 +58,7 @@ def test_evidence_is_float32_whatever_the_precision_around_it() -> None:
 
 def silent_network(evidence: bool) -> PurrceptionTransformer:
     """Freshly initialised: its own posterior is uniform. One site."""
-    made = PurrceptionTransformer(
-        (1, 1), 11, 3, 0, depth=1, width=16, heads=2, patch_size=1, evidence=evidence
-    )
+    made = PurrceptionTransformer((1, 1), 11, 3, 0, depth=1, width=16, heads=2, patch_size=1, evidence=evidence)
     made.set_codebook(CODEBOOK)
     return made.eval()
 
@@ -75,9 +73,7 @@ def test_a_network_with_nothing_to_say_has_the_exact_bayes_posterior_of_independ
     exact = exact_posterior(z.double(), t, grids, CODEBOOK.double())
     mean = torch.einsum("bhwk,kd->bdhw", exact, CODEBOOK.double())
     torch.testing.assert_close(predicted.mean.double(), mean, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(
-        predicted.entropy.double(), torch.special.entr(exact).sum(-1), atol=1e-4, rtol=1e-4
-    )
+    torch.testing.assert_close(predicted.entropy.double(), torch.special.entr(exact).sum(-1), atol=1e-4, rtol=1e-4)
 
 
 def test_the_loss_of_such_a_network_is_the_conditional_entropy_of_the_codes() -> None:

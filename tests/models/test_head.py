@@ -61,9 +61,7 @@ def evidence(request: pytest.FixtureRequest) -> Evidence | None:
 
 
 @pytest.mark.parametrize("kind", CATEGORICAL)
-def test_nll_is_the_reference_and_logsumexp_is_of_the_own_logits(
-    kind: str, evidence: Evidence | None
-) -> None:
+def test_nll_is_the_reference_and_logsumexp_is_of_the_own_logits(kind: str, evidence: Evidence | None) -> None:
     head, features = trained(kind), torch.randn(3, 2, 3, WIDTH)
     targets = torch.randint(CODES, (3, 4, 6))
     sites = head.nll(features, targets, evidence)
@@ -224,9 +222,7 @@ def test_guidance_of_the_network_adds_the_evidence_once(kind: str, evidence: boo
 
 @pytest.mark.parametrize("kind", CATEGORICAL)
 def test_losses_and_gradients_are_finite_at_both_ends_of_time(kind: str) -> None:
-    network = PurrceptionTransformer(
-        (2, 4), CODES, DIM, 3, depth=1, width=16, heads=2, head=kind, evidence=True
-    )
+    network = PurrceptionTransformer((2, 4), CODES, DIM, 3, depth=1, width=16, heads=2, head=kind, evidence=True)
     network.set_codebook(torch.randn(CODES, DIM))
     batch = TrainingBatch(
         indices=torch.randint(CODES, (2, 2, 4)),

@@ -12,9 +12,7 @@ from purrception.models import DIT_SIZES, DiTConfig, LinearHead, PurrceptionTran
 from purrception.models.dit import Block
 
 
-def test_save_and_load_give_the_same_logits_bit_for_bit(
-    network: PurrceptionTransformer, tmp_path: Path
-) -> None:
+def test_save_and_load_give_the_same_logits_bit_for_bit(network: PurrceptionTransformer, tmp_path: Path) -> None:
     network.save_pretrained(tmp_path)
     loaded = PurrceptionTransformer.from_pretrained(tmp_path)
     z, t, labels = torch.randn(2, 3, 4, 6), torch.rand(2), torch.tensor([0, 5])
@@ -22,9 +20,7 @@ def test_save_and_load_give_the_same_logits_bit_for_bit(
     assert torch.equal(network.codebook, loaded.codebook)
 
 
-def test_a_damaged_or_foreign_weights_file_is_refused(
-    network: PurrceptionTransformer, tmp_path: Path
-) -> None:
+def test_a_damaged_or_foreign_weights_file_is_refused(network: PurrceptionTransformer, tmp_path: Path) -> None:
     network.save_pretrained(tmp_path)
     weights = next(tmp_path.glob("*.safetensors"))
     whole = weights.read_bytes()

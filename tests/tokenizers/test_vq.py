@@ -38,9 +38,7 @@ def test_decode_of_encode_is_the_forward_pass_of_the_network(tokenizer: VQTokeni
     torch.testing.assert_close(rebuilt, tokenizer.vq(images).sample)
 
 
-def test_a_saved_tokenizer_is_the_same_and_so_is_its_fingerprint(
-    tokenizer: VQTokenizer, tmp_path: Path
-) -> None:
+def test_a_saved_tokenizer_is_the_same_and_so_is_its_fingerprint(tokenizer: VQTokenizer, tmp_path: Path) -> None:
     tokenizer.save(tmp_path)
     loaded = VQTokenizer.load(tmp_path)
     images = torch.rand(2, 1, 16, 16)

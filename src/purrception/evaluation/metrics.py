@@ -52,3 +52,43 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     gap = (a.mean - b.mean).square().sum()
     distance = gap + a.covariance.trace() + b.covariance.trace() - 2 * cross
     return max(float(distance), 0.0)
+
+
+@dataclass(frozen=True)
+class PrecisionRecall:
+    """Share of generated images among the real ones, and the reverse (arXiv 1904.06991)."""
+
+    precision: float
+    """Generated images that lie on the real manifold: fidelity."""
+    recall: float
+    """Real images that lie on the generated manifold: diversity."""
+
+
+def precision_recall(real: Tensor, generated: Tensor, neighbours: int = 3) -> PrecisionRecall:
+    """Improved precision and recall of features ``[n, d]`` and ``[m, d]``.
+
+    A manifold is the union of balls around its images, each reaching to its k-th nearest neighbour.
+
+    Args:
+        real: features of real images.
+        generated: features of generated images.
+        neighbours: k.
+
+    Raises:
+        InputError: a set has no more than k images.
+    """
+    fewest = min(len(real), len(generated))
+    if fewest <= neighbours:
+        raise InputError(f"precision and recall need more than {neighbours} images a set; given {fewest}")
+    return PrecisionRecall(
+        precision=_share_inside(generated, real, neighbours),
+        recall=_share_inside(real, generated, neighbours),
+    )
+
+
+def _share_inside(points: Tensor, manifold: Tensor, neighbours: int) -> float:
+    """Share of ``points`` that lie in a ball of ``manifold``."""
+    points, manifold = points.double(), manifold.double()
+    own = torch.cdist(manifold, manifold)
+    radii = own.kthvalue(neighbours + 1, dim=1).values  # the nearest of all is the image itself
+    return float((torch.cdist(points, manifold) <= radii).any(dim=1).double().mean())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +20,8 @@ from purrception.evaluation.classifier import (
     train_classifier,
 )
 from purrception.evaluation.metrics import FeatureStatistics, frechet_distance
+from purrception.flow import SamplingConfig
 from purrception.pipeline import PurrceptionPipeline
-from purrception.sampling import SamplingConfig
 
 REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
 
@@ -69,7 +69,7 @@ class Evaluation:
     seed: int
     steps: int
     solver: str
-    temperature: float
+    temperature: float | str
     real_test_images: int
     classifier_accuracy: float
     """On the real test images."""
@@ -83,10 +83,9 @@ class Evaluation:
             "# Evaluation",
             "",
             f"{self.protocol}. {self.num} images, seed {self.seed}; {self.solver}, {self.steps} steps, "
-            f"temperature {self.temperature:g}.",
+            f"temperature {self.temperature}.",
             "",
-            f"Classifier accuracy on {self.real_test_images} real test images: "
-            f"{self.classifier_accuracy:.1%}.",
+            f"Classifier accuracy on {self.real_test_images} real test images: {self.classifier_accuracy:.1%}.",
             "",
             "| images | guidance | NFE | recognised | Fréchet distance | times the floor |",
             "|---|---|---|---|---|---|",
@@ -156,14 +155,7 @@ def _judge(
     sampling: SamplingConfig,
     seed: int,
 ) -> Row:
-    out = pipeline(
-        class_labels=wanted.tolist(),
-        num_inference_steps=sampling.steps,
-        solver=sampling.solver,
-        temperature=sampling.temperature,
-        guidance_scale=guidance,
-        seed=seed,
-    )
+    out = pipeline.sample(wanted.tolist(), replace(sampling, guidance=guidance), seed)
     arrays = [np.asarray(image) for image in out.images]
     made = images_to_tensor([array.reshape(*array.shape[:2], -1) for array in arrays])
     return Row(

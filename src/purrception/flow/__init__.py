@@ -1,44 +1,105 @@
 """Variational flow matching as pure tensors and callables: no network, no files.
 
-paths · evidence · posterior operations · guidance · time grids · solvers · objectives
+paths · posterior operations · evidence · guidance · time grids · solvers · objectives
 """
 
-from purrception.flow.evidence import Evidence, evidence_columns
+from purrception.flow.evidence import Evidence
 from purrception.flow.guidance import Guidance
 from purrception.flow.objectives import (
+    CFM,
+    DFM,
     OBJECTIVES,
+    CFMEndpoint,
+    Draws,
+    Generation,
     Losses,
+    Network,
     Objective,
     ObjectiveConfig,
+    Prediction,
+    Purrception,
+    SiteLosses,
     TrainingBatch,
     build_objective,
 )
-from purrception.flow.objectives.base import SiteLosses
 from purrception.flow.paths import LinearPath, PathSample
-from purrception.flow.posterior import Posterior, check_temperature, nearest_codes, posterior_from_logits
-from purrception.flow.schedules import TimeGrid, uniform_grid
-from purrception.flow.solvers import SOLVERS, euler, get_solver
+from purrception.flow.posterior import (
+    LAST_STEPS,
+    Posterior,
+    Truncation,
+    get_last_step,
+    nearest_codes,
+    posterior_from_logits,
+    truncate,
+)
+from purrception.flow.schedules import (
+    GRIDS,
+    TemperatureSchedule,
+    TimeGrid,
+    check_temperature,
+    cosine_grid,
+    get_grid,
+    log_snr_grid,
+    shifted_grid,
+    uniform_grid,
+)
+from purrception.flow.settings import SamplingConfig
+from purrception.flow.solvers import (
+    SOLVERS,
+    SolverOptions,
+    dopri5,
+    dpmpp_2m,
+    euler,
+    get_solver,
+    heun,
+    midpoint,
+    stochastic,
+)
 
 __all__ = [
+    "CFM",
+    "DFM",
+    "GRIDS",
+    "LAST_STEPS",
     "OBJECTIVES",
     "SOLVERS",
+    "CFMEndpoint",
+    "Draws",
     "Evidence",
+    "Generation",
     "Guidance",
     "LinearPath",
     "Losses",
+    "Network",
     "Objective",
     "ObjectiveConfig",
     "PathSample",
     "Posterior",
+    "Prediction",
+    "Purrception",
+    "SamplingConfig",
     "SiteLosses",
+    "SolverOptions",
+    "TemperatureSchedule",
     "TimeGrid",
     "TrainingBatch",
+    "Truncation",
     "build_objective",
     "check_temperature",
+    "cosine_grid",
+    "dopri5",
+    "dpmpp_2m",
     "euler",
-    "evidence_columns",
+    "get_grid",
+    "get_last_step",
     "get_solver",
+    "heun",
+    "log_snr_grid",
+    "midpoint",
     "nearest_codes",
     "posterior_from_logits",
+    "shifted_grid",
+    "stochastic",
+    "truncate",
     "uniform_grid",
 ]

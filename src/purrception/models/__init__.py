@@ -1,5 +1,6 @@
 """The network: a DiT backbone and a head."""
 
+from purrception.models.cost import TRAINING_PASSES, forward_flops
 from purrception.models.dit import DIT_SIZES, DiT, DiTConfig
 from purrception.models.head import (
     HEADS,
@@ -17,6 +18,7 @@ from purrception.models.transformer import PurrceptionTransformer
 __all__ = [
     "DIT_SIZES",
     "HEADS",
+    "TRAINING_PASSES",
     "CategoricalHead",
     "DiT",
     "DiTConfig",
@@ -28,4 +30,5 @@ __all__ = [
     "PurrceptionTransformer",
     "RegressionHead",
     "categorical_heads",
+    "forward_flops",
 ]

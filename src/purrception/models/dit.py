@@ -74,9 +74,7 @@ class DiTConfig:
             InputError: the patch does not divide the grid.
         """
         if any(side % self.patch_size for side in grid):
-            raise InputError(
-                f"network.patch_size {self.patch_size} does not divide the grid {grid[0]}×{grid[1]}"
-            )
+            raise InputError(f"network.patch_size {self.patch_size} does not divide the grid {grid[0]}×{grid[1]}")
         return grid[0] // self.patch_size, grid[1] // self.patch_size
 
 
@@ -146,9 +144,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.attn = Attention(width, config.heads)
         self.norm2 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width)
-        )
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
         self.modulation = nn.Linear(width, 6 * width)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from purrception.errors import InputError, unknown_name
-from purrception.flow import Evidence, Posterior, SiteLosses, posterior_from_logits
+from purrception.flow import Evidence, Posterior, SiteLosses, Truncation, posterior_from_logits
 
 
 @dataclass(frozen=True)
@@ -137,9 +137,16 @@ class CategoricalHead(Head):
         return SiteLosses(nll=normaliser - chosen, logsumexp=drift, correct=correct)
 
     def posterior(
-        self, features: Tensor, evidence: Evidence | None = None, temperature: float = 1.0
+        self,
+        features: Tensor,
+        evidence: Evidence | None = None,
+        temperature: float = 1.0,
+        truncation: Truncation | None = None,
+        uniforms: Tensor | None = None,
     ) -> Posterior:
-        """Statistics of softmax((own logits + evidence)/τ) per site, in float32.
+        """Statistics of softmax((own logits + evidence)/τ) per site, truncated, in float32.
+
+        ``uniforms``, ``[B, h, w]``, also draw a code of each site.
 
         τ divides the evidence too. It is a property of the posterior, π^(1/τ), and means the same with
         evidence as for a head that had to learn the evidence. Dividing the own logits alone would temper the
@@ -151,7 +158,7 @@ class CategoricalHead(Head):
         logits = self.logits(features)
         if evidence is not None:
             logits = logits.float() + evidence.logits(self.codebook)
-        return posterior_from_logits(logits, self.codebook, temperature)
+        return posterior_from_logits(logits, self.codebook, temperature, truncation, uniforms)
 
 
 class LinearHead(CategoricalHead):

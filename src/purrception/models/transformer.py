@@ -33,7 +33,8 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         patch_size: sites per token along one side.
         mlp_ratio: hidden width of an MLP, in widths.
         time_scale: what t is multiplied with before its sinusoidal embedding.
-        head: see :class:`HeadConfig`, as for the arguments that follow: which head.
+        input_channels: channels of the state z; default: D.
+        head_kind: see :class:`HeadConfig`, as for the arguments that follow: which head.
         head_rank: channels of a site's features in the low-rank heads.
         evidence: whether the objective is to give the head the evidence in z_t.
 
@@ -57,7 +58,8 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         patch_size: int = 2,
         mlp_ratio: float = 4.0,
         time_scale: float = 1000.0,
-        head: str = "linear",
+        input_channels: int | None = None,
+        head_kind: str = "linear",
         head_rank: int = 64,
         evidence: bool = False,
     ) -> None:
@@ -65,15 +67,11 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         sizes = DiTConfig(depth, width, heads, patch_size, mlp_ratio, time_scale)
         self.grid = (int(grid[0]), int(grid[1]))
         self.num_classes = num_classes
-        self.backbone = DiT(sizes, self.grid, codebook_dim, num_classes)
+        self.input_channels = input_channels or codebook_dim
+        self.backbone = DiT(sizes, self.grid, self.input_channels, num_classes)
         self.evidence = evidence
         codebook = torch.zeros(codebook_size, codebook_dim)
-        self.head = HeadConfig(head, head_rank, evidence).build(width, codebook, patch_size)
-
-    def __getattr__(self, name: str) -> Any:
-        """A submodule before a configured value: diffusers answers ``head`` with the argument otherwise."""
-        modules = self.__dict__.get("_modules", {})
-        return modules[name] if name in modules else super().__getattr__(name)
+        self.head = HeadConfig(head_kind, head_rank, evidence).build(width, codebook, patch_size)
 
     def set_codebook(self, codebook: Tensor) -> None:
         """Set the standardised codes, ``[K, D]``."""

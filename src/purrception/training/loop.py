@@ -115,7 +115,7 @@ class Trainer:
                     codes = (self.state.samples - samples) * self._codes_per_image
                     figures["codes_per_second"] = codes / max(elapsed, 1e-9)
                     log.write(step, figures)
-                    report = f"loss {figures['loss']:.3f}  {figures['bits_per_code']:.2f} bits/code"
+                    report = f"loss {figures['loss']:.3f}"
                     began, samples = time.monotonic(), self.state.samples
                 pause = time.monotonic()
                 self._milestones(step, last, log, bar)
@@ -142,8 +142,9 @@ class Trainer:
             state.skipped_in_a_row = 0
         else:
             self._skip(position, figures["loss"], gradient_norm, log, bar)
+        if "cross_entropy" in figures:
+            figures["bits_per_code"] = figures["cross_entropy"] / math.log(2)
         return figures | {
-            "bits_per_code": figures["cross_entropy"] / math.log(2),
             "gradient_norm": gradient_norm,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
         }

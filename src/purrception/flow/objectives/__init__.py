@@ -6,10 +6,28 @@ A new objective is one module here and one line in ``OBJECTIVES``.
 from __future__ import annotations
 
 from purrception.errors import unknown_name
-from purrception.flow.objectives.base import Losses, Network, Objective, ObjectiveConfig, TrainingBatch
+from purrception.flow.objectives.base import (
+    Draws,
+    Generation,
+    Losses,
+    Network,
+    Objective,
+    ObjectiveConfig,
+    Prediction,
+    SiteLosses,
+    TrainingBatch,
+)
+from purrception.flow.objectives.cfm import CFM, CFMEndpoint
+from purrception.flow.objectives.dfm import DFM
+from purrception.flow.objectives.gaussian import GaussianObjective
 from purrception.flow.objectives.purrception import Purrception
 
-OBJECTIVES: dict[str, type[Objective]] = {"purrception": Purrception}
+OBJECTIVES: dict[str, type[Objective]] = {
+    "purrception": Purrception,
+    "cfm": CFM,
+    "cfm-endpoint": CFMEndpoint,
+    "dfm": DFM,
+}
 
 
 def build_objective(config: ObjectiveConfig) -> Objective:
@@ -24,12 +42,20 @@ def build_objective(config: ObjectiveConfig) -> Objective:
 
 
 __all__ = [
+    "CFM",
+    "DFM",
     "OBJECTIVES",
+    "CFMEndpoint",
+    "Draws",
+    "GaussianObjective",
+    "Generation",
     "Losses",
     "Network",
     "Objective",
     "ObjectiveConfig",
+    "Prediction",
     "Purrception",
+    "SiteLosses",
     "TrainingBatch",
     "build_objective",
 ]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
 
 from purrception.errors import InputError
-from purrception.flow.evidence import Evidence
 from purrception.flow.guidance import Guidance
-from purrception.flow.posterior import Posterior
+from purrception.flow.posterior import Posterior, Truncation
+from purrception.flow.settings import SamplingConfig
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class ObjectiveConfig:
     """Which objective, and its weights."""
 
     name: str = "purrception"
-    """purrception (categorical posterior, cross-entropy)."""
+    """purrception, cfm, cfm-endpoint or dfm."""
     z_loss: float = 1e-5
-    """λ_z, the weight of logsumexp(logits)² against logit drift."""
+    """λ_z, the weight of logsumexp(logits)² against logit drift; for objectives with logits."""
 
     def __post_init__(self) -> None:
         """Refuse a weight that would reward drift."""
@@ -63,17 +63,38 @@ class Losses:
     figures: dict[str, Tensor]
 
 
-class Head(Protocol):
-    """The part of a network that turns features into a posterior."""
+@dataclass(frozen=True)
+class Prediction:
+    """What a model holds of the end of the path."""
 
-    def nll(self, features: Tensor, targets: Tensor, evidence: Evidence | None = None) -> SiteLosses:
-        """Losses of ``targets``, long ``[B, h, w]``, per site."""
+    mean: Tensor
+    """μ, float32 ``[B, D, h, w]``."""
+    posterior: Posterior | None = None
+    """The posterior behind it, where the objective has one."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Codes, and what the model thought when it chose them."""
+
+    indices: Tensor
+    """long ``[B, h, w]``."""
+    entropy: Tensor | None
+    """Of the posterior at the last evaluation (dfm: when the site was drawn), nats, float32 ``[B, h, w]``;
+    none where the objective has no posterior."""
+    nfe: int
+    """Network evaluations per image; a guided step counts two."""
+
+
+class Draws(Protocol):
+    """Random numbers for a batch of images; those of an image depend on its key alone."""
+
+    def normal(self, step: int) -> Tensor:
+        """Standard normal, float32 ``[B, D, h, w]``."""
         ...
 
-    def posterior(
-        self, features: Tensor, evidence: Evidence | None = None, temperature: float = 1.0
-    ) -> Posterior:
-        """The posterior's statistics per site."""
+    def uniform(self, step: int) -> Tensor:
+        """Uniform in [0, 1), float32 ``[B, h, w]``."""
         ...
 
 
@@ -81,8 +102,8 @@ class Network(Protocol):
     """A backbone and a head. It knows nothing of objectives."""
 
     @property
-    def head(self) -> Head:
-        """Turns features into losses or a posterior."""
+    def head(self) -> Any:
+        """A categorical head (``nll``, ``posterior``) or one that gives a vector per site (``__call__``)."""
         ...
 
     @property
@@ -93,6 +114,11 @@ class Network(Protocol):
     @property
     def num_classes(self) -> int:
         """Number of classes; 0 when unconditional. The null class has this label."""
+        ...
+
+    @property
+    def codebook(self) -> Tensor:
+        """Standardised codes, float32 ``[K, D]``."""
         ...
 
     def embed(self, indices: Tensor) -> Tensor:
@@ -107,8 +133,45 @@ class Network(Protocol):
 class Objective(ABC):
     """Owns the path, the loss and the inference conversion, so that they cannot drift apart."""
 
+    head_family: ClassVar[Literal["categorical", "regression"]] = "categorical"
+    """What the network's head must give: a posterior, or a vector per site."""
+    extra_channels: ClassVar[int] = 0
+    """Channels of the network's input besides the D of the latents."""
+    takes_evidence: ClassVar[bool] = False
+    """Whether the head can be given the evidence in z_t: z_t must be a Gaussian around a code."""
+
     def __init__(self, config: ObjectiveConfig) -> None:
         self.config = config
+
+    @classmethod
+    def check_evidence(cls, evidence: bool) -> None:
+        """Refuse the evidence where there is none.
+
+        Raises:
+            InputError: the head is to use evidence, and z_t is not a Gaussian around a code whose posterior is
+                learned.
+        """
+        if evidence and not cls.takes_evidence:
+            raise InputError(
+                f"head.evidence belongs to a categorical posterior on the Gaussian path; {cls.__name__} has "
+                "none: leave it out"
+            )
+
+    def check(self, network: Network, settings: SamplingConfig) -> None:
+        """Refuse settings that this objective or network cannot honour.
+
+        Raises:
+            InputError: guidance without classes; see also the objectives.
+        """
+        if network.num_classes == 0 and settings.guidance != 1:
+            raise InputError(
+                f"this model has no classes, so that there is nothing to guide by; given guidance "
+                f"{settings.guidance}, accepted 1"
+            )
+
+    def supported(self, settings: SamplingConfig) -> SamplingConfig:
+        """``settings`` without what this objective cannot honour, for comparisons that share one setting."""
+        return settings
 
     @abstractmethod
     def loss(self, network: Network, batch: TrainingBatch) -> Losses:
@@ -123,6 +186,33 @@ class Objective(ABC):
         labels: Tensor,
         *,
         temperature: float = 1.0,
+        truncation: Truncation | None = None,
         guidance: Guidance | None = None,
-    ) -> Posterior:
-        """What the model holds possible at the end of the path, given ``z`` ``[B, D, h, w]`` at ``t``."""
+        uniforms: Tensor | None = None,
+    ) -> Prediction:
+        """What the model holds of the end of the path, given a state at ``t``.
+
+        Args:
+            network: in evaluation mode.
+            z: the state, as the network takes it.
+            t: time in [0, 1].
+            labels: long ``[B]``.
+            temperature: τ of the posterior.
+            truncation: of the posterior.
+            guidance: by the class.
+            uniforms: ``[B, h, w]``, to draw a code of each site from the posterior.
+        """
+
+    @abstractmethod
+    def generate(self, network: Network, labels: Tensor, draws: Draws, settings: SamplingConfig) -> Generation:
+        """Codes for ``labels``, long ``[B]``.
+
+        Raises:
+            InputError: see :meth:`check`.
+        """
+
+    @abstractmethod
+    def nll_bounds(
+        self, network: Network, indices: Tensor, labels: Tensor, draws: Draws, nodes: int = 29
+    ) -> Tensor:
+        """Upper bounds on −ln p(c | y), nats per image, float64 ``[n, B]``: each valid on its own."""

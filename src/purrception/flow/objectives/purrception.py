@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor
 
 from purrception.flow.evidence import Evidence
 from purrception.flow.guidance import Guidance
-from purrception.flow.objectives.base import Losses, Network, Objective, TrainingBatch
-from purrception.flow.paths import LinearPath
-from purrception.flow.posterior import Posterior
+from purrception.flow.objectives.base import Losses, Network, Prediction, TrainingBatch
+from purrception.flow.objectives.gaussian import GaussianObjective
+from purrception.flow.posterior import Truncation
 
 
-class Purrception(Objective):
+class Purrception(GaussianObjective):
     """Variational flow matching with a mean-field categorical posterior (arXiv 2510.01478, section 4)."""
 
-    path = LinearPath()
+    takes_evidence = True
 
     def loss(self, network: Network, batch: TrainingBatch) -> Losses:
         """−ln π_θ(c | z_t) + λ_z logsumexp(logits)², mean over batch and sites, in nats."""
         point = self.path.sample(network.embed(batch.indices), batch.noise, batch.time)
         features = network(point.z_t, point.t, batch.labels)
-        evidence = Evidence.of(point.z_t, point.t) if network.evidence else None
-        sites = network.head.nll(features, batch.indices, evidence)
+        sites = network.head.nll(features, batch.indices, self._evidence(network, point.z_t, point.t))
         cross_entropy = sites.nll.mean()
         z_loss = self.config.z_loss * sites.logsumexp.square().mean()
         figures = {
@@ -40,11 +41,31 @@ class Purrception(Objective):
         labels: Tensor,
         *,
         temperature: float = 1.0,
+        truncation: Truncation | None = None,
         guidance: Guidance | None = None,
-    ) -> Posterior:
+        uniforms: Tensor | None = None,
+    ) -> Prediction:
         """The posterior at temperature τ of the guided network; its mean is the data prediction."""
-        time = z.new_full((len(z),), t)
+        head = partial(
+            network.head.posterior,
+            evidence=self._evidence(network, z, z.new_full((len(z),), t)),
+            temperature=temperature,
+            truncation=truncation,
+            uniforms=uniforms,
+        )
         guidance = guidance or Guidance()
-        features = guidance.features(network, z, time, labels, network.num_classes)
-        evidence = Evidence.of(z, time) if network.evidence else None
-        return network.head.posterior(features, evidence, temperature)
+        posterior = guidance.posterior(network, head, z, t, labels, network.num_classes)
+        return Prediction(posterior.mean, posterior)
+
+    def mean_and_nll(
+        self, network: Network, z_t: Tensor, t: float, labels: Tensor, indices: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The posterior mean ``[B, D, h, w]`` and −ln π(c | z_t) ``[B, h, w]``, from one pass."""
+        time = z_t.new_full((len(z_t),), t)
+        features, evidence = network(z_t, time, labels), self._evidence(network, z_t, time)
+        nll = network.head.nll(features, indices, evidence).nll
+        return network.head.posterior(features, evidence).mean, nll
+
+    @staticmethod
+    def _evidence(network: Network, z_t: Tensor, t: Tensor) -> Evidence | None:
+        return Evidence.of(z_t, t) if network.evidence else None

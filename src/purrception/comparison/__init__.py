@@ -1,0 +1,1 @@
+"""Comparisons: the same training for each objective, and the same model under many sampling settings."""

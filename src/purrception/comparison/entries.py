@@ -1,0 +1,55 @@
+"""What is compared: an objective, with changes to the recipe named after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from purrception.config import RunConfig
+from purrception.errors import InputError, unknown_name
+from purrception.flow import OBJECTIVES
+from purrception.models import HeadConfig, categorical_heads
+
+
+def _head(kind: str) -> Callable[[RunConfig], RunConfig]:
+    return lambda config: replace(config, head=replace(config.head, kind=kind))
+
+
+CHANGES: dict[str, Callable[[RunConfig], RunConfig]] = {
+    "evidence": lambda config: replace(config, head=replace(config.head, evidence=True)),
+    "no-z-loss": lambda config: replace(config, objective=replace(config.objective, z_loss=0.0)),
+    **{kind: _head(kind) for kind in categorical_heads()},
+}
+
+
+def configure(recipe: RunConfig, entry: str) -> RunConfig:
+    """The recipe under ``entry``: an objective, and changes behind plus signs.
+
+    ``"purrception"`` is the recipe's plain form: the paper's head without evidence. ``"purrception+evidence"``,
+    ``"purrception+geometric+evidence"`` and ``"dfm+factored"`` are others.
+
+    Raises:
+        InputError: an unknown objective or change, or one that the objective cannot have.
+    """
+    name, *changes = entry.split("+")
+    if name not in OBJECTIVES:
+        raise unknown_name("objective", name, OBJECTIVES)
+    config = replace(recipe, objective=replace(recipe.objective, name=name), head=HeadConfig())
+    for change in changes:
+        if change not in CHANGES:
+            raise unknown_name("change", change, CHANGES)
+        config = CHANGES[change](config)
+    OBJECTIVES[name].check_evidence(config.head.evidence)
+    return config
+
+
+def parse_entries(text: str) -> list[str]:
+    """``"a,b+evidence"`` → its entries.
+
+    Raises:
+        InputError: none, or one twice.
+    """
+    entries = [entry.strip() for entry in text.split(",") if entry.strip()]
+    if not entries or len(set(entries)) < len(entries):
+        raise InputError(f"a comparison takes different objectives, separated by commas; given {text!r}")
+    return entries

@@ -1,0 +1,169 @@
+"""The report of a comparison: curves, final figures, and how many times fewer steps one needs than another."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+
+from purrception.config import RunConfig
+
+REPORT_MARKDOWN, REPORT_JSON, REPORT_PICTURE = "report.md", "report.json", "report.png"
+AXES = {"step": "training steps", "seconds": "seconds of training", "flops": "training FLOPs"}
+METRICS = {
+    "frechet": "Fréchet distance",
+    "bits_per_code": "bound, bits per code",
+    "precision": "precision",
+    "recall": "recall",
+}
+RANKED = ("frechet", "bits_per_code")  # lower is better; these are what speed is measured by
+
+Rows = list[dict[str, Any]]
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """``mean ± standard deviation`` over seeds; the mean alone for one seed."""
+    mean = fmean(values)
+    return f"{mean:.3g} ± {stdev(values):.2g}" if len(values) > 1 else f"{mean:.3g}"
+
+
+def curve(rows: Rows, entry: str, axis: str, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over seeds at each measured step: (positions on the axis, values)."""
+    by_step: dict[int, Rows] = defaultdict(list)
+    for row in rows:
+        if row["entry"] == entry:
+            by_step[row["step"]].append(row)
+    steps = sorted(by_step)
+    return (
+        np.array([fmean(row[axis] for row in by_step[step]) for step in steps], dtype=float),
+        np.array([fmean(row[metric] for row in by_step[step]) for step in steps], dtype=float),
+    )
+
+
+def first_reach(positions: np.ndarray, values: np.ndarray, target: float) -> float:
+    """Where a curve first comes down to ``target``, linear between points in the logarithm of the position.
+
+    Infinite when it never does; the first position when it starts there.
+    """
+    if values[0] <= target:
+        return float(positions[0])
+    for i in range(1, len(values)):
+        if values[i] <= target:
+            share = (values[i - 1] - target) / (values[i - 1] - values[i])
+            low, high = math.log(positions[i - 1]), math.log(positions[i])
+            return math.exp(low + share * (high - low))
+    return math.inf
+
+
+def speed_ratios(rows: Rows, axis: str, metric: str) -> dict[tuple[str, str], float]:
+    """(A, B) → how many times less of ``axis`` A needs to reach B's final value; below 1 or 0 when it needs more.
+
+    0 stands for never within the budget.
+    """
+    entries = list(dict.fromkeys(row["entry"] for row in rows))
+    ratios = {}
+    for a in entries:
+        for b in entries:
+            end, final = (part[-1] for part in curve(rows, b, axis, metric))
+            reach = first_reach(*curve(rows, a, axis, metric), float(final))
+            ratios[a, b] = float(end) / reach if math.isfinite(reach) else 0.0
+    return ratios
+
+
+def write_report(folder: Path, recipe: RunConfig, floor: float) -> Path:
+    """Write Markdown, JSON and a picture into ``folder`` from the rows in it; returns the Markdown's path."""
+    from purrception.comparison.run import read_rows
+
+    rows = read_rows(folder)
+    entries = list(dict.fromkeys(row["entry"] for row in rows))
+    lines = [f"# Comparison on {recipe.name}", "", *_protocol(rows, recipe, floor), ""]
+    lines += ["## At the end of training", "", *_final_table(rows, entries), ""]
+    for metric in RANKED:
+        for axis, title in AXES.items():
+            lines += [f"## {METRICS[metric]}: how many times fewer {title}", ""]
+            lines += [*_ratio_table(rows, entries, axis, metric), ""]
+    lines += [f"![curves]({REPORT_PICTURE})", ""]
+    _draw(rows, entries, floor, folder / REPORT_PICTURE)
+    ratios = {
+        f"{metric} by {axis}": {f"{a} to {b}": value for (a, b), value in speed_ratios(rows, axis, metric).items()}
+        for metric in RANKED
+        for axis in AXES
+    }
+    result = {"frechet_floor": floor, "rows": rows, "times_fewer": ratios}
+    (folder / REPORT_JSON).write_text(json.dumps(result, indent=2))
+    (folder / REPORT_MARKDOWN).write_text("\n".join(lines))
+    return folder / REPORT_MARKDOWN
+
+
+def _protocol(rows: Rows, recipe: RunConfig, floor: float) -> list[str]:
+    seeds = sorted({row["seed"] for row in rows})
+    return [
+        f"{recipe.training.steps} steps of {recipe.training.batch_size} images, seeds {seeds}; mean ± standard "
+        "deviation over seeds. Same tokenizer, tokens, data order, noise, times, optimiser, EMA and budget, and "
+        "the same initial weights where shapes agree. Distances are in the features of a classifier, to the "
+        f"real test images; real training images are at {floor:.2f}. The bound is of the held-out codes.",
+    ]
+
+
+def _final_table(rows: Rows, entries: list[str]) -> list[str]:
+    last = max(row["step"] for row in rows)
+    lines = [
+        "| entry | Fréchet | bits per code | precision | recall | recognised | parameters | seconds | sampling |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for entry in entries:
+        final = [row for row in rows if row["entry"] == entry and row["step"] == last]
+        if not final:
+            continue
+        cells = [
+            mean_and_spread([row[name] for row in final])
+            for name in ("frechet", "bits_per_code", "precision", "recall", "recognised")
+        ]
+        used = final[0]["sampling"]
+        sampling = (
+            f"{used['solver']}, NFE {final[0]['nfe']}, guidance {used['guidance']:g}, τ {used['temperature']}"
+        )
+        lines.append(
+            f"| {entry} | {' | '.join(cells)} | {final[0]['parameters']:,} | "
+            f"{fmean(row['seconds'] for row in final):.0f} | {sampling} |"
+        )
+    return lines
+
+
+def _ratio_table(rows: Rows, entries: list[str], axis: str, metric: str) -> list[str]:
+    """Row A, column B: A reaches B's final quality with so many times less."""
+    ratios = speed_ratios(rows, axis, metric)
+    lines = [f"| A ↓ reaches the end of B → | {' | '.join(entries)} |", "|---" * (len(entries) + 1) + "|"]
+    for a in entries:
+        cells = [f"{ratios[a, b]:.2f}×" if ratios[a, b] else "not reached" for b in entries]
+        lines.append(f"| {a} | {' | '.join(cells)} |")
+    return lines
+
+
+def _draw(rows: Rows, entries: list[str], floor: float, path: Path) -> None:
+    """Quality against steps, seconds and FLOPs: a thin line a seed, a thick one the mean."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * len(AXES), 2.9 * len(METRICS)), layout="constrained")
+    panels = figure.subplots(len(METRICS), len(AXES), squeeze=False)
+    for line, (metric, metric_title) in enumerate(METRICS.items()):
+        for column, (axis, axis_title) in enumerate(AXES.items()):
+            panel = panels[line][column]
+            for number, entry in enumerate(entries):
+                colour = f"C{number}"
+                for seed in sorted({row["seed"] for row in rows}):
+                    own = [row for row in rows if row["seed"] == seed]
+                    panel.plot(*curve(own, entry, axis, metric), color=colour, alpha=0.25, linewidth=0.8)
+                panel.plot(*curve(rows, entry, axis, metric), color=colour, marker="o", ms=3, label=entry)
+            if metric == "frechet":
+                panel.axhline(floor, color="grey", linestyle=":", label="real training images")
+                panel.set_yscale("log")
+            panel.set(xscale="log", xlabel=axis_title, ylabel=metric_title)
+    panels[0][0].legend(fontsize=8)
+    figure.savefig(path, dpi=110)

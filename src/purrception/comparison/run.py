@@ -1,0 +1,175 @@
+"""The same training for each objective and seed, measured at geometrically spaced steps."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from purrception.comparison.entries import configure
+from purrception.comparison.measure import Judge
+from purrception.comparison.report import write_report
+from purrception.config import RunConfig, dump_config, load_config
+from purrception.errors import InputError
+from purrception.experiment import build_network, check_config, prepare_tokenizer, prepare_tokens
+from purrception.flow import build_objective
+from purrception.models import TRAINING_PASSES, PurrceptionTransformer, forward_flops
+from purrception.tokenizers import VQTokenizer
+from purrception.tokens import TokenDataset
+from purrception.training import RunDirectory, Trainer
+
+ROWS_FILE, PROTOCOL_FILE = "rows.jsonl", "protocol.json"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What a comparison compares; kept beside its results, and fixed once it has begun."""
+
+    entries: tuple[str, ...]
+    seeds: int
+    points: int
+    num: int
+    tune: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse an empty comparison."""
+        if min(self.seeds, self.points) < 1 or self.num < 10:
+            raise InputError(
+                "a comparison needs at least 1 seed, 1 point and 10 images; given "
+                f"{self.seeds}, {self.points} and {self.num}"
+            )
+
+
+def geometric_steps(steps: int, points: int) -> list[int]:
+    """``points`` steps up to ``steps``, each about √2 times the one before."""
+    return sorted({max(1, round(steps / 2 ** (power / 2))) for power in range(points)})
+
+
+def compare(recipe: RunConfig, protocol: Protocol, folder: Path) -> Path:
+    """Train, measure and report; called again on a folder that was interrupted, go on.
+
+    All entries share the tokenizer, the token shards, the order of the data, its noise and times, the
+    optimiser, the EMA and the budget; for one seed they start from the same weights wherever shapes agree.
+
+    Args:
+        recipe: what all entries have in common.
+        protocol: entries, seeds, points of measurement, images per measurement.
+        folder: where everything goes.
+
+    Returns:
+        The report.
+
+    Raises:
+        InputError: the folder holds another comparison, or an entry does not fit the recipe.
+    """
+    configs = {entry: configure(recipe, entry) for entry in protocol.entries}
+    for config in configs.values():
+        check_config(config)
+    run = _open(recipe, protocol, folder)
+    tokenizer = prepare_tokenizer(recipe, run)
+    train, held_out = prepare_tokens(recipe, run, tokenizer)
+    if held_out is None:
+        raise InputError("a comparison is made on held-out images: give data.test_fraction above 0")
+    judge = Judge(recipe.data, tokenizer, held_out, protocol.num)
+    for seed in range(protocol.seeds):
+        for entry, config in configs.items():
+            seeded = replace(config, seed=recipe.seed + seed)
+            _train_entry(entry, seeded, protocol, run, tokenizer, (train, held_out), judge)
+    return write_report(run.root, recipe, judge.floor)
+
+
+def _open(recipe: RunConfig, protocol: Protocol, folder: Path) -> RunDirectory:
+    """A new folder, or the same comparison to go on with."""
+    file = folder / PROTOCOL_FILE
+    if not file.is_file():
+        run = RunDirectory.create(folder, dump_config(recipe))
+        file.write_text(json.dumps(asdict(protocol), indent=2))
+        return run
+    if json.loads(file.read_text()) != json.loads(json.dumps(asdict(protocol))) or (
+        load_config(folder / "config.yaml") != recipe
+    ):
+        raise InputError(f"{folder} holds another comparison: choose another folder with --out")
+    return RunDirectory.open(folder)
+
+
+def _train_entry(
+    entry: str,
+    config: RunConfig,
+    protocol: Protocol,
+    run: RunDirectory,
+    tokenizer: VQTokenizer,
+    tokens: tuple[TokenDataset, TokenDataset],
+    judge: Judge,
+) -> None:
+    """Train one entry with one seed, and append a row at each point that is not yet measured."""
+    done = {(row["entry"], row["seed"], row["step"]) for row in read_rows(run.root)}
+    points = geometric_steps(config.training.steps, protocol.points)
+    missing = [step for step in points if (entry, config.seed, step) not in done]
+    if not missing:
+        return
+    train, held_out = tokens
+    own = RunDirectory(run.root / f"{entry}-seed{config.seed}")
+    own.root.mkdir(exist_ok=True)
+    own.config_file.write_text(dump_config(config))
+    quiet = replace(
+        config.training, sample_every=0, validate_every=config.training.steps,
+        checkpoint_every=config.training.steps, keep_checkpoints=1,
+    )  # fmt: skip
+    network = build_network(config, train.manifest, tokenizer)
+    _share_initial_weights(network, config, train, tokenizer)
+    objective = build_objective(config.objective)
+    trainer = Trainer(quiet, objective, network, train, held_out, own, config.seed)
+    if checkpoint := trainer.checkpoints.latest():
+        trainer.restore(checkpoint)
+    flops = forward_flops(network) * TRAINING_PASSES * config.training.batch_size
+    clock = own.root / "seconds.json"
+    seconds = json.loads(clock.read_text()) if clock.exists() else 0.0
+    for step in missing:
+        began = time.monotonic()
+        trainer.fit(until=step)
+        seconds += time.monotonic() - began
+        clock.write_text(json.dumps(seconds))
+        settings = objective.supported(config.sampling)
+        quality = judge.measure(trainer.ema.average, objective, settings)
+        bound = judge.bound(trainer.ema.average, objective)
+        row = {
+            "entry": entry, "seed": config.seed, "step": step, "seconds": seconds, "flops": step * flops,
+            "parameters": sum(parameter.numel() for parameter in network.parameters()),
+            "sampling": asdict(settings), **asdict(quality),
+            "bits_per_code": bound.bits_per_code, "bits_error": bound.standard_error,
+        }  # fmt: skip
+        with (run.root / ROWS_FILE).open("a") as stream:
+            stream.write(json.dumps(row) + "\n")
+        print(
+            f"{entry} seed {config.seed} step {step}: Fréchet {quality.frechet:.2f}  "
+            f"{bound.bits_per_code:.3f} bits/code",
+            flush=True,
+        )
+
+
+def _share_initial_weights(
+    network: PurrceptionTransformer, config: RunConfig, train: TokenDataset, tokenizer: VQTokenizer
+) -> None:
+    """Take the plain recipe's initial weights wherever name and shape agree."""
+    plain = build_network(configure(config, "purrception"), train.manifest, tokenizer)
+    shared = dict(plain.named_parameters())
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name in shared and shared[name].shape == parameter.shape:
+                parameter.copy_(shared[name])
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows measured so far; a last line cut by a kill is left out."""
+    file = folder / ROWS_FILE
+    rows = []
+    for line in file.read_text().splitlines() if file.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows

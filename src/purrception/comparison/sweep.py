@@ -1,0 +1,142 @@
+"""One run under many sampling settings, from the same noise: a table, a Pareto front, and presets."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from purrception.comparison.measure import Judge
+from purrception.config import dump_sampling, load_config
+from purrception.errors import InputError
+from purrception.experiment import load_pipeline, sampling_defaults
+from purrception.flow import SamplingConfig
+from purrception.progress import ProgressBar
+from purrception.tokens import TokenDataset
+from purrception.training import RunDirectory
+
+REPORT_MARKDOWN, REPORT_JSON, REPORT_PICTURE = "report.md", "report.json", "report.png"
+BEST_PRESET, FAST_PRESET = "best.yaml", "fast.yaml"
+FAST_WITHIN = 1.1
+TEMPERATURES = ("1.0", "0.9", "0.8", "0.7")
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class SweepSpace:
+    """The settings to combine; no temperatures stands for a usual few, or none where there is no posterior."""
+
+    temperatures: tuple[str, ...]
+    guidances: tuple[float, ...]
+    steps: tuple[int, ...]
+    solvers: tuple[str, ...]
+    grids: tuple[str, ...]
+
+    def settings(self, base: SamplingConfig) -> list[SamplingConfig]:
+        """Every combination, checked."""
+        combinations = product(self.temperatures, self.guidances, self.steps, self.solvers, self.grids)
+        return [
+            replace(base, temperature=temperature, guidance=guidance, steps=steps, solver=solver, grid=grid)
+            for temperature, guidance, steps, solver, grid in combinations
+        ]
+
+
+def pareto_front(rows: Rows) -> Rows:
+    """The rows that no other beats in both NFE and Fréchet distance, by rising NFE."""
+    front: Rows = []
+    for row in sorted(rows, key=lambda row: (row["nfe"], row["frechet"])):
+        if not front or row["frechet"] < front[-1]["frechet"]:
+            front.append(row)
+    return front
+
+
+def sweep(target: str, space: SweepSpace, num: int, seed: int, folder: Path) -> Path:
+    """Judge a run under every combination of ``space`` and write the report to ``folder``.
+
+    Args:
+        target: the run.
+        space: what to combine.
+        num: images per combination.
+        seed: of the noise, the same for all.
+        folder: where the report goes.
+
+    Raises:
+        InputError: temperatures for a model without a posterior, or settings its objective cannot honour.
+    """
+    run = RunDirectory.open(target)
+    config = load_config(run.config_file)
+    pipeline = load_pipeline(target)
+    network, objective = pipeline.transformer.eval(), pipeline.objective
+    has_posterior = objective.head_family == "categorical"
+    if space.temperatures and not has_posterior:
+        raise InputError(
+            f"a {config.objective.name!r} run has no posterior, hence no temperature to sweep: leave out "
+            "--temperatures"
+        )
+    if not space.temperatures:
+        space = replace(space, temperatures=TEMPERATURES if has_posterior else ("1.0",))
+    settings = space.settings(sampling_defaults(target))
+    for setting in settings:
+        objective.check(network, setting)
+    judge = Judge(config.data, pipeline.tokenizer, TokenDataset(run.tokens("test")), num, seed)
+    rows: Rows = []
+    with ProgressBar("sweep", len(settings)) as bar:
+        for done, setting in enumerate(settings, start=1):
+            rows.append({**asdict(setting), **asdict(judge.measure(network, objective, setting))})
+            bar.update(done, f"Fréchet {rows[-1]['frechet']:.2f} at {rows[-1]['nfe']} NFE")
+    return _write(rows, settings, judge.floor, num, folder)
+
+
+def _write(rows: Rows, settings: list[SamplingConfig], floor: float, num: int, folder: Path) -> Path:
+    front = pareto_front(rows)
+    best = front[-1]
+    fast = next(row for row in front if row["frechet"] <= FAST_WITHIN * best["frechet"])
+    for name, row in ((BEST_PRESET, best), (FAST_PRESET, fast)):
+        (folder / name).write_text(dump_sampling(settings[rows.index(row)]))
+    (folder / REPORT_JSON).write_text(json.dumps({"frechet_floor": floor, "num": num, "rows": rows}, indent=2))
+    lines = [
+        "# Sweep",
+        "",
+        f"{num} images a row, all from the same noise; Fréchet distance in classifier features to the real test "
+        f"images (real training images: {floor:.2f}). Rows of the Pareto front, quality against NFE, are bold. "
+        f"`{BEST_PRESET}` holds the best of all, `{FAST_PRESET}` the cheapest within {FAST_WITHIN:g} times of it.",
+        "",
+        "| NFE | Fréchet | precision | recall | recognised | solver | steps | grid | guidance | τ |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in sorted(rows, key=lambda row: row["frechet"]):
+        mark = "**" if row in front else ""
+        lines.append(
+            f"| {mark}{row['nfe']}{mark} | {mark}{row['frechet']:.2f}{mark} | {row['precision']:.3f} | "
+            f"{row['recall']:.3f} | {row['recognised']:.1%} | {row['solver']} | {row['steps']} | {row['grid']} | "
+            f"{row['guidance']:g} | {row['temperature']} |"
+        )
+    _draw(rows, front, floor, folder / REPORT_PICTURE)
+    (folder / REPORT_MARKDOWN).write_text("\n".join([*lines, "", f"![Pareto front]({REPORT_PICTURE})", ""]))
+    return folder / REPORT_MARKDOWN
+
+
+def _draw(rows: Rows, front: Rows, floor: float, path: Path) -> None:
+    """Quality against NFE, with the front; quality and diversity against temperature."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    cost, trade = figure.subplots(1, 2)
+    for number, solver in enumerate(dict.fromkeys(row["solver"] for row in rows)):
+        own = [row for row in rows if row["solver"] == solver]
+        nfe, distance = ([row[name] for row in own] for name in ("nfe", "frechet"))
+        cost.scatter(nfe, distance, s=14, alpha=0.6, color=f"C{number}", label=solver)
+    cost.plot([row["nfe"] for row in front], [row["frechet"] for row in front], color="black", linewidth=1)
+    cost.axhline(floor, color="grey", linestyle=":", label="real training images")
+    cost.set(xscale="log", yscale="log", xlabel="network evaluations", ylabel="Fréchet distance")
+    cost.legend(fontsize=8)
+    for number, temperature in enumerate(dict.fromkeys(str(row["temperature"]) for row in rows)):
+        own = [row for row in rows if str(row["temperature"]) == temperature]
+        recall, precision = ([row[name] for row in own] for name in ("recall", "precision"))
+        trade.scatter(recall, precision, s=14, color=f"C{number}", label=f"τ {temperature}")
+    trade.set(xlabel="recall", ylabel="precision")
+    trade.legend(fontsize=8)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,154 @@
+"""Discrete flow matching on the mask path (Gat et al., arXiv 2407.15595)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from purrception.errors import InputError
+from purrception.flow.guidance import Guidance
+from purrception.flow.objectives.base import (
+    Draws,
+    Generation,
+    Losses,
+    Network,
+    Objective,
+    Prediction,
+    TrainingBatch,
+)
+from purrception.flow.posterior import Truncation
+from purrception.flow.settings import SamplingConfig
+
+
+class DFM(Objective):
+    """Each site shows its code with probability t, else [MASK]; the network fills in what is masked.
+
+    The network sees the standardised embedding of a code that is shown, and zeros with a one in an extra
+    channel for a mask.
+    """
+
+    extra_channels = 1
+    solvers = ("euler", "stochastic")
+
+    def check(self, network: Network, settings: SamplingConfig) -> None:
+        """Refuse settings that belong to an ODE."""
+        super().check(network, settings)
+        if settings.solver not in self.solvers or settings.last_step != "nearest":
+            raise InputError(
+                f"a 'dfm' model unmasks codes and has no ODE: its solver is {' or '.join(self.solvers)} (with "
+                f"corrector) and it has no last step; given solver {settings.solver!r} and last step "
+                f"{settings.last_step!r}"
+            )
+
+    def supported(self, settings: SamplingConfig) -> SamplingConfig:
+        """The same steps and posterior with the path's own sampler."""
+        return replace(settings, solver="euler", last_step="nearest")
+
+    def state(self, network: Network, indices: Tensor, masked: Tensor) -> Tensor:
+        """Codes ``[B, h, w]`` and a mask, bool ``[B, h, w]`` → network input ``[B, D + 1, h, w]``."""
+        hidden = masked[:, None].float()
+        return torch.cat([network.embed(indices) * (1 - hidden), hidden], dim=1)
+
+    def loss(self, network: Network, batch: TrainingBatch) -> Losses:
+        """−ln π(c | masked grid) + z-loss, mean over the masked sites of the batch, in nats.
+
+        The masks come from the batch's Gaussian noise: its first channel through the normal distribution
+        function is uniform, so that all objectives train on the same random numbers.
+        """
+        uniforms = torch.special.ndtr(batch.noise[:, 0])
+        masked = uniforms >= batch.time.view(-1, 1, 1)
+        features = network(self.state(network, batch.indices, masked), batch.time, batch.labels)
+        sites = network.head.nll(features, batch.indices)
+        weights = masked.float() / masked.sum().clamp_min(1)
+        cross_entropy = (weights * sites.nll).sum()
+        z_loss = self.config.z_loss * (weights * sites.logsumexp.square()).sum()
+        figures = {
+            "cross_entropy": cross_entropy,
+            "z_loss": z_loss,
+            "logsumexp": (weights * sites.logsumexp).sum(),
+            "accuracy": (weights * sites.correct).sum(),
+        }
+        return Losses(cross_entropy + z_loss, {name: value.detach() for name, value in figures.items()})
+
+    def predict(
+        self,
+        network: Network,
+        z: Tensor,
+        t: float,
+        labels: Tensor,
+        *,
+        temperature: float = 1.0,
+        truncation: Truncation | None = None,
+        guidance: Guidance | None = None,
+        uniforms: Tensor | None = None,
+    ) -> Prediction:
+        """The posterior of the masked sites, given a state ``z`` ``[B, D + 1, h, w]``."""
+        head = partial(network.head.posterior, temperature=temperature, truncation=truncation, uniforms=uniforms)
+        guidance = guidance or Guidance()
+        posterior = guidance.posterior(network, head, z, t, labels, network.num_classes)
+        return Prediction(posterior.mean, posterior)
+
+    def generate(self, network: Network, labels: Tensor, draws: Draws, settings: SamplingConfig) -> Generation:
+        """Unmask at the path's rate: from t to s each masked site is drawn with probability (s − t)/(1 − t).
+
+        A site that is known stays, unless a corrector is asked for (``strength`` a > 0): then masked sites are
+        drawn at 1 + a times the rate, and known ones masked again at a times the backward rate 1/t, which
+        keeps the marginals of the path (Gat et al., section 3).
+        """
+        self.check(network, settings)
+        guidance, temperature = settings.build_guidance(), settings.build_temperature()
+        truncation = settings.build_truncation()
+        corrector = settings.strength if settings.solver == "stochastic" else 0.0
+        chances = draws.uniform(0)
+        indices = torch.zeros_like(chances, dtype=torch.long)
+        masked = torch.ones_like(indices, dtype=torch.bool)
+        entropy = torch.zeros_like(chances)
+        evaluations = 0
+        for step, (t, s) in enumerate(pairwise(settings.build_grid())):
+            evaluations += guidance.passes_at(t)
+            posterior = self.predict(
+                network, self.state(network, indices, masked), t, labels,
+                temperature=temperature(t), truncation=truncation, guidance=guidance,
+                uniforms=draws.uniform(2 * step + 1),
+            ).posterior  # fmt: skip
+            chances = draws.uniform(2 * step + 2)
+            assert posterior is not None
+            assert posterior.drawn is not None
+            unmask = masked & (chances < (1 + corrector) * (s - t) / (1 - t))
+            back = corrector * (s - t) / t if t > 0 and s < 1 else 0.0
+            remask = ~masked & (chances < back)
+            indices = torch.where(unmask, posterior.drawn, indices)
+            entropy = torch.where(unmask, posterior.entropy, entropy)
+            masked = (masked & ~unmask) | remask
+        return Generation(indices, entropy, evaluations)
+
+    def nll_bounds(
+        self, network: Network, indices: Tensor, labels: Tensor, draws: Draws, nodes: int = 29
+    ) -> Tensor:
+        """The path's evidence lower bound: −ln p(c | y) ≤ ∫₀¹ E Σ_masked −ln π(c_i | z_t) dt/(1 − t).
+
+        A midpoint rule over t with one mask a node.
+
+        Args:
+            network: in evaluation mode.
+            indices: codes, long ``[B, h, w]``.
+            labels: long ``[B]``.
+            draws: uniform numbers by node.
+            nodes: times at which the network is evaluated.
+
+        Returns:
+            The bound, nats per image, float64 ``[1, B]``.
+        """
+        total = torch.zeros(len(indices), dtype=torch.float64, device=indices.device)
+        for node in range(nodes):
+            time = (node + 0.5) / nodes
+            masked = draws.uniform(node) >= time
+            t = total.new_full((len(indices),), time, dtype=torch.float32)
+            features = network(self.state(network, indices, masked), t, labels)
+            nll = network.head.nll(features, indices).nll.double()
+            total += (nll * masked).flatten(1).sum(1) / ((1 - time) * nodes)
+        return total[None]

@@ -1,0 +1,81 @@
+"""How to sample: plain values that can stand in a file or on a command line, and what they build."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from purrception.errors import unknown_name
+from purrception.flow.guidance import Guidance
+from purrception.flow.posterior import LAST_STEPS, LastStep, Truncation
+from purrception.flow.schedules import TemperatureSchedule, TimeGrid, get_grid
+from purrception.flow.solvers import NoiseFunction, Solver, SolverOptions, get_solver
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How to go from noise to codes."""
+
+    steps: int = 50
+    """N intervals of the time grid."""
+    solver: str = "euler"
+    """euler, heun, midpoint, dpmpp_2m, stochastic or dopri5."""
+    grid: str = "uniform"
+    """Where the steps lie: uniform, cosine, shifted or log_snr."""
+    temperature: float | str = 1.0
+    """τ of the posterior, below 1 sharper: a number, or a schedule over t such as linear:1.0:0.7."""
+    top_k: int = 0
+    """Codes kept per site, the most probable ones; 0 keeps all."""
+    top_p: float = 1.0
+    """Probability kept per site, in the fewest codes; 1 keeps all."""
+    guidance: float = 1.0
+    """Strength of the class: 1 conditional, 0 unconditional, above 1 exaggerated."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Times between which guidance holds."""
+    guidance_space: Literal["logits", "mean"] = "logits"
+    """Where guidance acts; in the logits it needs one head pass, in the mean two."""
+    last_step: str = "nearest"
+    """How a code is chosen at t = 1: nearest (the paper's), argmax or draw."""
+    strength: float = 0.5
+    """Share of noise drawn anew by solver stochastic; for dfm, the weight of its corrector."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        self.build_grid()
+        self.build_solver(None)
+        self.build_temperature()
+        self.build_truncation()
+        self.build_guidance()
+        self.build_last_step()
+
+    def build_grid(self) -> TimeGrid:
+        """The time grid."""
+        return get_grid(self.grid, self.steps)
+
+    def build_solver(self, noise: NoiseFunction | None) -> Solver:
+        """The solver, with ``noise`` for the stochastic one."""
+        return get_solver(self.solver, SolverOptions(strength=self.strength), noise)
+
+    def build_temperature(self) -> TemperatureSchedule:
+        """τ as a function of t."""
+        return TemperatureSchedule.parse(str(self.temperature))
+
+    def build_truncation(self) -> Truncation:
+        """What is kept of the posterior."""
+        return Truncation(self.top_k, self.top_p)
+
+    def build_guidance(self) -> Guidance:
+        """Scale, interval and space."""
+        return Guidance(self.guidance, self.guidance_interval, self.guidance_space)
+
+    def build_last_step(self) -> LastStep:
+        """How codes are chosen at the end."""
+        if self.last_step not in LAST_STEPS:
+            raise unknown_name("last step", self.last_step, LAST_STEPS)
+        return LAST_STEPS[self.last_step]
+
+    def posterior_settings(self) -> dict[str, object]:
+        """The settings that act on a posterior and are not at their neutral value, by name."""
+        neutral = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "last_step": "nearest"}
+        values = {name: getattr(self, name) for name in neutral}
+        return {name: value for name, value in values.items() if str(value) != str(neutral[name])}
