@@ -16,7 +16,17 @@ from purrception.flow.objectives.base import SiteLosses
 from purrception.flow.paths import LinearPath, PathSample
 from purrception.flow.posterior import Posterior, check_temperature, nearest_codes, posterior_from_logits
 from purrception.flow.schedules import TimeGrid, uniform_grid
-from purrception.flow.solvers import SOLVERS, euler, get_solver
+from purrception.flow.solvers import (
+    SOLVERS,
+    SolverOptions,
+    dopri5,
+    dpmpp_2m,
+    euler,
+    get_solver,
+    heun,
+    midpoint,
+    stochastic,
+)
 
 __all__ = [
     "OBJECTIVES",
@@ -29,13 +39,19 @@ __all__ = [
     "PathSample",
     "Posterior",
     "SiteLosses",
+    "SolverOptions",
     "TimeGrid",
     "TrainingBatch",
     "build_objective",
     "check_temperature",
+    "dopri5",
+    "dpmpp_2m",
     "euler",
     "get_solver",
+    "heun",
+    "midpoint",
     "nearest_codes",
     "posterior_from_logits",
+    "stochastic",
     "uniform_grid",
 ]
