@@ -14,8 +14,27 @@ from purrception.flow.objectives import (
 )
 from purrception.flow.objectives.base import SiteLosses
 from purrception.flow.paths import LinearPath, PathSample
-from purrception.flow.posterior import Posterior, check_temperature, nearest_codes, posterior_from_logits
-from purrception.flow.schedules import TimeGrid, uniform_grid
+from purrception.flow.posterior import (
+    LAST_STEPS,
+    Posterior,
+    Truncation,
+    draw_codes,
+    get_last_step,
+    nearest_codes,
+    posterior_from_logits,
+    truncate,
+)
+from purrception.flow.schedules import (
+    GRIDS,
+    TemperatureSchedule,
+    TimeGrid,
+    check_temperature,
+    cosine_grid,
+    get_grid,
+    log_snr_grid,
+    shifted_grid,
+    uniform_grid,
+)
 from purrception.flow.solvers import (
     SOLVERS,
     SolverOptions,
@@ -29,6 +48,8 @@ from purrception.flow.solvers import (
 )
 
 __all__ = [
+    "GRIDS",
+    "LAST_STEPS",
     "OBJECTIVES",
     "SOLVERS",
     "Guidance",
@@ -40,18 +61,27 @@ __all__ = [
     "Posterior",
     "SiteLosses",
     "SolverOptions",
+    "TemperatureSchedule",
     "TimeGrid",
     "TrainingBatch",
+    "Truncation",
     "build_objective",
     "check_temperature",
+    "cosine_grid",
     "dopri5",
     "dpmpp_2m",
+    "draw_codes",
     "euler",
+    "get_grid",
+    "get_last_step",
     "get_solver",
     "heun",
+    "log_snr_grid",
     "midpoint",
     "nearest_codes",
     "posterior_from_logits",
+    "shifted_grid",
     "stochastic",
+    "truncate",
     "uniform_grid",
 ]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from purrception.errors import InputError
+from purrception.errors import InputError, unknown_name
+from purrception.flow.schedules import check_temperature
 
 
 @dataclass(frozen=True)
@@ -22,27 +25,74 @@ class Posterior:
     """max_k π_k, float32 ``[B, h, w]``."""
     codes: Tensor
     """The most probable code of each site, long ``[B, h, w]``."""
+    drawn: Tensor | None = None
+    """A code of each site drawn from π, long ``[B, h, w]``; there when uniform numbers were given."""
 
 
-def check_temperature(temperature: float) -> float:
-    """Return ``temperature`` when it is positive and finite, else raise :class:`InputError`."""
-    if not 0 < temperature < float("inf"):
-        raise InputError(f"a temperature is a positive number; given {temperature}")
-    return temperature
+@dataclass(frozen=True)
+class Truncation:
+    """Which codes a posterior may keep.
+
+    Raises:
+        InputError: top_k below 0, or top_p outside (0, 1].
+    """
+
+    top_k: int = 0
+    """The k most probable codes; 0: all."""
+    top_p: float = 1.0
+    """Of those, the smallest set whose mass reaches p, at least one code (the nucleus, arXiv 1904.09751)."""
+
+    def __post_init__(self) -> None:
+        """Refuse what keeps nothing."""
+        if self.top_k < 0:
+            raise InputError(f"top_k is at least 1, or 0 to keep every code; given {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p is above 0 and at most 1, which keeps every code; given {self.top_p}")
 
 
-def posterior_from_logits(logits: Tensor, codebook: Tensor, temperature: float = 1.0) -> Posterior:
+def truncate(logits: Tensor, truncation: Truncation) -> Tensor:
+    """Log-probabilities of the truncated posterior: renormalised over the codes kept, −∞ for the others.
+
+    Args:
+        logits: ``[…, K]``, after temperature; log-probabilities serve as well.
+        truncation: which codes to keep; top_k first, then top_p of the mass that is left.
+
+    Returns:
+        float32 ``[…, K]``.
+    """
+    logits = logits.float()
+    size = logits.shape[-1]
+    count = min(truncation.top_k or size, size)
+    if count == size and truncation.top_p == 1:
+        return logits.log_softmax(-1)
+    kept, codes = logits.topk(count, dim=-1)
+    kept = kept.log_softmax(-1)
+    if truncation.top_p < 1:
+        ahead = F.pad(kept.exp().cumsum(-1)[..., :-1], (1, 0))  # nothing ahead of the first: it stays
+        kept = kept.masked_fill(ahead >= truncation.top_p, -torch.inf).log_softmax(-1)
+    return torch.full_like(logits, -torch.inf).scatter(-1, codes, kept)
+
+
+def posterior_from_logits(
+    logits: Tensor,
+    codebook: Tensor,
+    temperature: float = 1.0,
+    truncation: Truncation | None = None,
+    uniforms: Tensor | None = None,
+) -> Posterior:
     """π = softmax(logits/τ) and its statistics (paper, section 4: temperature moves the barycentre).
 
     Args:
         logits: ``[B, h, w, K]``, any precision.
         codebook: standardised codes, ``[K, D]``.
         temperature: τ > 0.
+        truncation: applied after the temperature; every statistic is of the truncated posterior.
+        uniforms: numbers in [0, 1), ``[B, h, w]``, from which a code of each site is drawn.
 
     Raises:
         InputError: the temperature is not positive.
     """
-    log_probabilities = torch.log_softmax(logits.float() / check_temperature(temperature), dim=-1)
+    log_probabilities = truncate(logits.float() / check_temperature(temperature), truncation or Truncation())
     probabilities = log_probabilities.exp()
     # xlogy-like: a probability of zero adds nothing, whatever its logarithm (−inf is possible).
     surprise = torch.where(probabilities > 0, probabilities * log_probabilities, 0.0)
@@ -52,7 +102,26 @@ def posterior_from_logits(logits: Tensor, codebook: Tensor, temperature: float =
         entropy=-surprise.sum(-1),
         max_probability=top.values,
         codes=top.indices,
+        drawn=None if uniforms is None else draw_codes(probabilities, uniforms),
     )
+
+
+def draw_codes(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+    """One code per site by inversion of the cumulative distribution: it depends on the numbers given alone.
+
+    Args:
+        probabilities: ``[…, K]``.
+        uniforms: numbers in [0, 1), ``[…]``.
+
+    Returns:
+        long ``[…]``; never a code whose probability is 0.
+    """
+    cumulative = probabilities.cumsum(-1)
+    total = cumulative[..., -1:].contiguous()
+    # Rounding may leave the total beside 1 and the target on it: stop at the last code that has mass.
+    target = uniforms[..., None].to(cumulative) * total
+    codes = torch.searchsorted(cumulative, target, right=True)
+    return torch.minimum(codes, torch.searchsorted(cumulative, total))[..., 0]
 
 
 def nearest_codes(z: Tensor, codebook: Tensor) -> Tensor:
@@ -71,3 +140,42 @@ def nearest_codes(z: Tensor, codebook: Tensor) -> Tensor:
     # |z − e|² = |z|² − 2 z·e + |e|²; the first term is the same for every code.
     distances = codes.square().sum(1) - 2 * sites @ codes.T
     return distances.argmin(dim=1).view(batch, height, width)
+
+
+LastStep = Callable[[Tensor, Posterior, Tensor], Tensor]
+"""(z at t = 1 ``[B, D, h, w]``, the last posterior, codebook ``[K, D]``) → codes, long ``[B, h, w]``."""
+
+
+def _nearest(z: Tensor, posterior: Posterior, codebook: Tensor) -> Tensor:
+    """The codeword nearest to the end of the path (the paper's)."""
+    return nearest_codes(z, codebook)
+
+
+def _argmax(z: Tensor, posterior: Posterior, codebook: Tensor) -> Tensor:
+    """The most probable code of the last posterior."""
+    return posterior.codes
+
+
+def _draw(z: Tensor, posterior: Posterior, codebook: Tensor) -> Tensor:
+    """A draw from the last posterior."""
+    if posterior.drawn is None:
+        raise InputError(
+            "the last step 'draw' needs a posterior with a draw: give it uniforms, one number in [0, 1) "
+            "per site"
+        )
+    return posterior.drawn
+
+
+LAST_STEPS: dict[str, LastStep] = {"nearest": _nearest, "argmax": _argmax, "draw": _draw}
+"""How codes are read off at the end of sampling."""
+
+
+def get_last_step(name: str) -> LastStep:
+    """The last step of that name.
+
+    Raises:
+        InputError: there is none; the nearest known name is suggested.
+    """
+    if name not in LAST_STEPS:
+        raise unknown_name("last step", name, LAST_STEPS)
+    return LAST_STEPS[name]
