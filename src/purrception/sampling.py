@@ -30,7 +30,7 @@ class SamplingConfig:
     steps: int = 50
     """N intervals of the time grid."""
     solver: str = "euler"
-    """euler."""
+    """euler, heun, midpoint, dpmpp_2m or dopri5."""
     temperature: float = 1.0
     """τ of the posterior; below 1 sharpens it."""
     guidance: float = 1.0
@@ -97,7 +97,7 @@ def generate(
 
     def mean(z: Tensor, t: float) -> Tensor:
         nonlocal evaluations
-        evaluations += guidance.passes
+        evaluations += guidance.passes_at(t)
         posterior = objective.predict(
             network, z, t, labels, temperature=config.temperature, guidance=guidance
         )

@@ -1,44 +1,102 @@
-"""Classifier-free guidance (arXiv 2207.12598) on the input of the head."""
+"""Classifier-free guidance (arXiv 2207.12598), within an interval of time (arXiv 2404.07724)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from purrception.errors import InputError, unknown_name
+from purrception.flow.posterior import Posterior
+
 FeatureFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""A backbone: z ``[B, D, h, w]``, t ``[B]``, labels ``[B]`` → features."""
+PosteriorFunction = Callable[[Tensor], Posterior]
+"""A head: features → posterior."""
+SPACES = ("logits", "mean")
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """How strongly the class steers.
+    """How strongly the class steers, when, and in which space.
 
-    Features are extrapolated from unconditional to conditional, f = f_∅ + w (f_y − f_∅). The vocabulary
-    head is affine, so its logits of f are the logits guided by w: two backbone passes, one head pass.
+    Raises:
+        InputError: the scale is not finite, the interval not within [0, 1], or the space unknown.
     """
 
     scale: float = 1.0
     """w: 1 is the conditional model, 0 the unconditional one, above 1 exaggerates the class."""
+    interval: tuple[float, float] = (0.0, 1.0)
+    """Times from and to which (both included) the scale holds; outside them the model is conditional."""
+    space: Literal["logits", "mean"] = "logits"
+    """logits: features are extrapolated, f = f_∅ + w (f_y − f_∅); an affine head makes of them the logits
+    guided by w. mean: the data predictions are, μ = μ_∅ + w (μ_y − μ_∅), at the cost of a second head pass; μ
+    may leave the hull of the codebook."""
+
+    def __post_init__(self) -> None:
+        """Refuse what means nothing."""
+        if not math.isfinite(self.scale):
+            raise InputError(f"guidance is a finite number; given {self.scale}")
+        low, high = self.interval
+        if not 0 <= low <= high <= 1:
+            raise InputError(
+                f"the guidance interval lies within 0 to 1, low end first; given {self.interval}"
+            )
+        if self.space not in SPACES:
+            raise unknown_name("guidance space", self.space, SPACES)
+
+    def scale_at(self, t: float) -> float:
+        """w at ``t``: the scale within the interval, 1 outside."""
+        low, high = self.interval
+        return self.scale if low <= t <= high else 1.0
+
+    def passes_at(self, t: float) -> int:
+        """Network evaluations of a prediction at ``t``: 1 where w is 0 or 1, else 2."""
+        return 1 if self.scale_at(t) in (0, 1) else 2
 
     def features(
-        self, backbone: FeatureFunction, z: Tensor, t: Tensor, labels: Tensor, null_label: int
+        self, backbone: FeatureFunction, z: Tensor, t: float, labels: Tensor, null_label: int
     ) -> Tensor:
-        """Guided features of ``z`` ``[B, D, h, w]`` at ``t`` ``[B]`` under ``labels`` ``[B]``.
+        """Features of ``z`` ``[B, D, h, w]`` under ``labels`` ``[B]``, guided in the space of logits.
 
-        Scales of exactly 1 and 0 cost one backbone pass, others two in one batch.
+        Two passes are one batch.
         """
-        if self.scale == 1:
-            return backbone(z, t, labels)
-        nothing = torch.full_like(labels, null_label)
-        if self.scale == 0:
-            return backbone(z, t, nothing)
-        both = backbone(torch.cat([z, z]), torch.cat([t, t]), torch.cat([labels, nothing]))
-        conditional, unconditional = both.float().chunk(2)
-        return torch.lerp(unconditional, conditional, self.scale)
+        scale = self.scale_at(t)
+        if self.passes_at(t) == 1:
+            given = labels if scale == 1 else torch.full_like(labels, null_label)
+            return backbone(z, z.new_full((len(z),), t), given)
+        conditional, unconditional = _both(backbone, z, t, labels, null_label)
+        return torch.lerp(unconditional, conditional, scale)
 
-    @property
-    def passes(self) -> int:
-        """Network evaluations per prediction: 1 or 2."""
-        return 1 if self.scale in (0, 1) else 2
+    def posterior(
+        self,
+        backbone: FeatureFunction,
+        head: PosteriorFunction,
+        z: Tensor,
+        t: float,
+        labels: Tensor,
+        null_label: int,
+    ) -> Posterior:
+        """The guided posterior of ``z`` ``[B, D, h, w]`` at ``t`` under ``labels`` ``[B]``.
+
+        Guided in the mean, only the mean is: entropy, probability and codes are the conditional model's,
+        since an extrapolated mean belongs to no distribution.
+        """
+        if self.space == "logits" or self.passes_at(t) == 1:
+            return head(self.features(backbone, z, t, labels, null_label))
+        conditional, unconditional = map(head, _both(backbone, z, t, labels, null_label))
+        mean = torch.lerp(unconditional.mean, conditional.mean, self.scale)
+        return replace(conditional, mean=mean)
+
+
+def _both(
+    backbone: FeatureFunction, z: Tensor, t: float, labels: Tensor, null_label: int
+) -> tuple[Tensor, Tensor]:
+    """Conditional and unconditional features in float32, from one batch."""
+    pair = torch.cat([labels, torch.full_like(labels, null_label)])
+    features = backbone(torch.cat([z, z]), z.new_full((2 * len(z),), t), pair).float()
+    return features[: len(z)], features[len(z) :]

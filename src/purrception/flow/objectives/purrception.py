@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor
 
 from purrception.flow.guidance import Guidance
@@ -41,7 +43,5 @@ class Purrception(Objective):
         guidance: Guidance | None = None,
     ) -> Posterior:
         """The posterior at temperature τ of the guided network; its mean is the data prediction."""
-        time = z.new_full((len(z),), t)
-        guidance = guidance or Guidance()
-        features = guidance.features(network, z, time, labels, network.num_classes)
-        return network.head.posterior(features, temperature=temperature)
+        head = partial(network.head.posterior, temperature=temperature)
+        return (guidance or Guidance()).posterior(network, head, z, t, labels, network.num_classes)
