@@ -104,7 +104,7 @@ def test_presets_are_the_published_sizes() -> None:
 
 
 def test_impossible_sizes_are_refused() -> None:
-    with pytest.raises(InputError, match="multiple of network.heads"):
+    with pytest.raises(InputError, match=r"multiple of network\.heads"):
         DiTConfig(width=100, heads=3)
     with pytest.raises(InputError, match="does not divide the grid 3×4"):
         PurrceptionTransformer((3, 4), 9, 2, 0, patch_size=2)
