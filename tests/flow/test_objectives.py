@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import pytest
 import torch
 
 from purrception.errors import InputError
-from purrception.flow import Guidance, ObjectiveConfig, TrainingBatch, build_objective, posterior_from_logits
+from purrception.flow import (
+    Guidance,
+    ObjectiveConfig,
+    Posterior,
+    TrainingBatch,
+    build_objective,
+    posterior_from_logits,
+)
 from purrception.models import PurrceptionTransformer
 
 
@@ -43,12 +51,12 @@ def test_loss_is_cross_entropy_plus_weighted_squared_logsumexp(network: Purrcept
 
 
 def test_guided_features_give_guided_logits(network: PurrceptionTransformer) -> None:
-    z, t = torch.randn(2, 3, 4, 6), torch.rand(2)
+    z, t = torch.randn(2, 3, 4, 6), torch.full((2,), 0.4)
     labels, nothing = torch.tensor([1, 4]), torch.tensor([5, 5])
     conditional = network.head.logits(network(z, t, labels))
     unconditional = network.head.logits(network(z, t, nothing))
     for scale in (-1.0, 0.5, 1.5, 4.0):
-        features = Guidance(scale).features(network, z, t, labels, network.num_classes)
+        features = Guidance(scale).features(network, z, 0.4, labels, network.num_classes)
         guided = unconditional + scale * (conditional - unconditional)
         torch.testing.assert_close(network.head.logits(features), guided, rtol=1e-4, atol=1e-4)
 
@@ -62,7 +70,52 @@ def test_guidance_one_is_conditional_and_zero_unconditional(
     guided = objective.predict(network, z, 0.3, torch.tensor([2, 2]), guidance=Guidance(scale))
     logits = network.head.logits(network(z, torch.full((2,), 0.3), torch.tensor([label, label])))
     assert torch.equal(guided.mean, posterior_from_logits(logits, network.codebook).mean)
-    assert Guidance(scale).passes == 1
+    assert Guidance(scale).passes_at(0.3) == 1
+
+
+def test_guidance_in_the_mean_extrapolates_the_means(network: PurrceptionTransformer) -> None:
+    objective = build_objective(ObjectiveConfig())
+    z, labels = torch.randn(2, 3, 4, 6), torch.tensor([1, 4])
+
+    def predict(guidance: Guidance) -> Posterior:
+        return objective.predict(network, z, 0.4, labels, temperature=0.8, guidance=guidance)
+
+    conditional, unconditional = predict(Guidance(1.0)), predict(Guidance(0.0))
+    for scale in (-1.0, 0.5, 3.0):
+        guided = predict(Guidance(scale, space="mean"))
+        expected = unconditional.mean + scale * (conditional.mean - unconditional.mean)
+        torch.testing.assert_close(guided.mean, expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(guided.entropy, conditional.entropy, atol=1e-5, rtol=1e-4)
+        assert not torch.allclose(guided.mean, predict(Guidance(scale)).mean, atol=1e-3)
+    assert torch.equal(predict(Guidance(1.0, space="mean")).mean, conditional.mean)
+    assert torch.equal(predict(Guidance(0.0, space="mean")).mean, unconditional.mean)
+
+
+@pytest.mark.parametrize("space", ["logits", "mean"])
+def test_outside_its_interval_guidance_is_the_conditional_model(
+    network: PurrceptionTransformer, space: Literal["logits", "mean"]
+) -> None:
+    objective = build_objective(ObjectiveConfig())
+    z, labels = torch.randn(2, 3, 4, 6), torch.tensor([1, 4])
+    within = Guidance(3.0, interval=(0.2, 0.6), space=space)
+    always = Guidance(3.0, space=space)
+    for t, passes in [(0.0, 1), (0.19, 1), (0.2, 2), (0.4, 2), (0.6, 2), (0.61, 1), (1.0, 1)]:
+        assert within.passes_at(t) == passes
+        same = always if passes == 2 else Guidance()
+        found, expected = (objective.predict(network, z, t, labels, guidance=g) for g in (within, same))
+        assert torch.equal(found.mean, expected.mean)
+    assert Guidance(0.0, interval=(0.2, 0.6)).scale_at(0.1) == 1  # conditional outside, whatever the scale
+
+
+def test_guidance_that_means_nothing_is_refused() -> None:
+    for scale in (math.nan, math.inf):
+        with pytest.raises(InputError, match="finite"):
+            Guidance(scale)
+    for interval in ((0.6, 0.2), (-0.1, 0.5), (0.5, 1.1), (math.nan, 1.0)):
+        with pytest.raises(InputError, match="within 0 to 1"):
+            Guidance(interval=interval)
+    with pytest.raises(InputError, match="did you mean 'logits'"):
+        Guidance(space="logit")  # type: ignore[arg-type]
 
 
 def test_prediction_is_finite_at_both_ends(network: PurrceptionTransformer) -> None:
