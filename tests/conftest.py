@@ -13,9 +13,9 @@ import torch
 from purrception.config import RunConfig, dump_config
 from purrception.data import DataConfig
 from purrception.evaluation import ClassifierConfig, EvaluationConfig
+from purrception.flow import SamplingConfig
 from purrception.models import DiTConfig, PurrceptionTransformer
 from purrception.recipes import digits
-from purrception.sampling import SamplingConfig
 from purrception.tokenizers import TokenizerTrainingConfig, VQConfig
 from purrception.training import TrainingConfig
 

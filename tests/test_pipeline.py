@@ -13,6 +13,7 @@ from diffusers import VQModel
 from purrception import PurrceptionPipeline, PurrceptionTransformer
 from purrception.errors import InputError
 from purrception.experiment import load_pipeline
+from purrception.sampling import KeyedDraws
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +56,14 @@ def test_an_image_does_not_depend_on_the_batch_size(pipeline: PurrceptionPipelin
     assert not torch.equal(whole.indices, other.indices)
 
 
-def test_noise_is_the_same_whichever_images_are_drawn_beside_it() -> None:
-    from purrception.sampling import initial_noise
-
-    together = initial_noise(3, range(10), 2, (4, 4))
-    assert torch.equal(together[7:8], initial_noise(3, [7], 2, (4, 4)))
-    assert len({sample.numpy().tobytes() for sample in together}) == 10
+def test_noise_is_the_same_whichever_images_are_drawn_beside_it(pipeline: PurrceptionPipeline) -> None:
+    together = KeyedDraws(3, range(10), pipeline.transformer)
+    alone = KeyedDraws(3, [7], pipeline.transformer)
+    for step in (0, 1, 5):
+        assert torch.equal(together.normal(step)[7:8], alone.normal(step))
+        assert torch.equal(together.uniform(step)[7:8], alone.uniform(step))
+    every = [*together.normal(0), *together.normal(1), *together.uniform(0)]
+    assert len({sample.numpy().tobytes() for sample in every}) == 30
 
 
 def test_save_and_load_give_the_same_images(pipeline: PurrceptionPipeline, tmp_path: Path) -> None:

@@ -70,10 +70,13 @@ def test_a_network_with_nothing_to_say_has_the_exact_bayes_posterior_of_independ
     predicted = build_objective(ObjectiveConfig()).predict(
         silent_network(evidence=True), z, t, torch.zeros(6, dtype=torch.long)
     )
+    assert predicted.posterior is not None
     exact = exact_posterior(z.double(), t, grids, CODEBOOK.double())
     mean = torch.einsum("bhwk,kd->bdhw", exact, CODEBOOK.double())
     torch.testing.assert_close(predicted.mean.double(), mean, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(predicted.entropy.double(), torch.special.entr(exact).sum(-1), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        predicted.posterior.entropy.double(), torch.special.entr(exact).sum(-1), atol=1e-4, rtol=1e-4
+    )
 
 
 def test_the_loss_of_such_a_network_is_the_conditional_entropy_of_the_codes() -> None:
@@ -100,6 +103,7 @@ def test_prediction_with_evidence_is_finite_at_both_ends() -> None:
     for t in (0.0, 1.0):
         posterior = objective.predict(
             silent_network(evidence=True), torch.randn(2, 3, 1, 1), t, torch.zeros(2, dtype=torch.long)
-        )
+        ).posterior
+        assert posterior is not None
         assert posterior.mean.isfinite().all()
         assert posterior.entropy.isfinite().all()

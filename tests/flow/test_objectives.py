@@ -78,7 +78,9 @@ def test_guidance_in_the_mean_extrapolates_the_means(network: PurrceptionTransfo
     z, labels = torch.randn(2, 3, 4, 6), torch.tensor([1, 4])
 
     def predict(guidance: Guidance) -> Posterior:
-        return objective.predict(network, z, 0.4, labels, temperature=0.8, guidance=guidance)
+        posterior = objective.predict(network, z, 0.4, labels, temperature=0.8, guidance=guidance).posterior
+        assert posterior is not None
+        return posterior
 
     conditional, unconditional = predict(Guidance(1.0)), predict(Guidance(0.0))
     for scale in (-1.0, 0.5, 3.0):
@@ -121,7 +123,8 @@ def test_guidance_that_means_nothing_is_refused() -> None:
 def test_prediction_is_finite_at_both_ends(network: PurrceptionTransformer) -> None:
     objective = build_objective(ObjectiveConfig())
     for t in (0.0, 1.0):
-        posterior = objective.predict(network, torch.randn(2, 3, 4, 6), t, torch.tensor([0, 5]))
+        posterior = objective.predict(network, torch.randn(2, 3, 4, 6), t, torch.tensor([0, 5])).posterior
+        assert posterior is not None
         assert posterior.mean.isfinite().all()
         assert posterior.entropy.isfinite().all()
 

@@ -127,9 +127,7 @@ def test_draws_have_the_frequencies_of_the_posterior(truncation: Truncation) -> 
     shape = (1, 200, 200)
     logits = torch.randn(7, generator=torch.Generator().manual_seed(1))
     uniforms = torch.rand(shape, generator=torch.Generator().manual_seed(2))
-    posterior = posterior_from_logits(
-        logits.expand(*shape, 7), CODEBOOK, truncation=truncation, uniforms=uniforms
-    )
+    posterior = posterior_from_logits(logits.expand(*shape, 7), CODEBOOK, truncation=truncation, uniforms=uniforms)
     assert posterior.drawn is not None
     observed = posterior.drawn.flatten().bincount(minlength=7).double()
     expected = uniforms.numel() * truncate(logits, truncation).exp().double()

@@ -152,7 +152,7 @@ def test_near_codes_share_what_the_geometric_head_learns() -> None:
 
 def test_the_geometric_head_reads_the_codebook_that_was_set() -> None:
     made = PurrceptionTransformer(
-        (2, 2), CODES, DIM, 0, depth=1, width=16, heads=2, patch_size=1, head="geometric"
+        (2, 2), CODES, DIM, 0, depth=1, width=16, heads=2, patch_size=1, head_kind="geometric"
     )
     before = made.head.class_weights()
     made.set_codebook(torch.randn(CODES, DIM))
@@ -203,7 +203,7 @@ def test_the_cost_of_the_factored_head_does_not_grow_with_patch_squared_width_an
 @pytest.mark.parametrize("kind", CATEGORICAL)
 def test_guidance_of_the_network_adds_the_evidence_once(kind: str, evidence: bool) -> None:
     network = PurrceptionTransformer(
-        (2, 4), CODES, DIM, 3, depth=1, width=16, heads=2, head=kind, head_rank=5, evidence=evidence
+        (2, 4), CODES, DIM, 3, depth=1, width=16, heads=2, head_kind=kind, head_rank=5, evidence=evidence
     ).eval()
     network.set_codebook(torch.randn(CODES, DIM))
     for parameter in network.parameters():
@@ -222,7 +222,9 @@ def test_guidance_of_the_network_adds_the_evidence_once(kind: str, evidence: boo
 
 @pytest.mark.parametrize("kind", CATEGORICAL)
 def test_losses_and_gradients_are_finite_at_both_ends_of_time(kind: str) -> None:
-    network = PurrceptionTransformer((2, 4), CODES, DIM, 3, depth=1, width=16, heads=2, head=kind, evidence=True)
+    network = PurrceptionTransformer(
+        (2, 4), CODES, DIM, 3, depth=1, width=16, heads=2, head_kind=kind, evidence=True
+    )
     network.set_codebook(torch.randn(CODES, DIM))
     batch = TrainingBatch(
         indices=torch.randint(CODES, (2, 2, 4)),
@@ -244,7 +246,7 @@ def test_heads_that_cannot_be_are_refused() -> None:
     with pytest.raises(InputError, match="linear, factored, geometric"):
         HeadConfig("regression", evidence=True)
     with pytest.raises(InputError, match="did you mean 'geometric'"):
-        PurrceptionTransformer((2, 2), 4, 2, 0, head="geometrical")
+        PurrceptionTransformer((2, 2), 4, 2, 0, head_kind="geometrical")
 
 
 def test_rank_is_the_rank_of_the_logits() -> None:
