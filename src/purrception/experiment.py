@@ -14,7 +14,7 @@ from purrception.config import RunConfig, dump_config, load_config
 from purrception.data import open_images, tensor_to_images
 from purrception.errors import InputError
 from purrception.flow import build_objective
-from purrception.models import PurrceptionTransformer
+from purrception.models import PurrceptionTransformer, categorical_heads
 from purrception.pictures import image_grid
 from purrception.pipeline import PurrceptionPipeline
 from purrception.sampling import SamplingConfig, generate, initial_noise
@@ -41,6 +41,11 @@ def start_run(config: RunConfig) -> RunDirectory:
 def _check(config: RunConfig) -> None:
     """Refuse what would fail later, before anything is written or trained."""
     build_objective(config.objective)
+    if config.head.kind not in categorical_heads():
+        raise InputError(
+            f"the objective {config.objective.name!r} learns a posterior; given the head "
+            f"{config.head.kind!r}, accepted {', '.join(categorical_heads())}: change head.kind"
+        )
     config.training.resolve_device()
     if len(open_images(config.data, "train")) == 0:
         raise InputError("there are no training images: lower data.test_fraction or add images")
