@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import yaml
 
 from purrception.config import config_from_dict, config_to_dict, dump_config, load_config, option_names
 from purrception.errors import InputError
+from purrception.experiment import start_run
+from purrception.models import HeadConfig
 from purrception.recipes import RECIPES, get_recipe
 
 
@@ -33,6 +36,8 @@ def test_digits_are_never_mirrored() -> None:
         ({"training": {"steps": 1.5}}, "training.steps"),
         ({"training": {"steps": 0}}, "training.steps is at least 1"),
         ({"network": {"width": 10, "heads": 3}}, "multiple of network.heads"),
+        ({"head": {"kind": "liner"}}, "did you mean 'linear'"),
+        ({"head": {"evidence": "perhaps"}}, "head.evidence"),
         ({"name": None}, "name"),
     ],
 )
@@ -56,6 +61,13 @@ def test_partial_files_take_defaults(tmp_path: Path) -> None:
     config = load_config(file)
     assert config.training.steps == 7
     assert config.training.betas == (0.9, 0.999)
+
+
+def test_a_head_without_a_posterior_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    recipe = replace(get_recipe("digits"), runs=str(tmp_path / "runs"), head=HeadConfig("regression"))
+    with pytest.raises(InputError, match="accepted linear, factored, geometric"):
+        start_run(recipe)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_option_names_cover_every_leaf() -> None:

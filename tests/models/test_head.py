@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -247,6 +248,31 @@ def test_heads_that_cannot_be_are_refused() -> None:
         HeadConfig("regression", evidence=True)
     with pytest.raises(InputError, match="did you mean 'geometric'"):
         PurrceptionTransformer((2, 2), 4, 2, 0, head_kind="geometrical")
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_saved_network_keeps_its_head(kind: str, tmp_path: Path) -> None:
+    network = PurrceptionTransformer(
+        (2, 4),
+        CODES,
+        DIM,
+        3,
+        depth=1,
+        width=16,
+        heads=2,
+        head=kind,
+        head_rank=5,
+        evidence=kind in CATEGORICAL,
+    )
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    network.set_codebook(torch.randn(CODES, DIM))
+    network.save_pretrained(tmp_path)
+    loaded = PurrceptionTransformer.from_pretrained(tmp_path)
+    assert type(loaded.head) is HEADS[kind]
+    assert loaded.evidence is network.evidence
+    saved = network.state_dict()
+    assert all(torch.equal(value, saved[name]) for name, value in loaded.state_dict().items())
 
 
 def test_rank_is_the_rank_of_the_logits() -> None:

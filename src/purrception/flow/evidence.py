@@ -21,7 +21,8 @@ MIN_NOISE = 1e-2
 The evidence grows with t/(1 − t)², so a floor keeps it finite at t = 1. Its value weighs two errors. Float32
 rounds a term of size |z||e| t/σ² to one part in 10⁷: under 0.1 nats at σ = 0.01, but nats at 0.001. And a
 floor hides nothing while codes are further apart than the noise it supposes: at σ = 0.01, odds between
-standardised codes at distance 0.1 are already e⁵⁰, and 16384 codes in 4 dimensions lie about 0.15 apart.
+standardised codes at distance 0.1 are already e⁵⁰, and 16384 normal points in 4 dimensions lie about 0.15
+apart.
 """
 
 

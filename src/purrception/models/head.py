@@ -224,8 +224,8 @@ class GeometricHead(FactoredHead):
     """A factored head that knows where the codes lie: w_k = φ(e_k) + u_k.
 
     φ is a small MLP of the standardised codeword, so that what is learned for one code moves the codes near
-    it; u, zero at first, holds what is a code's own. Here the map to sites starts at zero instead of w: were
-    φ's last layer zero, both factors of φ's gradient would depend on u to grow first.
+    it; u, zero at first, holds what is a code's own. Here the map to sites starts at zero instead of w: the
+    first steps then go along φ, which all codes share, and u follows.
 
     Args:
         width: channels of the features.
