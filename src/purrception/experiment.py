@@ -14,7 +14,7 @@ from purrception.config import RunConfig, dump_config, load_config
 from purrception.data import open_images, tensor_to_images
 from purrception.errors import InputError
 from purrception.flow import SamplingConfig, build_objective
-from purrception.models import PurrceptionTransformer
+from purrception.models import PurrceptionTransformer, categorical_heads
 from purrception.pictures import image_grid
 from purrception.pipeline import PurrceptionPipeline
 from purrception.sampling import sample_codes
@@ -41,6 +41,11 @@ def start_run(config: RunConfig) -> RunDirectory:
 def check_config(config: RunConfig) -> None:
     """Refuse what would fail later, before anything is written or trained."""
     build_objective(config.objective).check_evidence(config.head.evidence)
+    if config.head.kind not in categorical_heads():
+        raise InputError(
+            f"head.kind names the vocabulary head of objectives with a posterior; given {config.head.kind!r}, "
+            f"accepted {', '.join(categorical_heads())}: others take the head they need by themselves"
+        )
     config.training.resolve_device()
     if len(open_images(config.data, "train")) == 0:
         raise InputError("there are no training images: lower data.test_fraction or add images")

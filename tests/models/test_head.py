@@ -260,7 +260,7 @@ def test_a_saved_network_keeps_its_head(kind: str, tmp_path: Path) -> None:
         depth=1,
         width=16,
         heads=2,
-        head=kind,
+        head_kind=kind,
         head_rank=5,
         evidence=kind in CATEGORICAL,
     )
