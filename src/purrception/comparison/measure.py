@@ -16,13 +16,14 @@ from purrception.evaluation.classifier import (
     extract_features,
     train_classifier,
 )
-from purrception.evaluation.likelihood import LikelihoodBound, likelihood_bound
+from purrception.evaluation.likelihood import likelihood_bound
 from purrception.evaluation.metrics import FeatureStatistics, frechet_distance, precision_recall
-from purrception.flow import Objective, SamplingConfig
+from purrception.flow import GaussianObjective, Objective, SamplingConfig, TrainingBatch
 from purrception.models import PurrceptionTransformer
 from purrception.sampling import sample_codes
 from purrception.tokenizers import VQTokenizer
 from purrception.tokens import TokenDataset
+from purrception.training.batches import to_device, validation_batch
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,20 @@ class Quality:
     recognised: float
     """Share of generated images recognised as the class asked for."""
     nfe: int
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Figures of one network on held-out codes; no sampling is involved."""
+
+    bits_per_code: float
+    """Bound on the negative log-likelihood."""
+    bits_error: float
+    """Its standard error over images."""
+    cross_entropy: float | None
+    """Of the posterior, nats, over t as in training; none without a posterior. DFM's is of masked sites."""
+    mean_error: float | None
+    """E|z_1 − μ(z_t)|² per latent number, over t; none off the Gaussian path."""
 
 
 class Judge:
@@ -80,9 +95,32 @@ class Judge:
             nfe=made.nfe,
         )
 
-    def bound(self, network: PurrceptionTransformer, objective: Objective) -> LikelihoodBound:
-        """The bound on the held-out negative log-likelihood; no sampling is involved."""
-        return likelihood_bound(network, objective, self.held_out, seed=self.seed)
+    @torch.no_grad()
+    def held_out_figures(self, network: PurrceptionTransformer, objective: Objective) -> HeldOut:
+        """Likelihood bound, cross-entropy and error of the mean on at most 256 held-out rows."""
+        bound = likelihood_bound(network, objective, self.held_out, seed=self.seed)
+        batch = validation_batch(self.held_out, self.seed, 0, min(256, len(self.held_out)))
+        batch = to_device(batch, network.device)
+        cross_entropy = objective.loss(network, batch).figures.get("cross_entropy")
+        return HeldOut(
+            bits_per_code=bound.bits_per_code,
+            bits_error=bound.standard_error,
+            cross_entropy=None if cross_entropy is None else float(cross_entropy),
+            mean_error=_mean_error(network, objective, batch),
+        )
+
+
+def _mean_error(network: PurrceptionTransformer, objective: Objective, batch: TrainingBatch) -> float | None:
+    """Square error of the data prediction at t = 0.1, 0.3, …, 0.9, per latent number."""
+    if not isinstance(objective, GaussianObjective):
+        return None
+    z_1 = network.embed(batch.indices)
+    errors = []
+    for t in (0.1, 0.3, 0.5, 0.7, 0.9):
+        z_t = objective.path.sample(z_1, batch.noise, torch.full_like(batch.time, t)).z_t
+        mean = objective.predict(network, z_t, t, batch.labels).mean
+        errors.append(float((z_1 - mean).square().mean()))
+    return sum(errors) / len(errors)
 
 
 def _load(data: DataConfig, split: str) -> tuple[Tensor, Tensor]:

@@ -135,18 +135,17 @@ def _train_entry(
         clock.write_text(json.dumps(seconds))
         settings = objective.supported(config.sampling)
         quality = judge.measure(trainer.ema.average, objective, settings)
-        bound = judge.bound(trainer.ema.average, objective)
+        held_out_figures = judge.held_out_figures(trainer.ema.average, objective)
         row = {
             "entry": entry, "seed": config.seed, "step": step, "seconds": seconds, "flops": step * flops,
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
-            "sampling": asdict(settings), **asdict(quality),
-            "bits_per_code": bound.bits_per_code, "bits_error": bound.standard_error,
+            "sampling": asdict(settings), **asdict(quality), **asdict(held_out_figures),
         }  # fmt: skip
         with (run.root / ROWS_FILE).open("a") as stream:
             stream.write(json.dumps(row) + "\n")
         print(
             f"{entry} seed {config.seed} step {step}: Fréchet {quality.frechet:.2f}  "
-            f"{bound.bits_per_code:.3f} bits/code",
+            f"{held_out_figures.bits_per_code:.3f} bits/code",
             flush=True,
         )
 
