@@ -31,11 +31,11 @@ Rows = list[dict[str, Any]]
 
 def mean_and_spread(values: Sequence[float | None]) -> str:
     """``mean ± standard deviation`` over seeds; the mean alone for one seed, a dash where there is none."""
-    values = [value for value in values if value is not None]
-    if not values:
+    known = [value for value in values if value is not None]
+    if not known:
         return "–"
-    mean = fmean(values)
-    return f"{mean:.3g} ± {stdev(values):.2g}" if len(values) > 1 else f"{mean:.3g}"
+    mean = fmean(known)
+    return f"{mean:.3g} ± {stdev(known):.2g}" if len(known) > 1 else f"{mean:.3g}"
 
 
 def curve(rows: Rows, entry: str, axis: str, metric: str) -> tuple[np.ndarray, np.ndarray]:
@@ -92,6 +92,7 @@ def write_report(folder: Path, recipe: RunConfig, floor: float) -> Path:
     entries = list(dict.fromkeys(row["entry"] for row in rows))
     lines = [f"# Comparison on {recipe.name}", "", *_protocol(rows, recipe, floor), ""]
     lines += ["## At the end of training", "", *_final_table(rows, entries), ""]
+    lines += _tuned_table(rows, entries)
     for metric in RANKED:
         for axis, title in AXES.items():
             lines += [f"## {METRICS[metric]}: how many times fewer {title}", ""]
@@ -142,6 +143,33 @@ def _final_table(rows: Rows, entries: list[str]) -> list[str]:
             f"{fmean(row['seconds'] for row in final):.0f} | {sampling} |"
         )
     return lines
+
+
+def _tuned_table(rows: Rows, entries: list[str]) -> list[str]:
+    """Each entry at its own best of the tuned grid, where a comparison was asked to tune."""
+    if not any("tuned" in row for row in rows):
+        return []
+    lines = [
+        "## Tuned: each training at its own best of a small grid of temperatures and guidances",
+        "",
+        "| entry | Fréchet | precision | recall | recognised | chosen, by seed |",
+        "|" + "---|" * 6,
+    ]
+    for entry in entries:
+        tuned = [row["tuned"] for row in rows if row["entry"] == entry and "tuned" in row]
+        if not tuned:
+            continue
+        cells = [
+            mean_and_spread([result[name] for result in tuned])
+            for name in ("frechet", "precision", "recall", "recognised")
+        ]
+        chosen = "; ".join(
+            f"τ {used['temperature']}, guidance {used['guidance']:g}, NFE {result['nfe']}"
+            for result in tuned
+            for used in (result["sampling"],)
+        )
+        lines.append(f"| {entry} | {' | '.join(cells)} | {chosen} |")
+    return [*lines, ""]
 
 
 def _ratio_table(rows: Rows, entries: list[str], axis: str, metric: str) -> list[str]:

@@ -1,0 +1,104 @@
+"""Curves, ratios and fronts: the arithmetic of a comparison."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from purrception.comparison.entries import configure, parse_entries
+from purrception.comparison.report import curve, first_reach, mean_and_spread, speed_ratios
+from purrception.comparison.run import geometric_steps
+from purrception.comparison.sweep import SweepSpace, pareto_front
+from purrception.errors import InputError
+from purrception.flow import SamplingConfig
+from purrception.recipes import get_recipe
+
+
+def row(entry: str, seed: int, step: int, frechet: float) -> dict[str, object]:
+    return {"entry": entry, "seed": seed, "step": step, "seconds": step * 2.0, "frechet": frechet}
+
+
+ROWS = [
+    row(entry, seed, step, level * scale * height)
+    for entry, level in (("fast", 1.0), ("slow", 2.0))
+    for seed, scale in ((0, 0.9), (1, 1.1))
+    for step, height in ((100, 8), (200, 4), (400, 2))
+]
+
+
+def test_curves_are_means_over_seeds() -> None:
+    positions, values = curve(ROWS, "slow", "step", "frechet")
+    assert positions.tolist() == [100, 200, 400]
+    np.testing.assert_allclose(values, [16, 8, 4])
+
+
+def test_ratio_is_of_the_steps_needed_for_the_others_final_quality() -> None:
+    ratios = speed_ratios(ROWS, "step", "frechet")
+    assert ratios["fast", "slow"] == (pytest.approx(2.0), False)  # 4 is reached at 200 of 400 steps
+    assert ratios["slow", "fast"] == (0.0, False)  # 2 is never reached
+    assert ratios["fast", "fast"] == (pytest.approx(1.0), False)
+    easy = [*ROWS, row("weak", 0, 400, 100.0), row("weak", 1, 400, 100.0)]
+    assert speed_ratios(easy, "step", "frechet")["slow", "weak"] == (pytest.approx(4.0), True)
+    assert speed_ratios(ROWS, "seconds", "frechet")["fast", "slow"][0] == pytest.approx(2.0)
+
+
+def test_first_reach_interpolates_in_the_logarithm_of_the_steps() -> None:
+    positions, values = np.array([100.0, 400.0]), np.array([10.0, 6.0])
+    assert first_reach(positions, values, 8.0) == pytest.approx(200)
+    assert first_reach(positions, values, 20.0) == 100
+    assert math.isinf(first_reach(positions, values, 5.0))
+
+
+def test_steps_are_geometric_and_end_at_the_last() -> None:
+    assert geometric_steps(800, 4) == [283, 400, 566, 800]
+    assert geometric_steps(2, 6) == [1, 2]
+
+
+def test_spread_is_shown_only_where_there_is_one() -> None:
+    assert mean_and_spread([1.0, 3.0]) == "2 ± 1.4"
+    assert mean_and_spread([1.5]) == "1.5"
+    assert mean_and_spread([None, None]) == "–"
+
+
+def test_entries_change_the_recipe_and_nothing_else() -> None:
+    recipe = get_recipe("digits")
+    ours = configure(recipe, "purrception+geometric+evidence+no-z-loss")
+    assert (ours.head.kind, ours.head.evidence, ours.objective.z_loss) == ("geometric", True, 0.0)
+    assert ours.training == recipe.training
+    assert configure(recipe, "dfm").objective.name == "dfm"
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("purception", "did you mean 'purrception'"),
+        ("purrception+evidenc", "did you mean 'evidence'"),
+        ("cfm+evidence", "evidence belongs to a categorical posterior"),
+        ("dfm+evidence", "evidence belongs to a categorical posterior"),
+    ],
+)
+def test_entries_that_cannot_be_are_refused(entry: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        configure(get_recipe("digits"), entry)
+
+
+def test_lists_of_entries() -> None:
+    assert parse_entries("cfm, dfm+factored") == ["cfm", "dfm+factored"]
+    for text in ("", "cfm,cfm"):
+        with pytest.raises(InputError, match="different objectives"):
+            parse_entries(text)
+
+
+def test_the_front_holds_what_nothing_beats() -> None:
+    rows = [{"nfe": n, "frechet": f} for n, f in ((8, 5.0), (4, 9.0), (16, 6.0), (32, 4.0), (8, 7.0))]
+    assert [(item["nfe"], item["frechet"]) for item in pareto_front(rows)] == [(4, 9.0), (8, 5.0), (32, 4.0)]
+
+
+def test_a_sweep_combines_everything_and_checks_it() -> None:
+    space = SweepSpace(("1.0", "0.9"), (1.0, 2.0), (4, 8), ("euler",), ("uniform", "cosine"))
+    settings = space.settings(SamplingConfig())
+    assert len(settings) == len(set(settings)) == 16
+    with pytest.raises(InputError, match="did you mean 'euler'"):
+        SweepSpace(("1.0",), (1.0,), (4,), ("eulr",), ("uniform",)).settings(SamplingConfig())
