@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from purrception.cli import VERBS, EvaluateOptions, SampleOptions
+from purrception.cli import VERBS, CompareOptions, EvaluateOptions, SampleOptions, SweepOptions
 from purrception.config import option_names
 
 ROOT = Path(__file__).parent.parent
@@ -17,6 +17,8 @@ OPTIONS = {
     "train": {*option_names(), "resume"},
     "sample": set(option_names(SampleOptions)),
     "evaluate": set(option_names(EvaluateOptions)),
+    "compare": {*option_names(), *option_names(CompareOptions)},
+    "sweep": set(option_names(SweepOptions)),
 }
 
 
