@@ -13,6 +13,7 @@ from purrception.flow import (
     Guidance,
     ObjectiveConfig,
     Posterior,
+    PredictionOptions,
     TrainingBatch,
     build_objective,
     posterior_from_logits,
@@ -67,7 +68,7 @@ def test_guidance_one_is_conditional_and_zero_unconditional(
 ) -> None:
     objective = build_objective(ObjectiveConfig())
     z = torch.randn(2, 3, 4, 6)
-    guided = objective.predict(network, z, 0.3, torch.tensor([2, 2]), guidance=Guidance(scale))
+    guided = objective.predict(network, z, 0.3, torch.tensor([2, 2]), PredictionOptions(guidance=Guidance(scale)))
     logits = network.head.logits(network(z, torch.full((2,), 0.3), torch.tensor([label, label])))
     assert torch.equal(guided.mean, posterior_from_logits(logits, network.codebook).mean)
     assert Guidance(scale).passes_at(0.3) == 1
@@ -78,7 +79,7 @@ def test_guidance_in_the_mean_extrapolates_the_means(network: PurrceptionTransfo
     z, labels = torch.randn(2, 3, 4, 6), torch.tensor([1, 4])
 
     def predict(guidance: Guidance) -> Posterior:
-        posterior = objective.predict(network, z, 0.4, labels, temperature=0.8, guidance=guidance).posterior
+        posterior = objective.predict(network, z, 0.4, labels, PredictionOptions(0.8, guidance=guidance)).posterior
         assert posterior is not None
         return posterior
 
@@ -104,7 +105,9 @@ def test_outside_its_interval_guidance_is_the_conditional_model(
     for t, passes in [(0.0, 1), (0.19, 1), (0.2, 2), (0.4, 2), (0.6, 2), (0.61, 1), (1.0, 1)]:
         assert within.passes_at(t) == passes
         same = always if passes == 2 else Guidance()
-        found, expected = (objective.predict(network, z, t, labels, guidance=g) for g in (within, same))
+        found, expected = (
+            objective.predict(network, z, t, labels, PredictionOptions(guidance=g)) for g in (within, same)
+        )
         assert torch.equal(found.mean, expected.mean)
     assert Guidance(0.0, interval=(0.2, 0.6)).scale_at(0.1) == 1  # conditional outside, whatever the scale
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from purrception.errors import InputError
-from purrception.flow import Evidence, Guidance, ObjectiveConfig, TrainingBatch, build_objective
+from purrception.flow import Evidence, Guidance, ObjectiveConfig, PredictionOptions, TrainingBatch, build_objective
 from purrception.models import (
     HEADS,
     CategoricalHead,
@@ -217,7 +217,7 @@ def test_guidance_of_the_network_adds_the_evidence_once(kind: str, evidence: boo
         logits = logits + Evidence.of(z, time).logits(network.codebook)
     expected = torch.einsum("bhwk,kd->bdhw", logits.softmax(-1), network.codebook.double())
     objective = build_objective(ObjectiveConfig())
-    predicted = objective.predict(network, z, t, labels, guidance=Guidance(2.0))
+    predicted = objective.predict(network, z, t, labels, PredictionOptions(guidance=Guidance(2.0)))
     torch.testing.assert_close(predicted.mean.double(), expected, atol=1e-4, rtol=1e-4)
 
 

@@ -14,6 +14,7 @@ from purrception.flow.objectives.base import (
     Objective,
     ObjectiveConfig,
     Prediction,
+    PredictionOptions,
     SiteLosses,
     TrainingBatch,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "Objective",
     "ObjectiveConfig",
     "Prediction",
+    "PredictionOptions",
     "Purrception",
     "SiteLosses",
     "TrainingBatch",

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
 
 from purrception.errors import InputError
+from purrception.flow.evidence import Evidence
 from purrception.flow.guidance import Guidance
 from purrception.flow.posterior import Posterior, Truncation
 from purrception.flow.settings import SamplingConfig
+
+ALL_CODES, UNGUIDED = Truncation(), Guidance()
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,37 @@ class Losses:
 
     total: Tensor
     figures: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class PredictionOptions:
+    """How to ask a model; what does not apply to an objective is refused by its :meth:`Objective.check`."""
+
+    temperature: float = 1.0
+    """τ of the posterior."""
+    truncation: Truncation = ALL_CODES
+    """Top-k and top-p of the posterior."""
+    guidance: Guidance = UNGUIDED
+    """By the class."""
+    uniforms: Tensor | None = None
+    """``[B, h, w]`` in [0, 1), to draw a code of each site from the posterior."""
+
+    def posterior(
+        self, network: Network, z: Tensor, t: float, labels: Tensor, evidence: Evidence | None
+    ) -> Posterior:
+        """The posterior of a categorical network, asked in this way."""
+        head = partial(
+            network.head.posterior,
+            evidence=evidence,
+            temperature=self.temperature,
+            truncation=self.truncation,
+            uniforms=self.uniforms,
+        )
+        return self.guidance.posterior(network, head, z, t, labels, network.num_classes)
+
+
+PLAIN = PredictionOptions()
+"""The conditional model as it was trained."""
 
 
 @dataclass(frozen=True)
@@ -179,16 +214,7 @@ class Objective(ABC):
 
     @abstractmethod
     def predict(
-        self,
-        network: Network,
-        z: Tensor,
-        t: float,
-        labels: Tensor,
-        *,
-        temperature: float = 1.0,
-        truncation: Truncation | None = None,
-        guidance: Guidance | None = None,
-        uniforms: Tensor | None = None,
+        self, network: Network, z: Tensor, t: float, labels: Tensor, options: PredictionOptions = PLAIN
     ) -> Prediction:
         """What the model holds of the end of the path, given a state at ``t``.
 
@@ -197,10 +223,7 @@ class Objective(ABC):
             z: the state, as the network takes it.
             t: time in [0, 1].
             labels: long ``[B]``.
-            temperature: τ of the posterior.
-            truncation: of the posterior.
-            guidance: by the class.
-            uniforms: ``[B, h, w]``, to draw a code of each site from the posterior.
+            options: temperature and the like; plain by default.
         """
 
     @abstractmethod

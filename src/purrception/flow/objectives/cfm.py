@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import replace
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from purrception.errors import InputError
-from purrception.flow.guidance import Guidance
-from purrception.flow.objectives.base import Losses, Network, Prediction, TrainingBatch
+from purrception.flow.objectives.base import (
+    PLAIN,
+    Losses,
+    Network,
+    Prediction,
+    PredictionOptions,
+    TrainingBatch,
+)
 from purrception.flow.objectives.gaussian import GaussianObjective
-from purrception.flow.posterior import Truncation
+from purrception.flow.paths import PathSample
 from purrception.flow.settings import SamplingConfig
 
 
@@ -34,60 +41,48 @@ class RegressionObjective(GaussianObjective):
         """The same settings with a neutral posterior."""
         return replace(settings, temperature=1.0, top_k=0, top_p=1.0, last_step="nearest")
 
-    def _vector(self, network: Network, z: Tensor, t: float, labels: Tensor, guidance: Guidance | None) -> Tensor:
-        """The network's output, guided: ``[B, D, h, w]``. The head is affine, so features are guided."""
-        guidance = guidance or Guidance()
-        return network.head(guidance.features(network, z, t, labels, network.num_classes))
+    @abstractmethod
+    def target(self, point: PathSample) -> Tensor:
+        """What the network's output is compared with, ``[B, D, h, w]``."""
+
+    @abstractmethod
+    def to_mean(self, output: Tensor, z: Tensor, t: float) -> Tensor:
+        """The data prediction that an output at ``z`` and ``t`` stands for, ``[B, D, h, w]``."""
+
+    def loss(self, network: Network, batch: TrainingBatch) -> Losses:
+        """Mean square error of the target, over batch, channels and sites."""
+        point = self.path.sample(network.embed(batch.indices), batch.noise, batch.time)
+        output = network.head(network(point.z_t, point.t, batch.labels))
+        error = F.mse_loss(output, self.target(point))
+        return Losses(error, {"square_error": error.detach()})
+
+    def predict(
+        self, network: Network, z: Tensor, t: float, labels: Tensor, options: PredictionOptions = PLAIN
+    ) -> Prediction:
+        """The data prediction; the head is affine, so that guiding its input guides its output."""
+        features = options.guidance.features(network, z, t, labels, network.num_classes)
+        return Prediction(self.to_mean(network.head(features), z, t))
 
 
 class CFM(RegressionObjective):
     """Conditional flow matching: |v_θ − (z_1 − z_0)|² (Flow Matching, arXiv 2210.02747)."""
 
-    def loss(self, network: Network, batch: TrainingBatch) -> Losses:
-        """Mean square error of the velocity, over batch, channels and sites."""
-        point = self.path.sample(network.embed(batch.indices), batch.noise, batch.time)
-        velocity = network.head(network(point.z_t, point.t, batch.labels))
-        error = F.mse_loss(velocity, point.velocity)
-        return Losses(error, {"square_error": error.detach()})
+    def target(self, point: PathSample) -> Tensor:
+        """The velocity of the path."""
+        return point.velocity
 
-    def predict(
-        self,
-        network: Network,
-        z: Tensor,
-        t: float,
-        labels: Tensor,
-        *,
-        temperature: float = 1.0,
-        truncation: Truncation | None = None,
-        guidance: Guidance | None = None,
-        uniforms: Tensor | None = None,
-    ) -> Prediction:
+    def to_mean(self, output: Tensor, z: Tensor, t: float) -> Tensor:
         """μ = z + (1 − t) v, which needs no division."""
-        velocity = self._vector(network, z, t, labels, guidance)
-        return Prediction(z + (1 - t) * velocity)
+        return z + (1 - t) * output
 
 
 class CFMEndpoint(RegressionObjective):
     """Flow matching that regresses the end of the path: |μ_θ − z_1|²."""
 
-    def loss(self, network: Network, batch: TrainingBatch) -> Losses:
-        """Mean square error of the end, over batch, channels and sites."""
-        point = self.path.sample(network.embed(batch.indices), batch.noise, batch.time)
-        end = network.head(network(point.z_t, point.t, batch.labels))
-        error = F.mse_loss(end, point.z_1)
-        return Losses(error, {"square_error": error.detach()})
+    def target(self, point: PathSample) -> Tensor:
+        """The data."""
+        return point.z_1
 
-    def predict(
-        self,
-        network: Network,
-        z: Tensor,
-        t: float,
-        labels: Tensor,
-        *,
-        temperature: float = 1.0,
-        truncation: Truncation | None = None,
-        guidance: Guidance | None = None,
-        uniforms: Tensor | None = None,
-    ) -> Prediction:
-        """μ is the network's output."""
-        return Prediction(self._vector(network, z, t, labels, guidance))
+    def to_mean(self, output: Tensor, z: Tensor, t: float) -> Tensor:
+        """μ is the output."""
+        return output

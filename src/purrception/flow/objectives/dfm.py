@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from purrception.errors import InputError
-from purrception.flow.guidance import Guidance
 from purrception.flow.objectives.base import (
+    PLAIN,
     Draws,
     Generation,
     Losses,
     Network,
     Objective,
     Prediction,
+    PredictionOptions,
     TrainingBatch,
 )
-from purrception.flow.posterior import Truncation
 from purrception.flow.settings import SamplingConfig
 
 
@@ -75,21 +74,10 @@ class DFM(Objective):
         return Losses(cross_entropy + z_loss, {name: value.detach() for name, value in figures.items()})
 
     def predict(
-        self,
-        network: Network,
-        z: Tensor,
-        t: float,
-        labels: Tensor,
-        *,
-        temperature: float = 1.0,
-        truncation: Truncation | None = None,
-        guidance: Guidance | None = None,
-        uniforms: Tensor | None = None,
+        self, network: Network, z: Tensor, t: float, labels: Tensor, options: PredictionOptions = PLAIN
     ) -> Prediction:
         """The posterior of the masked sites, given a state ``z`` ``[B, D + 1, h, w]``."""
-        head = partial(network.head.posterior, temperature=temperature, truncation=truncation, uniforms=uniforms)
-        guidance = guidance or Guidance()
-        posterior = guidance.posterior(network, head, z, t, labels, network.num_classes)
+        posterior = options.posterior(network, z, t, labels, evidence=None)
         return Prediction(posterior.mean, posterior)
 
     def generate(self, network: Network, labels: Tensor, draws: Draws, settings: SamplingConfig) -> Generation:
@@ -110,11 +98,8 @@ class DFM(Objective):
         evaluations = 0
         for step, (t, s) in enumerate(pairwise(settings.build_grid())):
             evaluations += guidance.passes_at(t)
-            posterior = self.predict(
-                network, self.state(network, indices, masked), t, labels,
-                temperature=temperature(t), truncation=truncation, guidance=guidance,
-                uniforms=draws.uniform(2 * step + 1),
-            ).posterior  # fmt: skip
+            options = PredictionOptions(temperature(t), truncation, guidance, draws.uniform(2 * step + 1))
+            posterior = self.predict(network, self.state(network, indices, masked), t, labels, options).posterior
             chances = draws.uniform(2 * step + 2)
             assert posterior is not None
             assert posterior.drawn is not None

@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 
 from purrception.flow.evidence import Evidence
-from purrception.flow.objectives.base import Draws, Generation, Network, Objective, Prediction
+from purrception.flow.objectives.base import (
+    Draws,
+    Generation,
+    Network,
+    Objective,
+    Prediction,
+    PredictionOptions,
+)
 from purrception.flow.paths import LinearPath
 from purrception.flow.posterior import nearest_codes
 from purrception.flow.settings import SamplingConfig
@@ -33,12 +40,9 @@ class GaussianObjective(Objective):
         def mean(z: Tensor, t: float) -> Tensor:
             nonlocal evaluations
             evaluations += guidance.passes_at(t)
-            prediction = self.predict(
-                network, z, t, labels,
-                temperature=temperature(t), truncation=truncation, guidance=guidance, uniforms=uniforms,
-            )  # fmt: skip
-            latest[:] = [prediction]
-            return prediction.mean
+            options = PredictionOptions(temperature(t), truncation, guidance, uniforms)
+            latest[:] = [self.predict(network, z, t, labels, options)]
+            return latest[0].mean
 
         solver = settings.build_solver(lambda step: draws.normal(step + 1))
         z = solver(mean, draws.normal(0), settings.build_grid())

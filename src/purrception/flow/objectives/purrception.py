@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from torch import Tensor
 
 from purrception.flow.evidence import Evidence
-from purrception.flow.guidance import Guidance
-from purrception.flow.objectives.base import Losses, Network, Prediction, TrainingBatch
+from purrception.flow.objectives.base import (
+    PLAIN,
+    Losses,
+    Network,
+    Prediction,
+    PredictionOptions,
+    TrainingBatch,
+)
 from purrception.flow.objectives.gaussian import GaussianObjective
-from purrception.flow.posterior import Truncation
 
 
 class Purrception(GaussianObjective):
@@ -34,27 +37,11 @@ class Purrception(GaussianObjective):
         return Losses(cross_entropy + z_loss, {name: value.detach() for name, value in figures.items()})
 
     def predict(
-        self,
-        network: Network,
-        z: Tensor,
-        t: float,
-        labels: Tensor,
-        *,
-        temperature: float = 1.0,
-        truncation: Truncation | None = None,
-        guidance: Guidance | None = None,
-        uniforms: Tensor | None = None,
+        self, network: Network, z: Tensor, t: float, labels: Tensor, options: PredictionOptions = PLAIN
     ) -> Prediction:
         """The posterior at temperature τ of the guided network; its mean is the data prediction."""
-        head = partial(
-            network.head.posterior,
-            evidence=self._evidence(network, z, z.new_full((len(z),), t)),
-            temperature=temperature,
-            truncation=truncation,
-            uniforms=uniforms,
-        )
-        guidance = guidance or Guidance()
-        posterior = guidance.posterior(network, head, z, t, labels, network.num_classes)
+        evidence = self._evidence(network, z, z.new_full((len(z),), t))
+        posterior = options.posterior(network, z, t, labels, evidence)
         return Prediction(posterior.mean, posterior)
 
     def mean_and_nll(
