@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import pytest
 import torch
+from torch import Tensor
 
 from purrception.errors import InputError
 from purrception.flow import (
@@ -137,3 +139,24 @@ def test_unknown_objective_and_negative_z_loss_are_refused() -> None:
         build_objective(ObjectiveConfig(name="purception"))
     with pytest.raises(InputError, match="z_loss"):
         ObjectiveConfig(z_loss=-1)
+
+
+@pytest.mark.parametrize(("space", "head_passes"), [("logits", 1), ("mean", 2)])
+def test_guidance_costs_two_backbone_passes_and_in_logits_one_head_pass(
+    network: PurrceptionTransformer, space: Literal["logits", "mean"], head_passes: int
+) -> None:
+    images = {"backbone": 0, "head": 0}
+
+    def count(part: str) -> Callable[[object, tuple[Tensor, ...], Tensor], None]:
+        def hook(module: object, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            images[part] += len(inputs[0])
+
+        return hook
+
+    network.backbone.register_forward_hook(count("backbone"))
+    network.head.linear.register_forward_hook(count("head"))
+    options = PredictionOptions(guidance=Guidance(2.0, space=space))
+    build_objective(ObjectiveConfig()).predict(
+        network, torch.randn(3, 3, 4, 6), 0.5, torch.tensor([0, 1, 2]), options
+    )
+    assert images == {"backbone": 2 * 3, "head": head_passes * 3}
