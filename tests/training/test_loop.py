@@ -25,7 +25,7 @@ from purrception.tokenizers import VQTokenizer
 from purrception.tokens import TokenDataset
 from purrception.training import CheckpointStore, RunDirectory, Trainer, TrainingDivergedError
 from purrception.training.batches import TrainingBatches
-from purrception.training.metrics import MetricsLog, read_metrics
+from purrception.training.metrics import MetricsLog, read_json_lines
 from tests.conftest import run_cli
 
 
@@ -68,7 +68,7 @@ def test_two_halves_equal_the_whole_bit_for_bit(tiny_run: Path, tmp_path: Path) 
     assert whole.state == second.state
 
     def curve(folder: str) -> list[dict[str, Any]]:
-        lines = read_metrics(tmp_path / folder / "metrics.jsonl")
+        lines = read_json_lines(tmp_path / folder / "metrics.jsonl")
         return [{key: value for key, value in line.items() if key != "codes_per_second"} for line in lines]
 
     assert curve("whole") == curve("halves")
@@ -142,7 +142,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_recorded(
     trainer.fit(until=3)
     assert_same(before, everything(trainer))
     assert (trainer.state.step, trainer.state.updates, trainer.state.skipped) == (3, 2, 1)
-    skips = [line for line in read_metrics(tmp_path / "metrics.jsonl") if "skipped" in line]
+    skips = [line for line in read_json_lines(tmp_path / "metrics.jsonl") if "skipped" in line]
     assert len(skips) == 1
     assert skips[0]["rows"] == trainer.batches.rows(2 * 8, 8).tolist()
     assert "nan" in skips[0]["reason"]
@@ -195,7 +195,7 @@ def test_the_null_class_is_trained_at_the_rate_asked_for(tiny_run: Path) -> None
 
 
 def test_metrics_name_what_the_loop_watches(tiny_run: Path) -> None:
-    lines = read_metrics(tiny_run / "metrics.jsonl")
+    lines = read_json_lines(tiny_run / "metrics.jsonl")
     steps = [line for line in lines if "loss" in line]
     assert [line["step"] for line in steps] == list(range(1, 9))
     wanted = {"loss", "cross_entropy", "bits_per_code", "logsumexp", "gradient_norm", "codes_per_second"}
@@ -215,7 +215,7 @@ def test_metrics_after_the_checkpoint_are_dropped_on_resume(tmp_path: Path) -> N
     file.write_text("".join(json.dumps({"step": n}) + "\n" for n in (1, 2, 3)) + '{"step": 4, "lo')
     with MetricsLog(file, step=2) as log:
         log.write(3, {"loss": 1.0})
-    assert read_metrics(file) == [{"step": 1}, {"step": 2}, {"step": 3, "loss": 1.0}]
+    assert read_json_lines(file) == [{"step": 1}, {"step": 2}, {"step": 3, "loss": 1.0}]
 
 
 def test_the_latest_and_the_best_checkpoints_stay(tiny_run: Path, tmp_path: Path) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from purrception.data import DataConfig, images_to_tensor, open_images
+from purrception.data import DataConfig, load_split
 from purrception.errors import InputError
 from purrception.evaluation.classifier import (
     ClassifierConfig,
@@ -70,8 +69,8 @@ class Judge:
         classes = held_out.manifest.num_classes
         if classes < 2:
             raise InputError("a comparison needs images of at least 2 classes: a classifier gives its features")
-        train_images, train_labels = _load(data, "train")
-        test_images, _ = _load(data, "test")
+        train_images, train_labels = load_split(data, "train")
+        test_images, _ = load_split(data, "test")
         self.classifier: ImageClassifier = train_classifier(
             train_images, train_labels, classes, ClassifierConfig(), seed
         )
@@ -121,9 +120,3 @@ def _mean_error(network: PurrceptionTransformer, objective: Objective, batch: Tr
         mean = objective.predict(network, z_t, t, batch.labels).mean
         errors.append(float((z_1 - mean).square().mean()))
     return sum(errors) / len(errors)
-
-
-def _load(data: DataConfig, split: str) -> tuple[Tensor, Tensor]:
-    source = open_images(data, split)  # type: ignore[arg-type]
-    arrays, labels = zip(*(source[i] for i in range(len(source))), strict=True)
-    return images_to_tensor(arrays), torch.tensor(labels)

@@ -84,11 +84,8 @@ def speed_ratios(rows: Rows, axis: str, metric: str) -> dict[tuple[str, str], tu
     return ratios
 
 
-def write_report(folder: Path, recipe: RunConfig, floor: float) -> Path:
-    """Write Markdown, JSON and a picture into ``folder`` from the rows in it; returns the Markdown's path."""
-    from purrception.comparison.run import read_rows
-
-    rows = read_rows(folder)
+def write_report(folder: Path, rows: Rows, recipe: RunConfig, floor: float) -> Path:
+    """Write Markdown, JSON and a picture of ``rows`` into ``folder``; returns the Markdown's path."""
     entries = list(dict.fromkeys(row["entry"] for row in rows))
     lines = [f"# Comparison on {recipe.name}", "", *_protocol(rows, recipe, floor), ""]
     lines += ["## At the end of training", "", *_final_table(rows, entries), ""]

@@ -22,6 +22,7 @@ from purrception.models import TRAINING_PASSES, PurrceptionTransformer, forward_
 from purrception.tokenizers import VQTokenizer
 from purrception.tokens import TokenDataset
 from purrception.training import RunDirectory, Trainer
+from purrception.training.metrics import read_json_lines
 
 ROWS_FILE, PROTOCOL_FILE = "rows.jsonl", "protocol.json"
 TUNED_TEMPERATURES, TUNED_GUIDANCES = (1.0, 0.9, 0.8), (1.0, 1.5, 2.0)
@@ -81,7 +82,8 @@ def compare(recipe: RunConfig, protocol: Protocol, folder: Path) -> Path:
         for entry, config in configs.items():
             seeded = replace(config, seed=recipe.seed + seed)
             _train_entry(entry, seeded, protocol, run, tokenizer, (train, held_out), judge)
-    return write_report(run.root, recipe, judge.floor)
+    rows = read_json_lines(run.root / ROWS_FILE)
+    return write_report(run.root, rows, recipe, judge.floor)
 
 
 def _open(recipe: RunConfig, protocol: Protocol, folder: Path) -> RunDirectory:
@@ -108,7 +110,7 @@ def _train_entry(
     judge: Judge,
 ) -> None:
     """Train one entry with one seed, and append a row at each point that is not yet measured."""
-    done = {(row["entry"], row["seed"], row["step"]) for row in read_rows(run.root)}
+    done = {(row["entry"], row["seed"], row["step"]) for row in read_json_lines(run.root / ROWS_FILE)}
     points = geometric_steps(config.training.steps, protocol.points)
     missing = [step for step in points if (entry, config.seed, step) not in done]
     if not missing:
@@ -177,15 +179,3 @@ def _share_initial_weights(
         for name, parameter in network.named_parameters():
             if name in shared and shared[name].shape == parameter.shape:
                 parameter.copy_(shared[name])
-
-
-def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows measured so far; a last line cut by a kill is left out."""
-    file = folder / ROWS_FILE
-    rows = []
-    for line in file.read_text().splitlines() if file.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
+import torch
 from PIL import Image, UnidentifiedImageError
+from torch import Tensor
 
-from purrception.data.transforms import MODES, pil_to_array
+from purrception.data.transforms import MODES, images_to_tensor, pil_to_array
 from purrception.errors import InputError, unknown_name
 
 Split = Literal["train", "test"]
@@ -167,3 +169,16 @@ def open_images(config: DataConfig, split: Split) -> ImageSource:
         InputError: the folder is missing, empty or mixes class folders with loose images.
     """
     return SOURCES[config.source](config, split)
+
+
+def load_split(config: DataConfig, split: Split) -> tuple[Tensor, Tensor]:
+    """All images of a split in memory: float32 ``[n, C, H, W]`` in [−1, 1], and labels, long ``[n]``.
+
+    Raises:
+        InputError: the split holds fewer than two images; see also :func:`open_images`.
+    """
+    source = open_images(config, split)
+    if len(source) < 2:
+        raise InputError(f"the {split} split holds {len(source)} images; at least 2 are needed")
+    arrays, labels = zip(*(source[i] for i in range(len(source))), strict=True)
+    return images_to_tensor(arrays), torch.tensor(labels)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from purrception.data import DataConfig, Split, images_to_tensor, open_images
+from purrception.data import DataConfig, images_to_tensor, load_split
 from purrception.errors import InputError
 from purrception.evaluation.classifier import (
     ClassifierConfig,
@@ -115,8 +115,8 @@ def evaluate(
     Raises:
         InputError: the data has no classes, or no test images.
     """
-    images, labels = _load(data, "train")
-    test_images, test_labels = _load(data, "test")
+    images, labels = load_split(data, "train")
+    test_images, test_labels = load_split(data, "test")
     classes = pipeline.transformer.num_classes
     if classes < 2:
         raise InputError("this evaluation needs a model with at least 2 classes: it judges by a classifier")
@@ -164,12 +164,3 @@ def _judge(
         recognised=accuracy(classifier, made, wanted),
         frechet=frechet_distance(FeatureStatistics.of(extract_features(classifier, made)), test),
     )
-
-
-def _load(data: DataConfig, split: Split) -> tuple[Tensor, Tensor]:
-    """All images of a split, float ``[n, C, H, W]``, and their labels, long ``[n]``."""
-    source = open_images(data, split)
-    if len(source) < 2:
-        raise InputError(f"the {split} split holds {len(source)} images; an evaluation needs at least 2")
-    arrays, labels = zip(*(source[i] for i in range(len(source))), strict=True)
-    return images_to_tensor(arrays), torch.tensor(labels)

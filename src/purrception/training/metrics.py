@@ -50,10 +50,10 @@ class MetricsLog:
         self._board.close()
 
 
-def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """All whole lines of a ``metrics.jsonl``; a last line cut by a kill is left out."""
+def read_json_lines(file: Path) -> list[dict[str, Any]]:
+    """All whole lines of a file of JSON objects, none if it is missing; a line cut by a kill is left out."""
     lines = []
-    for line in file.read_text().splitlines():
+    for line in file.read_text().splitlines() if file.exists() else []:
         try:
             lines.append(json.loads(line))
         except json.JSONDecodeError:
@@ -62,7 +62,7 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
 
 
 def _drop_after(file: Path, step: int) -> None:
-    kept = [line for line in read_metrics(file) if line["step"] <= step]
+    kept = [line for line in read_json_lines(file) if line["step"] <= step]
     partial = file.with_suffix(".partial")
     partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
     os.replace(partial, file)
