@@ -27,6 +27,13 @@ def test_digits_are_never_mirrored() -> None:
     assert get_recipe("digits").data.flips is False
 
 
+def test_photos_have_colour_and_a_codebook_worth_learning() -> None:
+    photos = get_recipe("photos")
+    assert (photos.data.channels, photos.data.image_size) == (3, 32)
+    assert photos.tokenizer.model.codebook_size >= 1024
+    assert photos.data.image_size // photos.tokenizer.model.downsampling == 8
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

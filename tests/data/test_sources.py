@@ -1,4 +1,4 @@
-"""Digits and folders, through one interface."""
+"""Digits, photographs and folders, through one interface."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_sample_image
 
-from purrception.data import DataConfig, images_to_tensor, open_images, tensor_to_images
+from purrception.data import DataConfig, Split, images_to_tensor, open_images, tensor_to_images
+from purrception.data.sources import PhotosImages
 from purrception.errors import InputError
 
 
@@ -41,6 +43,59 @@ def test_digits_are_uint8_of_the_size_asked_for() -> None:
     assert image.dtype == np.uint8
     assert image.max() > 200
     assert 0 <= label <= 9
+
+
+PHOTOS = DataConfig(source="photos", image_size=32, channels=3, test_fraction=0.25)
+
+
+def covered(source: PhotosImages) -> np.ndarray:
+    """bool [2, H, W]: the pixels of each photograph that some crop shows."""
+    pixels = np.zeros((2, 427, 640), dtype=bool)
+    for label, left, top in source.crops:
+        assert 0 <= left <= 640 - source.window
+        assert 0 <= top <= 427 - source.window
+        pixels[label, top : top + source.window, left : left + source.window] = True
+    return pixels
+
+
+@pytest.mark.parametrize("fraction", [0.2, 0.25, 0.33, 0.5, 0.7])
+def test_training_and_test_crops_of_photos_share_no_pixel(fraction: float) -> None:
+    config = replace(PHOTOS, test_fraction=fraction)
+    train, test = (covered(PhotosImages(config, split)) for split in ("train", "test"))
+    assert not (train & test).any()
+    for label in range(2):
+        assert train[label].any()
+        assert test[label].mean() == pytest.approx(fraction, abs=0.03)
+
+
+def test_photos_are_two_classes_of_crops_always_the_same() -> None:
+    train, test = open_images(PHOTOS, "train"), open_images(PHOTOS, "test")
+    assert (len(train), len(test)) == (6100, 610)
+    assert train.class_names == ("china", "flower")
+    for source in (train, test):
+        assert sum(source[i][1] for i in range(len(source))) * 2 == len(source)
+    again = open_images(PHOTOS, "test")
+    assert all(np.array_equal(test[i][0], again[i][0]) for i in range(len(test)))
+
+
+def test_a_photo_crop_is_the_window_that_its_box_names() -> None:
+    source = PhotosImages(replace(PHOTOS, image_size=64), "test")
+    image, label = source[400]
+    name, (_, left, top) = source.class_names[label], source.crops[400]
+    assert image.dtype == np.uint8
+    assert np.array_equal(image, load_sample_image(f"{name}.jpg")[top : top + 64, left : left + 64])
+    small, _ = PhotosImages(PHOTOS, "test")[400]
+    assert small.shape == (32, 32, 3)
+
+
+def test_photos_may_hold_nothing_out_but_not_too_little_nor_too_much() -> None:
+    whole = replace(PHOTOS, test_fraction=0.0)
+    assert len(open_images(whole, "test")) == 0
+    assert len(open_images(whole, "train")) == 2 * 61 * 97
+    for fraction in (0.05, 0.1, 0.9):
+        split: Split = "test" if fraction < 0.5 else "train"
+        with pytest.raises(InputError, match=r"from 0\.2 to 0\.7"):
+            open_images(replace(PHOTOS, test_fraction=fraction), split)
 
 
 def test_folder_with_classes_and_without(tmp_path: Path) -> None:

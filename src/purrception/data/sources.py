@@ -26,7 +26,7 @@ class DataConfig:
     """Which images, and how they are shown to the tokenizer."""
 
     source: str = "digits"
-    """digits (embedded, nothing to download) or folder (class subfolders, or none: unconditional)."""
+    """digits or photos (embedded, nothing to download), or folder (class subfolders, or none)."""
     root: str = ""
     """The folder of images, for source=folder."""
     image_size: int = 16
@@ -36,7 +36,7 @@ class DataConfig:
     flips: bool = False
     """Also encode each training image mirrored left to right. Wrong for digits and letters."""
     test_fraction: float = 0.2
-    """Share of the images held out for testing; the split depends on the images alone."""
+    """Share of the images (photos: of their columns) held out for testing, always the same ones."""
 
     def __post_init__(self) -> None:
         """Refuse what no source can serve."""
@@ -94,6 +94,76 @@ class DigitsImages:
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         return self._images[index], int(self.labels[index])
+
+
+class PhotosImages:
+    """Crops of the two colour photographs that ship inside scikit-learn: a pagoda and a dahlia.
+
+    A window of 64×64 pixels visits each photograph of 427×640 pixels in steps of 6, and is scaled to the
+    size asked for. Two vertical strips of each photograph are held out, one in either half. Every strip
+    runs from top to bottom, so that both splits see sky, roofs, water and trees, or petals and leaves; they
+    stand where one of the two crosses the pagoda and the flower. A window wholly inside a strip is a test
+    crop, one that touches no strip a training crop, and any other is dropped: the splits share no pixel.
+
+    Raises:
+        InputError: ``test_fraction`` leaves no room for a window in a strip, or beside the strips.
+    """
+
+    class_names: tuple[str, ...] = ("china", "flower")
+    window = 64
+    """Side of a crop in the photograph, pixels."""
+    stride = 6
+    """Between neighbouring crops, pixels; strips begin and end on multiples of it. At 32 pixels it is 3 of
+    them, no multiple of a tokenizer's downsampling: a code meets each detail at every phase."""
+
+    def __init__(self, config: DataConfig, split: Split) -> None:
+        from sklearn.datasets import load_sample_image
+
+        self._config = config
+        self._photos = [Image.fromarray(load_sample_image(f"{name}.jpg")) for name in self.class_names]
+        width, height = self._photos[0].size
+        strips = self._held_out_strips(width)
+        columns = [
+            left
+            for left in range(0, width - self.window + 1, self.stride)
+            if (self._is_inside(left, strips) if split == "test" else not self._touches(left, strips))
+        ]
+        if not columns and (split == "train" or config.test_fraction > 0):
+            raise InputError(
+                f"photos are cropped in windows {self.window} pixels wide: data.test_fraction is 0, or from "
+                f"0.2 to 0.7, to leave room for them in both splits; given {config.test_fraction}"
+            )
+        self.crops: list[tuple[int, int, int]] = [
+            (label, left, top)
+            for label in range(len(self._photos))
+            for top in range(0, height - self.window + 1, self.stride)
+            for left in columns
+        ]
+        """(label, left, top) of each crop, pixels of the photograph."""
+
+    def _held_out_strips(self, width: int) -> list[tuple[int, int]]:
+        """Columns [start, stop) of the strips: the same place in either half of the photograph."""
+        half = self._on_lattice(width / 2)
+        strip = self._on_lattice(half * self._config.test_fraction)
+        start = self._on_lattice(0.7 * (half - strip))
+        return [(start, start + strip), (half + start, half + start + strip)]
+
+    def _on_lattice(self, pixels: float) -> int:
+        return round(pixels / self.stride) * self.stride
+
+    def _is_inside(self, left: int, strips: list[tuple[int, int]]) -> bool:
+        return any(start <= left and left + self.window <= stop for start, stop in strips)
+
+    def _touches(self, left: int, strips: list[tuple[int, int]]) -> bool:
+        return any(left < stop and start < left + self.window for start, stop in strips if start < stop)
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        label, left, top = self.crops[index]
+        crop = self._photos[label].crop((left, top, left + self.window, top + self.window))
+        return pil_to_array(crop, self._config.image_size, self._config.channels), label
 
 
 class FolderImages:
@@ -158,6 +228,7 @@ def _holds_images(path: Path) -> bool:
 
 SOURCES: dict[str, Callable[[DataConfig, Split], ImageSource]] = {
     "digits": DigitsImages,
+    "photos": PhotosImages,
     "folder": FolderImages,
 }
 

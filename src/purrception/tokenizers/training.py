@@ -36,6 +36,8 @@ class TokenizerTrainingConfig:
     """Weight of the commitment loss, which keeps encoder outputs near their codes."""
     codebook_decay: float = 0.95
     """Decay of the moving average that the codebook follows."""
+    dead_code_threshold: float = 1.0
+    """A code that stands for fewer sites per batch than this (moving average) restarts from the batch."""
     report_every: int = 100
     """Steps between two measurements on held-out images."""
 
@@ -46,6 +48,8 @@ class TokenizerTrainingConfig:
                 "tokenizer training needs steps, batch_size and report_every of at least 1; given "
                 f"{self.steps}, {self.batch_size} and {self.report_every}"
             )
+        if self.dead_code_threshold < 0:
+            raise InputError(f"dead_code_threshold is at least 0 (never); given {self.dead_code_threshold}")
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ def train_tokenizer(
             decay=config.codebook_decay,
             commitment_weight=config.commitment,
             kmeans_init=True,
-            threshold_ema_dead_code=1,
+            threshold_ema_dead_code=config.dead_code_threshold,
             rotation_trick=True,
             accept_image_fmap=True,
         )
