@@ -46,6 +46,13 @@ def test_help_of_every_verb_shows_an_example(capsys: pytest.CaptureFixture[str])
         (["train", "digits", "--training.steps", "0"], "training.steps is at least 1; given 0"),
         (["train", "digits", "--data.source", "foldr"], "did you mean 'folder'?"),
         (["train", "digits", "--name", "a/b"], "plain folder name"),
+        (["train", "digits", "--head.kind", "geometrc"], "did you mean 'geometric'?"),
+        (["train", "digits", "--head.kind", "regression"], "accepted linear, factored, geometric"),
+        (["train", "digits", "--sampling.grid", "cosin"], "did you mean 'cosine'?"),
+        (["train", "digits", "--sampling.temperature", "linear:1:0"], "temperature"),
+        (["train", "digits", "--sampling.top-p", "0"], "top_p"),
+        (["compare", "digits", "--objectives", "purrception,cfmm"], "did you mean 'cfm'?"),
+        (["compare", "digits", "--objectives", "cfm", "--seeds", "0"], "at least 1 seed"),
         (["train", "digits", "--objective.name", "purception"], "did you mean 'purrception'?"),
         (["train", "folder", "--data.root", "nowhere"], "no folder of images at 'nowhere'"),
         (["train", "missing.yaml"], "no configuration file at missing.yaml"),
@@ -75,6 +82,10 @@ def test_mistakes_are_told_in_one_line(
         (["--solver", "eulr"], "did you mean 'euler'?"),
         (["--temperature", "-1"], "positive number"),
         (["--temprature", "1"], "did you mean '--temperature'?"),
+        (["--num", "0"], "at least one image"),
+        (["--seed", "-1"], "a seed lies in"),
+        (["--guidance-interval", "0.6", "0.2"], "within 0 to 1"),
+        (["--preset", "missing.yaml"], "no configuration file at missing.yaml"),
     ],
 )
 def test_sampling_mistakes(
@@ -138,6 +149,11 @@ def test_a_finished_run_can_be_trained_longer_but_not_changed(
     shutil.copytree(tiny_run, run)
     message = fails_with_one_line(capsys, "train", "--resume", run, "--network.depth", "3")
     assert "keeps its network" in message
+    before = (run / "config.yaml").read_text()
+    message = fails_with_one_line(capsys, "train", "--resume", run, "--training.device", "nothing")
+    assert "cannot be used here" in message
+    assert (run / "pipeline/model_index.json").is_file()  # a refused change destroys nothing
+    assert (run / "config.yaml").read_text() == before
     assert main(["train", "--resume", str(run), "--training.steps", "10"]) == 0
     assert (run / "checkpoints/step-00000010").is_dir()
     assert load_config(run / "config.yaml").training.steps == 10
@@ -207,6 +223,12 @@ def test_a_folder_without_classes_trains_an_unconditional_model(tiny_run: Path, 
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "runs/tiny/generated/000/00004.png") as image:
         assert image.mode == "RGB"
+    again = json.loads((tmp_path / "runs/tiny/generated/000/manifest.json").read_text())["command"]
+    repeated = run_cli(*again.split()[1:], "--out", "again", cwd=tmp_path)
+    assert repeated.returncode == 0, repeated.stderr
+    assert (tmp_path / "again/00004.png").read_bytes() == (
+        tmp_path / "runs/tiny/generated/000/00004.png"
+    ).read_bytes()
     guided = run_cli("sample", "runs/tiny", "--guidance", "2", cwd=tmp_path)
     assert guided.returncode == 2
     assert "no classes" in guided.stderr

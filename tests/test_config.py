@@ -46,6 +46,8 @@ def test_photos_have_colour_and_a_codebook_worth_learning() -> None:
         ({"head": {"kind": "liner"}}, "did you mean 'linear'"),
         ({"head": {"evidence": "perhaps"}}, "head.evidence"),
         ({"name": None}, "name"),
+        ({"training": {"steps": True}}, "training.steps"),
+        ({"training": {"betas": [1.0, 0.9]}}, "betas"),
     ],
 )
 def test_mistakes_in_a_file_are_named(change: dict[str, object], message: str) -> None:

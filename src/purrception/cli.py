@@ -95,6 +95,8 @@ class EvaluateOptions:
     """As for sample."""
     seed: int | None = None
     """Of the generated images and of the classifier."""
+    device: str = "auto"
+    """As for sample."""
     out: str = ""
     """Folder for the report; default: RUN/evaluation/000, 001, …"""
 
@@ -128,14 +130,16 @@ class SweepOptions:
     """Strengths of the class."""
     steps: tuple[int, ...] = (4, 8, 16, 64)
     """Intervals of the time grid."""
-    solvers: tuple[str, ...] = ("euler", "dpmpp_2m")
-    """Solvers."""
+    solvers: tuple[str, ...] = ()
+    """Solvers; default: euler and dpmpp_2m, as far as the objective has them."""
     grids: tuple[str, ...] = ("uniform",)
     """Time grids."""
     num: int = 500
     """Images per combination."""
     seed: int = 0
     """Of the noise."""
+    device: str = "auto"
+    """cpu, cuda, …; auto takes a GPU when there is one."""
     out: str = ""
     """Folder for the report; default: RUN/sweeps/000, 001, …"""
 
@@ -168,7 +172,7 @@ def sample(arguments: list[str]) -> None:
     options = _parse(SampleOptions, verb, rest)
     from purrception.config import load_sampling
     from purrception.experiment import load_pipeline, sampling_defaults
-    from purrception.gallery import empty_folder, numbered_folder, save_gallery
+    from purrception.gallery import numbered_folder, save_gallery, unused_folder
     from purrception.training.config import resolve_device
 
     defaults = load_sampling(options.preset) if options.preset else sampling_defaults(target)
@@ -176,7 +180,7 @@ def sample(arguments: list[str]) -> None:
     pipeline = load_pipeline(target).to(resolve_device(options.device))
     classes = max(pipeline.transformer.num_classes, 1)
     labels = pipeline.labels_of(options.classes) or [i % classes for i in range(options.num)]
-    folder = empty_folder(Path(options.out) if options.out else numbered_folder(Path(target) / "generated"))
+    folder = unused_folder(Path(options.out) if options.out else numbered_folder(Path(target) / "generated"))
     out = pipeline.sample(labels, settings, options.seed, options.batch_size)
     save_gallery(pipeline, out, labels, settings, options.seed, target, folder)
     print(f"{len(out.images)} images, {out.nfe} network evaluations each: {folder}")
@@ -190,15 +194,16 @@ def evaluate(arguments: list[str]) -> None:
     from purrception.config import load_config
     from purrception.evaluation import evaluate as run_evaluation
     from purrception.experiment import load_pipeline, sampling_defaults
-    from purrception.gallery import empty_folder, numbered_folder
+    from purrception.gallery import numbered_folder, unused_folder
     from purrception.training import RunDirectory
+    from purrception.training.config import resolve_device
 
     run = RunDirectory.open(target)
     config = load_config(run.config_file)
     settings = _override(sampling_defaults(target), options)
     protocol = _override(config.evaluation, options)
-    pipeline = load_pipeline(target)
-    folder = empty_folder(Path(options.out) if options.out else numbered_folder(run.evaluation))
+    pipeline = load_pipeline(target).to(resolve_device(options.device))
+    folder = unused_folder(Path(options.out) if options.out else numbered_folder(run.evaluation))
     result = run_evaluation(pipeline, config.data, protocol, settings, folder)
     print(result.markdown() + f"\n{folder}")
 
@@ -227,11 +232,11 @@ def sweep(arguments: list[str]) -> None:
     options = _parse(SweepOptions, verb, rest)
     from purrception.comparison.sweep import SweepSpace
     from purrception.comparison.sweep import sweep as run_sweep
-    from purrception.gallery import empty_folder, numbered_folder
+    from purrception.gallery import numbered_folder, unused_folder
 
     space = SweepSpace(options.temperatures, options.guidances, options.steps, options.solvers, options.grids)
     folder = Path(options.out) if options.out else numbered_folder(Path(target) / "sweeps")
-    print(f"report: {run_sweep(target, space, options.num, options.seed, empty_folder(folder))}")
+    print(f"report: {run_sweep(target, space, options.num, options.seed, unused_folder(folder), options.device)}")
 
 
 VERBS = {
@@ -239,7 +244,7 @@ VERBS = {
         train,
         "train RECIPE_OR_YAML [--key value …]  |  train --resume RUN",
         "Everything a recipe needs: tokenizer, token shards, training, sample grids, a pipeline in the end. "
-        "Recipes: digits, folder.",
+        "Recipes: digits, photos, folder.",
         "purrception train digits --training.steps 600 --name quick",
     ),
     "sample": Verb(

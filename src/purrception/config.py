@@ -6,9 +6,10 @@ Values come from, in rising precedence: defaults, a recipe or YAML file, the com
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -69,6 +70,7 @@ class RunConfig:
             raise InputError(f"a seed lies in [0, 2⁶³); given {self.seed}")
 
 
+T = TypeVar("T")
 _ADAPTER: TypeAdapter[RunConfig] = TypeAdapter(RunConfig)
 
 
@@ -91,9 +93,15 @@ def config_to_dict(config: RunConfig) -> dict[str, Any]:
 
 
 def config_from_dict(values: Any, origin: str) -> RunConfig:
+    """A run's configuration from plain values; see :func:`_validate`."""
+    return _validate(RunConfig, values, origin)
+
+
+def _validate(kind: type[T], values: Any, origin: str) -> T:
     """Validate plain values strictly.
 
     Args:
+        kind: the dataclass they are for.
         values: what a YAML file held.
         origin: named in errors.
 
@@ -102,10 +110,13 @@ def config_from_dict(values: Any, origin: str) -> RunConfig:
     """
     if not isinstance(values, dict):
         raise InputError(f"{origin} holds no configuration: expected keys such as 'name' and 'training'")
-    _refuse_unknown(values, RunConfig, "", origin)
+    _refuse_unknown(values, kind, "", origin)
     try:
-        return _ADAPTER.validate_python(values)
-    except ValidationError as error:
+        # JSON's strict mode: lists may stand for tuples, but no string for a number and no true for 1.
+        return TypeAdapter(kind).validate_json(json.dumps(values), strict=True)
+    except (ValidationError, TypeError) as error:
+        if not isinstance(error, ValidationError):
+            raise InputError(f"{origin} holds a value that is no text, number or list: {error}") from error
         first = error.errors()[0]
         if isinstance(inner := first.get("ctx", {}).get("error"), InputError):
             raise InputError(f"{origin}: {inner}") from error
@@ -128,15 +139,18 @@ def load_config(path: Path | str) -> RunConfig:
     Raises:
         InputError: the file is missing, is no YAML or does not validate.
     """
+    return config_from_dict(_read_yaml(path), str(path))
+
+
+def _read_yaml(path: Path | str) -> Any:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no configuration file at {path}")
     try:
-        values = yaml.safe_load(path.read_text())
+        return yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not YAML: {reason}") from error
-    return config_from_dict(values, str(path))
 
 
 def load_sampling(path: Path | str) -> SamplingConfig:
@@ -145,13 +159,7 @@ def load_sampling(path: Path | str) -> SamplingConfig:
     Raises:
         InputError: the file is missing or holds something else.
     """
-    if not Path(path).is_file():
-        raise InputError(f"no preset at {path}")
-    try:
-        values = yaml.safe_load(Path(path).read_text())
-        return TypeAdapter(SamplingConfig).validate_python(values)
-    except (yaml.YAMLError, ValidationError) as error:
-        raise InputError(f"{path} is no preset of sampling settings: {str(error).splitlines()[0]}") from error
+    return _validate(SamplingConfig, _read_yaml(path), str(path))
 
 
 def dump_sampling(settings: SamplingConfig) -> str:

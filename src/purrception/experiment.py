@@ -47,10 +47,23 @@ def check_config(config: RunConfig) -> None:
             f"accepted {', '.join(categorical_heads())}: others take the head they need by themselves"
         )
     config.training.resolve_device()
-    if len(open_images(config.data, "train")) == 0:
+    images = open_images(config.data, "train")
+    if len(images) == 0:
         raise InputError("there are no training images: lower data.test_fraction or add images")
+    if not images.class_names and config.sampling.guidance != 1:
+        raise InputError(
+            f"these images have no classes, hence nothing to guide by; given sampling.guidance "
+            f"{config.sampling.guidance}, accepted 1"
+        )
     if config.tokenizer.path:
-        downsampling = VQTokenizer.load(config.tokenizer.path).downsampling
+        tokenizer = VQTokenizer.load(config.tokenizer.path)
+        downsampling = tokenizer.downsampling
+        if tokenizer.image_channels != config.data.channels or config.data.image_size % downsampling:
+            raise InputError(
+                f"the tokenizer {config.tokenizer.path} takes images of {tokenizer.image_channels} channels whose "
+                f"side is a multiple of {downsampling}; given data.channels {config.data.channels} and "
+                f"data.image_size {config.data.image_size}"
+            )
     else:
         model = config.tokenizer.model
         model.build(config.data.channels, config.data.image_size)
@@ -82,8 +95,7 @@ def resume_run(root: Path | str, config: RunConfig | None = None) -> RunDirector
                 f"a resumed run keeps its {', '.join(fixed)}; only {', '.join(sorted(RESUMABLE_SECTIONS))} "
                 "may change: start another run with a --name of its own"
             )
-        if config.training != saved.training and run.pipeline.exists():
-            shutil.rmtree(run.pipeline)  # it is made again from the longer training
+        check_config(config)
         _write_aside(run.config_file, dump_config(config))
     return _complete(config or saved, run)
 
@@ -95,12 +107,14 @@ def _complete(config: RunConfig, run: RunDirectory) -> RunDirectory:
     trainer = build_trainer(config, run, tokenizer, train, held_out)
     if checkpoint := trainer.checkpoints.latest():
         trainer.restore(checkpoint)
+    begun_at = trainer.state.step
     trainer.fit()
-    if not run.pipeline.exists():
+    if trainer.state.step > begun_at or not run.pipeline.exists():
         pipeline = make_pipeline(config, tokenizer, train.manifest, trainer.ema.average)
         partial = run.root / f".{run.pipeline.name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         pipeline.save_pretrained(partial)
+        shutil.rmtree(run.pipeline, ignore_errors=True)  # of a shorter training
         os.rename(partial, run.pipeline)
     return run
 
@@ -199,8 +213,9 @@ def prepare_tokenizer(config: RunConfig, run: RunDirectory) -> VQTokenizer:
     else:
         train, held_out = open_images(config.data, "train"), open_images(config.data, "test")
         tokenizer = train_tokenizer(
-            config.tokenizer.model, config.tokenizer.training, train, held_out, partial, config.seed
-        )
+            config.tokenizer.model, config.tokenizer.training, train, held_out, partial, config.seed,
+            config.training.resolve_device(),
+        )  # fmt: skip
     os.rename(partial, run.tokenizer)
     return tokenizer
 

@@ -33,15 +33,14 @@ def numbered_folder(parent: Path) -> Path:
     return parent / f"{max(taken, default=-1) + 1:03d}"
 
 
-def empty_folder(folder: Path) -> Path:
-    """Create ``folder``.
+def unused_folder(folder: Path) -> Path:
+    """``folder``, which must not be there yet, or be empty; it is not created, so that a failure leaves nothing.
 
     Raises:
         InputError: it already holds something; nothing is overwritten.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is already there and not empty: choose another folder with --out")
-    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
@@ -71,7 +70,7 @@ def save_gallery(
         brightest = float(out.entropy.max())
         _save_maps(out.images, out.entropy.numpy(), brightest, entries, folder)
     manifest = {
-        "command": _command(source, labels, settings, seed),
+        "command": _command(source, labels, bool(pipeline.class_names), settings, seed),
         "source": source,
         "seed": seed,
         **asdict(settings),
@@ -117,9 +116,10 @@ def _save_maps(
     _save_grid(maps, folder / "entropy.png")
 
 
-def _command(source: str, labels: Sequence[int], settings: SamplingConfig, seed: int) -> str:
+def _command(source: str, labels: Sequence[int], has_classes: bool, settings: SamplingConfig, seed: int) -> str:
     """The command line that makes the same images again."""
-    words = ["purrception", "sample", source, "--classes", *[str(label) for label in labels]]
+    wanted = ["--classes", *[str(label) for label in labels]] if has_classes else ["--num", str(len(labels))]
+    words = ["purrception", "sample", source, *wanted]
     for name, value in asdict(settings).items():
         values = value if isinstance(value, tuple) else (value,)
         words += [f"--{name.replace('_', '-')}", *[str(item) for item in values]]

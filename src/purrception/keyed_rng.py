@@ -12,6 +12,8 @@ from enum import IntEnum
 
 import numpy as np
 
+from purrception.errors import InputError
+
 
 class Stream(IntEnum):
     """What random numbers are drawn for. Values are part of the reproducibility contract: only append."""
@@ -33,5 +35,7 @@ def keyed_rng(seed: int, stream: Stream, index: int = 0, part: int = 0) -> np.ra
         index: number of the image, sample or epoch, 0 to 2⁶⁴ − 1.
         part: which of several independent draws for that index.
     """
+    if not 0 <= seed < 2**64:
+        raise InputError(f"a seed lies in [0, 2⁶⁴); given {seed}")
     bit_generator = np.random.Philox(key=[seed, int(stream)], counter=[0, 0, part, index])
     return np.random.Generator(bit_generator)

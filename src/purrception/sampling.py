@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from purrception.errors import InputError
 from purrception.flow import Generation, Objective, SamplingConfig
 from purrception.keyed_rng import Stream, keyed_rng
 from purrception.models import PurrceptionTransformer
@@ -55,10 +56,9 @@ def sample_codes(
     settings: SamplingConfig,
     seed: int,
     batch_size: int,
-    start: int = 0,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Generation:
-    """Codes of the images ``start``, ``start + 1``, …, one per label, in batches.
+    """Codes of the images 0, 1, …, one per label, in batches.
 
     Args:
         network: in evaluation mode.
@@ -67,16 +67,17 @@ def sample_codes(
         settings: how to sample.
         seed: image i depends on (seed, i) alone.
         batch_size: images at a time.
-        start: number of the first image.
         on_progress: told how many images are done.
 
     Raises:
         InputError: settings that the objective or the network cannot honour.
     """
+    if len(labels) == 0:
+        raise InputError("at least one image must be asked for; given none")
     parts = []
     for begin in range(0, len(labels), batch_size):
         chosen = labels[begin : begin + batch_size].to(network.device)
-        numbers = range(start + begin, start + begin + len(chosen))
+        numbers = range(begin, begin + len(chosen))
         parts.append(objective.generate(network, chosen, KeyedDraws(seed, numbers, network), settings))
         on_progress(begin + len(chosen))
     entropies = [part.entropy for part in parts if part.entropy is not None]

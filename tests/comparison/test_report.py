@@ -75,7 +75,9 @@ def test_entries_change_the_recipe_and_nothing_else() -> None:
     [
         ("purception", "did you mean 'purrception'"),
         ("purrception+evidenc", "did you mean 'evidence'"),
-        ("cfm+evidence", "evidence belongs to a categorical posterior"),
+        ("cfm+evidence", "changes a posterior"),
+        ("cfm+geometric", "changes a posterior"),
+        ("cfm+no-z-loss", "changes a posterior"),
         ("dfm+evidence", "evidence belongs to a categorical posterior"),
     ],
 )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from purrception.config import RunConfig
 from purrception.errors import InputError, unknown_name
 from purrception.flow import OBJECTIVES
-from purrception.models import HeadConfig, categorical_heads
+from purrception.models import categorical_heads
 
 
 def _head(kind: str) -> Callable[[RunConfig], RunConfig]:
@@ -34,10 +34,13 @@ def configure(recipe: RunConfig, entry: str) -> RunConfig:
     name, *changes = entry.split("+")
     if name not in OBJECTIVES:
         raise unknown_name("objective", name, OBJECTIVES)
-    config = replace(recipe, objective=replace(recipe.objective, name=name), head=HeadConfig())
+    plain = replace(recipe.head, kind="linear", evidence=False)
+    config = replace(recipe, objective=replace(recipe.objective, name=name), head=plain)
     for change in changes:
         if change not in CHANGES:
             raise unknown_name("change", change, CHANGES)
+        if OBJECTIVES[name].head_family == "regression":
+            raise InputError(f"{change!r} changes a posterior, and {name!r} has none: leave it out")
         config = CHANGES[change](config)
     OBJECTIVES[name].check_evidence(config.head.evidence)
     return config

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-from purrception.data import DataConfig, load_split
+from purrception.data import DataConfig, images_to_tensor, load_split, tensor_to_images
 from purrception.errors import InputError
 from purrception.evaluation.classifier import (
     ClassifierConfig,
@@ -59,11 +60,18 @@ class Judge:
         tokenizer: decodes generated codes.
         held_out: test shards.
         num: images generated per measurement; classes take turns.
+        classifier: how the classifier that gives the features is trained.
         seed: of the generated images and of the classifier.
     """
 
     def __init__(
-        self, data: DataConfig, tokenizer: VQTokenizer, held_out: TokenDataset, num: int, seed: int = 0
+        self,
+        data: DataConfig,
+        tokenizer: VQTokenizer,
+        held_out: TokenDataset,
+        num: int,
+        classifier: ClassifierConfig,
+        seed: int = 0,
     ) -> None:
         self.tokenizer, self.held_out, self.seed = tokenizer, held_out, seed
         classes = held_out.manifest.num_classes
@@ -71,19 +79,25 @@ class Judge:
             raise InputError("a comparison needs images of at least 2 classes: a classifier gives its features")
         train_images, train_labels = load_split(data, "train")
         test_images, _ = load_split(data, "test")
-        self.classifier: ImageClassifier = train_classifier(
-            train_images, train_labels, classes, ClassifierConfig(), seed
-        )
+        self.classifier: ImageClassifier = train_classifier(train_images, train_labels, classes, classifier, seed)
         self._real = extract_features(self.classifier, test_images)
         self._statistics = FeatureStatistics.of(self._real)
         train_statistics = FeatureStatistics.of(extract_features(self.classifier, train_images))
         self.floor = frechet_distance(train_statistics, self._statistics)
         self._labels = torch.arange(num) % classes
 
-    def measure(self, network: PurrceptionTransformer, objective: Objective, settings: SamplingConfig) -> Quality:
-        """Generate under ``settings``, always from the same noise, and judge."""
-        made = sample_codes(network, objective, self._labels, settings, self.seed, batch_size=256)
-        images = torch.cat([self.tokenizer.decode(part).clamp(-1, 1) for part in made.indices.split(256)])
+    def measure(
+        self,
+        network: PurrceptionTransformer,
+        objective: Objective,
+        settings: SamplingConfig,
+        seed: int | None = None,
+    ) -> Quality:
+        """Generate under ``settings``, from the same noise unless another seed is given, and judge."""
+        chosen = self.seed if seed is None else seed
+        made = sample_codes(network, objective, self._labels, settings, chosen, batch_size=256)
+        decoded = [tensor_to_images(self.tokenizer.decode(part)) for part in made.indices.split(256)]
+        images = images_to_tensor(list(np.concatenate(decoded)))
         features = extract_features(self.classifier, images)
         neighbourhood = precision_recall(self._real, features)
         return Quality(

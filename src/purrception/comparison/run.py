@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -18,11 +17,11 @@ from purrception.config import RunConfig, dump_config, load_config
 from purrception.errors import InputError
 from purrception.experiment import build_network, check_config, prepare_tokenizer, prepare_tokens
 from purrception.flow import Objective, SamplingConfig, build_objective
-from purrception.models import TRAINING_PASSES, PurrceptionTransformer, forward_flops
+from purrception.models import PurrceptionTransformer, training_flops
 from purrception.tokenizers import VQTokenizer
 from purrception.tokens import TokenDataset
 from purrception.training import RunDirectory, Trainer
-from purrception.training.metrics import read_json_lines
+from purrception.training.metrics import append_json_line, read_json_lines
 
 ROWS_FILE, PROTOCOL_FILE = "rows.jsonl", "protocol.json"
 TUNED_TEMPERATURES, TUNED_GUIDANCES = (1.0, 0.9, 0.8), (1.0, 1.5, 2.0)
@@ -77,7 +76,7 @@ def compare(recipe: RunConfig, protocol: Protocol, folder: Path) -> Path:
     train, held_out = prepare_tokens(recipe, run, tokenizer)
     if held_out is None:
         raise InputError("a comparison is made on held-out images: give data.test_fraction above 0")
-    judge = Judge(recipe.data, tokenizer, held_out, protocol.num)
+    judge = Judge(recipe.data, tokenizer, held_out, protocol.num, recipe.evaluation.classifier)
     for seed in range(protocol.seeds):
         for entry, config in configs.items():
             seeded = replace(config, seed=recipe.seed + seed)
@@ -129,13 +128,17 @@ def _train_entry(
     trainer = Trainer(quiet, objective, network, train, held_out, own, config.seed)
     if checkpoint := trainer.checkpoints.latest():
         trainer.restore(checkpoint)
-    flops = forward_flops(network) * TRAINING_PASSES * config.training.batch_size
+    flops = training_flops(network, config.training.batch_size)
     clock = own.root / "seconds.json"
-    seconds = json.loads(clock.read_text()) if clock.exists() else 0.0
+    before = json.loads(clock.read_text()) if clock.exists() else 0.0
     for step in missing:
-        began = time.monotonic()
         trainer.fit(until=step)
-        seconds += time.monotonic() - began
+        if trainer.state.step != step:
+            raise InputError(
+                f"the row of {entry}, seed {config.seed}, step {step} is lost and its weights are gone: remove "
+                f"{own.root} and the rows of that training in {run.root / ROWS_FILE}, and start the command again"
+            )
+        seconds = before + trainer.seconds
         clock.write_text(json.dumps(seconds))
         settings = objective.supported(config.sampling)
         quality = judge.measure(trainer.ema.average, objective, settings)
@@ -147,8 +150,7 @@ def _train_entry(
         }  # fmt: skip
         if protocol.tune and step == points[-1]:
             row["tuned"] = _tune(judge, trainer.ema.average, objective, settings)
-        with (run.root / ROWS_FILE).open("a") as stream:
-            stream.write(json.dumps(row) + "\n")
+        append_json_line(run.root / ROWS_FILE, row)
         print(
             f"{entry} seed {config.seed} step {step}: Fréchet {quality.frechet:.2f}  "
             f"{held_out_figures.bits_per_code:.3f} bits/code",
@@ -159,14 +161,20 @@ def _train_entry(
 def _tune(
     judge: Judge, network: PurrceptionTransformer, objective: Objective, settings: SamplingConfig
 ) -> dict[str, Any]:
-    """The best of a small grid of temperatures and guidances by Fréchet distance, at the same NFE per pass."""
+    """The best of a small grid of temperatures and guidances by Fréchet distance.
+
+    It is chosen on one noise and measured again on another, so that having more to choose from (a temperature)
+    is no advantage in itself.
+    """
     tried = []
     for temperature, guidance in product(TUNED_TEMPERATURES, TUNED_GUIDANCES):
         asked = replace(settings, temperature=temperature, guidance=guidance)
         candidate = objective.supported(asked)
         if candidate == asked:  # without a posterior only τ = 1 stays as asked
-            tried.append({"sampling": asdict(candidate), **asdict(judge.measure(network, objective, candidate))})
-    return min(tried, key=lambda result: result["frechet"])
+            tried.append((judge.measure(network, objective, candidate).frechet, candidate))
+    chosen = min(tried, key=lambda pair: pair[0])[1]
+    measured = judge.measure(network, objective, chosen, seed=judge.seed + 1)
+    return {"sampling": asdict(chosen), "tried": len(tried), **asdict(measured)}
 
 
 def _share_initial_weights(

@@ -16,24 +16,32 @@ from purrception.flow import SamplingConfig
 from purrception.progress import ProgressBar
 from purrception.tokens import TokenDataset
 from purrception.training import RunDirectory
+from purrception.training.config import resolve_device
 
 REPORT_MARKDOWN, REPORT_JSON, REPORT_PICTURE = "report.md", "report.json", "report.png"
 BEST_PRESET, FAST_PRESET = "best.yaml", "fast.yaml"
 FAST_WITHIN = 1.1
 TEMPERATURES = ("1.0", "0.9", "0.8", "0.7")
+SOLVERS_TRIED = ("euler", "dpmpp_2m")
 
 Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class SweepSpace:
-    """The settings to combine; no temperatures stands for a usual few, or none where there is no posterior."""
+    """The settings to combine; no temperatures or solvers stand for the usual ones of the objective."""
 
     temperatures: tuple[str, ...]
     guidances: tuple[float, ...]
     steps: tuple[int, ...]
     solvers: tuple[str, ...]
     grids: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse an axis with nothing on it."""
+        for name in ("guidances", "steps", "grids"):
+            if not getattr(self, name):
+                raise InputError(f"--{name} needs at least one value; given none")
 
     def settings(self, base: SamplingConfig) -> list[SamplingConfig]:
         """Every combination, checked."""
@@ -53,7 +61,7 @@ def pareto_front(rows: Rows) -> Rows:
     return front
 
 
-def sweep(target: str, space: SweepSpace, num: int, seed: int, folder: Path) -> Path:
+def sweep(target: str, space: SweepSpace, num: int, seed: int, folder: Path, device: str = "auto") -> Path:
     """Judge a run under every combination of ``space`` and write the report to ``folder``.
 
     Args:
@@ -62,13 +70,14 @@ def sweep(target: str, space: SweepSpace, num: int, seed: int, folder: Path) -> 
         num: images per combination.
         seed: of the noise, the same for all.
         folder: where the report goes.
+        device: where to sample.
 
     Raises:
         InputError: temperatures for a model without a posterior, or settings its objective cannot honour.
     """
     run = RunDirectory.open(target)
     config = load_config(run.config_file)
-    pipeline = load_pipeline(target)
+    pipeline = load_pipeline(target).to(resolve_device(device))
     network, objective = pipeline.transformer.eval(), pipeline.objective
     has_posterior = objective.head_family == "categorical"
     if space.temperatures and not has_posterior:
@@ -76,12 +85,17 @@ def sweep(target: str, space: SweepSpace, num: int, seed: int, folder: Path) -> 
             f"a {config.objective.name!r} run has no posterior, hence no temperature to sweep: leave out "
             "--temperatures"
         )
+    defaults = sampling_defaults(target)
     if not space.temperatures:
         space = replace(space, temperatures=TEMPERATURES if has_posterior else ("1.0",))
-    settings = space.settings(sampling_defaults(target))
+    if not space.solvers:
+        asked = [replace(defaults, solver=name) for name in SOLVERS_TRIED]
+        space = replace(space, solvers=tuple({objective.supported(setting).solver: None for setting in asked}))
+    settings = space.settings(defaults)
     for setting in settings:
         objective.check(network, setting)
-    judge = Judge(config.data, pipeline.tokenizer, TokenDataset(run.tokens("test")), num, seed)
+    held_out = TokenDataset(run.tokens("test"))
+    judge = Judge(config.data, pipeline.tokenizer, held_out, num, config.evaluation.classifier, seed)
     rows: Rows = []
     with ProgressBar("sweep", len(settings)) as bar:
         for done, setting in enumerate(settings, start=1):
@@ -91,6 +105,7 @@ def sweep(target: str, space: SweepSpace, num: int, seed: int, folder: Path) -> 
 
 
 def _write(rows: Rows, settings: list[SamplingConfig], floor: float, num: int, folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
     front = pareto_front(rows)
     best = front[-1]
     fast = next(row for row in front if row["frechet"] <= FAST_WITHIN * best["frechet"])

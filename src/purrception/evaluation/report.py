@@ -22,6 +22,7 @@ from purrception.evaluation.classifier import (
 from purrception.evaluation.metrics import FeatureStatistics, frechet_distance
 from purrception.flow import SamplingConfig
 from purrception.pipeline import PurrceptionPipeline
+from purrception.tokenizers import fingerprint
 
 REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
 
@@ -67,9 +68,10 @@ class Evaluation:
     protocol: str
     num: int
     seed: int
-    steps: int
-    solver: str
-    temperature: float | str
+    sampling: SamplingConfig
+    """Settings that the rows share, but for guidance."""
+    tokenizer_hash: str
+    transformer_hash: str
     real_test_images: int
     classifier_accuracy: float
     """On the real test images."""
@@ -79,11 +81,12 @@ class Evaluation:
 
     def markdown(self) -> str:
         """The report as text."""
+        used = self.sampling
         lines = [
             "# Evaluation",
             "",
-            f"{self.protocol}. {self.num} images, seed {self.seed}; {self.solver}, {self.steps} steps, "
-            f"temperature {self.temperature}.",
+            f"{self.protocol}. {self.num} images, seed {self.seed}; {used.solver}, {used.steps} steps "
+            f"on the {used.grid} grid, temperature {used.temperature}.",
             "",
             f"Classifier accuracy on {self.real_test_images} real test images: {self.classifier_accuracy:.1%}.",
             "",
@@ -132,9 +135,9 @@ def evaluate(
         protocol="classifier features; reference: real test images",
         num=config.num,
         seed=config.seed,
-        steps=sampling.steps,
-        solver=sampling.solver,
-        temperature=sampling.temperature,
+        sampling=sampling,
+        tokenizer_hash=pipeline.tokenizer.fingerprint,
+        transformer_hash=fingerprint(pipeline.transformer),
         real_test_images=len(test_images),
         classifier_accuracy=accuracy(classifier, test_images, test_labels),
         frechet_floor=floor,

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from purrception.errors import unknown_name
 from purrception.flow.guidance import Guidance
-from purrception.flow.posterior import LAST_STEPS, LastStep, Truncation
+from purrception.flow.posterior import LastStep, Truncation, get_last_step
 from purrception.flow.schedules import TemperatureSchedule, TimeGrid, get_grid
 from purrception.flow.solvers import NoiseFunction, Solver, SolverOptions, get_solver
 
@@ -70,12 +69,12 @@ class SamplingConfig:
 
     def build_last_step(self) -> LastStep:
         """How codes are chosen at the end."""
-        if self.last_step not in LAST_STEPS:
-            raise unknown_name("last step", self.last_step, LAST_STEPS)
-        return LAST_STEPS[self.last_step]
+        return get_last_step(self.last_step)
 
     def posterior_settings(self) -> dict[str, object]:
         """The settings that act on a posterior and are not at their neutral value, by name."""
         neutral = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "last_step": "nearest"}
         values = {name: getattr(self, name) for name in neutral}
-        return {name: value for name, value in values.items() if str(value) != str(neutral[name])}
+        if self.build_temperature() == TemperatureSchedule.parse("1.0"):
+            values["temperature"] = 1.0
+        return {name: value for name, value in values.items() if value != neutral[name]}

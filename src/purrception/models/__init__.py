@@ -1,6 +1,6 @@
 """The network: a DiT backbone and a head."""
 
-from purrception.models.cost import TRAINING_PASSES, forward_flops
+from purrception.models.cost import TRAINING_PASSES, forward_flops, training_flops
 from purrception.models.dit import DIT_SIZES, DiT, DiTConfig
 from purrception.models.head import (
     HEADS,
@@ -31,4 +31,5 @@ __all__ = [
     "RegressionHead",
     "categorical_heads",
     "forward_flops",
+    "training_flops",
 ]

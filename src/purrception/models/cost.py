@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from purrception.models.transformer import PurrceptionTransformer
@@ -17,12 +18,25 @@ TRAINING_PASSES = 3
 def forward_flops(network: PurrceptionTransformer) -> int:
     """Floating-point operations of one image through backbone and head, two a multiply–add.
 
-    Counts matrix products, convolutions and attention, as the field does: the backbone's on a pass of two
-    images, the head's from its sizes.
+    Counts matrix products, convolutions and attention, as the field does: the backbone's on a pass of one image,
+    with attention as plain products (the counter does not know the fused kernel of every device), the head's
+    from its sizes.
     """
     device = network.codebook.device
-    z = torch.zeros(2, network.input_channels, *network.grid, device=device)
-    labels = torch.zeros(2, dtype=torch.long, device=device)
-    with FlopCounterMode(display=False) as counter:
-        network(z, torch.zeros(2, device=device), labels)
-    return int(counter.get_total_flops()) // 2 + network.head.flops(math.prod(network.grid))
+    z = torch.zeros(1, network.input_channels, *network.grid, device=device)
+    label, time = torch.zeros(1, dtype=torch.long, device=device), torch.zeros(1, device=device)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        network(z, time, label)
+    return int(counter.get_total_flops()) + network.head.flops(math.prod(network.grid))
+
+
+def training_flops(network: PurrceptionTransformer, images: int) -> int:
+    """Floating-point operations of one optimiser step on ``images`` images.
+
+    What the head computes once a batch is counted once, and the evidence, which has no gradient, one pass.
+    """
+    shared = network.head.shared_flops()
+    learned = TRAINING_PASSES * (images * (forward_flops(network) - shared) + shared)
+    size, dim = network.codebook.shape
+    evidence = 2 * math.prod(network.grid) * (dim + 1) * size if network.evidence else 0
+    return learned + images * evidence

@@ -23,8 +23,9 @@ class HeadConfig:
     """Which head, and its size."""
 
     kind: str = "linear"
-    """linear (the paper's), factored (low rank), geometric (low rank, codes near each other share what they
-    learn) or regression (a vector per site, for the continuous objectives)."""
+    """Vocabulary head of objectives with a posterior: linear (the paper's), factored (low rank) or geometric (low
+    rank, codes near each other share what they learn). The continuous objectives take a vector per site by
+    themselves (regression)."""
     rank: int = 64
     """Channels of a site's features in the factored and geometric heads."""
     evidence: bool = False
@@ -103,6 +104,10 @@ class Head(nn.Module, ABC):
         Args:
             sites: h·w of one image.
         """
+
+    def shared_flops(self) -> int:
+        """The part of :meth:`flops` that a whole batch needs only once."""
+        return 0
 
 
 class CategoricalHead(Head):
@@ -245,8 +250,12 @@ class GeometricHead(FactoredHead):
 
     def flops(self, sites: int) -> int:
         """The factored head's, and 2 K r (D + r) for φ, which a batch shares; see :meth:`Head.flops`."""
+        return super().flops(sites) + self.shared_flops()
+
+    def shared_flops(self) -> int:
+        """2 K r (D + r), for φ; see :meth:`Head.shared_flops`."""
         size, dim = self.codebook.shape
-        return super().flops(sites) + 2 * size * self.rank * (dim + self.rank)
+        return 2 * size * self.rank * (dim + self.rank)
 
 
 class RegressionHead(Head):

@@ -70,9 +70,9 @@ def measure(tokenizer: VQTokenizer, images: Tensor, batch_size: int = 256) -> Re
     squared_error, counts = 0.0, torch.zeros(len(tokenizer.codebook))
     for batch in images.split(batch_size):
         indices = tokenizer.encode(batch)
-        rebuilt = tokenizer.decode(indices).clamp(-1, 1)
+        rebuilt = tokenizer.decode(indices).clamp(-1, 1).cpu()
         squared_error += float((rebuilt - batch).double().square().sum())
-        counts += indices.flatten().bincount(minlength=len(counts)).float()
+        counts += indices.flatten().bincount(minlength=len(counts)).float().cpu()
     mean_squared_error = squared_error / images.numel()
     shares = counts / counts.sum()
     entropy = -float(torch.xlogy(shares, shares).sum())
@@ -90,6 +90,7 @@ def train_tokenizer(
     held_out: ImageSource,
     folder: Path,
     seed: int = 0,
+    device: torch.device | str = "cpu",
 ) -> VQTokenizer:
     """Train a tokenizer on ``train``, measure it on ``held_out`` and save it in ``folder``.
 
@@ -104,6 +105,7 @@ def train_tokenizer(
         held_out: images to measure on; at most 512 of them are used. Falls back to ``train`` when empty.
         folder: where the tokenizer and its ``metrics.jsonl`` go.
         seed: of the initial weights, the order of the images and the restarted codes.
+        device: where to train; the tokenizer stays there.
     """
     if len(train) == 0:
         raise InputError("there are no training images: check data.root and data.test_fraction")
@@ -122,7 +124,7 @@ def train_tokenizer(
             rotation_trick=True,
             accept_image_fmap=True,
         )
-        _fit(vq, quantiser, config, train, judged, folder, seed)
+        _fit(vq.to(device), quantiser.to(device), config, train, judged, folder, seed)
     tokenizer = VQTokenizer(vq)
     tokenizer.save(folder)
     return tokenizer
@@ -144,7 +146,7 @@ def _fit(
     with (folder / METRICS_FILE).open("w") as metrics, ProgressBar("tokenizer", config.steps) as bar:
         for step in range(1, config.steps + 1):
             rows = keyed_rng(seed, Stream.TOKENIZER, step).integers(len(train), size=config.batch_size)
-            images = images_to_tensor([train[int(row)][0] for row in rows])
+            images = images_to_tensor([train[int(row)][0] for row in rows]).to(vq.device)
             vq.train()
             latents = vq.encode(images).latents
             quantised, _, commitment = quantiser(latents.float())

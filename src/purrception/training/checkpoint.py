@@ -148,8 +148,9 @@ class CheckpointStore:
 
     def best(self) -> Checkpoint | None:
         """The checkpoint of the lowest held-out loss, if any was measured."""
-        measured = [item for item in self.all() if item.state.validation_loss is not None]
-        return min(measured, key=lambda item: item.state.validation_loss or math.inf, default=None)
+        losses = [(item.state.validation_loss, item) for item in self.all()]
+        measured = [(loss, item) for loss, item in losses if loss is not None and math.isfinite(loss)]
+        return min(measured, key=lambda pair: pair[0])[1] if measured else None
 
     def _prune(self) -> None:
         checkpoints = self.all()

@@ -71,6 +71,11 @@ class TrainingConfig:
                 "training.learning_rate and training.gradient_clip are positive; given "
                 f"{self.learning_rate} and {self.gradient_clip}"
             )
+        if not all(0 <= beta < 1 for beta in self.betas) or not 0 <= self.weight_decay < math.inf:
+            raise InputError(
+                "training.betas lie in [0, 1) and training.weight_decay is at least 0; given "
+                f"{list(self.betas)} and {self.weight_decay}"
+            )
         for name in ("label_dropout", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"training.{name} lies in [0, 1); given {getattr(self, name)}")

@@ -72,6 +72,8 @@ class Trainer:
         )
         self.batches = TrainingBatches(train, seed, config.label_dropout)
         self.checkpoints = CheckpointStore(run.checkpoints, config.keep_checkpoints)
+        self.seconds = 0.0
+        """Spent in optimiser steps by this process, without validation, sample grids and checkpoints."""
         self.state = TrainingState(seed=seed, tokenizer_hash=train.manifest.tokenizer_hash)
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -107,7 +109,9 @@ class Trainer:
         ):
             began, samples = time.monotonic(), self.state.samples
             while self.state.step < last:
+                start = time.monotonic()
                 figures = self._step(log, bar)
+                self.seconds += time.monotonic() - start
                 step = self.state.step
                 report = ""
                 if step % self.config.log_every == 0 or step == last:
@@ -197,12 +201,12 @@ class Trainer:
             if self.state.validation_loss is not None:
                 log.write(step, {"validation_loss": self.state.validation_loss})
                 bar.note(f"step {step}: held-out loss {self.state.validation_loss:.4f}")
+        if due["checkpoint"]:
+            self.checkpoints.save(self.state, self.network, self.ema.average, self.optimizer)
         if due["sample"] and config.sample_every and self.draw_grid is not None:
             picture = self.draw_grid(self.ema.average)
             self._save_picture(self.run.samples / f"step-{step:08d}.png", picture)
             log.image(step, "samples", picture)
-        if due["checkpoint"]:
-            self.checkpoints.save(self.state, self.network, self.ema.average, self.optimizer)
 
     @torch.no_grad()
     def _validation_loss(self) -> float | None:

@@ -61,6 +61,13 @@ def read_json_lines(file: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def append_json_line(file: Path, values: dict[str, Any]) -> None:
+    """Add one line; a line that a kill has cut before it is ended first, so that only that one is lost."""
+    whole = not file.exists() or file.read_bytes()[-1:] in (b"", b"\n")
+    with file.open("a") as stream:
+        stream.write(("" if whole else "\n") + json.dumps(values) + "\n")
+
+
 def _drop_after(file: Path, step: int) -> None:
     kept = [line for line in read_json_lines(file) if line["step"] <= step]
     partial = file.with_suffix(".partial")

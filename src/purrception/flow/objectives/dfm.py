@@ -43,9 +43,14 @@ class DFM(Objective):
                 f"{settings.last_step!r}"
             )
 
+        if settings.guidance_space == "mean" and settings.guidance != 1:
+            raise InputError(
+                "a 'dfm' model draws codes and follows no mean: guidance_space is 'logits'; given 'mean'"
+            )
+
     def supported(self, settings: SamplingConfig) -> SamplingConfig:
         """The same steps and posterior with the path's own sampler."""
-        return replace(settings, solver="euler", last_step="nearest")
+        return replace(settings, solver="euler", last_step="nearest", guidance_space="logits")
 
     def state(self, network: Network, indices: Tensor, masked: Tensor) -> Tensor:
         """Codes ``[B, h, w]`` and a mask, bool ``[B, h, w]`` → network input ``[B, D + 1, h, w]``."""
