@@ -44,6 +44,13 @@ def test_nfe_counts_passes_of_the_network(pipeline: PurrceptionPipeline) -> None
     handle.remove()
 
 
+def test_a_looser_tolerance_costs_fewer_evaluations(pipeline: PurrceptionPipeline) -> None:
+    loose, tight = (pipeline(num_images=2, solver="dopri5", tolerance=tolerance).nfe for tolerance in (1e-1, 1e-3))
+    assert 0 < loose < tight
+    with pytest.raises(InputError, match="positive number"):
+        pipeline(solver="dopri5", tolerance=0.0)
+
+
 def test_an_image_does_not_depend_on_the_batch_size(pipeline: PurrceptionPipeline) -> None:
     labels = [number % 10 for number in range(13)]
     whole = pipeline(class_labels=labels, num_inference_steps=5, seed=4, batch_size=64)

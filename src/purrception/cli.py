@@ -67,6 +67,8 @@ class SampleOptions:
     """How a code is chosen at t = 1: nearest (the paper's), argmax or draw."""
     strength: float | None = None
     """Share of noise drawn anew by solver stochastic; for dfm, the weight of its corrector."""
+    tolerance: float | None = None
+    """Of a step of solver dopri5, relative and absolute."""
     seed: int = 0
     """Image i depends on (seed, i) alone."""
     batch_size: int = 64

@@ -132,6 +132,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         guidance_space: Literal["logits", "mean"] = "logits",
         last_step: str = "nearest",
         strength: float = 0.5,
+        tolerance: float = 1e-4,
         seed: int = 0,
         batch_size: int = 64,
     ) -> PurrceptionOutput:
@@ -153,6 +154,7 @@ class PurrceptionPipeline(DiffusionPipeline):
             guidance_space: where guidance acts.
             last_step: how codes are chosen at t = 1.
             strength: noise drawn anew by the stochastic solver.
+            tolerance: of a step of dopri5.
             seed: of the noise.
             batch_size: images at a time.
 
@@ -162,7 +164,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         """
         settings = SamplingConfig(
             num_inference_steps, solver, grid, temperature, top_k, top_p,
-            guidance_scale, guidance_interval, guidance_space, last_step, strength,
+            guidance_scale, guidance_interval, guidance_space, last_step, strength, tolerance,
         )  # fmt: skip
         return self.sample(self._resolve_labels(class_labels, num_images), settings, seed, batch_size)
 

@@ -145,6 +145,18 @@ def test_an_unreadable_image_is_named(tmp_path: Path, content: bytes) -> None:
         source[0]
 
 
+def test_an_image_is_read_as_its_camera_held_it(tmp_path: Path) -> None:
+    pixels = np.zeros((16, 16, 3), dtype=np.uint8)
+    pixels[:8] = 255  # white above; turned by 180° in the file's orientation, white below
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    config = DataConfig(source="folder", root=str(tmp_path), channels=3, test_fraction=0.0)
+    image, _ = open_images(config, "train")[0]
+    assert image[:6].max() < 30
+    assert image[-6:].min() > 220
+
+
 def test_arrays_and_tensors_round_trip() -> None:
     pixels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
     tensor = images_to_tensor(list(pixels))

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from purrception.data.transforms import MODES, images_to_tensor, pil_to_array
@@ -212,7 +212,8 @@ class FolderImages:
         path, label = self._members[index]
         try:
             with Image.open(path) as image:
-                array = pil_to_array(image, self._config.image_size, self._config.channels)
+                upright = ImageOps.exif_transpose(image)  # as viewers show it
+                array = pil_to_array(upright, self._config.image_size, self._config.channels)
         except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
             raise InputError(f"cannot read the image {path}: {error}; mend or remove it") from error
         return array, label

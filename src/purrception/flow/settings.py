@@ -38,6 +38,9 @@ class SamplingConfig:
     strength: float = 0.5
     """Share of noise drawn anew by solver stochastic; for dfm, the weight of its corrector."""
 
+    tolerance: float = 1e-4
+    """Of a step of solver dopri5, relative and absolute."""
+
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
         self.build_grid()
@@ -53,7 +56,9 @@ class SamplingConfig:
 
     def build_solver(self, noise: NoiseFunction | None) -> Solver:
         """The solver, with ``noise`` for the stochastic one."""
-        return get_solver(self.solver, SolverOptions(strength=self.strength), noise)
+        return get_solver(
+            self.solver, SolverOptions(self.strength, rtol=self.tolerance, atol=self.tolerance), noise
+        )
 
     def build_temperature(self) -> TemperatureSchedule:
         """τ as a function of t."""
