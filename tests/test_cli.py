@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from purrception.cli import VERBS, main
 from purrception.config import load_config
@@ -53,6 +55,7 @@ def test_help_of_every_verb_shows_an_example(capsys: pytest.CaptureFixture[str])
         (["train", "digits", "--sampling.top-p", "0"], "top_p"),
         (["compare", "digits", "--objectives", "purrception,cfmm"], "did you mean 'cfm'?"),
         (["compare", "digits", "--objectives", "cfm", "--seeds", "0"], "at least 1 seed"),
+        (["compare", "digits", "--data.test-fraction", "0"], "at least 2 held-out images and 2 classes"),
         (["train", "digits", "--objective.name", "purception"], "did you mean 'purrception'?"),
         (["train", "folder", "--data.root", "nowhere"], "no folder of images at 'nowhere'"),
         (["train", "missing.yaml"], "no configuration file at missing.yaml"),
@@ -157,6 +160,26 @@ def test_a_finished_run_can_be_trained_longer_but_not_changed(
     assert main(["train", "--resume", str(run), "--training.steps", "10"]) == 0
     assert (run / "checkpoints/step-00000010").is_dir()
     assert load_config(run / "config.yaml").training.steps == 10
+
+
+def test_a_longer_training_never_leaves_the_shorter_ones_pipeline(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+
+    def no_space(*arguments: object, **options: object) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("purrception.pipeline.PurrceptionPipeline.save_pretrained", no_space)
+        message = fails_with_one_line(capsys, "train", "--resume", run, "--training.steps", "10")
+        assert "No space left" in message
+    assert main(["train", "--resume", str(run)]) == 0
+    saved = load_file(run / "pipeline/transformer/diffusion_pytorch_model.safetensors")
+    trained = load_file(run / "checkpoints/step-00000010/ema.safetensors")
+    assert saved.keys() == trained.keys()
+    assert all(torch.equal(saved[name], trained[name]) for name in saved)
 
 
 @pytest.mark.slow

@@ -107,14 +107,15 @@ def _complete(config: RunConfig, run: RunDirectory) -> RunDirectory:
     trainer = build_trainer(config, run, tokenizer, train, held_out)
     if checkpoint := trainer.checkpoints.latest():
         trainer.restore(checkpoint)
-    begun_at = trainer.state.step
+    if trainer.state.step < config.training.steps:
+        # A pipeline of a shorter training would outlive a kill; until the new one, samples come from checkpoints.
+        shutil.rmtree(run.pipeline, ignore_errors=True)
     trainer.fit()
-    if trainer.state.step > begun_at or not run.pipeline.exists():
+    if not run.pipeline.exists():
         pipeline = make_pipeline(config, tokenizer, train.manifest, trainer.ema.average)
         partial = run.root / f".{run.pipeline.name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         pipeline.save_pretrained(partial)
-        shutil.rmtree(run.pipeline, ignore_errors=True)  # of a shorter training
         os.rename(partial, run.pipeline)
     return run
 

@@ -98,6 +98,11 @@ def test_photos_may_hold_nothing_out_but_not_too_little_nor_too_much() -> None:
             open_images(replace(PHOTOS, test_fraction=fraction), split)
 
 
+def test_nothing_may_be_held_out() -> None:
+    config = replace(DataConfig(), test_fraction=0.0)
+    assert (len(open_images(config, "train")), len(open_images(config, "test"))) == (1797, 0)
+
+
 def test_folder_with_classes_and_without(tmp_path: Path) -> None:
     fill_folder(tmp_path / "classes")
     config = DataConfig(source="folder", root=str(tmp_path / "classes"), image_size=16, channels=3)

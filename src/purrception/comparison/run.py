@@ -14,6 +14,7 @@ from purrception.comparison.entries import configure
 from purrception.comparison.measure import Judge
 from purrception.comparison.report import write_report
 from purrception.config import RunConfig, dump_config, load_config
+from purrception.data import open_images
 from purrception.errors import InputError
 from purrception.experiment import build_network, check_config, prepare_tokenizer, prepare_tokens
 from purrception.flow import Objective, SamplingConfig, build_objective
@@ -71,11 +72,16 @@ def compare(recipe: RunConfig, protocol: Protocol, folder: Path) -> Path:
     configs = {entry: configure(recipe, entry) for entry in protocol.entries}
     for config in configs.values():
         check_config(config)
+    images = open_images(recipe.data, "test")
+    if len(images) < 2 or len(images.class_names) < 2:
+        raise InputError(
+            "a comparison needs at least 2 held-out images and 2 classes, since a classifier gives its features; "
+            f"given {len(images)} and {len(images.class_names)}: see data.test_fraction and data.root"
+        )
     run = _open(recipe, protocol, folder)
     tokenizer = prepare_tokenizer(recipe, run)
     train, held_out = prepare_tokens(recipe, run, tokenizer)
-    if held_out is None:
-        raise InputError("a comparison is made on held-out images: give data.test_fraction above 0")
+    assert held_out is not None
     judge = Judge(recipe.data, tokenizer, held_out, protocol.num, recipe.evaluation.classifier)
     for seed in range(protocol.seeds):
         for entry, config in configs.items():

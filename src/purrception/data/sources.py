@@ -85,9 +85,7 @@ class DigitsImages:
         chosen = np.flatnonzero(held_out == (split == "test"))
         self.labels = digits.target[chosen].astype(np.int64)
         grey = np.round(digits.images[chosen] * (255 / 16)).astype(np.uint8)
-        self._images = np.stack(
-            [pil_to_array(Image.fromarray(image), config.image_size, config.channels) for image in grey]
-        )
+        self._images = [pil_to_array(Image.fromarray(image), config.image_size, config.channels) for image in grey]
 
     def __len__(self) -> int:
         return len(self.labels)
