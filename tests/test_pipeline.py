@@ -14,6 +14,7 @@ from purrception import PurrceptionPipeline, PurrceptionTransformer
 from purrception.errors import InputError
 from purrception.experiment import load_pipeline
 from purrception.sampling import KeyedDraws
+from purrception.tokenizers import UnnormalisedVQModel, VQConfig
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,15 @@ def test_save_and_load_give_the_same_images(pipeline: PurrceptionPipeline, tmp_p
     a, b = (pipe(num_images=4, num_inference_steps=3) for pipe in (pipeline, loaded))
     assert torch.equal(a.indices, b.indices)
     assert torch.equal(a.entropy, b.entropy)
+
+
+def test_a_pipeline_keeps_a_tokenizer_without_normalisation(pipeline: PurrceptionPipeline, tmp_path: Path) -> None:
+    model = VQConfig(codebook_size=len(pipeline.tokenizer.codebook), channels=(8, 8), normalisation="none")
+    whole = PurrceptionPipeline(pipeline.transformer, model.build(1, 16))
+    whole.save_pretrained(tmp_path)
+    loaded = PurrceptionPipeline.from_pretrained(tmp_path)
+    assert isinstance(loaded.vqvae, UnnormalisedVQModel)
+    assert loaded.tokenizer.fingerprint == whole.tokenizer.fingerprint
 
 
 def test_class_names_are_labels_too(pipeline: PurrceptionPipeline) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from purrception.models import PurrceptionTransformer
     from purrception.pipeline import PurrceptionOutput, PurrceptionPipeline
     from purrception.recipes import get_recipe
-    from purrception.tokenizers import VQTokenizer
+    from purrception.tokenizers import UnnormalisedVQModel, VQTokenizer
 
 _HOMES = {
     "InputError": "purrception.errors",
@@ -24,6 +24,7 @@ _HOMES = {
     "PurrceptionPipeline": "purrception.pipeline",
     "PurrceptionTransformer": "purrception.models",
     "RunConfig": "purrception.config",
+    "UnnormalisedVQModel": "purrception.tokenizers",
     "VQTokenizer": "purrception.tokenizers",
     "get_recipe": "purrception.recipes",
     "load_config": "purrception.config",
@@ -39,6 +40,7 @@ __all__ = [
     "PurrceptionPipeline",
     "PurrceptionTransformer",
     "RunConfig",
+    "UnnormalisedVQModel",
     "VQTokenizer",
     "get_recipe",
     "load_config",

@@ -46,9 +46,9 @@ def photos() -> RunConfig:
     """Crops of two colour photographs, class-conditional, K = 1024; minutes on two CPU cores, no download."""
     return RunConfig(
         name="photos",
-        data=DataConfig(source="photos", image_size=32, channels=3, test_fraction=0.25),
+        data=DataConfig(source="photos", image_size=32, channels=3, test_fraction=0.3),
         tokenizer=TokenizerConfig(
-            model=VQConfig(codebook_size=1024, codebook_dim=8, channels=(16, 32, 64)),
+            model=VQConfig(codebook_size=1024, codebook_dim=8, channels=(16, 32, 64), normalisation="none"),
             # A batch holds two sites per code: a threshold near that would restart half the codebook.
             training=TokenizerTrainingConfig(steps=1000, batch_size=32, dead_code_threshold=0.25),
         ),

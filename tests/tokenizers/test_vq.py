@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,22 @@ def test_a_saved_tokenizer_is_the_same_and_so_is_its_fingerprint(tokenizer: VQTo
     with torch.no_grad():
         loaded.vq.quantize.embedding.weight[0, 0] += 1e-3
     assert loaded.fingerprint != tokenizer.fingerprint
+
+
+def test_without_normalisation_an_image_keeps_its_contrast_through_saving_too(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    images = torch.rand(2, 1, 16, 16) - 0.5
+    contrast = {}
+    for normalisation in ("group", "none"):
+        tokenizer = VQTokenizer(replace(TINY, normalisation=normalisation).build(1, 16))
+        tokenizer.save(tmp_path / normalisation)
+        loaded = VQTokenizer.load(tmp_path / normalisation).vq
+        assert type(loaded) is type(tokenizer.vq)
+        full, half = (loaded.encode(scale * images).latents for scale in (1.0, 0.5))
+        assert torch.equal(full, tokenizer.vq.encode(images).latents)
+        contrast[normalisation] = float(half.std(dim=(2, 3)).mean() / full.std(dim=(2, 3)).mean())
+    assert contrast["group"] == pytest.approx(1, abs=0.05)
+    assert contrast["none"] < 0.7
 
 
 def test_missing_and_damaged_tokenizers_are_refused(tokenizer: VQTokenizer, tmp_path: Path) -> None:

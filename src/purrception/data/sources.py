@@ -97,22 +97,24 @@ class DigitsImages:
 class PhotosImages:
     """Crops of the two colour photographs that ship inside scikit-learn: a pagoda and a dahlia.
 
-    A window of 64×64 pixels visits each photograph of 427×640 pixels in steps of 6, and is scaled to the
-    size asked for. Two vertical strips of each photograph are held out, one in either half. Every strip
-    runs from top to bottom, so that both splits see sky, roofs, water and trees, or petals and leaves; they
-    stand where one of the two crosses the pagoda and the flower. A window wholly inside a strip is a test
-    crop, one that touches no strip a training crop, and any other is dropped: the splits share no pixel.
+    A window of 48×48 pixels visits each photograph of 427×640 pixels in steps of 5, and is scaled to the
+    size asked for. Three vertical strips of each photograph are held out, evenly spaced. Every strip runs
+    from top to bottom, so that both splits see sky, roofs, water and trees, or petals and leaves. A window
+    wholly inside a strip is a test crop, one that touches no strip a training crop, and any other is
+    dropped: the splits share no pixel.
 
     Raises:
         InputError: ``test_fraction`` leaves no room for a window in a strip, or beside the strips.
     """
 
     class_names: tuple[str, ...] = ("china", "flower")
-    window = 64
+    window = 48
     """Side of a crop in the photograph, pixels."""
-    stride = 6
-    """Between neighbouring crops, pixels; strips begin and end on multiples of it. At 32 pixels it is 3 of
-    them, no multiple of a tokenizer's downsampling: a code meets each detail at every phase."""
+    stride = 5
+    """Between neighbouring crops, pixels; strips begin and end on multiples of it. At 32 pixels it is 3⅓ of
+    them: a code meets each detail at every phase of the tokenizer's grid."""
+    strips = 3
+    """Held-out strips of each photograph."""
 
     def __init__(self, config: DataConfig, split: Split) -> None:
         from sklearn.datasets import load_sample_image
@@ -129,7 +131,7 @@ class PhotosImages:
         if not columns and (split == "train" or config.test_fraction > 0):
             raise InputError(
                 f"photos are cropped in windows {self.window} pixels wide: data.test_fraction is 0, or from "
-                f"0.2 to 0.7, to leave room for them in both splits; given {config.test_fraction}"
+                f"0.25 to 0.6, to leave room for them in both splits; given {config.test_fraction}"
             )
         self.crops: list[tuple[int, int, int]] = [
             (label, left, top)
@@ -140,11 +142,11 @@ class PhotosImages:
         """(label, left, top) of each crop, pixels of the photograph."""
 
     def _held_out_strips(self, width: int) -> list[tuple[int, int]]:
-        """Columns [start, stop) of the strips: the same place in either half of the photograph."""
-        half = self._on_lattice(width / 2)
-        strip = self._on_lattice(half * self._config.test_fraction)
-        start = self._on_lattice(0.7 * (half - strip))
-        return [(start, start + strip), (half + start, half + start + strip)]
+        """Columns [start, stop) of the strips, with equal parts of the photograph beside and between them."""
+        strip = self._on_lattice(width * self._config.test_fraction / self.strips)
+        between = (width - self.strips * strip) / (self.strips + 1)
+        starts = [self._on_lattice((1 + number) * between + number * strip) for number in range(self.strips)]
+        return [(start, start + strip) for start in starts]
 
     def _on_lattice(self, pixels: float) -> int:
         return round(pixels / self.stride) * self.stride

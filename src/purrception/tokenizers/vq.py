@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from diffusers import ModelMixin, VQModel
-from torch import Tensor
+from torch import Tensor, nn
 
-from purrception.errors import InputError
+from purrception.errors import InputError, unknown_name
+
+
+class UnnormalisedVQModel(VQModel):
+    """A ``VQModel`` without group normalisation, for small images.
+
+    A group norm over few channels takes the mean and the contrast of each channel from an image: small
+    images that are flat, or of one colour, can hardly be told apart, nor rebuilt.
+    """
+
+    @functools.wraps(VQModel.__init__)  # diffusers reads the configuration off the signature
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for module in list(self.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, nn.GroupNorm):
+                    setattr(module, name, nn.Identity())
+
+
+ARCHITECTURES: dict[str, type[VQModel]] = {"group": VQModel, "none": UnnormalisedVQModel}
+"""By normalisation."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +50,8 @@ class VQConfig:
     """Residual blocks per resolution."""
     attention: bool = False
     """Self-attention at the coarsest resolution."""
+    normalisation: str = "group"
+    """group (LDM's), or none: small images keep their brightness, contrast and colours better."""
 
     def __post_init__(self) -> None:
         """Refuse impossible sizes."""
@@ -38,6 +62,8 @@ class VQConfig:
             )
         if not self.channels or any(width % 8 for width in self.channels):
             raise InputError(f"tokenizer channels are multiples of 8; given {list(self.channels)}")
+        if self.normalisation not in ARCHITECTURES:
+            raise unknown_name("normalisation", self.normalisation, ARCHITECTURES)
 
     @property
     def downsampling(self) -> int:
@@ -51,7 +77,7 @@ class VQConfig:
                 f"an image of {image_size} pixels is not a multiple of the tokenizer's downsampling "
                 f"{self.downsampling}: change data.image_size or the number of tokenizer channels"
             )
-        return VQModel(
+        return ARCHITECTURES[self.normalisation](
             in_channels=image_channels,
             out_channels=image_channels,
             down_block_types=("DownEncoderBlock2D",) * len(self.channels),
@@ -140,12 +166,13 @@ class VQTokenizer:
         Raises:
             InputError: the folder is missing, incomplete or damaged.
         """
-        if not (Path(folder) / "config.json").is_file():
+        config = Path(folder) / "config.json"
+        if not config.is_file():
             raise InputError(f"no tokenizer at {folder}: expected config.json and safetensors weights")
         try:
-            vq = VQModel.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
-            )
+            name = json.loads(config.read_text()).get("_class_name")
+            kind = UnnormalisedVQModel if name == UnnormalisedVQModel.__name__ else VQModel
+            vq = kind.from_pretrained(folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False)
         except Exception as error:  # diffusers and safetensors raise many kinds for a damaged file
             raise InputError(f"cannot load the tokenizer in {folder}: {error}") from error
         return cls(vq)
