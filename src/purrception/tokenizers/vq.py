@@ -23,7 +23,8 @@ class UnnormalisedVQModel(VQModel):
     images that are flat, or of one colour, can hardly be told apart, nor rebuilt.
     """
 
-    @functools.wraps(VQModel.__init__)  # diffusers reads the configuration off the signature
+    # diffusers reads the configuration off the signature
+    @functools.wraps(VQModel.__init__)  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for module in list(self.modules()):
