@@ -7,6 +7,7 @@ starts at zero: the first posterior is uniform, the first cross-entropy ln K.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -83,6 +84,14 @@ class Head(nn.Module, ABC):
         super().__init__()
         self.width, self.patch_size = width, patch_size
         self.register_buffer("codebook", codebook.float())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move and cast like any module, but keep the codes in float32: they are data, and round nowhere."""
+        exact = self.codebook
+        super()._apply(fn, recurse)
+        if self.codebook.dtype != exact.dtype:
+            self.codebook = exact.to(self.codebook.device)
+        return self
 
     @classmethod
     def from_config(cls, config: HeadConfig, width: int, codebook: Tensor, patch_size: int) -> Self:

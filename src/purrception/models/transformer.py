@@ -97,6 +97,7 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         Raises:
             InputError: the weights are damaged, or do not belong to the configuration beside them.
         """
+        precision = options.pop("torch_dtype", None)  # cast once loaded: the codes stay as they are saved
         options |= {"output_loading_info": True, "low_cpu_mem_usage": False, "use_safetensors": True}
         try:
             model, info = super().from_pretrained(folder, **options)
@@ -107,4 +108,4 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         problems = {kind: names for kind, names in info.items() if names}
         if problems:
             raise InputError(f"the weights in {folder} do not fit their configuration: {problems}")
-        return model
+        return model if precision is None else torch.nn.Module.to(model, precision)  # diffusers' own warns in vain
