@@ -66,17 +66,8 @@ class DFM(Objective):
         uniforms = torch.special.ndtr(batch.noise[:, 0])
         masked = uniforms >= batch.time.view(-1, 1, 1)
         features = network(self.state(network, batch.indices, masked), batch.time, batch.labels)
-        sites = network.head.nll(features, batch.indices)
         weights = masked.float() / masked.sum().clamp_min(1)
-        cross_entropy = (weights * sites.nll).sum()
-        z_loss = self.config.z_loss * (weights * sites.logsumexp.square()).sum()
-        figures = {
-            "cross_entropy": cross_entropy,
-            "z_loss": z_loss,
-            "logsumexp": (weights * sites.logsumexp).sum(),
-            "accuracy": (weights * sites.correct).sum(),
-        }
-        return Losses(cross_entropy + z_loss, {name: value.detach() for name, value in figures.items()})
+        return network.head.loss(features, batch.indices, self.config.z_loss, weights=weights).losses()
 
     def predict(
         self, network: Network, z: Tensor, t: float, labels: Tensor, options: PredictionOptions = PLAIN
