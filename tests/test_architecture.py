@@ -13,7 +13,7 @@ import purrception
 
 SOURCE = Path(purrception.__file__).parent
 ORDER = [
-    "errors", "keyed_rng", "progress", "pictures",
+    "errors", "keyed_rng", "progress", "pictures", "weights",
     "data", "tokenizers", "tokens", "flow", "models", "sampling", "training", "pipeline", "gallery",
     "evaluation", "config", "experiment", "comparison", "recipes", "cli", "__main__",
 ]  # fmt: skip
