@@ -14,7 +14,7 @@ import purrception
 SOURCE = Path(purrception.__file__).parent
 ORDER = [
     "errors", "keyed_rng", "progress", "pictures", "weights",
-    "data", "tokenizers", "tokens", "flow", "models", "sampling", "training", "pipeline", "gallery",
+    "data", "tokenizers", "tokens", "flow", "models", "sampling", "training", "pipeline", "migration", "gallery",
     "evaluation", "config", "experiment", "comparison", "recipes", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
