@@ -13,8 +13,8 @@ import purrception
 
 SOURCE = Path(purrception.__file__).parent
 ORDER = [
-    "errors", "keyed_rng", "progress", "pictures",
-    "data", "tokenizers", "tokens", "flow", "models", "sampling", "training", "pipeline", "gallery",
+    "errors", "keyed_rng", "progress", "pictures", "weights",
+    "data", "tokenizers", "tokens", "flow", "models", "sampling", "training", "pipeline", "migration", "gallery",
     "evaluation", "config", "experiment", "comparison", "recipes", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")

@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from purrception.cli import VERBS, main
+from purrception.cli.tokenizer import TOKENIZER_VERBS
 from purrception.config import load_config
 from tests.conftest import run_cli
 
@@ -28,10 +29,14 @@ def fails_with_one_line(capsys: pytest.CaptureFixture[str], *arguments: str | Pa
 def test_help_of_every_verb_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     overview = capsys.readouterr().out
-    for name, verb in VERBS.items():
-        assert name in overview
+    assert all(name in overview for name in VERBS)
+    assert main(["tokenizer", "--help"]) == 0
+    overview = capsys.readouterr().out
+    assert all(name in overview for name in TOKENIZER_VERBS)
+    alone = {(name,): verb for name, verb in VERBS.items() if name != "tokenizer"}
+    for words, verb in (alone | {("tokenizer", name): verb for name, verb in TOKENIZER_VERBS.items()}).items():
         with pytest.raises(SystemExit) as stop:
-            main([name, "--help"])
+            main([*words, "--help"])
         assert stop.value.code == 0
         assert "Example: " + verb.example.split()[0] in capsys.readouterr().out
 
@@ -62,6 +67,15 @@ def test_help_of_every_verb_shows_an_example(capsys: pytest.CaptureFixture[str])
         (["train", "--resume", "nowhere"], "no run at nowhere"),
         (["sample", "nowhere"], "no run at nowhere"),
         (["evaluate", "nowhere"], "no run at nowhere"),
+        (["tokenizer", "convrt"], "unknown tokenizer command 'convrt': did you mean 'convert'?"),
+        (["tokenizer", "convert"], "usage: purrception tokenizer convert"),
+        (["tokenizer", "convert", "nowhere"], "no tokenizer at nowhere"),
+        (["tokenizer", "convert", "a.ckpt", "--arch", "vq-f8"], "no weights file at a.ckpt"),
+        (["tokenizer", "convert", "a.ckpt", "--arch", "vqf8"], "did you mean 'vq-f8'?"),
+        (["tokenizer", "convert", "a.ckpt", "--arc", "vq-f8"], "did you mean '--arch'?"),
+        (["train", "digits", "--tokenizer.path", "a.ckpt", "--tokenizer.arch", "vq-f8"], "no weights file"),
+        (["convert", "a.pth"], "give the tokenizer that the checkpoint was trained with"),
+        (["convert", "a.pth", "--tokenizer", "nowhere"], "no tokenizer at nowhere"),
     ],
 )
 def test_mistakes_are_told_in_one_line(

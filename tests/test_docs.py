@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from purrception.cli import VERBS, CompareOptions, EvaluateOptions, SampleOptions, SweepOptions
+from purrception.cli.converting import CheckpointOptions, TokenizerOptions
 from purrception.config import option_names
 
 ROOT = Path(__file__).parent.parent
@@ -19,6 +20,8 @@ OPTIONS = {
     "evaluate": set(option_names(EvaluateOptions)),
     "compare": {*option_names(), *option_names(CompareOptions)},
     "sweep": set(option_names(SweepOptions)),
+    "tokenizer": set(option_names(TokenizerOptions)),
+    "convert": set(option_names(CheckpointOptions)),
 }
 
 

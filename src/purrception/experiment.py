@@ -18,7 +18,7 @@ from purrception.models import PurrceptionTransformer, categorical_heads
 from purrception.pictures import image_grid
 from purrception.pipeline import PurrceptionPipeline
 from purrception.sampling import sample_codes
-from purrception.tokenizers import VQTokenizer, train_tokenizer
+from purrception.tokenizers import VQTokenizer, convert_tokenizer, open_tokenizer, train_tokenizer
 from purrception.tokens import MANIFEST_FILE, Manifest, TokenDataset, write_tokens
 from purrception.training import CheckpointStore, RunDirectory, Trainer
 from purrception.training.loop import GridDrawer
@@ -56,7 +56,7 @@ def check_config(config: RunConfig) -> None:
             f"{config.sampling.guidance}, accepted 1"
         )
     if config.tokenizer.path:
-        tokenizer = VQTokenizer.load(config.tokenizer.path)
+        tokenizer = open_tokenizer(config.tokenizer.path, config.tokenizer.arch)
         downsampling = tokenizer.downsampling
         if tokenizer.image_channels != config.data.channels or config.data.image_size % downsampling:
             raise InputError(
@@ -203,14 +203,13 @@ def sampling_defaults(path: Path | str) -> SamplingConfig:
 
 
 def prepare_tokenizer(config: RunConfig, run: RunDirectory) -> VQTokenizer:
-    """The run's tokenizer: loaded, or trained and then moved into place whole."""
+    """The run's tokenizer: loaded, or else converted or trained and then moved into place whole."""
     if (run.tokenizer / "config.json").is_file():
         return VQTokenizer.load(run.tokenizer)
     partial = run.root / f".{run.tokenizer.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     if config.tokenizer.path:
-        tokenizer = VQTokenizer.load(config.tokenizer.path)
-        tokenizer.save(partial)
+        tokenizer = convert_tokenizer(config.tokenizer.path, config.tokenizer.arch, partial)
     else:
         train, held_out = open_images(config.data, "train"), open_images(config.data, "test")
         tokenizer = train_tokenizer(

@@ -43,6 +43,10 @@ class Oracle:
     def embed(self, indices: Tensor) -> Tensor:
         return self.codebook[indices].permute(0, 3, 1, 2)
 
+    def embed_masked(self, indices: Tensor, masked: Tensor) -> Tensor:
+        hidden = masked[:, None].float()
+        return torch.cat([self.embed(indices) * (1 - hidden), hidden], dim=1)
+
     def log_weights(self, z: Tensor, t: Tensor) -> Tensor:
         """ln p(grid, state), ``[B, n]``."""
         embedded = self.embed(self.grids).double()

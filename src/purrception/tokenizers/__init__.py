@@ -1,14 +1,21 @@
 """Tokenizers: images ↔ grids of codebook indices."""
 
+from purrception.tokenizers.convert import convert_tokenizer, known_arch, open_tokenizer
+from purrception.tokenizers.public import PUBLIC_TOKENIZERS, PublicTokenizer
 from purrception.tokenizers.training import TokenizerTrainingConfig, train_tokenizer
 from purrception.tokenizers.vq import Tokenizer, UnnormalisedVQModel, VQConfig, VQTokenizer, fingerprint
 
 __all__ = [
+    "PUBLIC_TOKENIZERS",
+    "PublicTokenizer",
     "Tokenizer",
     "TokenizerTrainingConfig",
     "UnnormalisedVQModel",
     "VQConfig",
     "VQTokenizer",
+    "convert_tokenizer",
     "fingerprint",
+    "known_arch",
+    "open_tokenizer",
     "train_tokenizer",
 ]

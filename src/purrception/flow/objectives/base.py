@@ -181,6 +181,10 @@ class Network(Protocol):
         """Codes, long ``[B, h, w]`` → standardised embeddings z_1, float32 ``[B, D, h, w]``."""
         ...
 
+    def embed_masked(self, indices: Tensor, masked: Tensor) -> Tensor:
+        """Codes, long ``[B, h, w]``, some of them masked (bool ``[B, h, w]``) → the network's input."""
+        ...
+
     def __call__(self, z: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         """z_t ``[B, D, h, w]``, t ``[B]``, labels ``[B]`` → features for the head."""
         ...
