@@ -15,7 +15,7 @@ SOURCE = Path(purrception.__file__).parent
 ORDER = [
     "errors", "keyed_rng", "progress", "pictures", "weights",
     "data", "tokenizers", "tokens", "flow", "models", "sampling", "training", "pipeline", "migration", "gallery",
-    "evaluation", "config", "experiment", "comparison", "recipes", "cli", "__main__",
+    "evaluation", "config", "experiment", "comparison", "bench", "recipes", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from purrception.cli.benchmarks import bench
 from purrception.cli.converting import convert
 from purrception.cli.parsing import Verb, override, parse, parse_known, recipe_of, run_verb, target_of
 from purrception.cli.tokenizer import TOKENIZER_VERBS
@@ -259,6 +260,12 @@ VERBS = {
         "sweep RUN [--key value …]",
         "One run under many sampling settings: a table, a Pareto front, presets for sample.",
         "purrception sweep runs/digits --solvers euler dpmpp_2m --steps 8 16 64 --num 500",
+    ),
+    "bench": Verb(
+        bench,
+        "bench [--key value …]",
+        "Speed and memory of a training step, a sampling step and the head, beside a straightforward reference.",
+        "purrception bench --network S/2 --parts training head --json",
     ),
     "tokenizer": Verb(
         tokenizer,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from purrception.errors import InputError, unknown_name
 
@@ -106,7 +107,7 @@ def parse_known(kind: type[T], verb: Verb, arguments: list[str], default: T | No
         with contextlib.redirect_stderr(printed):
             return tyro.cli(
                 kind,
-                args=arguments,
+                args=_with_values(kind, arguments),
                 prog=f"purrception {verb.usage}",
                 description=verb.description,
                 return_unknown_args=True,
@@ -119,6 +120,31 @@ def parse_known(kind: type[T], verb: Verb, arguments: list[str], default: T | No
         raise InputError(condense(printed.getvalue())) from stop
 
 
+def _with_values(kind: type, arguments: list[str]) -> list[str]:
+    """``--json`` alone is ``--json True``; a configuration's ``--data.flips False`` stays as it is."""
+    booleans, spelled = _booleans(kind), []
+    for option, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        spelled.append(option)
+        if (
+            option.startswith("--")
+            and option[2:].replace("-", "_") in booleans
+            and following not in ("True", "False")
+        ):
+            spelled.append("True")
+    return spelled
+
+
+def _booleans(kind: type, prefix: str = "") -> set[str]:
+    """Options that are true or false, in dotted form."""
+    names: set[str] = set()
+    for name, inner in get_type_hints(kind).items():
+        if dataclasses.is_dataclass(inner) and isinstance(inner, type):
+            names |= _booleans(inner, f"{prefix}{name}.")
+        elif inner is bool:
+            names.add(prefix + name)
+    return names
+
+
 def condense(message: str) -> str:
     """A framed message of several lines as one plain line, without help texts and pointers to them."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", message)
@@ -129,8 +155,6 @@ def condense(message: str) -> str:
 
 def override(settings: T, options: object) -> T:
     """``settings`` with every field that ``options`` gives a value for."""
-    import dataclasses
-
     names = {field.name for field in dataclasses.fields(settings)}  # type: ignore[arg-type]
     given = {name: value for name, value in vars(options).items() if name in names and value not in (None, ())}
     return dataclasses.replace(settings, **given)  # type: ignore[type-var]
