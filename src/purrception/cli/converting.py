@@ -65,9 +65,7 @@ def convert(arguments: list[str]) -> None:
 
     target, options = _parsed(CheckpointOptions, VERBS["convert"], arguments)
     if not options.tokenizer:
-        raise InputError(
-            "a pipeline needs the tokenizer that the checkpoint was trained with: give --tokenizer DIR"
-        )
+        raise InputError("give the tokenizer that the checkpoint was trained with: --tokenizer DIR")
     from purrception.gallery import unused_folder
     from purrception.migration import migrate
     from purrception.tokenizers import open_tokenizer
