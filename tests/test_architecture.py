@@ -13,7 +13,7 @@ import purrception
 
 SOURCE = Path(purrception.__file__).parent
 ORDER = [
-    "errors", "keyed_rng", "progress", "pictures", "weights",
+    "errors", "keyed_rng", "progress", "ranks", "pictures", "weights",
     "data", "tokenizers", "tokens", "flow", "models", "sampling", "training", "pipeline", "migration", "gallery",
     "evaluation", "config", "experiment", "comparison", "bench", "recipes", "cli", "__main__",
 ]  # fmt: skip

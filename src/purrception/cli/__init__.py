@@ -11,6 +11,7 @@ from typing import Literal
 from purrception.cli.benchmarks import bench
 from purrception.cli.converting import convert
 from purrception.cli.parsing import Verb, override, parse, parse_known, recipe_of, run_verb, target_of
+from purrception.cli.preparing import prepare
 from purrception.cli.tokenizer import TOKENIZER_VERBS
 from purrception.errors import InputError
 
@@ -235,6 +236,13 @@ VERBS = {
         "Everything a recipe needs: tokenizer, token shards, training, sample grids, a pipeline in the end. "
         "Recipes: digits, photos, folder.",
         "purrception train digits --training.steps 600 --name quick",
+    ),
+    "prepare": Verb(
+        prepare,
+        "prepare SOURCE --tokenizer DIR --out DIR [--key value …]",
+        "Images into token shards: a folder, tars ('in/train-{000..146}.tar'), hub:NAME, digits or photos. "
+        "Broken images are skipped and listed; a killed run goes on; torchrun shares the work.",
+        "purrception prepare pictures --tokenizer tokenizers/vq-f8 --out tokens --image-size 256",
     ),
     "sample": Verb(
         sample,
