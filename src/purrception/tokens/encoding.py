@@ -108,7 +108,8 @@ class Encoder:
                 batch, seen = [], 0
         if batch:
             self._add(part, batch)
-        advance(seen)
+        if seen:
+            advance(seen)
         return part
 
     def _batch_size(self, views: np.ndarray) -> int:
