@@ -38,8 +38,13 @@ def start_run(config: RunConfig) -> RunDirectory:
     return _complete(config, run)
 
 
-def check_config(config: RunConfig) -> None:
-    """Refuse what would fail later, before anything is written or trained."""
+def check_config(config: RunConfig, tokenizer: VQTokenizer | None = None) -> None:
+    """Refuse what would fail later, before anything is written or trained.
+
+    Args:
+        config: of the run.
+        tokenizer: what encodes its images; default: what the configuration says.
+    """
     build_objective(config.objective).check_evidence(config.head.evidence)
     if config.head.kind not in categorical_heads():
         raise InputError(
@@ -47,7 +52,7 @@ def check_config(config: RunConfig) -> None:
             f"accepted {', '.join(categorical_heads())}: others take the head they need by themselves"
         )
     config.training.resolve_device()
-    class_names, grid = _check_tokens(config) if config.data.tokens else _check_images(config)
+    class_names, grid = _check_tokens(config) if config.data.tokens else _check_images(config, tokenizer)
     if not class_names and config.sampling.guidance != 1:
         raise InputError(
             f"these images have no classes, hence nothing to guide by; given sampling.guidance "
@@ -56,13 +61,19 @@ def check_config(config: RunConfig) -> None:
     config.network.tokens(grid)
 
 
-def _check_images(config: RunConfig) -> tuple[tuple[str, ...], tuple[int, int]]:
+def _check_images(config: RunConfig, tokenizer: VQTokenizer | None) -> tuple[tuple[str, ...], tuple[int, int]]:
     """Class names and grid of the images, if they and the tokenizer fit each other."""
     images = open_images(config.data, "train")
     if len(images) == 0:
         raise InputError("there are no training images: lower data.test_fraction or add images")
-    if config.tokenizer.path:
+    if config.tokenizer.arch and not config.tokenizer.path and tokenizer is None:
+        raise InputError(
+            f"this run takes the public tokenizer {config.tokenizer.arch}: give its checkpoint or converted "
+            "folder with --tokenizer.path, or see what would happen with --dry-run"
+        )
+    if tokenizer is None and config.tokenizer.path:
         tokenizer = open_tokenizer(config.tokenizer.path, config.tokenizer.arch)
+    if tokenizer is not None:
         downsampling = tokenizer.downsampling
         if tokenizer.image_channels != config.data.channels or config.data.image_size % downsampling:
             raise InputError(

@@ -2,8 +2,8 @@
 
 from purrception.data.config import DataConfig, ImageSource, Split
 from purrception.data.decoding import UnreadableImageError, decode_image
-from purrception.data.embedded import MadeUpImages
 from purrception.data.sources import SOURCES, find_source, load_split, open_images
+from purrception.data.survey import Survey
 from purrception.data.transforms import array_to_pil, images_to_tensor, tensor_to_images
 from purrception.data.views import Views
 
@@ -11,8 +11,8 @@ __all__ = [
     "SOURCES",
     "DataConfig",
     "ImageSource",
-    "MadeUpImages",
     "Split",
+    "Survey",
     "UnreadableImageError",
     "Views",
     "array_to_pil",

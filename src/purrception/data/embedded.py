@@ -124,19 +124,20 @@ class PhotosImages:
         return crop.convert(MODES[self._config.channels]), label
 
 
-class MadeUpImages:
-    """Noise of the right shape, for a dry run: image i depends on i alone."""
+class NoiseImages:
+    """A few images of random pixels in as many classes as asked for: a stand-in for a dry run."""
 
-    def __init__(self, config: DataConfig, class_names: tuple[str, ...], count: int = 16) -> None:
-        self.class_names, self._config, self._count = class_names, config, count
-        self.listing = f"made up {count}"
+    def __init__(self, config: DataConfig, split: Split) -> None:
+        self.class_names = tuple(map(str, range(config.classes or 0)))
+        self.listing = f"noise {split}"
+        self._config, self._first, self._count = config, *((0, 2) if split == "train" else (2, 1))
 
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         size, channels = self._config.image_size, self._config.channels
-        rng = keyed_rng(0, Stream.MADE_UP, index)
+        rng = keyed_rng(0, Stream.MADE_UP, self._first + index)
         image = rng.integers(0, 256, (size, size, channels), dtype=np.uint8)
         return image, index % max(len(self.class_names), 1)
 

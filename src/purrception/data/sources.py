@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from purrception.data.config import DataConfig, ImageSource, Split
-from purrception.data.embedded import DigitsImages, PhotosImages
+from purrception.data.embedded import DigitsImages, NoiseImages, PhotosImages
 from purrception.data.folder import FolderImages
 from purrception.data.hub import HubImages, is_saved
 from purrception.data.transforms import images_to_tensor
@@ -22,6 +22,7 @@ SOURCES: dict[str, Callable[[DataConfig, Split], ImageSource]] = {
     "folder": FolderImages,
     "webdataset": TarImages,
     "hub": HubImages,
+    "noise": NoiseImages,
 }
 EMBEDDED = ("digits", "photos")
 
