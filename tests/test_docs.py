@@ -11,16 +11,18 @@ import pytest
 from purrception.cli import VERBS, CompareOptions, EvaluateOptions, SampleOptions, SweepOptions
 from purrception.cli.converting import CheckpointOptions, TokenizerOptions
 from purrception.config import option_names
+from purrception.prepare import PrepareOptions
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 OPTIONS = {
-    "train": {*option_names(), "resume"},
+    "train": {*option_names(), "resume", "dry_run"},
     "sample": set(option_names(SampleOptions)),
     "evaluate": set(option_names(EvaluateOptions)),
     "compare": {*option_names(), *option_names(CompareOptions)},
     "sweep": set(option_names(SweepOptions)),
     "tokenizer": set(option_names(TokenizerOptions)),
+    "prepare": set(option_names(PrepareOptions)),
     "convert": set(option_names(CheckpointOptions)),
 }
 

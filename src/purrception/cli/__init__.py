@@ -10,7 +10,8 @@ from typing import Literal
 
 from purrception.cli.benchmarks import bench
 from purrception.cli.converting import convert
-from purrception.cli.parsing import Verb, override, parse, parse_known, recipe_of, run_verb, target_of
+from purrception.cli.parsing import Verb, configure, override, parse, parse_known, run_verb, target_of
+from purrception.cli.preparing import prepare
 from purrception.cli.tokenizer import TOKENIZER_VERBS
 from purrception.errors import InputError
 
@@ -131,20 +132,28 @@ class SweepOptions:
 def train(arguments: list[str]) -> None:
     """``purrception train``: everything a recipe needs."""
     verb = VERBS["train"]
+    dry = "--dry-run" in arguments
+    arguments = [argument for argument in arguments if argument != "--dry-run"]
     resume = arguments[:1] == ["--resume"]
     if not resume:
         target, rest = target_of(verb, arguments)
-    elif len(arguments) > 1:
+    elif len(arguments) > 1 and not dry:
         target, rest = arguments[1], arguments[2:]
     else:
         raise InputError("--resume needs the directory of a run: purrception train --resume runs/digits")
     from purrception.config import RunConfig, dump_config, load_config
+    from purrception.dry_run import dry_run
     from purrception.experiment import resume_run, start_run
     from purrception.training import RunDirectory
 
-    default = load_config(RunDirectory.open(target).config_file) if resume else recipe_of(target)
-    config = parse(RunConfig, verb, rest, default)
+    if resume:
+        config = parse(RunConfig, verb, rest, load_config(RunDirectory.open(target).config_file))
+    else:
+        config = configure(verb, target, rest, dry=dry)
     print(dump_config(config), flush=True)
+    if dry:
+        print(dry_run(config))
+        return
     run = resume_run(target, config) if resume else start_run(config)
     print(f"done: {run.root}  (next: purrception sample {run.root})")
 
@@ -199,10 +208,9 @@ def compare(arguments: list[str]) -> None:
     from purrception.comparison.entries import parse_entries
     from purrception.comparison.run import Protocol
     from purrception.comparison.run import compare as run_comparison
-    from purrception.config import RunConfig
 
     options, rest = parse_known(CompareOptions, verb, rest)
-    recipe = parse(RunConfig, verb, rest, recipe_of(target))
+    recipe = configure(verb, target, rest)
     entries = tuple(parse_entries(options.objectives))
     protocol = Protocol(entries, options.seeds, options.points, options.num, options.tune)
     folder = Path(options.out or f"comparisons/{recipe.name}")
@@ -231,10 +239,18 @@ def tokenizer(arguments: list[str]) -> None:
 VERBS = {
     "train": Verb(
         train,
-        "train RECIPE_OR_YAML [--key value …]  |  train --resume RUN",
+        "train RECIPE_OR_YAML [--dry-run] [--key value …]  |  train --resume RUN",
         "Everything a recipe needs: tokenizer, token shards, training, sample grids, a pipeline in the end. "
-        "Recipes: digits, photos, folder.",
+        "--dry-run stops after the first step, on images of noise. Recipes: digits, photos, folder, "
+        "imagenet256-b, -l, -xl, and ffhq, lsun, coco, also with 128 behind them.",
         "purrception train digits --training.steps 600 --name quick",
+    ),
+    "prepare": Verb(
+        prepare,
+        "prepare SOURCE --tokenizer DIR --out DIR [--key value …]",
+        "Images into token shards: a folder, tars ('in/train-{000..146}.tar'), hub:NAME, digits or photos. "
+        "Broken images are skipped and listed; a killed run goes on; torchrun shares the work.",
+        "purrception prepare pictures --tokenizer tokenizers/vq-f8 --out tokens --image-size 256",
     ),
     "sample": Verb(
         sample,

@@ -78,6 +78,32 @@ def recipe_of(target: str) -> RunConfig:
     return load_config(target)
 
 
+def configure(verb: Verb, target: str, arguments: list[str], *, dry: bool = False) -> RunConfig:
+    """A recipe or file with options; sizes that a recipe leaves open are chosen from the images, and told.
+
+    Args:
+        verb: for the errors.
+        target: recipe or file.
+        arguments: options.
+        dry: images need not be there; a middling size is taken without them.
+    """
+    from dataclasses import replace
+
+    from purrception.config import RunConfig
+    from purrception.recipes import fit_to_images
+
+    recipe = recipe_of(target)
+    config = parse(RunConfig, verb, arguments, recipe)
+    if recipe.data.image_size or config.data.tokens:
+        return config
+    if dry and not config.data.root:
+        fitted = replace(recipe, data=replace(recipe.data, image_size=64))
+    else:
+        fitted, choice = fit_to_images(recipe, config.data)
+        print(choice, flush=True)
+    return parse(RunConfig, verb, arguments, fitted)
+
+
 def parse(kind: type[T], verb: Verb, arguments: list[str], default: T | None = None) -> T:
     """Options, all of them known.
 
