@@ -13,9 +13,9 @@ import purrception
 
 SOURCE = Path(purrception.__file__).parent
 ORDER = [
-    "errors", "keyed_rng", "progress", "pictures",
+    "errors", "keyed_rng", "progress", "pictures", "processes",
     "data", "tokenizers", "tokens", "flow", "models", "sampling", "training", "pipeline", "gallery",
-    "evaluation", "config", "experiment", "comparison", "recipes", "cli", "__main__",
+    "evaluation", "config", "tokenizer_run", "experiment", "comparison", "recipes", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
 

@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from purrception.cli import VERBS, main
+from purrception.cli.tokenizer import TOKENIZER_VERBS
 from purrception.config import load_config
 from tests.conftest import run_cli
 
@@ -28,10 +29,14 @@ def fails_with_one_line(capsys: pytest.CaptureFixture[str], *arguments: str | Pa
 def test_help_of_every_verb_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     overview = capsys.readouterr().out
-    for name, verb in VERBS.items():
-        assert name in overview
+    assert all(name in overview for name in VERBS)
+    assert main(["tokenizer", "--help"]) == 0
+    overview = capsys.readouterr().out
+    assert all(name in overview for name in TOKENIZER_VERBS)
+    alone = {(name,): verb for name, verb in VERBS.items() if name != "tokenizer"}
+    for words, verb in (alone | {("tokenizer", name): verb for name, verb in TOKENIZER_VERBS.items()}).items():
         with pytest.raises(SystemExit) as stop:
-            main([name, "--help"])
+            main([*words, "--help"])
         assert stop.value.code == 0
         assert "Example: " + verb.example.split()[0] in capsys.readouterr().out
 
@@ -62,6 +67,22 @@ def test_help_of_every_verb_shows_an_example(capsys: pytest.CaptureFixture[str])
         (["train", "--resume", "nowhere"], "no run at nowhere"),
         (["sample", "nowhere"], "no run at nowhere"),
         (["evaluate", "nowhere"], "no run at nowhere"),
+        (["tokenizer", "trian"], "unknown tokenizer command 'trian': did you mean 'train'?"),
+        (["tokenizer", "train"], "usage: purrception tokenizer train"),
+        (["tokenizer", "train", "digit"], "did you mean 'digits'?"),
+        (["tokenizer", "train", "digits", "--trainin.steps", "3"], "did you mean '--training.steps'?"),
+        (["tokenizer", "train", "digits", "--decoder-only"], "give it with --init-from DIR"),
+        (["tokenizer", "train", "digits", "--init-from", "nowhere"], "no tokenizer at nowhere"),
+        (["tokenizer", "train", "digits", "--training.quantiser", "cosin"], "did you mean 'cosine'?"),
+        (["tokenizer", "train", "digits", "--training.quantiser", "fsq"], "fsq_levels"),
+        (
+            ["tokenizer", "train", "digits", "--training.quantiser", "fsq", "--training.fsq-levels", "4", "4"],
+            "make 16 codes of dimension 2; given codebook_size 256 and codebook_dim 4",
+        ),
+        (["tokenizer", "train", "digits", "--training.loss.perceptual", "1"], "belong together"),
+        (["tokenizer", "train", "digits", "--training.adversarial.weight", "1"], "it takes 24 pixels"),
+        (["tokenizer", "train", "--resume", "nowhere"], "no tokenizer's training at nowhere"),
+        (["tokenizer", "train", "--resume"], "usage: purrception tokenizer train"),
     ],
 )
 def test_mistakes_are_told_in_one_line(

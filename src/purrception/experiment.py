@@ -67,6 +67,7 @@ def check_config(config: RunConfig) -> None:
     else:
         model = config.tokenizer.model
         model.build(config.data.channels, config.data.image_size)
+        config.tokenizer.training.check(model, config.data.image_size)
         downsampling = model.downsampling
     side = config.data.image_size // downsampling
     config.network.tokens((side, side))
@@ -206,9 +207,9 @@ def prepare_tokenizer(config: RunConfig, run: RunDirectory) -> VQTokenizer:
     """The run's tokenizer: loaded, or trained and then moved into place whole."""
     if (run.tokenizer / "config.json").is_file():
         return VQTokenizer.load(run.tokenizer)
-    partial = run.root / f".{run.tokenizer.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = run.root / f".{run.tokenizer.name}.partial"  # a killed training left its checkpoints in it
     if config.tokenizer.path:
+        shutil.rmtree(partial, ignore_errors=True)
         tokenizer = VQTokenizer.load(config.tokenizer.path)
         tokenizer.save(partial)
     else:

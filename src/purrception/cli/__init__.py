@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
-import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Literal
 
-from purrception.errors import InputError, unknown_name
+from purrception.cli.parsing import Verb, override, parse, parse_known, recipe_of, run_verb, target_of
+from purrception.cli.tokenizer import TOKENIZER_VERBS
+from purrception.errors import InputError
 
-if TYPE_CHECKING:
-    from purrception.config import RunConfig
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Verb:
-    """One command."""
-
-    run: Callable[[list[str]], None]
-    usage: str
-    summary: str
-    example: str
-
-    @property
-    def description(self) -> str:
-        """What ``--help`` begins with."""
-        return f"{self.summary}\n\nExample: {self.example}"
+SUMMARY = "Image generation in vector-quantised latent spaces with variational flow matching."
 
 
 @dataclass(frozen=True)
@@ -151,7 +131,7 @@ def train(arguments: list[str]) -> None:
     verb = VERBS["train"]
     resume = arguments[:1] == ["--resume"]
     if not resume:
-        target, rest = _target(verb, arguments)
+        target, rest = target_of(verb, arguments)
     elif len(arguments) > 1:
         target, rest = arguments[1], arguments[2:]
     else:
@@ -160,8 +140,8 @@ def train(arguments: list[str]) -> None:
     from purrception.experiment import resume_run, start_run
     from purrception.training import RunDirectory
 
-    default = load_config(RunDirectory.open(target).config_file) if resume else _recipe(target)
-    config = _parse(RunConfig, verb, rest, default)
+    default = load_config(RunDirectory.open(target).config_file) if resume else recipe_of(target)
+    config = parse(RunConfig, verb, rest, default)
     print(dump_config(config), flush=True)
     run = resume_run(target, config) if resume else start_run(config)
     print(f"done: {run.root}  (next: purrception sample {run.root})")
@@ -170,15 +150,15 @@ def train(arguments: list[str]) -> None:
 def sample(arguments: list[str]) -> None:
     """``purrception sample``: images from a run or a pipeline."""
     verb = VERBS["sample"]
-    target, rest = _target(verb, arguments)
-    options = _parse(SampleOptions, verb, rest)
+    target, rest = target_of(verb, arguments)
+    options = parse(SampleOptions, verb, rest)
     from purrception.config import load_sampling
     from purrception.experiment import load_pipeline, sampling_defaults
     from purrception.gallery import numbered_folder, save_gallery, unused_folder
     from purrception.training.config import resolve_device
 
     defaults = load_sampling(options.preset) if options.preset else sampling_defaults(target)
-    settings = _override(defaults, options)
+    settings = override(defaults, options)
     pipeline = load_pipeline(target).to(resolve_device(options.device))
     classes = max(pipeline.transformer.num_classes, 1)
     labels = pipeline.labels_of(options.classes) or [i % classes for i in range(options.num)]
@@ -191,8 +171,8 @@ def sample(arguments: list[str]) -> None:
 def evaluate(arguments: list[str]) -> None:
     """``purrception evaluate``: figures with their protocol."""
     verb = VERBS["evaluate"]
-    target, rest = _target(verb, arguments)
-    options = _parse(EvaluateOptions, verb, rest)
+    target, rest = target_of(verb, arguments)
+    options = parse(EvaluateOptions, verb, rest)
     from purrception.config import load_config
     from purrception.evaluation import evaluate as run_evaluation
     from purrception.experiment import load_pipeline, sampling_defaults
@@ -202,8 +182,8 @@ def evaluate(arguments: list[str]) -> None:
 
     run = RunDirectory.open(target)
     config = load_config(run.config_file)
-    settings = _override(sampling_defaults(target), options)
-    protocol = _override(config.evaluation, options)
+    settings = override(sampling_defaults(target), options)
+    protocol = override(config.evaluation, options)
     pipeline = load_pipeline(target).to(resolve_device(options.device))
     folder = unused_folder(Path(options.out) if options.out else numbered_folder(run.evaluation))
     result = run_evaluation(pipeline, config.data, protocol, settings, folder)
@@ -213,14 +193,14 @@ def evaluate(arguments: list[str]) -> None:
 def compare(arguments: list[str]) -> None:
     """``purrception compare``: the same training for each objective."""
     verb = VERBS["compare"]
-    target, rest = _target(verb, arguments)
+    target, rest = target_of(verb, arguments)
     from purrception.comparison.entries import parse_entries
     from purrception.comparison.run import Protocol
     from purrception.comparison.run import compare as run_comparison
     from purrception.config import RunConfig
 
-    options, rest = _parse_known(CompareOptions, verb, rest)
-    recipe = _parse(RunConfig, verb, rest, _recipe(target))
+    options, rest = parse_known(CompareOptions, verb, rest)
+    recipe = parse(RunConfig, verb, rest, recipe_of(target))
     entries = tuple(parse_entries(options.objectives))
     protocol = Protocol(entries, options.seeds, options.points, options.num, options.tune)
     folder = Path(options.out or f"comparisons/{recipe.name}")
@@ -230,8 +210,8 @@ def compare(arguments: list[str]) -> None:
 def sweep(arguments: list[str]) -> None:
     """``purrception sweep``: one run under many sampling settings."""
     verb = VERBS["sweep"]
-    target, rest = _target(verb, arguments)
-    options = _parse(SweepOptions, verb, rest)
+    target, rest = target_of(verb, arguments)
+    options = parse(SweepOptions, verb, rest)
     from purrception.comparison.sweep import SweepSpace
     from purrception.comparison.sweep import sweep as run_sweep
     from purrception.gallery import numbered_folder, unused_folder
@@ -239,6 +219,11 @@ def sweep(arguments: list[str]) -> None:
     space = SweepSpace(options.temperatures, options.guidances, options.steps, options.solvers, options.grids)
     folder = Path(options.out) if options.out else numbered_folder(Path(target) / "sweeps")
     print(f"report: {run_sweep(target, space, options.num, options.seed, unused_folder(folder), options.device)}")
+
+
+def tokenizer(arguments: list[str]) -> None:
+    """``purrception tokenizer VERB``: train or judge a tokenizer."""
+    run_verb(arguments, TOKENIZER_VERBS, "tokenizer ", "Tokenizers: images to codes and back.")
 
 
 VERBS = {
@@ -274,6 +259,12 @@ VERBS = {
         "One run under many sampling settings: a table, a Pareto front, presets for sample.",
         "purrception sweep runs/digits --solvers euler dpmpp_2m --steps 8 16 64 --num 500",
     ),
+    "tokenizer": Verb(
+        tokenizer,
+        "tokenizer VERB …",
+        "Train a tokenizer by itself, or judge one on your images.",
+        "purrception tokenizer report runs/digits digits",
+    ),
 }
 
 
@@ -281,16 +272,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status: 0, 2 for what a person can mend, 130 when interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        if not arguments or arguments[0] in ("-h", "--help"):
-            print(_overview())
-        elif arguments[0] == "--version":
+        if arguments and arguments[0] == "--version":
             from purrception import __version__
 
             print(f"purrception {__version__}")
-        elif arguments[0] not in VERBS:
-            raise unknown_name("command", arguments[0], VERBS)
         else:
-            VERBS[arguments[0]].run(arguments[1:])
+            run_verb(arguments, VERBS, "", SUMMARY)
     except (InputError, OSError) as error:
         print(f"purrception: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -298,91 +285,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("purrception: interrupted; a run goes on with: purrception train --resume RUN", file=sys.stderr)
         return 130
     return 0
-
-
-def _overview() -> str:
-    width = max(len(name) for name in VERBS)
-    verbs = "\n".join(f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items())
-    return (
-        "usage: purrception VERB …\n\n"
-        "Image generation in vector-quantised latent spaces with variational flow matching.\n\n"
-        f"{verbs}\n\n'purrception VERB --help' explains each, with an example."
-    )
-
-
-def _target(verb: Verb, arguments: list[str]) -> tuple[str, list[str]]:
-    """What a verb works on, always its first argument, and the options after it."""
-    if arguments and arguments[0] in ("-h", "--help"):
-        return "--help", ["--help"]
-    if not arguments or arguments[0].startswith("-"):
-        raise InputError(f"usage: purrception {verb.usage}; for example: {verb.example}")
-    return arguments[0], arguments[1:]
-
-
-def _recipe(target: str) -> RunConfig:
-    """A recipe by name, or a configuration file."""
-    from purrception.config import load_config
-    from purrception.recipes import RECIPES, get_recipe
-
-    if target in RECIPES or not (target.endswith((".yaml", ".yml")) or os.path.sep in target):
-        return get_recipe("digits" if target == "--help" else target)
-    return load_config(target)
-
-
-def _parse(kind: type[T], verb: Verb, arguments: list[str], default: T | None = None) -> T:
-    """Options, all of them known.
-
-    Raises:
-        InputError: an unknown option (with the nearest known one), or a value that an option does not take.
-    """
-    parsed, unknown = _parse_known(kind, verb, arguments, default)
-    if unknown:
-        from purrception.config import option_names
-
-        given = unknown[0].split("=")[0]
-        raise unknown_name("option", given, [f"--{name.replace('_', '-')}" for name in option_names(kind)])
-    return parsed
-
-
-def _parse_known(kind: type[T], verb: Verb, arguments: list[str], default: T | None = None) -> tuple[T, list[str]]:
-    """Options by tyro, with errors as one line; (parsed, what is left).
-
-    Raises:
-        InputError: a value that an option does not take.
-    """
-    import tyro
-
-    printed = io.StringIO()
-    settings: dict[str, Any] = {} if default is None else {"default": default}
-    try:
-        with contextlib.redirect_stderr(printed):
-            return tyro.cli(
-                kind,
-                args=arguments,
-                prog=f"purrception {verb.usage}",
-                description=verb.description,
-                return_unknown_args=True,
-                config=(tyro.conf.FlagConversionOff,),
-                **settings,
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise InputError(_condense(printed.getvalue())) from stop
-
-
-def _condense(message: str) -> str:
-    """A framed message of several lines as one plain line, without help texts and pointers to them."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", message)
-    line = " ".join(part.strip(" │╭╮╰╯─") for part in text.splitlines())
-    line = re.split(r"Argument helptext|For full helptext|Full helptext", line)[0]
-    return re.sub(r"^\s*(Value|Parsing) error\s+", "", line).strip()
-
-
-def _override(settings: T, options: object) -> T:
-    """``settings`` with every field that ``options`` gives a value for."""
-    import dataclasses
-
-    names = {field.name for field in dataclasses.fields(settings)}  # type: ignore[arg-type]
-    given = {name: value for name, value in vars(options).items() if name in names and value not in (None, ())}
-    return dataclasses.replace(settings, **given)  # type: ignore[type-var]
