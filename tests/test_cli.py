@@ -83,6 +83,8 @@ def test_help_of_every_verb_shows_an_example(capsys: pytest.CaptureFixture[str])
         (["tokenizer", "train", "digits", "--training.adversarial.weight", "1"], "it takes 24 pixels"),
         (["tokenizer", "train", "--resume", "nowhere"], "no tokenizer's training at nowhere"),
         (["tokenizer", "train", "--resume"], "usage: purrception tokenizer train"),
+        (["tokenizer", "report", "nowhere"], "usage: purrception tokenizer report"),
+        (["tokenizer", "report", "nowhere", "digits"], "no tokenizer at nowhere"),
     ],
 )
 def test_mistakes_are_told_in_one_line(

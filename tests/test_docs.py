@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from purrception.cli import CompareOptions, EvaluateOptions, SampleOptions, SweepOptions
-from purrception.cli.tokenizer import TrainOptions
-from purrception.config import TokenizerRunConfig, option_names
+from purrception.cli.tokenizer import ReportOptions, TrainOptions
+from purrception.config import DataOptions, TokenizerRunConfig, option_names
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -20,6 +20,7 @@ OPTIONS = {
     "evaluate": set(option_names(EvaluateOptions)),
     "compare": {*option_names(), *option_names(CompareOptions)},
     "sweep": set(option_names(SweepOptions)),
+    "tokenizer report": {*option_names(DataOptions), *option_names(ReportOptions)},
     "tokenizer train": {*option_names(TokenizerRunConfig), *option_names(TrainOptions), "resume"},
 }
 

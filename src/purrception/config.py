@@ -99,6 +99,14 @@ class TokenizerRunConfig:
             raise InputError(f"a seed lies in [0, 2⁶³); given {self.seed}")
 
 
+@dataclass(frozen=True)
+class DataOptions:
+    """Images alone, for verbs that take ``--data.…`` and no other part of a configuration."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    """Images."""
+
+
 T = TypeVar("T")
 _ADAPTER: TypeAdapter[RunConfig] = TypeAdapter(RunConfig)
 

@@ -55,6 +55,47 @@ def train(arguments: list[str]) -> None:
     _say_done(folder)
 
 
+@dataclass(frozen=True)
+class ReportOptions:
+    """What ``purrception tokenizer report`` takes besides ``--data.…``."""
+
+    num: int = 1000
+    """Images judged, at most."""
+    batch_size: int = 64
+    """Images at a time; does not change the figures."""
+    device: str = "auto"
+    """cpu, cuda, …; auto takes a GPU when there is one."""
+    out: str = ""
+    """Folder for the report; default: TOKENIZER/report/000, 001, …"""
+
+
+def report(arguments: list[str]) -> None:
+    """``purrception tokenizer report``: judge a tokenizer on images."""
+    verb = TOKENIZER_VERBS["report"]
+    target, rest = target_of(verb, arguments)
+    options, rest = parse_known(ReportOptions, verb, ["--help"] if target == "--help" else rest)
+    source, rest = target_of(verb, rest)
+    from purrception.config import DataOptions
+    from purrception.evaluation.tokenizer_report import report_tokenizer
+    from purrception.gallery import numbered_folder, unused_folder
+    from purrception.tokenizers import VQTokenizer
+    from purrception.training.config import resolve_device
+
+    folder = Path(target)
+    if not (folder / "config.json").is_file() and (folder / "tokenizer").is_dir():
+        folder = folder / "tokenizer"  # of a run
+    tokenizer = VQTokenizer.load(folder)
+    data = source_of(source).data
+    if data.root == source:  # a folder: seen as the tokenizer sees images
+        size = int(tokenizer.vq.config.sample_size or data.image_size)
+        data = replace(data, channels=tokenizer.image_channels, image_size=size)
+    data = parse(DataOptions, verb, rest, DataOptions(data)).data
+    tokenizer.vq.to(resolve_device(options.device))
+    out = unused_folder(Path(options.out) if options.out else numbered_folder(folder / "report"))
+    result = report_tokenizer(tokenizer, data, out, options.num, options.batch_size)
+    print(result.markdown() + f"\n{out}")
+
+
 def source_of(target: str) -> RunConfig:
     """A recipe by name, a configuration file, or the recipe ``folder`` for a folder of images."""
     from purrception.recipes import RECIPES, get_recipe
@@ -83,5 +124,11 @@ TOKENIZER_VERBS = {
         "tokenizer train RECIPE_OR_FOLDER [--key value …] [--out DIR]  |  tokenizer train --resume DIR",
         "Train a tokenizer by itself, in one process or under torchrun; or only the decoder of an existing one.",
         "purrception tokenizer train photos --training.quantiser cosine --out tokenizers/photos",
+    ),
+    "report": Verb(
+        report,
+        "tokenizer report TOKENIZER RECIPE_OR_FOLDER [--key value …]",
+        "Is this tokenizer good enough for these images: use it, fine-tune its decoder, or retrain.",
+        "purrception tokenizer report tokenizers/photos photos --out reports/photos",
     ),
 }
