@@ -73,19 +73,56 @@ class RunConfig:
             raise InputError(f"a seed lies in [0, 2⁶³); given {self.seed}")
 
 
+@dataclass(frozen=True)
+class TokenizerRunConfig:
+    """Everything that determines the training of a tokenizer by itself."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    """Images."""
+    model: VQConfig = field(default_factory=VQConfig)
+    """Architecture; that of init_from where there is one."""
+    training: TokenizerTrainingConfig = field(default_factory=TokenizerTrainingConfig)
+    """Losses, quantiser and optimisation."""
+    seed: int = 0
+    """Of initial weights, the order of the images and restarted codes."""
+    device: str = "auto"
+    """cpu, cuda, …; auto takes a GPU when there is one."""
+    init_from: str = ""
+    """Folder of a tokenizer to go on from; empty: start anew."""
+    decoder_only: bool = False
+    """Train the decoder of init_from alone: every image keeps its codes."""
+
+    def __post_init__(self) -> None:
+        """Refuse a decoder of nothing."""
+        if self.decoder_only and not self.init_from:
+            raise InputError(
+                "decoder_only trains the decoder of an existing tokenizer: give it with --init-from DIR"
+            )
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"a seed lies in [0, 2⁶³); given {self.seed}")
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Images alone, for verbs that take ``--data.…`` and no other part of a configuration."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    """Images."""
+
+
 T = TypeVar("T")
 _ADAPTER: TypeAdapter[RunConfig] = TypeAdapter(RunConfig)
 
 
-def option_names(kind: type = RunConfig, prefix: str = "") -> list[str]:
-    """Every key of a configuration in dotted form, such as ``training.batch_size``."""
+def option_names(kind: type = RunConfig, prefix: str = "", of: type | None = None) -> list[str]:
+    """Every key of a configuration in dotted form, such as ``training.batch_size``; only those of one type."""
     hints = get_type_hints(kind)
     names: list[str] = []
     for item in dataclasses.fields(kind):
         inner = hints[item.name]
         if dataclasses.is_dataclass(inner) and isinstance(inner, type):
-            names += option_names(inner, f"{prefix}{item.name}.")
-        else:
+            names += option_names(inner, f"{prefix}{item.name}.", of)
+        elif of in (None, inner):
             names.append(prefix + item.name)
     return names
 
@@ -168,6 +205,21 @@ def load_sampling(path: Path | str) -> SamplingConfig:
 def dump_sampling(settings: SamplingConfig) -> str:
     """Sampling settings as YAML; :func:`load_sampling` gives them back."""
     return yaml.safe_dump(TypeAdapter(SamplingConfig).dump_python(settings, mode="json"), sort_keys=False)
+
+
+def load_tokenizer_run(path: Path | str) -> TokenizerRunConfig:
+    """Read how a tokenizer was trained.
+
+    Raises:
+        InputError: the file is missing or does not validate.
+    """
+    return _validate(TokenizerRunConfig, _read_yaml(path), str(path))
+
+
+def dump_tokenizer_run(config: TokenizerRunConfig) -> str:
+    """How to train a tokenizer, as YAML; :func:`load_tokenizer_run` gives an equal one back."""
+    values = TypeAdapter(TokenizerRunConfig).dump_python(config, mode="json")
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 def dump_config(config: RunConfig) -> str:

@@ -84,6 +84,7 @@ def _check_images(config: RunConfig, tokenizer: VQTokenizer | None) -> tuple[tup
     else:
         model = config.tokenizer.model
         model.build(config.data.channels, config.data.image_size)
+        config.tokenizer.training.check(model, config.data.image_size)
         downsampling = model.downsampling
     side = config.data.image_size // downsampling
     return images.class_names, (side, side)
@@ -239,9 +240,9 @@ def prepare_tokenizer(config: RunConfig, run: RunDirectory) -> VQTokenizer:
     """The run's tokenizer: loaded, or else converted or trained and then moved into place whole."""
     if (run.tokenizer / "config.json").is_file():
         return VQTokenizer.load(run.tokenizer)
-    partial = run.root / f".{run.tokenizer.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = run.root / f".{run.tokenizer.name}.partial"  # a killed training left its checkpoints in it
     if config.tokenizer.path:
+        shutil.rmtree(partial, ignore_errors=True)
         tokenizer = convert_tokenizer(config.tokenizer.path, config.tokenizer.arch, partial)
     else:
         train, held_out = open_images(config.data, "train"), open_images(config.data, "test")

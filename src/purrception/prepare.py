@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from purrception import processes
 from purrception.data import DataConfig, find_source
 from purrception.errors import InputError
-from purrception.ranks import join_ranks, local_device
 from purrception.tokenizers import open_tokenizer
 from purrception.tokens import REPORT_FILE, SUMMARY_FILE, EncodingConfig, prepare_splits
 from purrception.training.config import resolve_device
@@ -72,12 +72,13 @@ def prepare(source: str, options: PrepareOptions) -> str:
     )  # fmt: skip
     config = EncodingConfig(options.images_per_shard, options.batch_size, options.workers, options.strict)
     folder = Path(options.out)
-    tokenizer.vq.to(resolve_device(local_device(options.device)))
-    with join_ranks() as ranks:
-        made = prepare_splits(data, tokenizer, folder, config, seed=options.seed, ranks=ranks)
+    with processes.joined(resolve_device(options.device)) as device:
+        tokenizer.vq.to(device)
+        made = prepare_splits(data, tokenizer, folder, config, seed=options.seed)
         lines = [_describe(folder / split) for split in made]
+        first = processes.rank() == 0
     hint = f"next: purrception train RECIPE --data.tokens {folder} --tokenizer.path {options.tokenizer}"
-    return "\n".join([*lines, hint]) if ranks.rank == 0 else ""
+    return "\n".join([*lines, hint]) if first else ""
 
 
 def _describe(folder: Path) -> str:

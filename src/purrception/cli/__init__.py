@@ -232,7 +232,7 @@ def sweep(arguments: list[str]) -> None:
 
 
 def tokenizer(arguments: list[str]) -> None:
-    """``purrception tokenizer VERB``."""
+    """``purrception tokenizer VERB``: train, convert or judge a tokenizer."""
     run_verb(arguments, TOKENIZER_VERBS, "tokenizer ", "Tokenizers: images to codes and back.")
 
 
@@ -286,7 +286,7 @@ VERBS = {
     "tokenizer": Verb(
         tokenizer,
         "tokenizer VERB …",
-        "Tokenizers: convert a public checkpoint.",
+        "Train a tokenizer by itself, convert a public checkpoint, or judge one on your images.",
         "purrception tokenizer convert vq-f8.ckpt --arch vq-f8 --out tokenizers/vq-f8",
     ),
     "convert": Verb(

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 
-from purrception.cli.parsing import parse
+from purrception.cli.parsing import parse, parse_known
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What ``purrception bench`` takes besides the sizes to measure."""
+
+    parts: tuple[str, ...] = ()
+    """training, sampling, head; default: all."""
+    json: bool = False
+    """Print JSON instead of a table."""
+    out: str = ""
+    """Folder for report.md and report.json; default: only print."""
 
 
 def bench(arguments: list[str]) -> None:
@@ -15,21 +27,9 @@ def bench(arguments: list[str]) -> None:
     from purrception.bench.report import write
     from purrception.cli import VERBS
 
-    @dataclasses.dataclass(frozen=True)
-    class BenchOptions(BenchConfig):
-        """What ``purrception bench`` takes."""
-
-        parts: tuple[str, ...] = ()
-        """training, sampling, head; default: all."""
-        json: bool = False
-        """Print JSON instead of a table."""
-        out: str = ""
-        """Folder for report.md and report.json; default: only print."""
-
-    options = parse(BenchOptions, VERBS["bench"], arguments)
-    names = [field.name for field in dataclasses.fields(BenchConfig)]
-    config = BenchConfig(**{name: getattr(options, name) for name in names})
-    report = run_bench(config, options.parts)
+    verb = VERBS["bench"]
+    options, rest = parse_known(BenchOptions, verb, arguments)
+    report = run_bench(parse(BenchConfig, verb, rest), options.parts)
     if options.out:
         write(report, Path(options.out))
     print(report.json() if options.json else report.markdown())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from purrception.errors import InputError, unknown_name
 
@@ -133,7 +133,7 @@ def parse_known(kind: type[T], verb: Verb, arguments: list[str], default: T | No
         with contextlib.redirect_stderr(printed):
             return tyro.cli(
                 kind,
-                args=_with_values(kind, arguments),
+                args=_spelt_out(kind, arguments),
                 prog=f"purrception {verb.usage}",
                 description=verb.description,
                 return_unknown_args=True,
@@ -146,29 +146,17 @@ def parse_known(kind: type[T], verb: Verb, arguments: list[str], default: T | No
         raise InputError(condense(printed.getvalue())) from stop
 
 
-def _with_values(kind: type, arguments: list[str]) -> list[str]:
-    """``--json`` alone is ``--json True``; a configuration's ``--data.flips False`` stays as it is."""
-    booleans, spelled = _booleans(kind), []
-    for option, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        spelled.append(option)
-        if (
-            option.startswith("--")
-            and option[2:].replace("-", "_") in booleans
-            and following not in ("True", "False")
-        ):
-            spelled.append("True")
-    return spelled
+def _spelt_out(kind: type, arguments: list[str]) -> list[str]:
+    """``arguments`` with True behind every switch that stands alone, such as ``--decoder-only``."""
+    from purrception.config import option_names
 
-
-def _booleans(kind: type, prefix: str = "") -> set[str]:
-    """Options that are true or false, in dotted form."""
-    names: set[str] = set()
-    for name, inner in get_type_hints(kind).items():
-        if dataclasses.is_dataclass(inner) and isinstance(inner, type):
-            names |= _booleans(inner, f"{prefix}{name}.")
-        elif inner is bool:
-            names.add(prefix + name)
-    return names
+    switches = {f"--{name}" for name in option_names(kind, of=bool)}
+    spelt: list[str] = []
+    for argument, following in pairwise([*arguments, ""]):
+        spelt.append(argument)
+        if argument.replace("-", "_").replace("__", "--", 1) in switches and following not in ("True", "False"):
+            spelt.append("True")
+    return spelt
 
 
 def condense(message: str) -> str:
@@ -181,6 +169,8 @@ def condense(message: str) -> str:
 
 def override(settings: T, options: object) -> T:
     """``settings`` with every field that ``options`` gives a value for."""
+    import dataclasses
+
     names = {field.name for field in dataclasses.fields(settings)}  # type: ignore[arg-type]
     given = {name: value for name, value in vars(options).items() if name in names and value not in (None, ())}
     return dataclasses.replace(settings, **given)  # type: ignore[type-var]

@@ -2,10 +2,136 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from purrception.cli.converting import convert_tokenizer
-from purrception.cli.parsing import Verb
+from purrception.cli.parsing import Verb, parse, parse_known, recipe_of, target_of
+from purrception.errors import InputError
+
+if TYPE_CHECKING:
+    from purrception.config import RunConfig
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What ``purrception tokenizer train`` takes besides the training's own options."""
+
+    out: str = ""
+    """Folder for the tokenizer; default: tokenizers/NAME."""
+    init_from: str = ""
+    """Folder of a tokenizer to go on from; its architecture is kept."""
+
+
+def train(arguments: list[str]) -> None:
+    """``purrception tokenizer train``: a tokenizer by itself."""
+    verb = TOKENIZER_VERBS["train"]
+    if arguments[:1] == ["--resume"]:
+        if len(arguments) != 2:
+            raise InputError(f"usage: purrception {verb.usage}; a resumed training keeps all its options")
+        from purrception.tokenizer_run import resume_tokenizer
+
+        resume_tokenizer(Path(arguments[1]))
+        _say_done(Path(arguments[1]))
+        return
+    target, rest = target_of(verb, arguments)
+    from purrception.config import TokenizerRunConfig, dump_tokenizer_run
+    from purrception.tokenizer_run import start_tokenizer
+    from purrception.tokenizers import VQConfig, VQTokenizer
+
+    source = source_of(target)
+    options, rest = (TrainOptions(), rest) if target == "--help" else parse_known(TrainOptions, verb, rest)
+    model = VQConfig.of(VQTokenizer.load(options.init_from).vq) if options.init_from else source.tokenizer.model
+    default = TokenizerRunConfig(
+        source.data, model, source.tokenizer.training, source.seed, init_from=options.init_from
+    )
+    config = parse(TokenizerRunConfig, verb, rest, default)
+    if options.init_from and config.model != model:
+        raise InputError("with --init-from the architecture is that of the tokenizer named: leave --model.… out")
+    if _is_first():
+        print(dump_tokenizer_run(config), flush=True)
+    folder = Path(options.out or f"tokenizers/{source.name}")
+    start_tokenizer(config, folder)
+    _say_done(folder)
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What ``purrception tokenizer report`` takes besides ``--data.…``."""
+
+    num: int = 1000
+    """Images judged, at most."""
+    batch_size: int = 64
+    """Images at a time; does not change the figures."""
+    device: str = "auto"
+    """cpu, cuda, …; auto takes a GPU when there is one."""
+    out: str = ""
+    """Folder for the report; default: TOKENIZER/report/000, 001, …"""
+
+
+def report(arguments: list[str]) -> None:
+    """``purrception tokenizer report``: judge a tokenizer on images."""
+    verb = TOKENIZER_VERBS["report"]
+    target, rest = target_of(verb, arguments)
+    options, rest = parse_known(ReportOptions, verb, ["--help"] if target == "--help" else rest)
+    source, rest = target_of(verb, rest)
+    from purrception.config import DataOptions
+    from purrception.evaluation.tokenizer_report import report_tokenizer
+    from purrception.gallery import numbered_folder, unused_folder
+    from purrception.tokenizers import VQTokenizer
+    from purrception.training.config import resolve_device
+
+    folder = Path(target)
+    if not (folder / "config.json").is_file() and (folder / "tokenizer").is_dir():
+        folder = folder / "tokenizer"  # of a run
+    tokenizer = VQTokenizer.load(folder)
+    data = source_of(source).data
+    if data.root == source:  # a folder: seen as the tokenizer sees images
+        size = int(tokenizer.vq.config.sample_size or data.image_size)
+        data = replace(data, channels=tokenizer.image_channels, image_size=size)
+    data = parse(DataOptions, verb, rest, DataOptions(data)).data
+    tokenizer.vq.to(resolve_device(options.device))
+    out = unused_folder(Path(options.out) if options.out else numbered_folder(folder / "report"))
+    result = report_tokenizer(tokenizer, data, out, options.num, options.batch_size)
+    print(result.markdown() + f"\n{out}")
+
+
+def source_of(target: str) -> RunConfig:
+    """A recipe by name, a configuration file, or the recipe ``folder`` for a folder of images."""
+    from purrception.recipes import RECIPES, get_recipe
+
+    if target in RECIPES or not Path(target).is_dir():
+        return recipe_of(target)
+    recipe = get_recipe("folder")
+    return replace(recipe, data=replace(recipe.data, root=target))
+
+
+def _is_first() -> bool:
+    """Whether this is the one process, or the first of ``torchrun``'s, that speaks."""
+    import os
+
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _say_done(folder: Path) -> None:
+    if _is_first():
+        print(f"done: {folder}  (next: purrception tokenizer report {folder} SOURCE)")
+
 
 TOKENIZER_VERBS = {
+    "train": Verb(
+        train,
+        "tokenizer train RECIPE_OR_FOLDER [--key value …] [--out DIR]  |  tokenizer train --resume DIR",
+        "Train a tokenizer by itself, in one process or under torchrun; or only the decoder of an existing one.",
+        "purrception tokenizer train photos --training.quantiser cosine --out tokenizers/photos",
+    ),
+    "report": Verb(
+        report,
+        "tokenizer report TOKENIZER RECIPE_OR_FOLDER [--key value …]",
+        "Is this tokenizer good enough for these images: use it, fine-tune its decoder, or retrain.",
+        "purrception tokenizer report tokenizers/photos photos --out reports/photos",
+    ),
     "convert": Verb(
         convert_tokenizer,
         "tokenizer convert FILE --arch ARCH [--out DIR]",

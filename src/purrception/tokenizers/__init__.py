@@ -2,11 +2,14 @@
 
 from purrception.tokenizers.convert import convert_tokenizer, known_arch, open_tokenizer
 from purrception.tokenizers.public import PUBLIC_TOKENIZERS, PublicTokenizer
-from purrception.tokenizers.training import TokenizerTrainingConfig, train_tokenizer
+from purrception.tokenizers.settings import AdversarialConfig, LossConfig, TokenizerTrainingConfig
+from purrception.tokenizers.training import train_tokenizer
 from purrception.tokenizers.vq import Tokenizer, UnnormalisedVQModel, VQConfig, VQTokenizer, fingerprint
 
 __all__ = [
     "PUBLIC_TOKENIZERS",
+    "AdversarialConfig",
+    "LossConfig",
     "PublicTokenizer",
     "Tokenizer",
     "TokenizerTrainingConfig",

@@ -4,83 +4,46 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+import os
+import shutil
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers import VQModel
-from torch import Tensor
-from vector_quantize_pytorch import VectorQuantize
+from torch import Tensor, nn
 
+from purrception import processes
 from purrception.data import ImageSource, images_to_tensor
 from purrception.errors import InputError
 from purrception.keyed_rng import Stream, keyed_rng
 from purrception.progress import ProgressBar
+from purrception.tokenizers.adversarial import PatchDiscriminator, adaptive_weight, hinge_loss
+from purrception.tokenizers.checkpoint import (
+    Progress,
+    TokenizerCheckpoint,
+    generator_state,
+    latest_checkpoint,
+    optimizer_tensors,
+    restore_generator,
+    restore_optimizer,
+    save_checkpoint,
+)
+from purrception.tokenizers.perceptual import LPIPS
+from purrception.tokenizers.quality import Reconstruction, measure
+from purrception.tokenizers.quantisers import QUANTISERS, FrozenQuantiser, Quantiser
+from purrception.tokenizers.settings import TokenizerTrainingConfig
 from purrception.tokenizers.vq import VQConfig, VQTokenizer
 
 METRICS_FILE = "metrics.jsonl"
-
-
-@dataclass(frozen=True)
-class TokenizerTrainingConfig:
-    """How a tokenizer is trained."""
-
-    steps: int = 600
-    """Optimiser steps; the learning rate falls to zero over them (cosine)."""
-    batch_size: int = 64
-    """Images per step."""
-    learning_rate: float = 2e-3
-    """Peak learning rate of AdamW."""
-    commitment: float = 0.25
-    """Weight of the commitment loss, which keeps encoder outputs near their codes."""
-    codebook_decay: float = 0.95
-    """Decay of the moving average that the codebook follows."""
-    dead_code_threshold: float = 1.0
-    """A code that stands for fewer sites per batch than this (moving average) restarts from the batch."""
-    report_every: int = 100
-    """Steps between two measurements on held-out images."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be trained."""
-        if self.steps < 1 or self.batch_size < 1 or self.report_every < 1:
-            raise InputError(
-                "tokenizer training needs steps, batch_size and report_every of at least 1; given "
-                f"{self.steps}, {self.batch_size} and {self.report_every}"
-            )
-        if self.dead_code_threshold < 0:
-            raise InputError(f"dead_code_threshold is at least 0 (never); given {self.dead_code_threshold}")
-
-
-@dataclass(frozen=True)
-class Reconstruction:
-    """How well a tokenizer rebuilds images and how much of its codebook it uses."""
-
-    psnr: float
-    """Peak signal-to-noise ratio in dB, over all pixels together."""
-    usage: float
-    """Share of the codes that occur at least once."""
-    perplexity: float
-    """exp(entropy) of the code histogram: the number of codes in effective use."""
-
-
-@torch.no_grad()
-def measure(tokenizer: VQTokenizer, images: Tensor, batch_size: int = 256) -> Reconstruction:
-    """Reconstruction quality and codebook use on images ``[n, C, H, W]`` in [−1, 1]."""
-    squared_error, counts = 0.0, torch.zeros(len(tokenizer.codebook))
-    for batch in images.split(batch_size):
-        indices = tokenizer.encode(batch)
-        rebuilt = tokenizer.decode(indices).clamp(-1, 1).cpu()
-        squared_error += float((rebuilt - batch).double().square().sum())
-        counts += indices.flatten().bincount(minlength=len(counts)).float().cpu()
-    mean_squared_error = squared_error / images.numel()
-    shares = counts / counts.sum()
-    entropy = -float(torch.xlogy(shares, shares).sum())
-    return Reconstruction(
-        psnr=10 * math.log10(4 / max(mean_squared_error, 1e-12)),  # the range [−1, 1] has a peak of 2
-        usage=float((counts > 0).float().mean()),
-        perplexity=math.exp(entropy),
-    )
+CHECKPOINTS = "checkpoints"
+ORIGIN_FILE = "origin.json"
+JUDGED = 512
+"""Held-out images that the training is measured on, at most."""
 
 
 def train_tokenizer(
@@ -91,82 +54,330 @@ def train_tokenizer(
     folder: Path,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    start: VQTokenizer | None = None,
+    decoder_only: bool = False,
 ) -> VQTokenizer:
     """Train a tokenizer on ``train``, measure it on ``held_out`` and save it in ``folder``.
 
-    The codebook starts from k-means of the first batch, follows a moving average of the encoder's outputs,
-    and codes that fall out of use are restarted from the batch (through vector-quantize-pytorch); the
-    encoder receives its gradient by the rotation trick (arXiv 2410.06424).
+    A training that was killed goes on from its last checkpoint in ``folder``, to the same tokenizer bit for bit
+    (on a processor). Under ``torchrun`` the processes share each batch, once :func:`processes.joined`.
 
     Args:
         vq_config: the architecture.
         config: the training.
         train: images to learn from.
         held_out: images to measure on; at most 512 of them are used. Falls back to ``train`` when empty.
-        folder: where the tokenizer and its ``metrics.jsonl`` go.
+        folder: where the tokenizer, its ``metrics.jsonl``, ``origin.json`` and, until it is done, checkpoints go.
         seed: of the initial weights, the order of the images and the restarted codes.
         device: where to train; the tokenizer stays there.
+        start: a tokenizer of this architecture to go on from.
+        decoder_only: encoder and codebook of ``start`` stay as they are, so that its codes remain valid.
+
+    Raises:
+        InputError: there are no images, the configuration does not fit them, or training diverged.
     """
     if len(train) == 0:
         raise InputError("there are no training images: check data.root and data.test_fraction")
+    if config.batch_size % processes.count():
+        raise InputError(
+            f"batch_size is a multiple of the number of processes; given {config.batch_size} and "
+            f"{processes.count()}"
+        )
     reference = held_out if len(held_out) else train
-    judged = images_to_tensor([reference[i][0] for i in range(min(len(reference), 512))])
+    judged = images_to_tensor([reference[i][0] for i in range(min(len(reference), JUDGED))])
+    config.check(vq_config, judged.shape[-1])
+    device = torch.device(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         vq = vq_config.build(image_channels=judged.shape[1], image_size=judged.shape[-1])
-        quantiser = VectorQuantize(
-            dim=vq_config.codebook_dim,
-            codebook_size=vq_config.codebook_size,
-            decay=config.codebook_decay,
-            commitment_weight=config.commitment,
-            kmeans_init=True,
-            threshold_ema_dead_code=config.dead_code_threshold,
-            rotation_trick=True,
-            accept_image_fmap=True,
-        )
-        _fit(vq.to(device), quantiser.to(device), config, train, judged, folder, seed)
+        quantiser = _quantiser(vq, vq_config, config, start, decoder_only)
+        trainer = TokenizerTrainer(vq.to(device), quantiser.to(device), config, train, judged, folder, seed)
+        if checkpoint := latest_checkpoint(folder / CHECKPOINTS):
+            trainer.restore(checkpoint)
+        trainer.fit()
     tokenizer = VQTokenizer(vq)
-    tokenizer.save(folder)
+    if processes.rank() == 0:
+        _save_whole(tokenizer, folder, config.quantiser)
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    processes.wait()
     return tokenizer
 
 
-def _fit(
+def _quantiser(
     vq: VQModel,
-    quantiser: VectorQuantize,
+    vq_config: VQConfig,
     config: TokenizerTrainingConfig,
-    train: ImageSource,
-    judged: Tensor,
-    folder: Path,
-    seed: int,
-) -> None:
-    """Optimise the autoencoder in place; the learned codebook ends in ``vq.quantize``."""
-    optimizer = torch.optim.AdamW(vq.parameters(), lr=config.learning_rate, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / METRICS_FILE).open("w") as metrics, ProgressBar("tokenizer", config.steps) as bar:
-        for step in range(1, config.steps + 1):
-            rows = keyed_rng(seed, Stream.TOKENIZER, step).integers(len(train), size=config.batch_size)
-            images = images_to_tensor([train[int(row)][0] for row in rows]).to(vq.device)
-            vq.train()
-            latents = vq.encode(images).latents
-            quantised, _, commitment = quantiser(latents.float())
-            rebuilt = vq.decode(quantised, force_not_quantize=True).sample
-            loss = F.mse_loss(rebuilt, images) + 0.1 * F.l1_loss(rebuilt, images) + commitment.sum()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(vq.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            figures = ""
-            if step % config.report_every == 0 or step == config.steps:
-                vq.quantize.embedding.weight.data.copy_(quantiser.codebook)
-                vq.eval()
-                measured = measure(VQTokenizer(vq), judged)
-                vq.requires_grad_(True)
-                metrics.write(json.dumps({"step": step, "loss": loss.item(), **asdict(measured)}) + "\n")
-                metrics.flush()
-                figures = (
-                    f"psnr {measured.psnr:.1f} dB  codes used {measured.usage:.0%}  "
-                    f"perplexity {measured.perplexity:.0f}"
-                )
-            bar.update(step, figures)
+    start: VQTokenizer | None,
+    decoder_only: bool,
+) -> Quantiser:
+    """A quantiser for ``vq``, which takes the weights of ``start``; parts that must not change are frozen."""
+    vq.quantize.embedding.requires_grad_(False)
+    if start is None:
+        if decoder_only:
+            raise InputError("decoder_only trains the decoder of an existing tokenizer: name it by init_from")
+        return QUANTISERS[config.quantiser](vq_config, config)
+    if VQConfig.of(start.vq) != vq_config or start.image_channels != vq.config.in_channels:
+        raise InputError(
+            f"the tokenizer to start from has {start.image_channels} image channels and {VQConfig.of(start.vq)}; "
+            f"given {vq.config.in_channels} and {vq_config}"
+        )
+    vq.load_state_dict(start.vq.state_dict())
+    if decoder_only:
+        for part in (vq.encoder, vq.quant_conv):
+            part.requires_grad_(False)
+        return FrozenQuantiser(start.codebook.cpu())
+    quantiser = QUANTISERS[config.quantiser](vq_config, config)
+    quantiser.start_from(start.codebook.cpu())
+    return quantiser
+
+
+class TokenizerTrainer:
+    """Trains the parts of an autoencoder that ask for gradients; the learned codebook ends in ``vq.quantize``.
+
+    Args:
+        vq: trained in place.
+        quantiser: learns the codebook meanwhile.
+        config: the training.
+        train: images to learn from.
+        judged: images to measure on, ``[n, C, H, W]`` in [−1, 1].
+        folder: where metrics and checkpoints go.
+        seed: of the order of the images.
+    """
+
+    def __init__(
+        self,
+        vq: VQModel,
+        quantiser: Quantiser,
+        config: TokenizerTrainingConfig,
+        train: ImageSource,
+        judged: Tensor,
+        folder: Path,
+        seed: int,
+    ) -> None:
+        self.vq, self.quantiser, self.config = vq, quantiser, config
+        self.train, self.judged, self.folder, self.seed = train, judged, folder, seed
+        self.device: torch.device = vq.device
+        both: dict[str, nn.Module] = {"vq": vq, "quantiser": quantiser}
+        self.named = {
+            f"{part}.{name}": parameter
+            for part, module in both.items()
+            for name, parameter in module.named_parameters()
+            if parameter.requires_grad
+        }
+        self.learned = list(self.named.values())
+        self.optimizer = torch.optim.AdamW(self.learned, lr=config.learning_rate, weight_decay=1e-4)
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, config.steps)
+        self.perceptual = LPIPS(config.loss.perceptual_weights).to(self.device) if config.loss.perceptual else None
+        self.discriminator: PatchDiscriminator | None = None
+        if config.adversarial.weight:
+            self.discriminator = PatchDiscriminator(config.adversarial, judged.shape[1]).to(self.device)
+            self.critic = torch.optim.AdamW(
+                self.discriminator.parameters(), lr=config.adversarial.learning_rate, betas=(0.5, 0.9)
+            )
+        if processes.rank():  # from here on, each process restarts codes by draws of its own
+            torch.manual_seed(int(keyed_rng(seed, Stream.TOKENIZER, 0, processes.rank()).integers(2**62)))
+        self.step = 0
+
+    def fit(self) -> None:
+        """Train to the end.
+
+        Raises:
+            InputError: a loss or gradient was not finite.
+        """
+        config = self.config
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            first = processes.rank() == 0
+            bar = stack.enter_context(ProgressBar("tokenizer", config.steps, self.step)) if first else None
+            if first:
+                _drop_after(self.folder / METRICS_FILE, self.step)
+            while self.step < config.steps:
+                self.step += 1
+                losses = self._step()
+                text = ""
+                if self.step % config.report_every == 0 or self.step == config.steps:
+                    text = self._report(losses)
+                if self.step % config.checkpoint_every == 0 and self.step < config.steps:
+                    self._save()
+                if bar:
+                    bar.update(self.step, text)
+
+    def _step(self) -> dict[str, Tensor]:
+        """One step of the autoencoder, and of the discriminator once it has begun; the losses."""
+        images = self._batch()
+        self.vq.train()
+        with self._autocast():
+            latents = self.vq.encode(images).latents
+        quantised = self.quantiser(latents)
+        with self._autocast():
+            rebuilt = self.vq.decode(quantised.codes, force_not_quantize=True).sample.float()
+            reconstruction = self._reconstruction_loss(rebuilt, images)
+        loss = reconstruction + quantised.loss
+        losses = {"loss": loss.detach()}
+        critical = self.discriminator is not None and self.step > self.config.adversarial.start
+        if critical:
+            adversarial, weight = self._adversarial_loss(rebuilt, reconstruction)
+            loss = loss + self.config.adversarial.weight * weight * adversarial
+            losses |= {"adversarial": adversarial.detach(), "adaptive_weight": weight}
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        processes.average_(gradients(self.learned))
+        norm = torch.nn.utils.clip_grad_norm_(self.learned, 1.0)
+        if not math.isfinite(float(norm)):
+            raise InputError(
+                f"the gradient of step {self.step} is not finite, so that training stopped: lower learning_rate; "
+                "checkpoints before it are good"
+            )
+        self.optimizer.step()
+        if critical:
+            losses["discriminator"] = self._train_discriminator(images, rebuilt.detach())
+        self.schedule.step()
+        return losses
+
+    def _batch(self) -> Tensor:
+        """This process's share of the step's images."""
+        rows = keyed_rng(self.seed, Stream.TOKENIZER, self.step).integers(
+            len(self.train), size=self.config.batch_size
+        )
+        share = len(rows) // processes.count()
+        rows = rows[processes.rank() * share : (processes.rank() + 1) * share]
+        return images_to_tensor([self.train[int(row)][0] for row in rows]).to(self.device)
+
+    def _autocast(self) -> torch.autocast:
+        wanted = self.config.precision
+        enabled = wanted == "bfloat16" or (wanted == "auto" and self.device.type == "cuda")
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+    def _reconstruction_loss(self, rebuilt: Tensor, images: Tensor) -> Tensor:
+        weights = self.config.loss
+        loss = weights.l2 * F.mse_loss(rebuilt, images) + weights.l1 * F.l1_loss(rebuilt, images)
+        if self.perceptual is not None:
+            loss = loss + weights.perceptual * self.perceptual(rebuilt, images).mean()
+        return loss
+
+    def _adversarial_loss(self, rebuilt: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
+        """−E[D(x̂)], which reaches the autoencoder alone, and its adaptive weight."""
+        assert self.discriminator is not None
+        self.discriminator.requires_grad_(False)
+        with self._autocast():
+            adversarial = -self.discriminator(rebuilt).float().mean()
+        self.discriminator.requires_grad_(True)
+        return adversarial, adaptive_weight(reconstruction, adversarial, self.vq.decoder.conv_out.weight)
+
+    def _train_discriminator(self, images: Tensor, rebuilt: Tensor) -> Tensor:
+        assert self.discriminator is not None
+        fall = self.optimizer.param_groups[0]["lr"] / self.config.learning_rate
+        for group in self.critic.param_groups:
+            group["lr"] = self.config.adversarial.learning_rate * fall
+        with self._autocast():
+            loss = hinge_loss(self.discriminator(images), self.discriminator(rebuilt))
+        self.critic.zero_grad(set_to_none=True)
+        loss.backward()
+        processes.average_(gradients(self.discriminator.parameters()))
+        self.critic.step()
+        return loss.detach()
+
+    def _report(self, losses: dict[str, Tensor]) -> str:
+        """Measure on held-out images and write a line of metrics; what the progress bar shows."""
+        self._export()
+        processes.average_(list(losses.values()))
+        if processes.rank():
+            return ""
+        measured = self._measure()
+        figures: dict[str, Any] = {name: float(value) for name, value in losses.items()} | asdict(measured)
+        with (self.folder / METRICS_FILE).open("a") as metrics:
+            metrics.write(json.dumps({"step": self.step, **figures}) + "\n")
+        return (
+            f"psnr {measured.psnr:.1f} dB  codes used {measured.usage:.0%}  perplexity {measured.perplexity:.0f}"
+        )
+
+    def _export(self) -> None:
+        """Put the learned codebook where a ``VQModel`` keeps it."""
+        self.vq.quantize.embedding.weight.data.copy_(self.quantiser.codebook)
+
+    def _measure(self) -> Reconstruction:
+        measured = measure(VQTokenizer(self.vq), self.judged)  # freezes
+        for parameter in self.learned:
+            parameter.requires_grad_(True)
+        return measured
+
+    def _setting(self) -> str:
+        """What a checkpoint must agree with."""
+        model = asdict(VQConfig.of(self.vq))
+        setting = {"seed": self.seed, "model": model, "learned": sorted(self.named), **asdict(self.config)}
+        return json.dumps(setting, sort_keys=True)
+
+    def _save(self) -> None:
+        """Write a checkpoint; every process gives the state of its generators."""
+        generators = processes.gather(generator_state(self.device))
+        if processes.rank():
+            return
+        parts: dict[str, dict[str, Tensor]] = {
+            "vq": self.vq.state_dict(),
+            "quantiser": self.quantiser.state_dict(),
+            "optimizer": optimizer_tensors(self.optimizer, self.named),
+        }
+        parts |= {f"generator-{number}": state for number, state in enumerate(generators)}
+        if self.discriminator is not None:
+            parts["discriminator"] = self.discriminator.state_dict()
+            parts["critic"] = optimizer_tensors(self.critic, dict(self.discriminator.named_parameters()))
+        progress = Progress(
+            step=self.step,
+            setting=self._setting(),
+            schedule=self.schedule.state_dict(),
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+        )
+        save_checkpoint(self.folder / CHECKPOINTS, progress, parts)
+
+    def restore(self, checkpoint: TokenizerCheckpoint) -> None:
+        """Go back to a checkpoint: networks, codebook, optimisers, position and generators.
+
+        Raises:
+            InputError: it belongs to another training.
+        """
+        if checkpoint.progress.setting != self._setting():
+            raise InputError(
+                f"the checkpoint {checkpoint.file} belongs to a training with another configuration or seed: "
+                "go on with that one, or choose another folder"
+            )
+        self.vq.load_state_dict(checkpoint.part("vq"))
+        self.quantiser.load_state_dict(checkpoint.part("quantiser"))
+        restore_optimizer(self.optimizer, self.named, checkpoint.part("optimizer"))
+        if self.discriminator is not None:
+            self.discriminator.load_state_dict(checkpoint.part("discriminator"))
+            named = dict(self.discriminator.named_parameters())
+            restore_optimizer(self.critic, named, checkpoint.part("critic"))
+        self.schedule.load_state_dict(checkpoint.progress.schedule)
+        self.optimizer.param_groups[0]["lr"] = checkpoint.progress.learning_rate
+        if state := checkpoint.part(f"generator-{processes.rank()}"):  # none: more processes than before
+            restore_generator(state, self.device)
+        self.step = checkpoint.progress.step
+
+
+def gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
+    """The gradients that there are."""
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
+def _save_whole(tokenizer: VQTokenizer, folder: Path, quantiser: str) -> None:
+    """Save a tokenizer so that ``config.json``, by which a finished one is known, appears last."""
+    partial = folder / ".partial-tokenizer"
+    shutil.rmtree(partial, ignore_errors=True)
+    tokenizer.save(partial)
+    lengths = tokenizer.codebook.norm(dim=1)
+    origin = {
+        "source": "trained by purrception",
+        "quantiser": quantiser,
+        "codebook_normalised": bool((lengths - 1).abs().max() < 1e-4),
+    }
+    (folder / ORIGIN_FILE).write_text(json.dumps(origin, indent=2) + "\n")
+    for file in sorted(partial.iterdir(), key=lambda file: file.name == "config.json"):
+        os.replace(file, folder / file.name)
+    partial.rmdir()
+
+
+def _drop_after(file: Path, step: int) -> None:
+    """Remove the lines of later steps, which a killed training wrote after its last checkpoint."""
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    whole = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    file.write_text("".join(whole))

@@ -66,6 +66,19 @@ class VQConfig:
         if self.normalisation not in ARCHITECTURES:
             raise unknown_name("normalisation", self.normalisation, ARCHITECTURES)
 
+    @classmethod
+    def of(cls, vq: VQModel) -> Self:
+        """The architecture of an existing network."""
+        config = vq.config
+        return cls(
+            codebook_size=config.num_vq_embeddings,
+            codebook_dim=config.vq_embed_dim or config.latent_channels,
+            channels=tuple(config.block_out_channels),
+            layers=config.layers_per_block,
+            attention=config.mid_block_add_attention,
+            normalisation=next(name for name, kind in ARCHITECTURES.items() if type(vq) is kind),
+        )
+
     @property
     def downsampling(self) -> int:
         """Pixels per site along one side."""
@@ -145,10 +158,8 @@ class VQTokenizer:
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Images ``[B, C, H, W]`` in [−1, 1] → indices of the nearest codes, long ``[B, h, w]``."""
-        latents = self.vq.encode(images.to(self.vq.device, self.vq.dtype)).latents.float()
-        batch, dim, height, width = latents.shape
-        sites = latents.permute(0, 2, 3, 1).reshape(-1, dim)
-        return torch.cdist(sites, self.codebook).argmin(dim=1).view(batch, height, width)
+        latents = self.vq.encode(images.to(self.vq.device, self.vq.dtype)).latents
+        return nearest_codes(latents.float(), self.codebook)
 
     @torch.no_grad()
     def decode(self, indices: Tensor) -> Tensor:
@@ -203,6 +214,13 @@ class VQTokenizer:
             reason = " ".join(str(error).split())
             raise InputError(f"no tokenizer at {name}, neither a folder here nor on the hub: {reason}") from error
         return cls.load(Path(folder, *rest))
+
+
+def nearest_codes(latents: Tensor, codebook: Tensor) -> Tensor:
+    """Latents, float32 ``[B, D, h, w]`` → indices of the nearest codes of ``[K, D]``, long ``[B, h, w]``."""
+    batch, dim, height, width = latents.shape
+    sites = latents.permute(0, 2, 3, 1).reshape(-1, dim)
+    return torch.cdist(sites, codebook).argmin(dim=1).view(batch, height, width)
 
 
 def fingerprint(model: ModelMixin) -> str:

@@ -15,17 +15,16 @@ from typing import Any
 
 import numpy as np
 
+from purrception import processes
 from purrception.data import DataConfig, ImageSource, Views, open_images
 from purrception.errors import InputError
 from purrception.progress import ProgressBar
-from purrception.ranks import Ranks
 from purrception.tokenizers import Tokenizer
 from purrception.tokens.encoding import EncodedPart, Encoder, EncodingConfig
 from purrception.tokens.manifest import MANIFEST_FILE, Manifest, Shard, Standardisation
 from purrception.tokens.shards import shard_name, write_shard, write_whole
 
 PLAN_FILE, PROGRESS_FOLDER, REPORT_FILE, SUMMARY_FILE = "plan.json", "progress", "report.jsonl", "summary.json"
-ALONE = Ranks()
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Plan:
             for start in range(0, self.images, self.images_per_shard)
         ]
 
-    def settle(self, folder: Path, ranks: Ranks) -> None:
+    def settle(self, folder: Path) -> None:
         """Write the plan, or check that a plan already there is this one.
 
         Raises:
@@ -62,11 +61,11 @@ class Plan:
                     f"{folder} was begun with another {', '.join(differing)}: give another folder, "
                     "or remove this one to encode the images again"
                 )
-        elif ranks.rank == 0:
+        elif processes.rank() == 0:
             if any(folder.glob("shard-*")):
                 raise InputError(f"{folder} holds shards already: give another folder, or remove this one")
             write_whole(file, json.dumps(here, indent=2).encode())
-        ranks.wait()
+        processes.wait()
 
 
 def prepare_splits(
@@ -76,7 +75,6 @@ def prepare_splits(
     config: EncodingConfig | None = None,
     *,
     seed: int = 0,
-    ranks: Ranks = ALONE,
 ) -> dict[str, Manifest]:
     """Both splits of the images that ``data`` names, as shards in ``folder/train`` and ``folder/test``.
 
@@ -95,7 +93,6 @@ def prepare_splits(
             views=Views.of(data, seed) if split == "train" else None,
             standardisation=made["train"].standardisation if split == "test" else None,
             config=config,
-            ranks=ranks,
         )
     return made
 
@@ -109,7 +106,6 @@ def write_tokens(
     views: Views | None = None,
     standardisation: Standardisation | None = None,
     config: EncodingConfig | None = None,
-    ranks: Ranks = ALONE,
 ) -> Manifest:
     """Encode every image of ``source`` into shards in ``folder``; the manifest is written last.
 
@@ -123,7 +119,6 @@ def write_tokens(
         views: the rows that an image becomes; default: its centre.
         standardisation: that of the training split; measured here when ``None``.
         config: sizes of shards and batches, threads, strictness.
-        ranks: the processes that share the work; each encodes every world-size-th missing shard.
 
     Raises:
         InputError: there is nothing to encode, every image is broken, the folder was begun with other images or
@@ -141,19 +136,19 @@ def write_tokens(
         config.images_per_shard,
         config.batch_size,
     )
-    if ranks.rank == 0:
+    if processes.rank() == 0:
         (folder / PROGRESS_FOLDER).mkdir(parents=True, exist_ok=True)
-    ranks.wait()
-    plan.settle(folder, ranks)
+    processes.wait()
+    plan.settle(folder)
     if not (folder / MANIFEST_FILE).is_file():
         missing = [number for number in range(len(plan.ranges)) if not _record(folder, number).is_file()]
-        ranks.wait()  # all have looked before any goes on
-        _encode_shards(plan, missing, Encoder(source, views, tokenizer, config), folder, ranks)
-        ranks.wait()
-        if ranks.rank == 0:
+        processes.wait()  # all have looked before any goes on
+        _encode_shards(plan, missing, Encoder(source, views, tokenizer, config), folder)
+        processes.wait()
+        if processes.rank() == 0:
             _finish(plan, source, tokenizer, standardisation, folder)
-        ranks.wait()
-    if ranks.rank == 0:
+        processes.wait()
+    if processes.rank() == 0:
         shutil.rmtree(folder / PROGRESS_FOLDER, ignore_errors=True)
     return Manifest.read(folder)
 
@@ -162,14 +157,14 @@ def _record(folder: Path, number: int) -> Path:
     return folder / PROGRESS_FOLDER / f"{number:05d}.json"
 
 
-def _encode_shards(plan: Plan, missing: list[int], encoder: Encoder, folder: Path, ranks: Ranks) -> None:
+def _encode_shards(plan: Plan, missing: list[int], encoder: Encoder, folder: Path) -> None:
     """This process's part of the missing shards."""
-    mine = missing[ranks.rank :: ranks.world_size]
+    mine = missing[processes.rank() :: processes.count()]
     ranges = [plan.ranges[number] for number in mine]
     size = len(encoder.tokenizer.codebook)
     done = 0
 
-    with ProgressBar(f"encoding {plan.split}", sum(map(len, ranges)), silent=ranks.rank > 0) as bar:
+    with ProgressBar(f"encoding {plan.split}", sum(map(len, ranges)), silent=processes.rank() > 0) as bar:
 
         def advance(images: int) -> None:
             nonlocal done

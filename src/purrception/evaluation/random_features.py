@@ -1,0 +1,44 @@
+"""Features of images that need no training and no download: responses of fixed random filters."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from purrception.keyed_rng import Stream, keyed_rng
+
+FILTERS, SIDE = 16, 5
+"""Filters per scale, and their side in pixels."""
+SCALES = 3
+"""The image, and it halved once and twice, as far as 8 pixels remain."""
+
+
+def random_features(images: Tensor) -> Tensor:
+    """Images ``[B, C, H, W]`` in [−1, 1] → features ``[B, d]``, float64.
+
+    Where there are no classes there is no classifier to borrow features from, and one trained to tell two
+    photographs apart saturates. Instead: 16 random 5×5 filters of mean 0 and norm 1 at each of up to three scales,
+    and of each the mean absolute response; beside them each channel's mean and deviation. Filters of mean 0
+    answer to edges and texture, so that blur, ringing and lost detail move these features, and the channel
+    statistics move with brightness, contrast and colour: what a tokenizer gets wrong. They know nothing of
+    objects, and the distances that they give compare with each other alone. The filters are the same on every
+    machine.
+    """
+    x = images.double()
+    found = [x.mean(dim=(2, 3)), x.std(dim=(2, 3))]
+    for scale in range(SCALES):
+        if min(x.shape[-2:]) < 8:
+            break
+        filters = _filters(scale, x.shape[1]).to(x.device)
+        found.append(F.conv2d(x, filters).abs().mean(dim=(2, 3)))
+        x = F.avg_pool2d(x, 2)
+    return torch.cat(found, dim=1)
+
+
+def _filters(scale: int, channels: int) -> Tensor:
+    """Float64 ``[FILTERS, channels, SIDE, SIDE]``, each of mean 0 in every channel and of norm 1."""
+    drawn = keyed_rng(0, Stream.CLASSIFIER, scale, part=1).standard_normal((FILTERS, channels, SIDE, SIDE))
+    filters = torch.from_numpy(drawn)
+    filters -= filters.mean(dim=(2, 3), keepdim=True)
+    return filters / filters.flatten(1).norm(dim=1).view(-1, 1, 1, 1)

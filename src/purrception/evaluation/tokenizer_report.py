@@ -1,0 +1,222 @@
+"""The doctor: is this tokenizer good enough for these images, before anyone trains on its codes for days?"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from purrception.data import DataConfig, ImageSource, array_to_pil, images_to_tensor, open_images, tensor_to_images
+from purrception.errors import InputError
+from purrception.evaluation.classifier import ClassifierConfig, accuracy, train_classifier
+from purrception.evaluation.codebook import CodebookState, examine_codebook
+from purrception.evaluation.random_features import random_features
+from purrception.evaluation.reconstruction import Distance, Features, Reconstructions, reconstruct
+from purrception.evaluation.verdict import THRESHOLDS, Verdict, judge
+from purrception.pictures import image_grid
+from purrception.tokenizers import VQTokenizer
+from purrception.tokenizers.quality import peak_signal_to_noise
+
+REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
+PICTURES = {
+    "reconstructions.png": "Originals, each above its reconstruction, evenly spread over the images",
+    "worst.png": "The worst rebuilt, the worst first",
+    "median.png": "The median ones",
+    "codebook.png": "How often each code occurs, and how far it is from the nearest other one",
+}
+SHOWN = 10
+LARGEST_CLASSIFIED = 64
+"""Pixels: the classifier of ``evaluate`` is made for small images."""
+CLASSIFIER, CLASSIFIER_IMAGES = ClassifierConfig(), 5000
+
+
+@dataclass(frozen=True)
+class TokenizerReport:
+    """Figures of one tokenizer on one set of images, with their protocol."""
+
+    tokenizer_hash: str
+    images: int
+    """Images judged."""
+    split: str
+    """test, or train where nothing is held out."""
+    image_size: int
+    psnr: float
+    """Over all pixels together, dB."""
+    psnr_unquantised: float
+    """The same with the encoder's outputs decoded as they are: what a larger codebook could reach at best."""
+    psnr_worst: float
+    """Of the worst image."""
+    ssim: float
+    """Mean over images."""
+    ssim_worst: float
+    """Of the image with the lowest."""
+    distances: tuple[Distance, ...]
+    codebook: CodebookState
+    verdict: Verdict
+
+    def markdown(self) -> str:
+        """The report as text."""
+        book = self.codebook
+        rows = {
+            "PSNR over all pixels": f"{self.psnr:.2f} dB (worst image {self.psnr_worst:.2f} dB)",
+            "PSNR without quantisation": f"{self.psnr_unquantised:.2f} dB",
+            "SSIM, mean over images": f"{self.ssim:.4f} (worst image {self.ssim_worst:.4f})",
+            "codes used": f"{book.usage:.1%} of {book.codes}; {book.dead} dead",
+            "sites seen per code": f"{book.sites_per_code:.1f}",
+            "perplexity": f"{book.perplexity:.1f}",
+            "distance between codes": f"least {book.smallest_distance:.4f}, median {book.median_distance:.4f}",
+            "quantisation error (RMS per site)": f"{book.quantisation_error:.4f}",
+            "codes within noise of another": f"{book.within_noise:.1%} (nearer to it than the quantisation error)",
+            "mean per channel": _numbers(book.channel_mean),
+            "deviation per channel": _numbers(book.channel_deviation),
+            "one deviation for all": f"{book.deviation:.4f} (training subtracts the mean and divides by it)",
+        }
+        lines = [
+            "# Tokenizer report",
+            "",
+            f"**{self.verdict.advice.capitalize()}.** {' '.join(self.verdict.reasons)}",
+            "",
+            f"{self.images} images of the {self.split} split at {self.image_size} pixels; tokenizer "
+            f"`{self.tokenizer_hash[:12]}`.",
+            "",
+            "| what | measured |",
+            "|---|---|",
+            *(f"| {name} | {value} |" for name, value in rows.items()),
+            "",
+            "Fréchet distances. The floor is what real images get in the reconstructions' place, at the same "
+            "count: one half of the images against the other. The excess over it is given as a share of the real "
+            "features' variance; *paired* sets reconstructions against their own originals, as rFID is commonly "
+            "taken.",
+            "",
+            "| features | reconstructions | floor | excess | paired |",
+            "|---|---|---|---|---|",
+            *(
+                f"| {row.features} | {row.reconstructions:.5g} | {row.floor:.5g} | {row.excess:.2%} | "
+                f"{row.paired:.5g} |"
+                for row in self.distances
+            ),
+            "",
+            f"Thresholds: {THRESHOLDS}",
+        ]
+        for file, caption in PICTURES.items():
+            lines += ["", f"{caption}:", "", f"![{caption}]({file})"]
+        return "\n".join(lines) + "\n"
+
+
+def report_tokenizer(
+    tokenizer: VQTokenizer, data: DataConfig, folder: Path, num: int = 1000, batch_size: int = 64
+) -> TokenizerReport:
+    """Judge a tokenizer on images; write JSON, Markdown and PNGs to ``folder``.
+
+    Args:
+        tokenizer: judged as it is.
+        data: the images; the held-out ones are judged, or all where none are held out.
+        folder: for the report.
+        num: images judged, at most, evenly spread over the source.
+        batch_size: images at a time; does not change the figures.
+
+    Raises:
+        InputError: the tokenizer does not take these images, or there are fewer than 4.
+    """
+    check_images(tokenizer, data)
+    images, split = open_images(data, "test"), "test"
+    if len(images) == 0:
+        images, split = open_images(data, "train"), "train"
+    if min(len(images), num) < 4:
+        raise InputError(f"a report needs at least 4 images; the {split} split holds {len(images)}, num is {num}")
+    rows = np.linspace(0, len(images) - 1, min(num, len(images))).round().astype(np.int64)
+    made = reconstruct(tokenizer, images, rows, _features(data), batch_size)
+    state, nearest = examine_codebook(tokenizer.codebook, made.counts, made.code_error)
+    result = TokenizerReport(
+        tokenizer_hash=tokenizer.fingerprint,
+        images=len(rows),
+        split=split,
+        image_size=data.image_size,
+        psnr=made.psnr,
+        psnr_unquantised=peak_signal_to_noise(made.unquantised_error),
+        psnr_worst=peak_signal_to_noise(float(made.squared_error.max())),
+        ssim=float(made.similarity.mean()),
+        ssim_worst=float(made.similarity.min()),
+        distances=made.distances,
+        codebook=state,
+        verdict=judge(made.psnr, float(made.similarity.mean()), made.distances, state),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    _draw(tokenizer, images, rows, made, folder)
+    _draw_codebook(made.counts, nearest, state, folder / "codebook.png")
+    (folder / REPORT_JSON).write_text(json.dumps(asdict(result), indent=2))
+    (folder / REPORT_MARKDOWN).write_text(result.markdown())
+    return result
+
+
+def check_images(tokenizer: VQTokenizer, data: DataConfig) -> None:
+    """Refuse images that a tokenizer does not take.
+
+    Raises:
+        InputError: their channels or size do not fit.
+    """
+    if tokenizer.image_channels != data.channels or data.image_size % tokenizer.downsampling:
+        raise InputError(
+            f"this tokenizer takes images of {tokenizer.image_channels} channels whose side is a multiple of "
+            f"{tokenizer.downsampling}; given --data.channels {data.channels} and --data.image-size "
+            f"{data.image_size}"
+        )
+
+
+def _features(data: DataConfig) -> dict[str, Features]:
+    """Random filters always; the classifier of ``evaluate`` where there are classes and the images are small."""
+    kinds: dict[str, Features] = {"random filters": random_features}
+    train = open_images(data, "train")
+    classes = len(train.class_names)
+    if classes >= 2 and data.image_size <= LARGEST_CLASSIFIED and len(train) >= 2:
+        rows = np.linspace(0, len(train) - 1, min(len(train), CLASSIFIER_IMAGES)).round().astype(np.int64)
+        arrays, labels = zip(*(train[int(row)] for row in rows), strict=True)
+        images, targets = images_to_tensor(arrays), torch.tensor(labels)
+        classifier = train_classifier(images, targets, classes, CLASSIFIER)
+        share = accuracy(classifier, images, targets)
+        kinds[f"classifier of {classes} classes ({share:.1%} right on training images)"] = classifier.features
+    return kinds
+
+
+def _draw(
+    tokenizer: VQTokenizer, images: ImageSource, rows: np.ndarray, made: Reconstructions, folder: Path
+) -> None:
+    """Originals above reconstructions: a spread of images, the worst and the median ones."""
+    ranked = made.ranked()
+    shown = min(SHOWN, len(rows))
+    middle = (len(rows) - shown) // 2
+    spread = np.linspace(0, len(rows) - 1, min(3 * shown, len(rows))).round().astype(np.int64)
+    chosen = {"reconstructions.png": spread, "worst.png": ranked[:shown], "median.png": ranked[middle:][:shown]}
+    for file, numbers in chosen.items():
+        originals = np.stack([images[int(rows[number])][0] for number in numbers])
+        rebuilt = tensor_to_images(tokenizer.decode(tokenizer.encode(images_to_tensor(list(originals)))))
+        lines = [
+            sheet[start : start + shown]
+            for start in range(0, len(numbers) // shown * shown, shown)
+            for sheet in (originals, rebuilt)
+        ]
+        scale = max(1, 64 // originals.shape[1])
+        array_to_pil(image_grid(np.concatenate(lines), columns=shown, scale=scale)).save(folder / file)
+
+
+def _draw_codebook(counts: Tensor, nearest: Tensor, state: CodebookState, file: Path) -> None:
+    """Use of the codes, by rank, and a histogram of the distances to the nearest other code."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    use, spread = figure.subplots(1, 2)
+    use.plot(np.sort(counts.numpy())[::-1] + 0.5)
+    use.set(yscale="log", xlabel="code, by rank", ylabel="occurrences + ½")
+    spread.hist(nearest.numpy(), bins=50)
+    spread.axvline(state.quantisation_error, color="black", linestyle="--", label="quantisation error")
+    spread.set(xlabel="distance to the nearest other code", ylabel="codes")
+    spread.legend()
+    figure.savefig(file, dpi=100)
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:.3f}" for value in values)

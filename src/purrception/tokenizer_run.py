@@ -1,0 +1,69 @@
+"""Training a tokenizer by itself: its folder, and going on with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from purrception import processes
+from purrception.config import TokenizerRunConfig, dump_tokenizer_run, load_tokenizer_run
+from purrception.data import open_images
+from purrception.errors import InputError
+from purrception.gallery import unused_folder
+from purrception.tokenizers import VQTokenizer, train_tokenizer
+from purrception.training.config import resolve_device
+
+CONFIG_FILE = "training.yaml"
+
+
+def start_tokenizer(config: TokenizerRunConfig, folder: Path) -> VQTokenizer:
+    """Train a tokenizer in ``folder``, alone or with the other processes of ``torchrun``.
+
+    Args:
+        config: written to ``training.yaml`` in the folder, beside the tokenizer.
+        folder: not there yet, or empty.
+
+    Raises:
+        InputError: the folder holds something, or the configuration does not fit the images; see
+            :func:`train_tokenizer`.
+    """
+    with processes.joined(resolve_device(config.device)) as device:
+        unused_folder(folder)
+        config.model.build(config.data.channels, config.data.image_size)
+        config.training.check(config.model, config.data.image_size)
+        open_images(config.data, "train")
+        processes.wait()  # every process has looked before the first one writes
+        if processes.rank() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / CONFIG_FILE).write_text(dump_tokenizer_run(config))
+        return _train(config, folder, device)
+
+
+def resume_tokenizer(folder: Path) -> VQTokenizer:
+    """Go on with the training in ``folder`` from its last checkpoint; load the tokenizer when it is done.
+
+    Raises:
+        InputError: there is no training, or its checkpoint is damaged.
+    """
+    if not (folder / CONFIG_FILE).is_file():
+        raise InputError(f"no tokenizer's training at {folder}: expected a folder with {CONFIG_FILE}")
+    config = load_tokenizer_run(folder / CONFIG_FILE)
+    if (folder / "config.json").is_file():
+        return VQTokenizer.load(folder)
+    with processes.joined(resolve_device(config.device)) as device:
+        return _train(config, folder, device)
+
+
+def _train(config: TokenizerRunConfig, folder: Path, device: torch.device) -> VQTokenizer:
+    return train_tokenizer(
+        config.model,
+        config.training,
+        open_images(config.data, "train"),
+        open_images(config.data, "test"),
+        folder,
+        config.seed,
+        device,
+        VQTokenizer.load(config.init_from) if config.init_from else None,
+        config.decoder_only,
+    )

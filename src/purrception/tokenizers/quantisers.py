@@ -1,0 +1,208 @@
+"""Learning a codebook: four ways, one interface, and a plain table of codes in the end.
+
+Whatever a quantiser does while it learns, ``codebook`` is the table that a plain ``VQModel`` stores, and the code
+nearest to a latent in that table is the code that the quantiser itself chooses: a trained tokenizer needs to know
+nothing of how it was trained.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from vector_quantize_pytorch import FSQ, SimVQ, VectorQuantize
+
+from purrception import processes
+from purrception.errors import InputError
+from purrception.tokenizers.settings import TokenizerTrainingConfig
+from purrception.tokenizers.vq import VQConfig, nearest_codes
+
+
+class Quantised(NamedTuple):
+    """Latents replaced by codes."""
+
+    codes: Tensor
+    """Float32 ``[B, D, h, w]``; gradients reach the latents."""
+    indices: Tensor
+    """Long ``[B, h, w]``."""
+    loss: Tensor
+    """Scalar that keeps latents and codes together, weighted."""
+
+
+class Quantiser(nn.Module, ABC):
+    """Latents ``[B, D, h, w]`` → :class:`Quantised`, in float32 also where autocast is on."""
+
+    def forward(self, latents: Tensor) -> Quantised:
+        """Choose a code for each site; in training mode the codebook learns."""
+        with torch.autocast(latents.device.type, enabled=False):
+            return self.quantise(latents.float())
+
+    @abstractmethod
+    def quantise(self, latents: Tensor) -> Quantised:
+        """:meth:`forward` for float32 latents."""
+
+    @property
+    @abstractmethod
+    def codebook(self) -> Tensor:
+        """The codes as they are stored, float32 ``[K, D]``, detached."""
+
+    @abstractmethod
+    def start_from(self, codebook: Tensor) -> None:
+        """Take an existing codebook ``[K, D]`` as the start.
+
+        Raises:
+            InputError: this quantiser cannot hold it.
+        """
+
+
+class MovingAverageQuantiser(Quantiser):
+    """Codes follow the mean of the latents they stand for (VQ-VAE-2, arXiv 1906.00446); dead codes restart.
+
+    The codebook starts from k-means of the first batch. Under several processes all of them see the same sums,
+    and restarted codes are drawn from the latents of all, so that every process holds the same codebook.
+
+    Args:
+        model: K and D.
+        config: decay, threshold, commitment and gradient.
+        cosine: latents and codes lie on the unit sphere (ViT-VQGAN, arXiv 2110.04627). Among codes of length 1
+            the most aligned one is also the nearest, whatever the latent's length.
+    """
+
+    def __init__(self, model: VQConfig, config: TokenizerTrainingConfig, *, cosine: bool) -> None:
+        super().__init__()
+        self.cosine = cosine
+        self.inner = VectorQuantize(
+            dim=model.codebook_dim,
+            codebook_size=model.codebook_size,
+            decay=config.codebook_decay,
+            commitment_weight=config.commitment,
+            kmeans_init=True,
+            threshold_ema_dead_code=config.dead_code_threshold,
+            rotation_trick=config.rotation_trick,
+            use_cosine_sim=cosine,
+            sync_codebook=processes.count() > 1,
+            accept_image_fmap=True,
+        )
+
+    def quantise(self, latents: Tensor) -> Quantised:
+        """See :class:`Quantiser`."""
+        codes, indices, loss = self.inner(latents)
+        return Quantised(codes, indices, loss.sum())
+
+    @property
+    def codebook(self) -> Tensor:
+        """See :class:`Quantiser`; of length 1 where ``cosine``."""
+        codes = self.inner.codebook.detach()
+        return F.normalize(codes, dim=1) if self.cosine else codes
+
+    @torch.no_grad()
+    def start_from(self, codebook: Tensor) -> None:
+        """See :class:`Quantiser`."""
+        if self.cosine and not torch.allclose(codebook.norm(dim=1), torch.ones(len(codebook)), atol=1e-3):
+            raise InputError("quantiser cosine goes on only from codes of length 1; take ema for this tokenizer")
+        state = self.inner._codebook
+        state.embed.copy_(codebook)
+        state.embed_avg.copy_(codebook)
+        state.cluster_size.fill_(1)
+        state.initted.fill_(True)
+
+
+class SimVQQuantiser(Quantiser):
+    """A frozen random codebook under a learned linear map, which moves all codes at once (arXiv 2411.02038)."""
+
+    def __init__(self, model: VQConfig, config: TokenizerTrainingConfig) -> None:
+        super().__init__()
+        self.inner = SimVQ(
+            dim=model.codebook_dim,
+            codebook_size=model.codebook_size,
+            channel_first=True,
+            rotation_trick=config.rotation_trick,
+            input_to_quantize_commit_loss_weight=config.commitment,
+        )
+
+    def quantise(self, latents: Tensor) -> Quantised:
+        """See :class:`Quantiser`."""
+        return Quantised(*self.inner(latents))
+
+    @property
+    def codebook(self) -> Tensor:
+        """See :class:`Quantiser`: the frozen codes, mapped."""
+        return self.inner.codebook.detach()
+
+    @torch.no_grad()
+    def start_from(self, codebook: Tensor) -> None:
+        """See :class:`Quantiser`: the codes are frozen as they are, under the identity."""
+        self.inner.frozen_codebook.copy_(codebook)
+        nn.init.eye_(self.inner.code_transform.weight)
+
+
+class FSQQuantiser(Quantiser):
+    """Each dimension is rounded to a few values (finite scalar quantisation, arXiv 2309.15505).
+
+    The published bound is a tanh. Here it is a clamp: rounding then finds the nearest of the codes, which the tanh
+    would not, and a commitment loss in the tanh's place draws latents from beyond the outermost values back.
+    """
+
+    table: Tensor
+    scale: Tensor
+
+    def __init__(self, model: VQConfig, config: TokenizerTrainingConfig) -> None:
+        super().__init__()
+        self.commitment = config.commitment
+        self.inner = FSQ(list(config.fsq_levels), bound_hard_clamp=True)
+        levels = torch.tensor(config.fsq_levels)
+        # The library widens the range by 1e-3 before it rounds, which would shift the borders between codes.
+        self.register_buffer("scale", (levels // 2 / ((levels - 1) * (1 + 1e-3) / 2)).view(1, -1, 1, 1))
+        self.register_buffer("table", self.inner.indices_to_codes(torch.arange(model.codebook_size)))
+
+    def quantise(self, latents: Tensor) -> Quantised:
+        """See :class:`Quantiser`."""
+        codes, indices = self.inner(latents * self.scale)
+        return Quantised(codes, indices.long(), self.commitment * F.mse_loss(latents, codes.detach()))
+
+    @property
+    def codebook(self) -> Tensor:
+        """See :class:`Quantiser`: the grid of all values, never changed by training."""
+        return self.table.detach().float()
+
+    def start_from(self, codebook: Tensor) -> None:
+        """See :class:`Quantiser`: only from the same grid."""
+        if not torch.equal(codebook, self.codebook):
+            raise InputError("quantiser fsq goes on only from a tokenizer of the same fsq_levels; take ema here")
+
+
+class FrozenQuantiser(Quantiser):
+    """The nearest code of a table that stays as it is; no loss, no gradient to the latents."""
+
+    table: Tensor
+
+    def __init__(self, codebook: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("table", codebook.clone())
+
+    def quantise(self, latents: Tensor) -> Quantised:
+        """See :class:`Quantiser`."""
+        indices = nearest_codes(latents.detach(), self.table)
+        codes = F.embedding(indices, self.table).permute(0, 3, 1, 2)
+        return Quantised(codes, indices, latents.new_zeros(()))
+
+    @property
+    def codebook(self) -> Tensor:
+        """See :class:`Quantiser`."""
+        return self.table
+
+    def start_from(self, codebook: Tensor) -> None:
+        """See :class:`Quantiser`."""
+        self.table.copy_(codebook)
+
+
+QUANTISERS: dict[str, Callable[[VQConfig, TokenizerTrainingConfig], Quantiser]] = {
+    "ema": lambda model, config: MovingAverageQuantiser(model, config, cosine=False),
+    "cosine": lambda model, config: MovingAverageQuantiser(model, config, cosine=True),
+    "simvq": SimVQQuantiser,
+    "fsq": FSQQuantiser,
+}
