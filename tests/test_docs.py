@@ -14,6 +14,7 @@ from purrception.cli.benchmarks import BenchOptions
 from purrception.cli.converting import CheckpointOptions, TokenizerOptions
 from purrception.cli.tokenizer import ReportOptions, TrainOptions
 from purrception.config import DataOptions, TokenizerRunConfig, option_names
+from purrception.plan import PlanOptions
 from purrception.prepare import PrepareOptions
 
 ROOT = Path(__file__).parent.parent
@@ -24,6 +25,7 @@ OPTIONS = {
     "evaluate": set(option_names(EvaluateOptions)),
     "compare": {*option_names(), *option_names(CompareOptions)},
     "sweep": set(option_names(SweepOptions)),
+    "plan": {*option_names(), *option_names(PlanOptions)},
     "bench": {*option_names(BenchConfig), *option_names(BenchOptions)},
     "prepare": set(option_names(PrepareOptions)),
     "convert": set(option_names(CheckpointOptions)),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from purrception.cli.benchmarks import bench
+from purrception.cli.benchmarks import bench, plan
 from purrception.cli.converting import convert
 from purrception.cli.parsing import Verb, configure, override, parse, parse_known, run_verb, target_of
 from purrception.cli.preparing import prepare
@@ -282,6 +282,12 @@ VERBS = {
         "bench [--key value …]",
         "Speed and memory of a training step, a sampling step and the head, beside a straightforward reference.",
         "purrception bench --network S/2 --parts training head --json",
+    ),
+    "plan": Verb(
+        plan,
+        "plan RECIPE_OR_YAML [--gpus N] [--tflops X] [--key value …]",
+        "What a run will cost before it is started: parameters, FLOPs, memory, disk, time.",
+        "purrception plan imagenet256-xl --gpus 8 --tflops 989",
     ),
     "tokenizer": Verb(
         tokenizer,

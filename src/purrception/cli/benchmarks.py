@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from purrception.cli.parsing import parse, parse_known
+from purrception.cli.parsing import configure, parse, parse_known, target_of
 
 
 @dataclass(frozen=True)
@@ -33,3 +33,16 @@ def bench(arguments: list[str]) -> None:
     if options.out:
         write(report, Path(options.out))
     print(report.json() if options.json else report.markdown())
+
+
+def plan(arguments: list[str]) -> None:
+    """``purrception plan``: what a run will cost."""
+    from purrception.cli import VERBS
+    from purrception.plan import PlanOptions
+    from purrception.plan import plan as make_plan
+
+    verb = VERBS["plan"]
+    target, rest = target_of(verb, arguments)
+    options, rest = parse_known(PlanOptions, verb, ["--help"] if target == "--help" else rest)
+    made = make_plan(configure(verb, target, rest, dry=True), options)
+    print(made.json() if options.json else made.text())

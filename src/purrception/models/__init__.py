@@ -14,6 +14,7 @@ from purrception.models.head import (
     categorical_heads,
 )
 from purrception.models.transformer import PurrceptionTransformer
+from purrception.models.vocabulary import chunk_budget
 
 __all__ = [
     "DIT_SIZES",
@@ -30,6 +31,7 @@ __all__ = [
     "PurrceptionTransformer",
     "RegressionHead",
     "categorical_heads",
+    "chunk_budget",
     "forward_flops",
     "training_flops",
 ]

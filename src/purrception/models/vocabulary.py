@@ -26,6 +26,11 @@ ACCELERATOR_CHUNK_BYTES = 512 * 2**20
 """On any other device: enough rows to keep it busy."""
 
 
+def chunk_budget(device: str) -> int:
+    """Bytes of a chunk of logits on a kind of device."""
+    return CHUNK_BYTES.get(device, ACCELERATOR_CHUNK_BYTES)
+
+
 @dataclass(frozen=True)
 class FactoredLogits:
     """Logits not yet multiplied out: of group g, ``rows`` · ``weight[g]``ᵀ + ``bias[g]``.
@@ -68,8 +73,7 @@ class FactoredLogits:
 
         A chunk holds at least one row, and all chunks but the last of a group are of one size.
         """
-        device = self.rows.device.type
-        budget = chunk_bytes or CHUNK_BYTES.get(device, ACCELERATOR_CHUNK_BYTES)
+        budget = chunk_bytes or chunk_budget(self.rows.device.type)
         count = max(1, budget // (4 * copies * self.weight.shape[1]))
         for group in range(len(self.weight)):
             for start in range(0, len(self.rows), count):
