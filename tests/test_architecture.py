@@ -13,7 +13,7 @@ import purrception
 
 SOURCE = Path(purrception.__file__).parent
 ORDER = [
-    "errors", "keyed_rng", "progress", "processes", "pictures", "weights",
+    "errors", "keyed_rng", "progress", "processes", "pictures", "weights", "nearest",
     "data", "tokenizers", "tokens", "flow", "models", "sampling", "training", "prepare", "pipeline", "migration",
     "gallery", "evaluation", "config", "tokenizer_run", "experiment", "dry_run", "plan", "comparison", "bench",
     "recipes", "cli", "__main__",
@@ -52,7 +52,7 @@ def test_imports_point_left(path: Path) -> None:
 
 def test_flow_is_pure() -> None:
     for path in (SOURCE / "flow").rglob("*.py"):
-        assert imports(path) <= {"flow", "errors"}
+        assert imports(path) <= {"flow", "errors", "nearest"}
 
 
 def test_importing_the_package_and_asking_for_help_load_nothing_heavy() -> None:

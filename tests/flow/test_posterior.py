@@ -68,6 +68,8 @@ def test_nearest_codes_agree_with_brute_force() -> None:
     z = torch.randn(2, 3, 4, 5)
     distances = (z.permute(0, 2, 3, 1)[..., None, :] - CODEBOOK).square().sum(-1)
     assert torch.equal(nearest_codes(z, CODEBOOK), distances.argmin(-1))
+    for chunk_bytes in (1, 100, 333):
+        assert torch.equal(nearest_codes(z, CODEBOOK, chunk_bytes), distances.argmin(-1))
 
 
 def truncated_by_hand(logits: list[float], top_k: int, top_p: float) -> list[float]:

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from purrception.errors import InputError
+from purrception.nearest import nearest_codes
 from purrception.tokenizers import TokenizerTrainingConfig, VQConfig
 from purrception.tokenizers.quantisers import QUANTISERS, FrozenQuantiser, Quantiser
-from purrception.tokenizers.vq import nearest_codes
 
 MODEL = VQConfig(codebook_size=60, codebook_dim=3)
 LEVELS = {"fsq": (3, 4, 5)}

@@ -32,7 +32,6 @@ from purrception.flow.posterior import (
     Truncation,
     draw_codes,
     get_last_step,
-    nearest_codes,
     posterior_from_logits,
     truncate,
 )
@@ -59,6 +58,7 @@ from purrception.flow.solvers import (
     midpoint,
     stochastic,
 )
+from purrception.nearest import nearest_codes
 
 __all__ = [
     "CFM",

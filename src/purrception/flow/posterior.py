@@ -11,6 +11,7 @@ from torch import Tensor
 
 from purrception.errors import InputError, unknown_name
 from purrception.flow.schedules import check_temperature
+from purrception.nearest import nearest_codes
 
 
 @dataclass(frozen=True)
@@ -126,24 +127,6 @@ def draw_codes(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     target = uniforms[..., None].to(cumulative) * total
     codes = torch.searchsorted(cumulative, target, right=True)
     return torch.minimum(codes, torch.searchsorted(cumulative, total))[..., 0]
-
-
-def nearest_codes(z: Tensor, codebook: Tensor) -> Tensor:
-    """Index of the codeword nearest to each site.
-
-    Args:
-        z: latents ``[B, D, h, w]``.
-        codebook: codes ``[K, D]`` in the same (standardised) space.
-
-    Returns:
-        long ``[B, h, w]``; of equally near codes, the first.
-    """
-    batch, dim, height, width = z.shape
-    sites = z.float().permute(0, 2, 3, 1).reshape(-1, dim)
-    codes = codebook.float()
-    # |z − e|² = |z|² − 2 z·e + |e|²; the first term is the same for every code.
-    distances = codes.square().sum(1) - 2 * sites @ codes.T
-    return distances.argmin(dim=1).view(batch, height, width)
 
 
 LastStep = Callable[[Tensor, Posterior, Tensor], Tensor]

@@ -18,8 +18,9 @@ from vector_quantize_pytorch import FSQ, SimVQ, VectorQuantize
 
 from purrception import processes
 from purrception.errors import InputError
+from purrception.nearest import nearest_codes
 from purrception.tokenizers.settings import TokenizerTrainingConfig
-from purrception.tokenizers.vq import VQConfig, nearest_codes
+from purrception.tokenizers.vq import VQConfig
 
 
 class Quantised(NamedTuple):

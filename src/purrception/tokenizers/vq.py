@@ -14,6 +14,7 @@ from diffusers import ModelMixin, VQModel
 from torch import Tensor, nn
 
 from purrception.errors import InputError, unknown_name
+from purrception.nearest import nearest_codes
 
 
 class UnnormalisedVQModel(VQModel):
@@ -214,13 +215,6 @@ class VQTokenizer:
             reason = " ".join(str(error).split())
             raise InputError(f"no tokenizer at {name}, neither a folder here nor on the hub: {reason}") from error
         return cls.load(Path(folder, *rest))
-
-
-def nearest_codes(latents: Tensor, codebook: Tensor) -> Tensor:
-    """Latents, float32 ``[B, D, h, w]`` → indices of the nearest codes of ``[K, D]``, long ``[B, h, w]``."""
-    batch, dim, height, width = latents.shape
-    sites = latents.permute(0, 2, 3, 1).reshape(-1, dim)
-    return torch.cdist(sites, codebook).argmin(dim=1).view(batch, height, width)
 
 
 def fingerprint(model: ModelMixin) -> str:

@@ -15,8 +15,8 @@ from purrception.flow.objectives.base import (
     PredictionOptions,
 )
 from purrception.flow.paths import LinearPath
-from purrception.flow.posterior import nearest_codes
 from purrception.flow.settings import SamplingConfig
+from purrception.nearest import nearest_codes
 
 # λ = ln SNR = 2 ln(t/(1 − t)), where the bound is evaluated: from t = 0.05, below which z_t says next to nothing,
 # to t = 0.98, where a code is told from its neighbours by its own evidence.
