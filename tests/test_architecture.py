@@ -15,7 +15,8 @@ SOURCE = Path(purrception.__file__).parent
 ORDER = [
     "errors", "keyed_rng", "progress", "ranks", "pictures", "weights",
     "data", "tokenizers", "tokens", "flow", "models", "sampling", "training", "prepare", "pipeline", "migration",
-    "gallery", "evaluation", "config", "experiment", "dry_run", "comparison", "bench", "recipes", "cli", "__main__",
+    "gallery", "evaluation", "config", "experiment", "dry_run", "comparison", "bench", "recipes", "cli",
+    "__main__",
 ]  # fmt: skip
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
 

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from purrception.errors import InputError, unknown_name
@@ -149,7 +150,7 @@ def parse_known(kind: type[T], verb: Verb, arguments: list[str], default: T | No
 def _with_values(kind: type, arguments: list[str]) -> list[str]:
     """``--json`` alone is ``--json True``; a configuration's ``--data.flips False`` stays as it is."""
     booleans, spelled = _booleans(kind), []
-    for option, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for option, following in pairwise([*arguments, ""]):
         spelled.append(option)
         if (
             option.startswith("--")
