@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from purrception.cli import main
-from purrception.dry_run import dry_run
+from purrception.dry_run import dry_run, whole_step
 from purrception.errors import InputError
 from purrception.experiment import check_config
 from purrception.models import DiTConfig
 from purrception.recipes import RECIPES, fit_to_images, get_recipe
+from purrception.tokenizers import PUBLIC_TOKENIZERS
+from purrception.tokens import Manifest, Standardisation
 from tests.conftest import run_cli
 
 PAPER = [name for name in RECIPES if name not in ("digits", "photos", "folder")]
@@ -38,6 +42,26 @@ def test_networks_of_the_paper(size: str, shape: tuple[int, int, int]) -> None:
     assert (recipe.network.depth, recipe.network.width, recipe.network.heads) == shape
     assert recipe.network.patch_size == 2
     assert (recipe.data.image_size, recipe.data.classes, recipe.tokenizer.arch) == (256, 1000, "vq-f8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_whole_step_of_every_recipe_fits_shape_by_shape(name: str) -> None:
+    recipe = get_recipe(name)
+    if recipe.tokenizer.arch:
+        public = PUBLIC_TOKENIZERS[recipe.tokenizer.arch]
+        size, dim, downsampling = public.codebook_size, public.codebook_dim, 2 ** (len(public.multipliers) - 1)
+    else:
+        model = recipe.tokenizer.model
+        size, dim, downsampling = model.codebook_size, model.codebook_dim, model.downsampling
+    side = (recipe.data.image_size or 64) // downsampling
+    names = tuple(map(str, range(recipe.data.classes or 0)))
+    manifest = Manifest(size, dim, (side, side), names, Standardisation((0.0,) * dim, 1.0), "", "train", False, ())
+    tokenizer = SimpleNamespace(codebook=torch.zeros(size, dim))
+    network = whole_step(recipe, manifest, tokenizer)  # type: ignore[arg-type]
+    assert all(parameter.grad is not None for parameter in network.parameters())
+    if name == "imagenet256-xl":
+        assert sum(parameter.numel() for parameter in network.parameters()) == pytest.approx(750e6, rel=0.005)
 
 
 @pytest.mark.slow

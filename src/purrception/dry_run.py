@@ -45,7 +45,7 @@ def dry_run(config: RunConfig) -> str:
         check_config(rehearsal, stand_in)
         tokenizer = stand_in or prepare_tokenizer(rehearsal, run)
         train, held_out = prepare_tokens(rehearsal, run, tokenizer)
-        whole = _step_without_numbers(config, train.manifest, tokenizer)
+        whole = whole_step(config, train.manifest, tokenizer)
         parameters = sum(parameter.numel() for parameter in whole.parameters())
         device = rehearsal.training.resolve_device()
         if parameters > WHOLE_ON_CPU and device.type == "cpu":
@@ -93,8 +93,8 @@ def _stand_in(config: RunConfig) -> VQTokenizer | None:
     return VQTokenizer(vq)
 
 
-def _step_without_numbers(config: RunConfig, manifest: Manifest, tokenizer: VQTokenizer) -> PurrceptionTransformer:
-    """One optimiser step of the whole network at the full batch, as shapes alone; the network."""
+def whole_step(config: RunConfig, manifest: Manifest, tokenizer: VQTokenizer) -> PurrceptionTransformer:
+    """Take one optimiser step of the whole network at the full batch, as shapes alone; returns the network."""
     training, objective = config.training, build_objective(config.objective)
     with torch.device("meta"):
         network = build_network(config, manifest, tokenizer)

@@ -194,6 +194,8 @@ class _TotalLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, problem: _Problem) -> tuple[Tensor, ...]:
         device = rows.device.type
+        if not torch.amp.is_autocast_available(device):  # the meta device, where shapes are rehearsed
+            device = "cpu"
         low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         with torch.autocast(device, enabled=False):
             sums, gradients = _accumulate(rows.detach().to(low), weight.detach().to(low), bias.detach(), problem)
