@@ -28,7 +28,7 @@ class Distance:
     reconstructions: float
     """Reconstructions of one half of the images against their originals, as rFID is taken: 0 is perfect."""
     floor: float
-    """That half's originals against the other half's: what chance alone makes of real images, at the same count."""
+    """That half's originals against the other half's: what chance alone does, at the same count."""
     variance: float
     """Trace of the originals' covariance: the scale of these features."""
 
