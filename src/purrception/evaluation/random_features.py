@@ -12,6 +12,8 @@ FILTERS, SIDE = 16, 5
 """Filters per scale, and their side in pixels."""
 SCALES = 3
 """The image, and it halved once and twice, as far as 8 pixels remain."""
+FAINT = 0.01
+"""Added to a response before its logarithm: half a grey level of 255 is not told from none."""
 
 
 def random_features(images: Tensor) -> Tensor:
@@ -19,11 +21,11 @@ def random_features(images: Tensor) -> Tensor:
 
     Where there are no classes there is no classifier to borrow features from, and one trained to tell two
     photographs apart saturates. Instead: 16 random 5×5 filters of mean 0 and norm 1 at each of up to three scales,
-    and of each the mean absolute response; beside them each channel's mean and deviation. Filters of mean 0
-    answer to edges and texture, so that blur, ringing and lost detail move these features, and the channel
-    statistics move with brightness, contrast and colour: what a tokenizer gets wrong. They know nothing of
-    objects, and the distances that they give compare with each other alone. The filters are the same on every
-    machine.
+    and of each the logarithm of the mean absolute response; beside them each channel's mean and deviation. Filters
+    of mean 0 answer to edges and texture, so that blur, noise and lost detail move these features, in flat images
+    as in busy ones thanks to the logarithm; the channel statistics move with brightness, contrast and colour.
+    That is what a tokenizer gets wrong. They know nothing of objects, and the distances that they give compare
+    with each other alone. The filters are the same on every machine.
     """
     x = images.double()
     found = [x.mean(dim=(2, 3)), x.std(dim=(2, 3))]
@@ -31,7 +33,7 @@ def random_features(images: Tensor) -> Tensor:
         if min(x.shape[-2:]) < 8:
             break
         filters = _filters(scale, x.shape[1]).to(x.device)
-        found.append(F.conv2d(x, filters).abs().mean(dim=(2, 3)))
+        found.append(torch.log(F.conv2d(x, filters).abs().mean(dim=(2, 3)) + FAINT))
         x = F.avg_pool2d(x, 2)
     return torch.cat(found, dim=1)
 

@@ -26,18 +26,16 @@ class Distance:
     features: str
     """What the images are seen through."""
     reconstructions: float
-    """Reconstructions of one half of the images against the other half's originals."""
+    """Reconstructions of one half of the images against their originals, as rFID is taken: 0 is perfect."""
     floor: float
-    """The same with originals in both halves: what a perfect tokenizer gets, at the same count."""
-    paired: float
-    """All reconstructions against all their originals, as rFID is commonly taken."""
+    """That half's originals against the other half's: what chance alone does, at the same count."""
     variance: float
     """Trace of the originals' covariance: the scale of these features."""
 
     @property
-    def excess(self) -> float:
-        """What the tokenizer adds to the floor, in units of the features' own variance."""
-        return max(self.reconstructions - self.floor, 0.0) / max(self.variance, 1e-12)
+    def share(self) -> float:
+        """The distance of the reconstructions in units of the features' own variance."""
+        return self.reconstructions / max(self.variance, 1e-12)
 
 
 @dataclass(frozen=True)
@@ -118,12 +116,10 @@ def _squared_error(a: Tensor, b: Tensor) -> Tensor:
 def _distance(name: str, real: Tensor, made: Tensor) -> Distance:
     """Distances from features of originals and of their reconstructions, row by row ``[n, d]``."""
     even = len(real) // 2 * 2  # both halves of one size
-    one, other, other_made = real[0:even:2], real[1:even:2], made[1:even:2]
-    reference, everything = FeatureStatistics.of(one), FeatureStatistics.of(real)
+    one, other = (FeatureStatistics.of(real[start:even:2]) for start in (0, 1))
     return Distance(
         features=name,
-        reconstructions=frechet_distance(reference, FeatureStatistics.of(other_made)),
-        floor=frechet_distance(reference, FeatureStatistics.of(other)),
-        paired=frechet_distance(everything, FeatureStatistics.of(made)),
-        variance=float(everything.covariance.trace()),
+        reconstructions=frechet_distance(one, FeatureStatistics.of(made[0:even:2])),
+        floor=frechet_distance(one, other),
+        variance=float(FeatureStatistics.of(real).covariance.trace()),
     )

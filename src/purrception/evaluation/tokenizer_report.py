@@ -47,7 +47,7 @@ class TokenizerReport:
     psnr: float
     """Over all pixels together, dB."""
     psnr_unquantised: float
-    """The same with the encoder's outputs decoded as they are: what a larger codebook could reach at best."""
+    """The same with the encoder's outputs decoded as they are: far above psnr, the codebook is the bottleneck."""
     psnr_worst: float
     """Of the worst image."""
     ssim: float
@@ -87,16 +87,13 @@ class TokenizerReport:
             "|---|---|",
             *(f"| {name} | {value} |" for name, value in rows.items()),
             "",
-            "Fréchet distances. The floor is what real images get in the reconstructions' place, at the same "
-            "count: one half of the images against the other. The excess over it is given as a share of the real "
-            "features' variance; *paired* sets reconstructions against their own originals, as rFID is commonly "
-            "taken.",
+            "Fréchet distances of reconstructions from their originals, over one half of the images. The floor is "
+            "the distance between the originals of both halves, at the same count: chance alone.",
             "",
-            "| features | reconstructions | floor | excess | paired |",
-            "|---|---|---|---|---|",
+            "| features | reconstructions | share of the features' variance | floor |",
+            "|---|---|---|---|",
             *(
-                f"| {row.features} | {row.reconstructions:.5g} | {row.floor:.5g} | {row.excess:.2%} | "
-                f"{row.paired:.5g} |"
+                f"| {row.features} | {row.reconstructions:.5g} | {row.share:.2%} | {row.floor:.5g} |"
                 for row in self.distances
             ),
             "",

@@ -14,15 +14,15 @@ Advice = Literal["use it", "fine-tune the decoder", "retrain"]
 SITES_PER_CODE = 10.0
 """Below this many sites per code, unused codes may only be unlucky."""
 LEAST_USAGE, LEAST_PERPLEXITY, MOST_WITHIN_NOISE, HOPELESS_PSNR = 0.5, 0.05, 0.5, 14.0
-LEAST_PSNR, LEAST_SSIM, MOST_EXCESS = 18.0, 0.5, 0.05
+LEAST_PSNR, LEAST_SSIM, MOST_SHARE = 18.0, 0.5, 0.1
 
 THRESHOLDS = (
     f"retrain when under {LEAST_USAGE:.0%} of the codes are used (judged from {SITES_PER_CODE:g} sites per code "
     f"on), the perplexity is under {LEAST_PERPLEXITY:.0%} of K, over {MOST_WITHIN_NOISE:.0%} of the codes lie "
     f"within noise of another, or PSNR is under {HOPELESS_PSNR:g} dB, since no decoder brings back what codes do "
     f"not hold; else fine-tune the decoder when PSNR is under {LEAST_PSNR:g} dB, SSIM under {LEAST_SSIM:g}, or a "
-    f"Fréchet distance exceeds its floor by more than {MOST_EXCESS:.0%} of the features' variance; else use it. "
-    "The lines of PSNR and SSIM lie just under what the coarsest tokenizers in common use (16 × 16 pixels a code) "
+    f"Fréchet distance is over its floor and over {MOST_SHARE:.0%} of the features' variance, about what "
+    "averaging 3 × 3 pixels does to photographs; else use it. The lines of PSNR and SSIM lie just under what the coarsest tokenizers in common use (16 × 16 pixels a code) "
     "reach on ImageNet."
 )
 
@@ -56,20 +56,20 @@ def judge(psnr: float, ssim: float, distances: Sequence[Distance], codebook: Cod
     if ssim < LEAST_SSIM:
         poor.append(f"SSIM is {ssim:.3f}, under {LEAST_SSIM:g}.")
     poor += [
-        f"Seen through {distance.features}, reconstructions exceed the floor by {distance.excess:.1%} of the "
-        f"features' variance, over {MOST_EXCESS:.0%}: they look unlike real images."
+        f"Seen through {distance.features}, reconstructions lie {distance.share:.1%} of the features' variance "
+        f"from their originals, over {MOST_SHARE:.0%}, and further than chance: they look unlike real images."
         for distance in distances
-        if distance.excess > MOST_EXCESS
+        if distance.share > MOST_SHARE and distance.reconstructions > distance.floor
     ]
     if poor:
         return Verdict("fine-tune the decoder", ("The codebook is in use, but:", *poor))
-    worst = max((distance.excess for distance in distances), default=0.0)
+    worst = max((distance.share for distance in distances), default=0.0)
     return Verdict(
         "use it",
         (
             f"The codebook is in use ({codebook.usage:.1%} of the codes, perplexity {codebook.perplexity:.0f}), "
-            f"PSNR is {psnr:.1f} dB and SSIM {ssim:.3f}, and reconstructions exceed the floor by {worst:.1%} of "
-            "the features' variance at most.",
+            f"PSNR is {psnr:.1f} dB and SSIM {ssim:.3f}, and reconstructions lie {worst:.1%} of the features' "
+            "variance from their originals at most.",
         ),
     )
 
