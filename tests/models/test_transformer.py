@@ -124,3 +124,18 @@ def test_the_codes_stay_exact_whatever_the_precision_of_the_weights(
         assert next(half.parameters()).dtype == torch.bfloat16
         assert torch.equal(half.codebook, codes)
         assert half.embed(torch.zeros(1, 4, 6, dtype=torch.long)).dtype == torch.float32
+
+
+def test_recomputed_blocks_give_the_same_gradients(network: PurrceptionTransformer) -> None:
+    z, t, labels = torch.randn(2, 3, 4, 6), torch.rand(2), torch.tensor([0, 2])
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+
+    def gradients() -> list[torch.Tensor]:
+        total = network(z, t, labels).square().sum()
+        return list(torch.autograd.grad(total, list(network.backbone.parameters())))
+
+    kept = gradients()
+    network.backbone.recompute = True
+    for mine, theirs in zip(gradients(), kept, strict=True):
+        torch.testing.assert_close(mine, theirs)

@@ -38,6 +38,8 @@ class BenchConfig:
     """float32 or bfloat16 (autocast); auto is bfloat16 on GPUs."""
     compile: bool = False
     """Compile the backbone's blocks (torch.compile)."""
+    recompute: bool = False
+    """Compute the backbone's blocks again in the backward pass instead of keeping them."""
     device: str = "auto"
     """cpu, cuda, …; auto takes a GPU when there is one."""
 
@@ -68,8 +70,9 @@ class BenchConfig:
         for parameter in network.head.parameters():
             torch.nn.init.normal_(parameter, std=0.02)
         network.to(device)
+        network.backbone.recompute = self.recompute
         if self.compile:
-            network.backbone.blocks.compile()
+            network.backbone.compile_blocks()
         return network
 
     def autocast(self, device: torch.device) -> torch.autocast:

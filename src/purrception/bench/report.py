@@ -62,7 +62,8 @@ class Report:
             "",
             f"DiT-{used.network}, K = {used.codebook_size}, {used.grid}×{used.grid} sites of {used.codebook_dim} "
             f"numbers, {used.head} head{' with evidence' if used.evidence else ''}, batch {used.batch_size}, "
-            f"precision {used.precision}{', compiled' if used.compile else ''}; {self.device}, "
+            f"precision {used.precision}{', compiled' if used.compile else ''}"
+            f"{', blocks recomputed' if used.recompute else ''}; {self.device}, "
             f"{self.threads} threads, torch {self.torch}. Medians of {used.repeats} runs in turns; the reference "
             "holds all logits of a linear head. Memory is that of one more image in the batch.",
             "",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from purrception.errors import InputError, unknown_name
 
@@ -187,6 +188,8 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.final_norm = nn.LayerNorm(config.width, elementwise_affine=False, eps=1e-6)
         self.final_modulation = nn.Linear(config.width, 2 * config.width)
+        self.recompute = False
+        """Keep only the input of each block for the backward pass, and compute the block again there."""
         self._initialise()
 
     def _initialise(self) -> None:
@@ -203,6 +206,11 @@ class DiT(nn.Module):
         for name, parameter in self.named_parameters():
             if "modulation" in name:
                 nn.init.zeros_(parameter)
+
+    def compile_blocks(self) -> None:
+        """Compile each block in place (torch.compile); they share one shape, and thus one compilation."""
+        for block in self.blocks:
+            block.compile()
 
     def forward(self, z: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         """Features of every token.
@@ -223,6 +231,9 @@ class DiT(nn.Module):
             condition = condition + self.label(labels)
         condition = F.silu(condition)
         for block in self.blocks:
-            x = block(x, condition)
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, condition, use_reentrant=False)
+            else:
+                x = block(x, condition)
         shift, scale = self.final_modulation(condition).chunk(2, dim=-1)
         return modulate(self.final_norm(x), shift, scale).view(batch, height, width, channels)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import fields
+
 import numpy as np
 import torch
 
@@ -46,6 +49,39 @@ class TrainingBatches:
                 labels[i] = self._null_label
             rng.standard_normal(out=noise[i], dtype=np.float32)
         return TrainingBatch(*(torch.from_numpy(array) for array in (indices, labels, noise, time)))
+
+
+class BatchesAhead:
+    """Batches on their device, the next one made while the present one is learned.
+
+    What a batch holds depends on its position alone, so that making it early changes nothing.
+
+    Args:
+        batches: the stream.
+        device: where batches go; on the way to a GPU they lie in pinned memory.
+    """
+
+    def __init__(self, batches: TrainingBatches, device: torch.device) -> None:
+        self._batches, self._device = batches, device
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._next: tuple[int, int, Future[TrainingBatch]] | None = None
+
+    def batch(self, position: int, count: int) -> TrainingBatch:
+        """Samples ``position`` to ``position + count − 1``; those that follow are begun."""
+        ahead, self._next = self._next, None
+        if ahead is not None and ahead[:2] == (position, count):
+            made = ahead[2].result()
+        else:
+            made = self._make(position, count)
+        following = position + count
+        self._next = following, count, self._thread.submit(self._make, following, count)
+        return to_device(made, self._device)
+
+    def _make(self, position: int, count: int) -> TrainingBatch:
+        batch = self._batches.batch(position, count)
+        if self._device.type != "cuda":
+            return batch
+        return TrainingBatch(*(getattr(batch, field.name).pin_memory() for field in fields(batch)))
 
 
 def validation_batch(dataset: TokenDataset, seed: int, start: int, count: int) -> TrainingBatch:

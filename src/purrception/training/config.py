@@ -39,6 +39,11 @@ class TrainingConfig:
     """Share of training images shown under the null class, which guidance needs."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the network; auto is bfloat16 autocast on GPUs and float32 elsewhere."""
+    recompute: bool = False
+    """Keep only the input of each block for the backward pass and compute the block again there: a quarter more
+    operations, a fraction of the memory."""
+    compile: bool = False
+    """Compile the blocks of the backbone (torch.compile): minutes at the start, faster steps, mostly on GPUs."""
     device: str = "auto"
     """cpu, cuda, cuda:1, …; auto takes a GPU when there is one."""
     log_every: int = 10

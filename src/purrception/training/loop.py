@@ -17,7 +17,7 @@ from purrception.flow import Objective
 from purrception.models import PurrceptionTransformer
 from purrception.progress import ProgressBar
 from purrception.tokens import TokenDataset
-from purrception.training.batches import TrainingBatches, to_device, validation_batch
+from purrception.training.batches import BatchesAhead, TrainingBatches, to_device, validation_batch
 from purrception.training.checkpoint import Checkpoint, CheckpointStore, TrainingState
 from purrception.training.config import TrainingConfig
 from purrception.training.ema import EMA
@@ -64,13 +64,18 @@ class Trainer:
         self.device = config.resolve_device()
         self.network = network.to(self.device)
         self.ema = EMA(self.network, config.ema_decay)
+        self.network.backbone.recompute = config.recompute
+        if config.compile:
+            self.network.backbone.compile_blocks()
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(),
             lr=config.learning_rate,
             betas=config.betas,
             weight_decay=config.weight_decay,
+            fused=True,
         )
         self.batches = TrainingBatches(train, seed, config.label_dropout)
+        self._ahead = BatchesAhead(self.batches, self.device)
         self.checkpoints = CheckpointStore(run.checkpoints, config.keep_checkpoints)
         self.seconds = 0.0
         """Spent in optimiser steps by this process, without validation, sample grids and checkpoints."""
@@ -166,9 +171,9 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
         for microbatch in range(config.accumulation):
-            batch = self.batches.batch(self.state.samples + microbatch * count, count)
+            batch = self._ahead.batch(self.state.samples + microbatch * count, count)
             with config.autocast(self.device):
-                losses = self.objective.loss(self.network, to_device(batch, self.device))
+                losses = self.objective.loss(self.network, batch)
             (losses.total / config.accumulation).backward()
             for name, value in {"loss": losses.total.detach(), **losses.figures}.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value / config.accumulation
