@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from purrception.data import DataConfig, Split, images_to_tensor, open_images, tensor_to_images
+from purrception.data import DataConfig, Split, images_to_tensor, open_images, spread_rows, tensor_to_images
 from purrception.data.embedded import PhotosImages
 from purrception.errors import InputError
 
@@ -179,3 +179,11 @@ def test_settings_that_no_source_serves_are_refused() -> None:
         DataConfig(channels=4)
     with pytest.raises(InputError, match="test_fraction"):
         DataConfig(test_fraction=1.0)
+
+
+def test_spread_rows_reach_across_all_rows() -> None:
+    assert spread_rows(10, 4).tolist() == [0, 2, 5, 7]
+    assert spread_rows(3, 8).tolist() == [0, 1, 2]
+    assert spread_rows(0, 8).tolist() == []
+    classes = spread_rows(1000, 20) // 100
+    assert sorted(classes.tolist()) == sorted([*range(10)] * 2)

@@ -2,7 +2,7 @@
 
 from purrception.data.config import DataConfig, ImageSource, Split
 from purrception.data.decoding import UnreadableImageError, decode_image
-from purrception.data.sources import SOURCES, find_source, load_split, open_images
+from purrception.data.sources import SOURCES, find_source, load_split, open_images, spread_rows
 from purrception.data.survey import Survey
 from purrception.data.transforms import array_to_pil, images_to_tensor, tensor_to_images
 from purrception.data.views import Views
@@ -21,5 +21,6 @@ __all__ = [
     "images_to_tensor",
     "load_split",
     "open_images",
+    "spread_rows",
     "tensor_to_images",
 ]

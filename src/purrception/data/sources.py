@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,3 +65,12 @@ def load_split(config: DataConfig, split: Split) -> tuple[Tensor, Tensor]:
         raise InputError(f"the {split} split holds {len(source)} images; at least 2 are needed")
     arrays, labels = zip(*(source[i] for i in range(len(source))), strict=True)
     return images_to_tensor(arrays), torch.tensor(labels)
+
+
+def spread_rows(size: int, count: int) -> np.ndarray:
+    """``count`` of ``size`` row numbers, evenly spread and rising; all of them where there are no more.
+
+    Images often come class by class: the first few would be of one class.
+    """
+    count = min(count, size)
+    return np.arange(count) * size // max(count, 1)

@@ -12,6 +12,8 @@ from purrception.models import PurrceptionTransformer
 from purrception.tokens import TokenDataset
 from purrception.training.batches import to_device, validation_batch
 
+ROWS = 256
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -31,9 +33,10 @@ class HeldOut:
 def held_out_figures(
     network: PurrceptionTransformer, objective: Objective, held_out: TokenDataset, seed: int = 0
 ) -> HeldOut:
-    """Likelihood bound, cross-entropy and error of the mean on at most 256 held-out rows."""
-    bound = likelihood_bound(network, objective, held_out, seed=seed)
-    batch = validation_batch(held_out, seed, 0, min(256, len(held_out)))
+    """Likelihood bound, cross-entropy and error of the mean on at most 256 held-out rows, evenly spread."""
+    bound = likelihood_bound(network, objective, held_out, ROWS, seed)
+    count = min(ROWS, len(held_out))
+    batch = validation_batch(held_out, seed, 0, count, count)
     batch = to_device(batch, network.device)
     cross_entropy = objective.loss(network, batch).figures.get("cross_entropy")
     return HeldOut(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
+from purrception.data import spread_rows
 from purrception.errors import InputError
 from purrception.flow import Objective
 from purrception.keyed_rng import Stream
@@ -45,7 +45,7 @@ def likelihood_bound(
         network: in evaluation mode.
         objective: what it was trained with.
         dataset: held-out token shards.
-        images: how many of their first rows.
+        images: how many of their rows, evenly spread.
         seed: of the noise; row i's depends on (seed, i) alone.
         batch_size: rows at a time.
 
@@ -56,8 +56,9 @@ def likelihood_bound(
     if count < 2:
         raise InputError(f"a likelihood bound needs at least 2 held-out images; given {count}")
     parts = []
+    chosen = spread_rows(len(dataset), count)
     for start in range(0, count, batch_size):
-        rows = np.arange(start, min(start + batch_size, count))
+        rows = chosen[start : start + batch_size]
         indices, labels = (torch.from_numpy(part).to(network.device) for part in dataset.rows(rows))
         draws = KeyedDraws(seed, rows.tolist(), network, Stream.VALIDATION)
         parts.append(objective.nll_bounds(network, indices, labels, draws).cpu())

@@ -18,7 +18,7 @@ from diffusers import VQModel
 from torch import Tensor, nn
 
 from purrception import processes
-from purrception.data import ImageSource, images_to_tensor
+from purrception.data import ImageSource, images_to_tensor, spread_rows
 from purrception.errors import InputError
 from purrception.keyed_rng import Stream, keyed_rng
 from purrception.progress import ProgressBar
@@ -66,7 +66,7 @@ def train_tokenizer(
         vq_config: the architecture.
         config: the training.
         train: images to learn from.
-        held_out: images to measure on; at most 512 of them are used. Falls back to ``train`` when empty.
+        held_out: images to measure on; at most 512 of them, evenly spread, are used. Falls back to ``train`` when empty.
         folder: where the tokenizer, its ``metrics.jsonl``, ``origin.json`` and, until it is done, checkpoints go.
         seed: of the initial weights, the order of the images and the restarted codes.
         device: where to train; the tokenizer stays there.
@@ -84,7 +84,7 @@ def train_tokenizer(
             f"{processes.count()}"
         )
     reference = held_out if len(held_out) else train
-    judged = images_to_tensor([reference[i][0] for i in range(min(len(reference), JUDGED))])
+    judged = images_to_tensor([reference[int(row)][0] for row in spread_rows(len(reference), JUDGED)])
     config.check(vq_config, judged.shape[-1])
     device = torch.device(device)
     with torch.random.fork_rng(devices=[]):

@@ -8,6 +8,7 @@ from dataclasses import fields
 import numpy as np
 import torch
 
+from purrception.data import spread_rows
 from purrception.flow import TrainingBatch
 from purrception.keyed_rng import Stream, keyed_rng
 from purrception.tokens import ShuffledOrder, TokenDataset
@@ -84,19 +85,20 @@ class BatchesAhead:
         return TrainingBatch(*(getattr(batch, field.name).pin_memory() for field in fields(batch)))
 
 
-def validation_batch(dataset: TokenDataset, seed: int, start: int, count: int) -> TrainingBatch:
-    """Rows ``start`` to ``start + count − 1`` with fixed noise and evenly spread times, on the CPU.
+def validation_batch(dataset: TokenDataset, seed: int, start: int, count: int, rows: int) -> TrainingBatch:
+    """Samples ``start`` to ``start + count − 1`` of ``rows`` evenly spread ones, on the CPU.
 
-    Row i is seen at t = frac(i·φ), the golden-ratio sequence: every prefix covers [0, 1) evenly.
+    A row's noise depends on (seed, row) alone. Sample n is seen at t = frac(n·φ), the golden-ratio sequence: every
+    prefix covers [0, 1) evenly.
     """
-    rows = np.arange(start, start + count)
-    indices, labels = dataset.rows(rows)
+    chosen = spread_rows(len(dataset), rows)[start : start + count]
+    indices, labels = dataset.rows(chosen)
     shape = (dataset.manifest.codebook_dim, *dataset.manifest.grid)
     noise = np.stack(
-        [keyed_rng(seed, Stream.VALIDATION, int(i)).standard_normal(shape, dtype=np.float32) for i in rows]
+        [keyed_rng(seed, Stream.VALIDATION, int(row)).standard_normal(shape, dtype=np.float32) for row in chosen]
     )
     golden = (5**0.5 - 1) / 2
-    time = (rows * golden % 1.0).astype(np.float32)
+    time = (np.arange(start, start + len(chosen)) * golden % 1.0).astype(np.float32)
     return TrainingBatch(*(torch.from_numpy(array) for array in (indices, labels, noise, time)))
 
 

@@ -227,7 +227,7 @@ class Trainer:
         total = 0.0
         for start in range(0, rows, 128):
             count = min(128, rows - start)
-            batch = validation_batch(self.held_out, self.state.seed, start, count)
+            batch = validation_batch(self.held_out, self.state.seed, start, count, rows)
             with self.config.autocast(self.device):
                 losses = self.objective.loss(self.ema.average, to_device(batch, self.device))
             total += float(losses.total) * count
