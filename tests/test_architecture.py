@@ -13,9 +13,10 @@ import purrception
 
 SOURCE = Path(purrception.__file__).parent
 ORDER = [
-    "errors", "keyed_rng", "progress", "pictures", "processes",
-    "data", "tokenizers", "tokens", "flow", "models", "sampling", "training", "pipeline", "gallery",
-    "evaluation", "config", "tokenizer_run", "experiment", "comparison", "recipes", "cli", "__main__",
+    "errors", "keyed_rng", "progress", "ranks", "processes", "pictures", "weights",
+    "data", "tokenizers", "tokens", "flow", "models", "sampling", "training", "prepare", "pipeline", "migration",
+    "gallery", "evaluation", "config", "tokenizer_run", "experiment", "dry_run", "comparison", "bench", "recipes",
+    "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
 

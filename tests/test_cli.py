@@ -85,6 +85,15 @@ def test_help_of_every_verb_shows_an_example(capsys: pytest.CaptureFixture[str])
         (["tokenizer", "train", "--resume"], "usage: purrception tokenizer train"),
         (["tokenizer", "report", "nowhere"], "usage: purrception tokenizer report"),
         (["tokenizer", "report", "nowhere", "digits"], "no tokenizer at nowhere"),
+        (["tokenizer", "convrt"], "unknown tokenizer command 'convrt': did you mean 'convert'?"),
+        (["tokenizer", "convert"], "usage: purrception tokenizer convert"),
+        (["tokenizer", "convert", "nowhere"], "no tokenizer at nowhere"),
+        (["tokenizer", "convert", "a.ckpt", "--arch", "vq-f8"], "no weights file at a.ckpt"),
+        (["tokenizer", "convert", "a.ckpt", "--arch", "vqf8"], "did you mean 'vq-f8'?"),
+        (["tokenizer", "convert", "a.ckpt", "--arc", "vq-f8"], "did you mean '--arch'?"),
+        (["train", "digits", "--tokenizer.path", "a.ckpt", "--tokenizer.arch", "vq-f8"], "no weights file"),
+        (["convert", "a.pth"], "give the tokenizer that the checkpoint was trained with"),
+        (["convert", "a.pth", "--tokenizer", "nowhere"], "no tokenizer at nowhere"),
     ],
 )
 def test_mistakes_are_told_in_one_line(

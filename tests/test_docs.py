@@ -9,19 +9,24 @@ from pathlib import Path
 import pytest
 
 from purrception.cli import CompareOptions, EvaluateOptions, SampleOptions, SweepOptions
+from purrception.cli.converting import CheckpointOptions, TokenizerOptions
 from purrception.cli.tokenizer import ReportOptions, TrainOptions
 from purrception.config import DataOptions, TokenizerRunConfig, option_names
+from purrception.prepare import PrepareOptions
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 OPTIONS = {
-    "train": {*option_names(), "resume"},
+    "train": {*option_names(), "resume", "dry_run"},
     "sample": set(option_names(SampleOptions)),
     "evaluate": set(option_names(EvaluateOptions)),
     "compare": {*option_names(), *option_names(CompareOptions)},
     "sweep": set(option_names(SweepOptions)),
     "tokenizer report": {*option_names(DataOptions), *option_names(ReportOptions)},
     "tokenizer train": {*option_names(TokenizerRunConfig), *option_names(TrainOptions), "resume"},
+    "tokenizer convert": set(option_names(TokenizerOptions)),
+    "prepare": set(option_names(PrepareOptions)),
+    "convert": set(option_names(CheckpointOptions)),
 }
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.numpy import save_file
 from torch import Tensor
 
+from purrception.data import Views
 from purrception.errors import InputError
-from purrception.tokens import Manifest, ShuffledOrder, Standardisation, TokenDataset, write_tokens
+from purrception.tokens import EncodingConfig, Manifest, ShuffledOrder, Standardisation, TokenDataset, write_tokens
 
 
 class PixelTokenizer:
@@ -33,6 +35,7 @@ class Pixels:
     """Ten images of noise with three classes."""
 
     class_names: tuple[str, ...] = ("a", "b", "c")
+    listing = "ten"
 
     def __init__(self) -> None:
         self.arrays = np.random.default_rng(0).integers(0, 256, (10, 2, 3, 1), dtype=np.uint8)
@@ -43,10 +46,13 @@ class Pixels:
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         return self.arrays[index], index % 3
 
+    def picture(self, index: int) -> tuple[Image.Image, int]:
+        raise NotImplementedError
+
 
 def test_shards_give_back_what_was_encoded_across_files(tmp_path: Path) -> None:
-    manifest = write_tokens(Pixels(), PixelTokenizer(), tmp_path, "train", batch_size=3, images_per_shard=4)
-    assert [shard.count for shard in manifest.shards] == [6, 4]
+    manifest = write_tokens(Pixels(), PixelTokenizer(), tmp_path, "train", config=EncodingConfig(4, 3))
+    assert [shard.count for shard in manifest.shards] == [4, 4, 2]
     dataset = TokenDataset(tmp_path)
     assert dataset.manifest == manifest == Manifest.read(tmp_path)
     rows = np.array([9, 0, 5, 6, 5])
@@ -56,7 +62,9 @@ def test_shards_give_back_what_was_encoded_across_files(tmp_path: Path) -> None:
 
 
 def test_flips_follow_their_image(tmp_path: Path) -> None:
-    write_tokens(Pixels(), PixelTokenizer(), tmp_path, "train", flips=True, batch_size=4)
+    write_tokens(
+        Pixels(), PixelTokenizer(), tmp_path, "train", views=Views(flips=True), config=EncodingConfig(batch_size=4)
+    )
     dataset = TokenDataset(tmp_path)
     assert len(dataset) == 20
     indices, labels = dataset.rows(np.arange(20))
@@ -83,8 +91,8 @@ def test_a_collapsed_tokenizer_is_refused() -> None:
 def test_codes_take_two_bytes_and_the_header_is_small(tmp_path: Path) -> None:
     manifest = write_tokens(Pixels(), PixelTokenizer(65536), tmp_path, "train")
     assert (tmp_path / manifest.shards[0].file).stat().st_size < 10 * (6 * 2 + 4) + 512
-    write_tokens(Pixels(), PixelTokenizer(65537), tmp_path, "train")
-    assert np.array_equal(TokenDataset(tmp_path).rows(np.arange(10))[0], Pixels().arrays[..., 0])
+    write_tokens(Pixels(), PixelTokenizer(65537), tmp_path / "wide", "train")
+    assert np.array_equal(TokenDataset(tmp_path / "wide").rows(np.arange(10))[0], Pixels().arrays[..., 0])
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])

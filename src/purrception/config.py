@@ -25,10 +25,13 @@ from purrception.training import TrainingConfig
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """Where the tokenizer comes from: trained as part of the run, or a folder."""
+    """Where the tokenizer comes from: trained as part of the run, a folder or hub id, or a public checkpoint."""
 
     path: str = ""
-    """Folder of an existing tokenizer (diffusers VQModel); empty: train one."""
+    """Folder or hub id of an existing tokenizer (diffusers VQModel), or a checkpoint file to convert; empty: train
+    one."""
+    arch: str = ""
+    """What a checkpoint file holds: vq-f4, vq-f8, vq-f8-n256, vq-f16, vq-ds8-c2i, vq-ds16-c2i or vq-ds16-t2i."""
     model: VQConfig = field(default_factory=VQConfig)
     """Architecture of the tokenizer to train."""
     training: TokenizerTrainingConfig = field(default_factory=TokenizerTrainingConfig)
@@ -111,15 +114,15 @@ T = TypeVar("T")
 _ADAPTER: TypeAdapter[RunConfig] = TypeAdapter(RunConfig)
 
 
-def option_names(kind: type = RunConfig, prefix: str = "", of: type | None = None) -> list[str]:
-    """Every key of a configuration in dotted form, such as ``training.batch_size``; only those of one type."""
+def option_names(kind: type = RunConfig, prefix: str = "") -> list[str]:
+    """Every key of a configuration in dotted form, such as ``training.batch_size``."""
     hints = get_type_hints(kind)
     names: list[str] = []
     for item in dataclasses.fields(kind):
         inner = hints[item.name]
         if dataclasses.is_dataclass(inner) and isinstance(inner, type):
-            names += option_names(inner, f"{prefix}{item.name}.", of)
-        elif of in (None, inner):
+            names += option_names(inner, f"{prefix}{item.name}.")
+        else:
             names.append(prefix + item.name)
     return names
 

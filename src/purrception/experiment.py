@@ -18,8 +18,8 @@ from purrception.models import PurrceptionTransformer, categorical_heads
 from purrception.pictures import image_grid
 from purrception.pipeline import PurrceptionPipeline
 from purrception.sampling import sample_codes
-from purrception.tokenizers import VQTokenizer, train_tokenizer
-from purrception.tokens import MANIFEST_FILE, Manifest, TokenDataset, write_tokens
+from purrception.tokenizers import VQTokenizer, convert_tokenizer, open_tokenizer, train_tokenizer
+from purrception.tokens import MANIFEST_FILE, Manifest, TokenDataset, TokenStore, prepare_splits
 from purrception.training import CheckpointStore, RunDirectory, Trainer
 from purrception.training.loop import GridDrawer
 
@@ -38,8 +38,13 @@ def start_run(config: RunConfig) -> RunDirectory:
     return _complete(config, run)
 
 
-def check_config(config: RunConfig) -> None:
-    """Refuse what would fail later, before anything is written or trained."""
+def check_config(config: RunConfig, tokenizer: VQTokenizer | None = None) -> None:
+    """Refuse what would fail later, before anything is written or trained.
+
+    Args:
+        config: of the run.
+        tokenizer: what encodes its images; default: what the configuration says.
+    """
     build_objective(config.objective).check_evidence(config.head.evidence)
     if config.head.kind not in categorical_heads():
         raise InputError(
@@ -47,16 +52,28 @@ def check_config(config: RunConfig) -> None:
             f"accepted {', '.join(categorical_heads())}: others take the head they need by themselves"
         )
     config.training.resolve_device()
-    images = open_images(config.data, "train")
-    if len(images) == 0:
-        raise InputError("there are no training images: lower data.test_fraction or add images")
-    if not images.class_names and config.sampling.guidance != 1:
+    class_names, grid = _check_tokens(config) if config.data.tokens else _check_images(config, tokenizer)
+    if not class_names and config.sampling.guidance != 1:
         raise InputError(
             f"these images have no classes, hence nothing to guide by; given sampling.guidance "
             f"{config.sampling.guidance}, accepted 1"
         )
-    if config.tokenizer.path:
-        tokenizer = VQTokenizer.load(config.tokenizer.path)
+    config.network.tokens(grid)
+
+
+def _check_images(config: RunConfig, tokenizer: VQTokenizer | None) -> tuple[tuple[str, ...], tuple[int, int]]:
+    """Class names and grid of the images, if they and the tokenizer fit each other."""
+    images = open_images(config.data, "train")
+    if len(images) == 0:
+        raise InputError("there are no training images: lower data.test_fraction or add images")
+    if config.tokenizer.arch and not config.tokenizer.path and tokenizer is None:
+        raise InputError(
+            f"this run takes the public tokenizer {config.tokenizer.arch}: give its checkpoint or converted "
+            "folder with --tokenizer.path, or see what would happen with --dry-run"
+        )
+    if tokenizer is None and config.tokenizer.path:
+        tokenizer = open_tokenizer(config.tokenizer.path, config.tokenizer.arch)
+    if tokenizer is not None:
         downsampling = tokenizer.downsampling
         if tokenizer.image_channels != config.data.channels or config.data.image_size % downsampling:
             raise InputError(
@@ -70,7 +87,23 @@ def check_config(config: RunConfig) -> None:
         config.tokenizer.training.check(model, config.data.image_size)
         downsampling = model.downsampling
     side = config.data.image_size // downsampling
-    config.network.tokens((side, side))
+    return images.class_names, (side, side)
+
+
+def _check_tokens(config: RunConfig) -> tuple[tuple[str, ...], tuple[int, int]]:
+    """Class names and grid of prepared shards, if they were made with the run's tokenizer."""
+    if not config.tokenizer.path:
+        raise InputError("data.tokens needs the tokenizer that made them: give it with --tokenizer.path DIR")
+    location = f"{config.data.tokens.rstrip('/')}/train"
+    manifest = Manifest.read(location)
+    tokenizer = open_tokenizer(config.tokenizer.path, config.tokenizer.arch)
+    _check_hash(manifest, tokenizer, location, "give that one as tokenizer.path")
+    return manifest.class_names, manifest.grid
+
+
+def _check_hash(manifest: Manifest, tokenizer: VQTokenizer, location: Path | str, remedy: str) -> None:
+    if manifest.tokenizer_hash != tokenizer.fingerprint:
+        raise InputError(f"the token shards in {location} were made with another tokenizer: {remedy}")
 
 
 def resume_run(root: Path | str, config: RunConfig | None = None) -> RunDirectory:
@@ -185,7 +218,7 @@ def load_pipeline(path: Path | str) -> PurrceptionPipeline:
     if checkpoint is None:
         raise InputError(f"the run {path} has no checkpoint yet: let it train, or --resume it")
     tokenizer = VQTokenizer.load(run.tokenizer)
-    manifest = Manifest.read(run.tokens("train"))
+    manifest = Manifest.read(_token_location(config, run, "train"))
     network = build_network(config, manifest, tokenizer)
     checkpoint.load_network(network, ema=True)
     return make_pipeline(config, tokenizer, manifest, network)
@@ -204,14 +237,13 @@ def sampling_defaults(path: Path | str) -> SamplingConfig:
 
 
 def prepare_tokenizer(config: RunConfig, run: RunDirectory) -> VQTokenizer:
-    """The run's tokenizer: loaded, or trained and then moved into place whole."""
+    """The run's tokenizer: loaded, or else converted or trained and then moved into place whole."""
     if (run.tokenizer / "config.json").is_file():
         return VQTokenizer.load(run.tokenizer)
     partial = run.root / f".{run.tokenizer.name}.partial"  # a killed training left its checkpoints in it
     if config.tokenizer.path:
         shutil.rmtree(partial, ignore_errors=True)
-        tokenizer = VQTokenizer.load(config.tokenizer.path)
-        tokenizer.save(partial)
+        tokenizer = convert_tokenizer(config.tokenizer.path, config.tokenizer.arch, partial)
     else:
         train, held_out = open_images(config.data, "train"), open_images(config.data, "test")
         tokenizer = train_tokenizer(
@@ -226,22 +258,30 @@ def prepare_tokens(
     config: RunConfig, run: RunDirectory, tokenizer: VQTokenizer
 ) -> tuple[TokenDataset, TokenDataset | None]:
     """The run's token shards, encoded where they are not there yet; (training, held out or none)."""
-    if not (run.tokens("train") / MANIFEST_FILE).is_file():
-        source = open_images(config.data, "train")
-        write_tokens(source, tokenizer, run.tokens("train"), "train", flips=config.data.flips)
-    train = TokenDataset(run.tokens("train"))
-    if train.manifest.tokenizer_hash != tokenizer.fingerprint:
-        raise InputError(
-            f"the token shards in {run.tokens('train')} were made with another tokenizer than "
-            f"{run.tokenizer}: remove {run.root / 'tokens'} and resume, to encode the images again"
-        )
-    held_out = open_images(config.data, "test")
-    if len(held_out) == 0:
-        return train, None
-    if not (run.tokens("test") / MANIFEST_FILE).is_file():
-        statistics = train.manifest.standardisation
-        write_tokens(held_out, tokenizer, run.tokens("test"), "test", standardisation=statistics)
-    return train, TokenDataset(run.tokens("test"))
+    if not config.data.tokens and not all(
+        (run.tokens(split) / MANIFEST_FILE).is_file() for split in ("train", "test")
+    ):
+        prepare_splits(config.data, tokenizer, run.root / "tokens", seed=config.seed)
+    train = open_tokens(config, run, "train")
+    assert train is not None
+    remedy = f"remove {run.root / 'tokens'} and resume, to encode the images again"
+    _check_hash(train.manifest, tokenizer, train.location, remedy)
+    return train, open_tokens(config, run, "test")
+
+
+def open_tokens(config: RunConfig, run: RunDirectory, split: str) -> TokenDataset | None:
+    """The shards of a split that a run trains on, its own or prepared ones; ``None`` where nothing is held out.
+
+    Shards at an fsspec address are kept below the user's cache, for all runs.
+    """
+    location = _token_location(config, run, split)
+    if split == "test" and TokenStore(location).fetch(MANIFEST_FILE) is None:
+        return None
+    return TokenDataset(location)
+
+
+def _token_location(config: RunConfig, run: RunDirectory, split: str) -> Path | str:
+    return f"{config.data.tokens.rstrip('/')}/{split}" if config.data.tokens else run.tokens(split)
 
 
 def _grid_drawer(config: RunConfig, tokenizer: VQTokenizer, manifest: Manifest) -> GridDrawer:

@@ -24,6 +24,8 @@ class Stream(IntEnum):
     VALIDATION = 3
     TOKENIZER = 4
     CLASSIFIER = 5
+    VIEWS = 6
+    MADE_UP = 7
 
 
 def keyed_rng(seed: int, stream: Stream, index: int = 0, part: int = 0) -> np.random.Generator:

@@ -19,11 +19,12 @@ class ProgressBar:
         title: what is under way, in a word or two.
         total: number of steps of the whole loop.
         start: steps done before this process began (a resumed run), not counted in the time left.
+        silent: show nothing; of several processes one reports.
     """
 
-    def __init__(self, title: str, total: int, start: int = 0) -> None:
+    def __init__(self, title: str, total: int, start: int = 0, *, silent: bool = False) -> None:
         self.title, self.total, self.start = title, total, start
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, quiet=silent)
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._began = self._printed = time.monotonic()

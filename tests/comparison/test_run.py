@@ -19,7 +19,7 @@ ENTRIES = ["purrception", "cfm", "cfm-endpoint", "dfm", "purrception+geometric+e
 @pytest.fixture(scope="module")
 def comparison(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("comparison")
-    options = ["--objectives", ",".join(ENTRIES), "--seeds", "2", "--points", "2", "--num", "20", "--tune", "True"]
+    options = ["--objectives", ",".join(ENTRIES), "--seeds", "2", "--points", "2", "--num", "20", "--tune"]
     arguments = ["compare", tiny_run / "config.yaml", *options, "--out", "cmp", "--training.steps", "4"]
     done = run_cli(*arguments, cwd=folder)
     assert done.returncode == 0, done.stderr

@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from purrception.data import DataConfig, Split, images_to_tensor, open_images, tensor_to_images
-from purrception.data.sources import PhotosImages
+from purrception.data.embedded import PhotosImages
 from purrception.errors import InputError
 
 

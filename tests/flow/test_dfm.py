@@ -12,6 +12,7 @@ from purrception.errors import InputError
 from purrception.flow import Objective, ObjectiveConfig, SamplingConfig, TrainingBatch, build_objective
 from purrception.models import PurrceptionTransformer
 from purrception.models.head import CategoricalHead
+from purrception.models.vocabulary import FactoredLogits
 
 CODES = 5
 
@@ -19,8 +20,10 @@ CODES = 5
 class ExactHead(CategoricalHead):
     """A head whose features are logits already."""
 
-    def logits(self, features: Tensor) -> Tensor:
-        return features
+    def factors(self, features: Tensor) -> FactoredLogits:
+        batch, height, width, codes = features.shape
+        identity, nothing = torch.eye(codes)[None], torch.zeros(1, codes)
+        return FactoredLogits(features.flatten(0, 2), identity, nothing, (batch, height, width))
 
     def flops(self, sites: int) -> int:
         return 0
@@ -39,6 +42,10 @@ class Oracle:
 
     def embed(self, indices: Tensor) -> Tensor:
         return self.codebook[indices].permute(0, 3, 1, 2)
+
+    def embed_masked(self, indices: Tensor, masked: Tensor) -> Tensor:
+        hidden = masked[:, None].float()
+        return torch.cat([self.embed(indices) * (1 - hidden), hidden], dim=1)
 
     def log_weights(self, z: Tensor, t: Tensor) -> Tensor:
         """ln p(grid, state), ``[B, n]``."""

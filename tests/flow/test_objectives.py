@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -143,18 +143,22 @@ def test_unknown_objective_and_negative_z_loss_are_refused() -> None:
 
 @pytest.mark.parametrize(("space", "head_passes"), [("logits", 1), ("mean", 2)])
 def test_guidance_costs_two_backbone_passes_and_in_logits_one_head_pass(
-    network: PurrceptionTransformer, space: Literal["logits", "mean"], head_passes: int
+    network: PurrceptionTransformer,
+    space: Literal["logits", "mean"],
+    head_passes: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     images = {"backbone": 0, "head": 0}
 
-    def count(part: str) -> Callable[[object, tuple[Tensor, ...], Tensor], None]:
-        def hook(module: object, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            images[part] += len(inputs[0])
+    def count(part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(first: Tensor, *others: Tensor) -> Any:
+            images[part] += len(first)
+            return function(first, *others)
 
-        return hook
+        return counted
 
-    network.backbone.register_forward_hook(count("backbone"))
-    network.head.linear.register_forward_hook(count("head"))
+    monkeypatch.setattr(network.backbone, "forward", count("backbone", network.backbone.forward))
+    monkeypatch.setattr(network.head, "factors", count("head", network.head.factors))
     options = PredictionOptions(guidance=Guidance(2.0, space=space))
     build_objective(ObjectiveConfig()).predict(
         network, torch.randn(3, 3, 4, 6), 0.5, torch.tensor([0, 1, 2]), options

@@ -112,3 +112,15 @@ def test_time_scale_is_a_setting_of_the_network() -> None:
     b = PurrceptionTransformer((2, 2), 4, 2, 0, depth=1, width=16, heads=2, patch_size=1, time_scale=10.0)
     b.load_state_dict(a.state_dict())
     torch.testing.assert_close(b.backbone.time(torch.tensor([0.05])), a.backbone.time(torch.tensor([0.5])))
+
+
+def test_the_codes_stay_exact_whatever_the_precision_of_the_weights(
+    network: PurrceptionTransformer, tmp_path: Path
+) -> None:
+    codes = network.codebook.clone()
+    network.save_pretrained(tmp_path)
+    loaded = PurrceptionTransformer.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    for half in (network.to(torch.bfloat16), loaded):
+        assert next(half.parameters()).dtype == torch.bfloat16
+        assert torch.equal(half.codebook, codes)
+        assert half.embed(torch.zeros(1, 4, 6, dtype=torch.long)).dtype == torch.float32

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from purrception.cli.parsing import Verb, override, parse, parse_known, recipe_of, run_verb, target_of
+from purrception.cli.benchmarks import bench
+from purrception.cli.converting import convert
+from purrception.cli.parsing import Verb, configure, override, parse, parse_known, run_verb, target_of
+from purrception.cli.preparing import prepare
 from purrception.cli.tokenizer import TOKENIZER_VERBS
 from purrception.errors import InputError
 
@@ -129,20 +132,28 @@ class SweepOptions:
 def train(arguments: list[str]) -> None:
     """``purrception train``: everything a recipe needs."""
     verb = VERBS["train"]
+    dry = "--dry-run" in arguments
+    arguments = [argument for argument in arguments if argument != "--dry-run"]
     resume = arguments[:1] == ["--resume"]
     if not resume:
         target, rest = target_of(verb, arguments)
-    elif len(arguments) > 1:
+    elif len(arguments) > 1 and not dry:
         target, rest = arguments[1], arguments[2:]
     else:
         raise InputError("--resume needs the directory of a run: purrception train --resume runs/digits")
     from purrception.config import RunConfig, dump_config, load_config
+    from purrception.dry_run import dry_run
     from purrception.experiment import resume_run, start_run
     from purrception.training import RunDirectory
 
-    default = load_config(RunDirectory.open(target).config_file) if resume else recipe_of(target)
-    config = parse(RunConfig, verb, rest, default)
+    if resume:
+        config = parse(RunConfig, verb, rest, load_config(RunDirectory.open(target).config_file))
+    else:
+        config = configure(verb, target, rest, dry=dry)
     print(dump_config(config), flush=True)
+    if dry:
+        print(dry_run(config))
+        return
     run = resume_run(target, config) if resume else start_run(config)
     print(f"done: {run.root}  (next: purrception sample {run.root})")
 
@@ -197,10 +208,9 @@ def compare(arguments: list[str]) -> None:
     from purrception.comparison.entries import parse_entries
     from purrception.comparison.run import Protocol
     from purrception.comparison.run import compare as run_comparison
-    from purrception.config import RunConfig
 
     options, rest = parse_known(CompareOptions, verb, rest)
-    recipe = parse(RunConfig, verb, rest, recipe_of(target))
+    recipe = configure(verb, target, rest)
     entries = tuple(parse_entries(options.objectives))
     protocol = Protocol(entries, options.seeds, options.points, options.num, options.tune)
     folder = Path(options.out or f"comparisons/{recipe.name}")
@@ -222,17 +232,25 @@ def sweep(arguments: list[str]) -> None:
 
 
 def tokenizer(arguments: list[str]) -> None:
-    """``purrception tokenizer VERB``: train or judge a tokenizer."""
+    """``purrception tokenizer VERB``."""
     run_verb(arguments, TOKENIZER_VERBS, "tokenizer ", "Tokenizers: images to codes and back.")
 
 
 VERBS = {
     "train": Verb(
         train,
-        "train RECIPE_OR_YAML [--key value …]  |  train --resume RUN",
+        "train RECIPE_OR_YAML [--dry-run] [--key value …]  |  train --resume RUN",
         "Everything a recipe needs: tokenizer, token shards, training, sample grids, a pipeline in the end. "
-        "Recipes: digits, photos, folder.",
+        "--dry-run stops after the first step, on images of noise. Recipes: digits, photos, folder, "
+        "imagenet256-b, -l, -xl, and ffhq, lsun, coco, also with 128 behind them.",
         "purrception train digits --training.steps 600 --name quick",
+    ),
+    "prepare": Verb(
+        prepare,
+        "prepare SOURCE --tokenizer DIR --out DIR [--key value …]",
+        "Images into token shards: a folder, tars ('in/train-{000..146}.tar'), hub:NAME, digits or photos. "
+        "Broken images are skipped and listed; a killed run goes on; torchrun shares the work.",
+        "purrception prepare pictures --tokenizer tokenizers/vq-f8 --out tokens --image-size 256",
     ),
     "sample": Verb(
         sample,
@@ -259,11 +277,23 @@ VERBS = {
         "One run under many sampling settings: a table, a Pareto front, presets for sample.",
         "purrception sweep runs/digits --solvers euler dpmpp_2m --steps 8 16 64 --num 500",
     ),
+    "bench": Verb(
+        bench,
+        "bench [--key value …]",
+        "Speed and memory of a training step, a sampling step and the head, beside a straightforward reference.",
+        "purrception bench --network S/2 --parts training head --json",
+    ),
     "tokenizer": Verb(
         tokenizer,
         "tokenizer VERB …",
-        "Train a tokenizer by itself, or judge one on your images.",
-        "purrception tokenizer report runs/digits digits",
+        "Tokenizers: convert a public checkpoint, train one by itself, or judge one on your images.",
+        "purrception tokenizer convert vq-f8.ckpt --arch vq-f8 --out tokenizers/vq-f8",
+    ),
+    "convert": Verb(
+        convert,
+        "convert CHECKPOINT --tokenizer DIR [--key value …]",
+        "A checkpoint of the paper's public implementation into a pipeline that sample takes.",
+        "purrception convert imagenet_dit_last.pth --tokenizer tokenizers/vq-f8 --out pipelines/public",
     ),
 }
 

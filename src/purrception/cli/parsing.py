@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from purrception.errors import InputError, unknown_name
 
@@ -78,6 +79,32 @@ def recipe_of(target: str) -> RunConfig:
     return load_config(target)
 
 
+def configure(verb: Verb, target: str, arguments: list[str], *, dry: bool = False) -> RunConfig:
+    """A recipe or file with options; sizes that a recipe leaves open are chosen from the images, and told.
+
+    Args:
+        verb: for the errors.
+        target: recipe or file.
+        arguments: options.
+        dry: images need not be there; a middling size is taken without them.
+    """
+    from dataclasses import replace
+
+    from purrception.config import RunConfig
+    from purrception.recipes import fit_to_images
+
+    recipe = recipe_of(target)
+    config = parse(RunConfig, verb, arguments, recipe)
+    if recipe.data.image_size or config.data.tokens:
+        return config
+    if dry and not config.data.root:
+        fitted = replace(recipe, data=replace(recipe.data, image_size=64))
+    else:
+        fitted, choice = fit_to_images(recipe, config.data)
+        print(choice, flush=True)
+    return parse(RunConfig, verb, arguments, fitted)
+
+
 def parse(kind: type[T], verb: Verb, arguments: list[str], default: T | None = None) -> T:
     """Options, all of them known.
 
@@ -107,7 +134,7 @@ def parse_known(kind: type[T], verb: Verb, arguments: list[str], default: T | No
         with contextlib.redirect_stderr(printed):
             return tyro.cli(
                 kind,
-                args=_spelt_out(kind, arguments),
+                args=_with_values(kind, arguments),
                 prog=f"purrception {verb.usage}",
                 description=verb.description,
                 return_unknown_args=True,
@@ -120,17 +147,29 @@ def parse_known(kind: type[T], verb: Verb, arguments: list[str], default: T | No
         raise InputError(condense(printed.getvalue())) from stop
 
 
-def _spelt_out(kind: type, arguments: list[str]) -> list[str]:
-    """``arguments`` with True behind every switch that stands alone, such as ``--decoder-only``."""
-    from purrception.config import option_names
+def _with_values(kind: type, arguments: list[str]) -> list[str]:
+    """``--json`` alone is ``--json True``; a configuration's ``--data.flips False`` stays as it is."""
+    booleans, spelled = _booleans(kind), []
+    for option, following in pairwise([*arguments, ""]):
+        spelled.append(option)
+        if (
+            option.startswith("--")
+            and option[2:].replace("-", "_") in booleans
+            and following not in ("True", "False")
+        ):
+            spelled.append("True")
+    return spelled
 
-    switches = {f"--{name}" for name in option_names(kind, of=bool)}
-    spelt: list[str] = []
-    for argument, following in pairwise([*arguments, ""]):
-        spelt.append(argument)
-        if argument.replace("-", "_").replace("__", "--", 1) in switches and following not in ("True", "False"):
-            spelt.append("True")
-    return spelt
+
+def _booleans(kind: type, prefix: str = "") -> set[str]:
+    """Options that are true or false, in dotted form."""
+    names: set[str] = set()
+    for name, inner in get_type_hints(kind).items():
+        if dataclasses.is_dataclass(inner) and isinstance(inner, type):
+            names |= _booleans(inner, f"{prefix}{name}.")
+        elif inner is bool:
+            names.add(prefix + name)
+    return names
 
 
 def condense(message: str) -> str:
@@ -143,8 +182,6 @@ def condense(message: str) -> str:
 
 def override(settings: T, options: object) -> T:
     """``settings`` with every field that ``options`` gives a value for."""
-    import dataclasses
-
     names = {field.name for field in dataclasses.fields(settings)}  # type: ignore[arg-type]
     given = {name: value for name, value in vars(options).items() if name in names and value not in (None, ())}
     return dataclasses.replace(settings, **given)  # type: ignore[type-var]

@@ -149,8 +149,8 @@ def _tuned_table(rows: Rows, entries: list[str]) -> list[str]:
     lines = [
         "## Tuned: each training at its own best of a small grid of temperatures and guidances",
         "",
-        "| entry | Fréchet | precision | recall | recognised | chosen, by seed |",
-        "|" + "---|" * 6,
+        "| entry | Fréchet | precision | recall | recognised | settings tried | chosen, by seed |",
+        "|" + "---|" * 7,
     ]
     for entry in entries:
         tuned = [row["tuned"] for row in rows if row["entry"] == entry and "tuned" in row]
@@ -165,7 +165,7 @@ def _tuned_table(rows: Rows, entries: list[str]) -> list[str]:
             for result in tuned
             for used in (result["sampling"],)
         )
-        lines.append(f"| {entry} | {' | '.join(cells)} | {chosen} |")
+        lines.append(f"| {entry} | {' | '.join(cells)} | {tuned[0]['tried']} | {chosen} |")
     return [*lines, ""]
 
 
@@ -188,6 +188,7 @@ def _ratio(value: float, only_a_bound: bool) -> str:
 def _draw(rows: Rows, entries: list[str], floor: float, path: Path) -> None:
     """Quality against steps, seconds and FLOPs: a thin line a seed, a thick one the mean."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
 
     figure = Figure(figsize=(4.2 * len(AXES), 2.9 * len(METRICS)), layout="constrained")
     panels = figure.subplots(len(METRICS), len(AXES), squeeze=False)
@@ -204,5 +205,8 @@ def _draw(rows: Rows, entries: list[str], floor: float, path: Path) -> None:
                 panel.axhline(floor, color="grey", linestyle=":", label="real training images")
                 panel.set_yscale("log")
             panel.set(xscale="log", xlabel=axis_title, ylabel=metric_title)
+            panel.xaxis.set_minor_formatter(NullFormatter())  # less than a decade: minor labels would overlap
+            panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.xaxis.set_major_formatter(LogFormatterSciNotation(labelOnlyBase=False))
     panels[0][0].legend(fontsize=8)
     figure.savefig(path, dpi=110)

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from purrception.comparison.entries import configure
-from purrception.comparison.measure import Judge
 from purrception.comparison.report import write_report
 from purrception.config import RunConfig, dump_config, load_config
 from purrception.data import open_images
 from purrception.errors import InputError
+from purrception.evaluation.held_out import held_out_figures
+from purrception.evaluation.judge import Judge
 from purrception.experiment import build_network, check_config, prepare_tokenizer, prepare_tokens
 from purrception.flow import Objective, SamplingConfig, build_objective
 from purrception.models import PurrceptionTransformer, training_flops
@@ -82,7 +83,9 @@ def compare(recipe: RunConfig, protocol: Protocol, folder: Path) -> Path:
     tokenizer = prepare_tokenizer(recipe, run)
     train, held_out = prepare_tokens(recipe, run, tokenizer)
     assert held_out is not None
-    judge = Judge(recipe.data, tokenizer, held_out, protocol.num, recipe.evaluation.classifier)
+    judge = Judge(
+        recipe.data, tokenizer, held_out.manifest.num_classes, protocol.num, recipe.evaluation.classifier
+    )
     for seed in range(protocol.seeds):
         for entry, config in configs.items():
             seeded = replace(config, seed=recipe.seed + seed)
@@ -148,18 +151,18 @@ def _train_entry(
         clock.write_text(json.dumps(seconds))
         settings = objective.supported(config.sampling)
         quality = judge.measure(trainer.ema.average, objective, settings)
-        held_out_figures = judge.held_out_figures(trainer.ema.average, objective)
+        unsampled = held_out_figures(trainer.ema.average, objective, held_out, judge.seed)
         row = {
             "entry": entry, "seed": config.seed, "step": step, "seconds": seconds, "flops": step * flops,
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
-            "sampling": asdict(settings), **asdict(quality), **asdict(held_out_figures),
+            "sampling": asdict(settings), **asdict(quality), **asdict(unsampled),
         }  # fmt: skip
         if protocol.tune and step == points[-1]:
             row["tuned"] = _tune(judge, trainer.ema.average, objective, settings)
         append_json_line(run.root / ROWS_FILE, row)
         print(
             f"{entry} seed {config.seed} step {step}: Fréchet {quality.frechet:.2f}  "
-            f"{held_out_figures.bits_per_code:.3f} bits/code",
+            f"{unsampled.bits_per_code:.3f} bits/code",
             flush=True,
         )
 

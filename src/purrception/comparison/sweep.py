@@ -8,13 +8,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from purrception.comparison.measure import Judge
 from purrception.config import dump_sampling, load_config
 from purrception.errors import InputError
+from purrception.evaluation.judge import Judge
 from purrception.experiment import load_pipeline, sampling_defaults
 from purrception.flow import SamplingConfig
 from purrception.progress import ProgressBar
-from purrception.tokens import TokenDataset
 from purrception.training import RunDirectory
 from purrception.training.config import resolve_device
 
@@ -94,8 +93,7 @@ def sweep(target: str, space: SweepSpace, num: int, seed: int, folder: Path, dev
     settings = space.settings(defaults)
     for setting in settings:
         objective.check(network, setting)
-    held_out = TokenDataset(run.tokens("test"))
-    judge = Judge(config.data, pipeline.tokenizer, held_out, num, config.evaluation.classifier, seed)
+    judge = Judge(config.data, pipeline.tokenizer, network.num_classes, num, config.evaluation.classifier, seed)
     rows: Rows = []
     with ProgressBar("sweep", len(settings)) as bar:
         for done, setting in enumerate(settings, start=1):

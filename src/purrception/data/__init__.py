@@ -1,14 +1,23 @@
 """Images: where they come from, as uint8 arrays with labels."""
 
-from purrception.data.sources import SOURCES, DataConfig, ImageSource, Split, load_split, open_images
+from purrception.data.config import DataConfig, ImageSource, Split
+from purrception.data.decoding import UnreadableImageError, decode_image
+from purrception.data.sources import SOURCES, find_source, load_split, open_images
+from purrception.data.survey import Survey
 from purrception.data.transforms import array_to_pil, images_to_tensor, tensor_to_images
+from purrception.data.views import Views
 
 __all__ = [
     "SOURCES",
     "DataConfig",
     "ImageSource",
     "Split",
+    "Survey",
+    "UnreadableImageError",
+    "Views",
     "array_to_pil",
+    "decode_image",
+    "find_source",
     "images_to_tensor",
     "load_split",
     "open_images",

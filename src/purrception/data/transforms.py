@@ -14,13 +14,24 @@ from purrception.errors import InputError
 MODES = {1: "L", 3: "RGB"}
 
 
-def crop_to_square(image: Image.Image, size: int) -> Image.Image:
-    """Scale the short side to ``size`` pixels and cut the centre square out."""
+def scale_short_side(image: Image.Image, size: int) -> Image.Image:
+    """Scale the short side to ``size`` pixels: halved by boxes while it is twice too large, then bicubic.
+
+    These are the steps of ADM (Dhariwal & Nichol, arXiv 2105.05233), whose reference statistics for
+    ImageNet are the field's convention.
+    """
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
     width, height = (max(size, round(side * scale)) for side in image.size)
-    resized = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    left, top = (width - size) // 2, (height - size) // 2
-    return resized.crop((left, top, left + size, top + size))
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def crop_to_square(image: Image.Image, size: int) -> Image.Image:
+    """Scale the short side to ``size`` pixels and cut the centre square out."""
+    scaled = scale_short_side(image, size)
+    left, top = (scaled.width - size) // 2, (scaled.height - size) // 2
+    return scaled.crop((left, top, left + size, top + size))
 
 
 def pil_to_array(image: Image.Image, size: int, channels: int) -> np.ndarray:

@@ -6,22 +6,13 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from purrception.data import DataConfig, images_to_tensor, load_split
+from purrception.data import DataConfig
 from purrception.errors import InputError
-from purrception.evaluation.classifier import (
-    ClassifierConfig,
-    ImageClassifier,
-    accuracy,
-    extract_features,
-    train_classifier,
-)
-from purrception.evaluation.metrics import FeatureStatistics, frechet_distance
+from purrception.evaluation.classifier import ClassifierConfig
+from purrception.evaluation.judge import Judge, Quality
 from purrception.flow import SamplingConfig
 from purrception.pipeline import PurrceptionPipeline
+from purrception.progress import ProgressBar
 from purrception.tokenizers import fingerprint
 
 REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
@@ -42,23 +33,18 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         """Refuse an empty evaluation."""
-        if self.num < 2 or not self.guidances:
+        if self.num < 4 or not self.guidances:
             raise InputError(
-                f"an evaluation needs at least 2 images and one guidance; given {self.num} "
+                f"an evaluation needs at least 4 images and one guidance; given {self.num} "
                 f"and {list(self.guidances)}"
             )
 
 
 @dataclass(frozen=True)
-class Row:
-    """Figures of one set of generated images."""
+class Row(Quality):
+    """Figures of one set of generated images, and the guidance they were made with."""
 
     guidance: float
-    nfe: int
-    recognised: float
-    """Share that the classifier recognises as the class asked for."""
-    frechet: float
-    """Fréchet distance to the real test images, in the classifier's features."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +76,13 @@ class Evaluation:
             "",
             f"Classifier accuracy on {self.real_test_images} real test images: {self.classifier_accuracy:.1%}.",
             "",
-            "| images | guidance | NFE | recognised | Fréchet distance | times the floor |",
-            "|---|---|---|---|---|---|",
-            f"| real training images (floor) | – | – | – | {self.frechet_floor:.3f} | 1.00 |",
+            "| images | guidance | NFE | recognised | Fréchet distance | times the floor | precision | recall |",
+            "|---|---|---|---|---|---|---|---|",
+            f"| real training images (floor) | – | – | – | {self.frechet_floor:.3f} | 1.00 | – | – |",
         ]
         lines += [
             f"| generated | {row.guidance:g} | {row.nfe} | {row.recognised:.1%} | {row.frechet:.3f} | "
-            f"{row.frechet / self.frechet_floor:.2f} |"
+            f"{row.frechet / self.frechet_floor:.2f} | {row.precision:.3f} | {row.recall:.3f} |"
             for row in self.rows
         ]
         return "\n".join(lines) + "\n"
@@ -111,59 +97,32 @@ def evaluate(
 ) -> Evaluation:
     """Judge generated images against the real ones of ``data``; write JSON and Markdown to ``folder``.
 
-    A classifier learns the real training images; its accuracy on the real test images says how far it can
-    be trusted. Its features give the Fréchet distance of generated to real test images, beside the same
-    distance of real training to real test images.
+    Distances to the real test images stand beside that of the real training images; see :class:`Judge`.
 
     Raises:
         InputError: the data has no classes, or no test images.
     """
-    images, labels = load_split(data, "train")
-    test_images, test_labels = load_split(data, "test")
-    classes = pipeline.transformer.num_classes
-    if classes < 2:
-        raise InputError("this evaluation needs a model with at least 2 classes: it judges by a classifier")
-    classifier = train_classifier(images, labels, classes, config.classifier, config.seed)
-    test = FeatureStatistics.of(extract_features(classifier, test_images))
-    floor = frechet_distance(FeatureStatistics.of(extract_features(classifier, images)), test)
-    wanted = torch.arange(config.num) % classes
-    rows = [
-        _judge(pipeline, classifier, test, wanted, guidance, sampling, config.seed)
-        for guidance in config.guidances
-    ]
+    network, objective = pipeline.transformer.eval(), pipeline.objective
+    judge = Judge(data, pipeline.tokenizer, network.num_classes, config.num, config.classifier, config.seed)
+    rows = []
+    for guidance in config.guidances:
+        settings = replace(sampling, guidance=guidance)
+        with ProgressBar(f"guidance {guidance:g}", config.num) as bar:
+            quality = judge.measure(network, objective, settings, on_progress=bar.update)
+        rows.append(Row(**asdict(quality), guidance=guidance))
     result = Evaluation(
         protocol="classifier features; reference: real test images",
         num=config.num,
         seed=config.seed,
         sampling=sampling,
         tokenizer_hash=pipeline.tokenizer.fingerprint,
-        transformer_hash=fingerprint(pipeline.transformer),
-        real_test_images=len(test_images),
-        classifier_accuracy=accuracy(classifier, test_images, test_labels),
-        frechet_floor=floor,
+        transformer_hash=fingerprint(network),
+        real_test_images=judge.real_images,
+        classifier_accuracy=judge.accuracy,
+        frechet_floor=judge.floor,
         rows=tuple(rows),
     )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / REPORT_JSON).write_text(json.dumps(asdict(result), indent=2))
     (folder / REPORT_MARKDOWN).write_text(result.markdown())
     return result
-
-
-def _judge(
-    pipeline: PurrceptionPipeline,
-    classifier: ImageClassifier,
-    test: FeatureStatistics,
-    wanted: Tensor,
-    guidance: float,
-    sampling: SamplingConfig,
-    seed: int,
-) -> Row:
-    out = pipeline.sample(wanted.tolist(), replace(sampling, guidance=guidance), seed)
-    arrays = [np.asarray(image) for image in out.images]
-    made = images_to_tensor([array.reshape(*array.shape[:2], -1) for array in arrays])
-    return Row(
-        guidance=guidance,
-        nfe=out.nfe,
-        recognised=accuracy(classifier, made, wanted),
-        frechet=frechet_distance(FeatureStatistics.of(extract_features(classifier, made)), test),
-    )

@@ -92,17 +92,21 @@ def posterior_from_logits(
     Raises:
         InputError: the temperature is not positive.
     """
-    log_probabilities = truncate(logits.float() / check_temperature(temperature), truncation or Truncation())
-    probabilities = log_probabilities.exp()
-    # xlogy-like: a probability of zero adds nothing, whatever its logarithm (−inf is possible).
-    surprise = torch.where(probabilities > 0, probabilities * log_probabilities, 0.0)
-    top = probabilities.max(dim=-1)
+    scaled = logits.to(torch.promote_types(logits.dtype, torch.float32)) / check_temperature(temperature)
+    if truncation is not None and truncation != Truncation():
+        scaled = truncate(scaled, truncation)
+    top = scaled.max(dim=-1)
+    shifted = scaled.sub_(top.values[..., None])
+    weights = shifted.exp()
+    total = weights.sum(dim=-1)
+    # Where a weight is 0 the shifted logit may be −inf; the product must be 0 there.
+    surprise = torch.einsum("...k,...k->...", weights, shifted.clamp_(min=torch.finfo(shifted.dtype).min))
     return Posterior(
-        mean=(probabilities @ codebook.float()).permute(0, 3, 1, 2),
-        entropy=-surprise.sum(-1),
-        max_probability=top.values,
+        mean=(weights @ codebook.to(weights) / total[..., None]).permute(0, 3, 1, 2),
+        entropy=(total.log() - surprise / total).clamp_min(0),
+        max_probability=total.reciprocal(),
         codes=top.indices,
-        drawn=None if uniforms is None else draw_codes(probabilities, uniforms),
+        drawn=None if uniforms is None else draw_codes(weights, uniforms),
     )
 
 
@@ -110,7 +114,7 @@ def draw_codes(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     """One code per site by inversion of the cumulative distribution: it depends on the numbers given alone.
 
     Args:
-        probabilities: ``[…, K]``.
+        probabilities: ``[…, K]``, up to a factor.
         uniforms: numbers in [0, 1), ``[…]``.
 
     Returns:

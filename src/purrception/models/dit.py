@@ -162,16 +162,26 @@ class DiT(nn.Module):
         grid: (h, w), sites; any rectangle that the patch divides.
         latent_dim: D, channels of z.
         num_classes: classes without the null class, whose label is ``num_classes``; 0: unconditional.
+        stored_positions: positions are part of the weights, for a network that was trained with others than ours.
 
     Raises:
         InputError: the patch does not divide the grid.
     """
 
-    def __init__(self, config: DiTConfig, grid: tuple[int, int], latent_dim: int, num_classes: int) -> None:
+    def __init__(
+        self,
+        config: DiTConfig,
+        grid: tuple[int, int],
+        latent_dim: int,
+        num_classes: int,
+        stored_positions: bool = False,
+    ) -> None:
         super().__init__()
         height, width = config.tokens(grid)
         self.patch = nn.Conv2d(latent_dim, config.width, config.patch_size, config.patch_size)
-        self.register_buffer("positions", sinusoidal_grid(height, width, config.width), persistent=False)
+        self.register_buffer(
+            "positions", sinusoidal_grid(height, width, config.width), persistent=stored_positions
+        )
         self.time = TimeEmbedding(config.width, config.time_scale)
         self.label = nn.Embedding(num_classes + 1, config.width) if num_classes else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))

@@ -7,6 +7,7 @@ starts at zero: the first posterior is uniform, the first cross-entropy ln K.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -15,7 +16,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from purrception.errors import InputError, unknown_name
-from purrception.flow import Evidence, Posterior, SiteLosses, Truncation, posterior_from_logits
+from purrception.flow import (
+    Evidence,
+    HeadLosses,
+    Posterior,
+    SiteLosses,
+    Truncation,
+    posterior_from_logits,
+)
+from purrception.models.vocabulary import (
+    FactoredLogits,
+    chunked_posterior,
+    group_evidence,
+    site_losses,
+    total_loss,
+)
 
 
 @dataclass(frozen=True)
@@ -84,6 +99,14 @@ class Head(nn.Module, ABC):
         self.width, self.patch_size = width, patch_size
         self.register_buffer("codebook", codebook.float())
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move and cast like any module, but keep the codes in float32: they are data, and round nowhere."""
+        exact = self.codebook
+        super()._apply(fn, recurse)
+        if self.codebook.dtype != exact.dtype:
+            self.codebook = exact.to(self.codebook.device)
+        return self
+
     @classmethod
     def from_config(cls, config: HeadConfig, width: int, codebook: Tensor, patch_size: int) -> Self:
         """The head that ``config`` describes; see :meth:`HeadConfig.build`."""
@@ -118,28 +141,50 @@ class CategoricalHead(Head):
     evidence is added once, which is the same as extrapolating the sums: weights of one share.
     """
 
+    chunk_bytes: int | None = None
+    """Memory of a chunk of logits; left out, chosen by the device."""
+
     @abstractmethod
+    def factors(self, features: Tensor) -> FactoredLogits:
+        """Own logits, affine in the features ``[B, h/p, w/p, width]``, before they are multiplied out."""
+
     def logits(self, features: Tensor) -> Tensor:
-        """Own logits, affine in the features: ``[B, h/p, w/p, width]`` → ``[B, h, w, K]``."""
+        """Own logits ``[B, h, w, K]``, all at once: for tests and small vocabularies."""
+        return self.factors(features).full()
 
-    def nll(self, features: Tensor, targets: Tensor, evidence: Evidence | None = None) -> SiteLosses:
-        """Negative log-likelihood of ``targets`` under softmax(own logits + evidence), in float32.
+    def loss(
+        self,
+        features: Tensor,
+        targets: Tensor,
+        z_loss: float = 0.0,
+        evidence: Evidence | None = None,
+        weights: Tensor | None = None,
+    ) -> HeadLosses:
+        """Cross-entropy of softmax(own logits + evidence), and λ_z logsumexp² of the own logits, in float32.
 
-        ``logsumexp`` is of the own logits alone: it is there to keep them from drifting, and the evidence,
-        which is 10⁴ and more near t = 1, would drown them.
+        The z-loss is there to keep the network's own logits from drifting; the evidence, which is 10⁴ and more
+        near t = 1, would drown them.
 
         Args:
             features: ``[B, h/p, w/p, width]``.
             targets: codes, long ``[B, h, w]``.
+            z_loss: λ_z.
             evidence: of the state that the features were computed from.
+            weights: of the sites, ``[B, h, w]``; left out, their mean is taken.
         """
-        own = self.logits(features).float()
-        drift = own.logsumexp(dim=-1)
-        logits = own if evidence is None else own + evidence.logits(self.codebook)
-        normaliser = drift if evidence is None else logits.logsumexp(dim=-1)
-        chosen = logits.gather(-1, targets[..., None])[..., 0]
-        correct = (logits.detach().argmax(dim=-1) == targets).float()
-        return SiteLosses(nll=normaliser - chosen, logsumexp=drift, correct=correct)
+        if weights is None:
+            weights = torch.full(targets.shape, 1 / targets.numel(), device=targets.device)
+        factors = self.factors(features)
+        grouped = group_evidence(factors, evidence, self.codebook)
+        return total_loss(factors, targets, weights, z_loss, grouped, self.chunk_bytes)
+
+    def nll(self, features: Tensor, targets: Tensor, evidence: Evidence | None = None) -> SiteLosses:
+        """Negative log-likelihood of ``targets`` per site under softmax(own logits + evidence), in float32.
+
+        Arguments as in :meth:`loss`, which is cheaper where one number is all that is wanted.
+        """
+        factors = self.factors(features)
+        return site_losses(factors, targets, group_evidence(factors, evidence, self.codebook), self.chunk_bytes)
 
     def posterior(
         self,
@@ -160,10 +205,13 @@ class CategoricalHead(Head):
         Raises:
             InputError: the temperature is not positive.
         """
-        logits = self.logits(features)
-        if evidence is not None:
-            logits = logits.float() + evidence.logits(self.codebook)
-        return posterior_from_logits(logits, self.codebook, temperature, truncation, uniforms)
+        factors = self.factors(features)
+
+        def statistics(logits: Tensor, chances: Tensor | None) -> Posterior:
+            return posterior_from_logits(logits, self.codebook, temperature, truncation, chances)
+
+        grouped = group_evidence(factors, evidence, self.codebook)
+        return chunked_posterior(factors, grouped, statistics, uniforms, self.chunk_bytes)
 
 
 class LinearHead(CategoricalHead):
@@ -173,9 +221,16 @@ class LinearHead(CategoricalHead):
         super().__init__(width, codebook, patch_size)
         self.linear = _zero(nn.Linear(width, patch_size**2 * len(codebook)))
 
-    def logits(self, features: Tensor) -> Tensor:
-        """Logits in the features' precision; see :meth:`CategoricalHead.logits`."""
-        return to_sites(self.linear(features.to(self.linear.weight.dtype)), self.patch_size)
+    def factors(self, features: Tensor) -> FactoredLogits:
+        """A row a token, and a group of class weights for each site of a patch."""
+        batch, height, width, _ = features.shape
+        p, codes = self.patch_size, len(self.codebook)
+        return FactoredLogits(
+            rows=features.flatten(0, 2),
+            weight=self.linear.weight.view(p * p, codes, self.width),
+            bias=self.linear.bias.view(p * p, codes),
+            sites=(batch, height * p, width * p),
+        )
 
     def flops(self, sites: int) -> int:
         """2 · sites · width · K; see :meth:`Head.flops`."""
@@ -216,9 +271,13 @@ class FactoredHead(CategoricalHead):
         """w, one vector per code: ``[K, r]``."""
         return self.weight
 
-    def logits(self, features: Tensor) -> Tensor:
-        """s·w_k + b_k; see :meth:`CategoricalHead.logits`."""
-        return F.linear(self.site_features(features), self.class_weights(), self.bias)
+    def factors(self, features: Tensor) -> FactoredLogits:
+        """A row a site, and one group of class weights."""
+        sites = self.site_features(features)
+        batch, height, width, _ = sites.shape
+        return FactoredLogits(
+            sites.flatten(0, 2), self.class_weights()[None], self.bias[None], (batch, height, width)
+        )
 
     def flops(self, sites: int) -> int:
         """2 · sites · r (width + K), whatever the patch; see :meth:`Head.flops`."""

@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from torch import Tensor
+from torch import Tensor, nn
 
 from purrception.errors import InputError
 from purrception.models.dit import DiT, DiTConfig
@@ -37,6 +37,9 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         head_kind: see :class:`HeadConfig`, as for the arguments that follow: which head.
         head_rank: channels of a site's features in the low-rank heads.
         evidence: whether the objective is to give the head the evidence in z_t.
+        stored_positions: see :class:`DiT`; for converted networks, as is the argument that follows.
+        token_embedding: a masked grid enters as a learned vector of ``width`` per code and one for the mask, not
+            as standardised embeddings.
 
     Raises:
         InputError: sizes that do not fit each other, or a head that does not exist.
@@ -62,13 +65,16 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         head_kind: str = "linear",
         head_rank: int = 64,
         evidence: bool = False,
+        stored_positions: bool = False,
+        token_embedding: bool = False,
     ) -> None:
         super().__init__()
         sizes = DiTConfig(depth, width, heads, patch_size, mlp_ratio, time_scale)
         self.grid = (int(grid[0]), int(grid[1]))
         self.num_classes = num_classes
-        self.input_channels = input_channels or codebook_dim
-        self.backbone = DiT(sizes, self.grid, self.input_channels, num_classes)
+        self.input_channels = width if token_embedding else input_channels or codebook_dim
+        self.backbone = DiT(sizes, self.grid, self.input_channels, num_classes, stored_positions)
+        self.tokens = nn.Embedding(codebook_size + 1, width) if token_embedding else None
         self.evidence = evidence
         codebook = torch.zeros(codebook_size, codebook_dim)
         self.head = HeadConfig(head_kind, head_rank, evidence).build(width, codebook, patch_size)
@@ -86,6 +92,22 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         """Codes, long ``[B, h, w]`` → standardised embeddings z_1, float32 ``[B, D, h, w]``."""
         return self.head.embed(indices)
 
+    def embed_masked(self, indices: Tensor, masked: Tensor) -> Tensor:
+        """A partly masked grid as the network's input.
+
+        Args:
+            indices: codes, long ``[B, h, w]``.
+            masked: bool ``[B, h, w]``.
+
+        Returns:
+            ``[B, D + 1, h, w]``: the standardised embedding of a code that is shown, and zeros with a one in the
+            last channel for a mask; with ``token_embedding``, ``[B, width, h, w]``.
+        """
+        if self.tokens is not None:
+            return self.tokens(indices.masked_fill(masked, len(self.codebook))).permute(0, 3, 1, 2)
+        hidden = masked[:, None].float()
+        return torch.cat([self.embed(indices) * (1 - hidden), hidden], dim=1)
+
     def forward(self, z: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         """z_t ``[B, D, h, w]``, t ``[B]``, labels ``[B]`` → features ``[B, h/p, w/p, width]``."""
         return self.backbone(z, t, labels)
@@ -97,6 +119,7 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         Raises:
             InputError: the weights are damaged, or do not belong to the configuration beside them.
         """
+        precision = options.pop("torch_dtype", None)  # cast once loaded: the codes stay as they are saved
         options |= {"output_loading_info": True, "low_cpu_mem_usage": False, "use_safetensors": True}
         try:
             model, info = super().from_pretrained(folder, **options)
@@ -107,4 +130,4 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         problems = {kind: names for kind, names in info.items() if names}
         if problems:
             raise InputError(f"the weights in {folder} do not fit their configuration: {problems}")
-        return model
+        return model if precision is None else torch.nn.Module.to(model, precision)  # diffusers' own warns in vain

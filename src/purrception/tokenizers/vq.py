@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, Self
 
 import torch
@@ -181,13 +181,39 @@ class VQTokenizer:
         config = Path(folder) / "config.json"
         if not config.is_file():
             raise InputError(f"no tokenizer at {folder}: expected config.json and safetensors weights")
+        kinds = {kind.__name__: kind for kind in ARCHITECTURES.values()}
         try:
             name = json.loads(config.read_text()).get("_class_name")
-            kind = UnnormalisedVQModel if name == UnnormalisedVQModel.__name__ else VQModel
-            vq = kind.from_pretrained(folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False)
+            if name not in kinds:
+                raise InputError(f"it is a {name}, expected {' or '.join(kinds)}")
+            # safetensors where there are any; diffusers reads the older .bin with weights_only
+            vq, info = kinds[name].from_pretrained(
+                folder, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
+            )
+            if problems := {kind: names for kind, names in info.items() if names}:
+                raise InputError(f"the weights do not fit their configuration: {problems}")
         except Exception as error:  # diffusers and safetensors raise many kinds for a damaged file
             raise InputError(f"cannot load the tokenizer in {folder}: {error}") from error
+        vq.register_to_config(lookup_from_codebook=False)  # decode is given embeddings, never indices
         return cls(vq)
+
+    @classmethod
+    def from_hub(cls, name: str) -> Self:
+        """Load ``owner/name`` or ``owner/name/subfolder`` from the Hugging Face hub, or from its cache.
+
+        Raises:
+            InputError: no such tokenizer can be had.
+        """
+        from huggingface_hub import snapshot_download
+
+        owner, repository, *rest = name.split("/")
+        files = [str(PurePosixPath(*rest, kind)) for kind in ("config.json", "*.safetensors", "*.bin")]
+        try:
+            folder = snapshot_download(f"{owner}/{repository}", allow_patterns=files)
+        except Exception as error:  # no such repository, no network, no right to read it
+            reason = " ".join(str(error).split())
+            raise InputError(f"no tokenizer at {name}, neither a folder here nor on the hub: {reason}") from error
+        return cls.load(Path(folder, *rest))
 
 
 def nearest_codes(latents: Tensor, codebook: Tensor) -> Tensor:

@@ -126,6 +126,11 @@ class Trainer:
                 began += time.monotonic() - pause
                 bar.update(step, report)
 
+    def try_step(self) -> dict[str, float]:
+        """One optimiser step with nothing saved, as a dry run takes it; its figures."""
+        with MetricsLog(self.run.metrics_file) as log, ProgressBar("training", 1, silent=True) as bar:
+            return self._step(log, bar)
+
     @property
     def _codes_per_image(self) -> int:
         return math.prod(self.network.grid)

@@ -9,6 +9,7 @@ from purrception.errors import unknown_name
 from purrception.flow.objectives.base import (
     Draws,
     Generation,
+    HeadLosses,
     Losses,
     Network,
     Objective,
@@ -50,6 +51,7 @@ __all__ = [
     "Draws",
     "GaussianObjective",
     "Generation",
+    "HeadLosses",
     "Losses",
     "Network",
     "Objective",

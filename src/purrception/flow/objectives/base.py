@@ -60,6 +60,27 @@ class SiteLosses:
 
 
 @dataclass(frozen=True)
+class HeadLosses:
+    """Weighted sums over sites of what a categorical head says of its targets; scalars, float32."""
+
+    total: Tensor
+    """To minimise: cross-entropy and z-loss."""
+    cross_entropy: Tensor
+    """−ln π(c), nats."""
+    z_loss: Tensor
+    """λ_z logsumexp(own logits)²."""
+    logsumexp: Tensor
+    """Of the network's own logits, without evidence."""
+    accuracy: Tensor
+    """Share of sites whose most probable code is the target."""
+
+    def losses(self) -> Losses:
+        """As the training loop takes them."""
+        figures = ("cross_entropy", "z_loss", "logsumexp", "accuracy")
+        return Losses(self.total, {name: getattr(self, name).detach() for name in figures})
+
+
+@dataclass(frozen=True)
 class Losses:
     """A scalar to minimise and the scalars to report, detached, by name."""
 
@@ -158,6 +179,10 @@ class Network(Protocol):
 
     def embed(self, indices: Tensor) -> Tensor:
         """Codes, long ``[B, h, w]`` → standardised embeddings z_1, float32 ``[B, D, h, w]``."""
+        ...
+
+    def embed_masked(self, indices: Tensor, masked: Tensor) -> Tensor:
+        """Codes, long ``[B, h, w]``, some of them masked (bool ``[B, h, w]``) → the network's input."""
         ...
 
     def __call__(self, z: Tensor, t: Tensor, labels: Tensor) -> Tensor:

@@ -24,11 +24,7 @@ from purrception.flow.settings import SamplingConfig
 
 
 class DFM(Objective):
-    """Each site shows its code with probability t, else [MASK]; the network fills in what is masked.
-
-    The network sees the standardised embedding of a code that is shown, and zeros with a one in an extra
-    channel for a mask.
-    """
+    """Each site shows its code with probability t, else [MASK]; the network fills in what is masked."""
 
     extra_channels = 1
     solvers = ("euler", "stochastic")
@@ -52,11 +48,6 @@ class DFM(Objective):
         """The same steps and posterior with the path's own sampler."""
         return replace(settings, solver="euler", last_step="nearest", guidance_space="logits")
 
-    def state(self, network: Network, indices: Tensor, masked: Tensor) -> Tensor:
-        """Codes ``[B, h, w]`` and a mask, bool ``[B, h, w]`` → network input ``[B, D + 1, h, w]``."""
-        hidden = masked[:, None].float()
-        return torch.cat([network.embed(indices) * (1 - hidden), hidden], dim=1)
-
     def loss(self, network: Network, batch: TrainingBatch) -> Losses:
         """−ln π(c | masked grid) + z-loss, mean over the masked sites of the batch, in nats.
 
@@ -65,23 +56,14 @@ class DFM(Objective):
         """
         uniforms = torch.special.ndtr(batch.noise[:, 0])
         masked = uniforms >= batch.time.view(-1, 1, 1)
-        features = network(self.state(network, batch.indices, masked), batch.time, batch.labels)
-        sites = network.head.nll(features, batch.indices)
+        features = network(network.embed_masked(batch.indices, masked), batch.time, batch.labels)
         weights = masked.float() / masked.sum().clamp_min(1)
-        cross_entropy = (weights * sites.nll).sum()
-        z_loss = self.config.z_loss * (weights * sites.logsumexp.square()).sum()
-        figures = {
-            "cross_entropy": cross_entropy,
-            "z_loss": z_loss,
-            "logsumexp": (weights * sites.logsumexp).sum(),
-            "accuracy": (weights * sites.correct).sum(),
-        }
-        return Losses(cross_entropy + z_loss, {name: value.detach() for name, value in figures.items()})
+        return network.head.loss(features, batch.indices, self.config.z_loss, weights=weights).losses()
 
     def predict(
         self, network: Network, z: Tensor, t: float, labels: Tensor, options: PredictionOptions = PLAIN
     ) -> Prediction:
-        """The posterior of the masked sites, given a state ``z`` ``[B, D + 1, h, w]``."""
+        """The posterior of the masked sites, given a state ``z`` of ``embed_masked``."""
         posterior = options.posterior(network, z, t, labels, evidence=None)
         return Prediction(posterior.mean, posterior)
 
@@ -104,7 +86,7 @@ class DFM(Objective):
         for step, (t, s) in enumerate(pairwise(settings.build_grid())):
             evaluations += guidance.passes_at(t)
             options = PredictionOptions(temperature(t), truncation, guidance, draws.uniform(2 * step + 1))
-            posterior = self.predict(network, self.state(network, indices, masked), t, labels, options).posterior
+            posterior = self.predict(network, network.embed_masked(indices, masked), t, labels, options).posterior
             chances = draws.uniform(2 * step + 2)
             assert posterior is not None
             assert posterior.drawn is not None
@@ -138,7 +120,7 @@ class DFM(Objective):
             time = (node + 0.5) / nodes
             masked = draws.uniform(node) >= time
             t = total.new_full((len(indices),), time, dtype=torch.float32)
-            features = network(self.state(network, indices, masked), t, labels)
+            features = network(network.embed_masked(indices, masked), t, labels)
             nll = network.head.nll(features, indices).nll.double()
             total += (nll * masked).flatten(1).sum(1) / ((1 - time) * nodes)
         return total[None]

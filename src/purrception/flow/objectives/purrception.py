@@ -25,16 +25,8 @@ class Purrception(GaussianObjective):
         """−ln π_θ(c | z_t) + λ_z logsumexp(logits)², mean over batch and sites, in nats."""
         point = self.path.sample(network.embed(batch.indices), batch.noise, batch.time)
         features = network(point.z_t, point.t, batch.labels)
-        sites = network.head.nll(features, batch.indices, self._evidence(network, point.z_t, point.t))
-        cross_entropy = sites.nll.mean()
-        z_loss = self.config.z_loss * sites.logsumexp.square().mean()
-        figures = {
-            "cross_entropy": cross_entropy,
-            "z_loss": z_loss,
-            "logsumexp": sites.logsumexp.mean(),
-            "accuracy": sites.correct.mean(),
-        }
-        return Losses(cross_entropy + z_loss, {name: value.detach() for name, value in figures.items()})
+        evidence = self._evidence(network, point.z_t, point.t)
+        return network.head.loss(features, batch.indices, self.config.z_loss, evidence).losses()
 
     def predict(
         self, network: Network, z: Tensor, t: float, labels: Tensor, options: PredictionOptions = PLAIN

@@ -1,0 +1,87 @@
+"""What the sources of image files have in common: decode, crop, and a split that never moves."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from purrception.data.config import DataConfig, Split
+from purrception.data.decoding import decode_image
+from purrception.data.transforms import pil_to_array
+from purrception.errors import InputError
+
+
+class EncodedImages(ABC):
+    """Images in files that somebody else wrote, decoded when asked for."""
+
+    class_names: tuple[str, ...] = ()
+    """Names by label; empty when there are no classes."""
+
+    def __init__(self, config: DataConfig) -> None:
+        self.config = config
+
+    @property
+    @abstractmethod
+    def listing(self) -> str:
+        """A hash of what is listed, in order."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of images."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """How a person finds image ``index``."""
+
+    @abstractmethod
+    def read(self, index: int) -> tuple[bytes | Path, int]:
+        """The file's content or path, and the label."""
+
+    def picture(self, index: int) -> tuple[Image.Image, int]:
+        """Image ``index`` whole, in mode L or RGB, and its label."""
+        data, label = self.read(index)
+        config = self.config
+        return decode_image(data, self.name(index), config.channels, config.smallest_side), label
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        picture, label = self.picture(index)
+        return pil_to_array(picture, self.config.image_size, self.config.channels), label
+
+
+def in_split(key: str, split: Split, test_fraction: float) -> bool:
+    """Whether the image of that key belongs to the split.
+
+    A hash of the key decides, so that adding images never moves another one between the splits.
+    """
+    digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    held_out = int.from_bytes(digest, "big") < test_fraction * 2**64
+    return held_out == (split == "test")
+
+
+def hash_names(names: Iterable[str]) -> str:
+    """A hash of names in order, hexadecimal."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in names:
+        digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()
+
+
+def expected_classes(found: tuple[str, ...], config: DataConfig) -> tuple[str, ...]:
+    """The class names to use: none for ``classes`` 0, else those found.
+
+    Raises:
+        InputError: there are not as many as ``classes`` says.
+    """
+    if config.classes == 0:
+        return ()
+    if config.classes is not None and len(found) != config.classes:
+        raise InputError(
+            f"{config.root} holds {len(found)} classes; data.classes says {config.classes}: "
+            "complete the images, or change it"
+        )
+    return found

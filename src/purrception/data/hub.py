@@ -1,0 +1,110 @@
+"""Data sets of the Hugging Face hub, or saved by its library, through ``datasets``."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from purrception.data.config import DataConfig, Split
+from purrception.data.decoding import UnreadableImageError
+from purrception.data.encoded import EncodedImages, expected_classes, hash_names, in_split
+from purrception.errors import InputError
+
+SAVED_MARKS = ("dataset_info.json", "dataset_dict.json")
+
+
+class HubImages(EncodedImages):
+    """A hub data set by name, or a folder that ``save_to_disk`` wrote; its rows stay on disk.
+
+    Images are the first column of images, labels the column of class labels, or a whole-number one named
+    label. The held-out images are drawn from the same split of the data set.
+
+    Raises:
+        InputError: ``datasets`` is not installed, or there is no such data set or column.
+    """
+
+    def __init__(self, config: DataConfig, split: Split) -> None:
+        super().__init__(config)
+        self._rows = _open(config)
+        self._image, self._label = _columns(self._rows, config.root)
+        self.class_names = expected_classes(self._find_classes(), config)
+        keys = range(len(self._rows))
+        chosen = [key for key in keys if in_split(f"row {key}", split, config.test_fraction)]
+        self._chosen = np.asarray(chosen, dtype=np.int64)
+
+    def _find_classes(self) -> tuple[str, ...]:
+        if not self._label:
+            return ()
+        names = getattr(self._rows.features[self._label], "names", None)
+        if names is None:
+            return tuple(map(str, range(max(self._rows[self._label]) + 1)))
+        return tuple(names)
+
+    @cached_property
+    def listing(self) -> str:
+        """A hash of the data set's fingerprint and the rows taken."""
+        return hash_names([str(self._rows._fingerprint), *map(str, self._chosen)])
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def name(self, index: int) -> str:
+        """Data set and row."""
+        return f"{self.config.root}[{self._chosen[index]}]"
+
+    def read(self, index: int) -> tuple[bytes | Path, int]:
+        """Content or path of image ``index``, and its label."""
+        row = self._rows[int(self._chosen[index])]
+        image, label = row[self._image], int(row[self._label]) if self.class_names else 0
+        if image is None:
+            raise UnreadableImageError(self.name(index), "the row has no image")
+        if self.class_names and not 0 <= label < len(self.class_names):
+            raise UnreadableImageError(self.name(index), f"its label is {label}")
+        return image["bytes"] if image["bytes"] is not None else Path(image["path"]), label
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether ``datasets`` wrote this folder."""
+    return any((folder / mark).is_file() for mark in SAVED_MARKS)
+
+
+def _open(config: DataConfig) -> Any:
+    """Rows of the split asked for, images left encoded."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError("hub data sets need the extra: pip install 'purrception[hub]'") from error
+    try:
+        if is_saved(Path(config.root)):
+            rows = datasets.load_from_disk(config.root)
+            rows = rows[config.hub_split] if isinstance(rows, datasets.DatasetDict) else rows
+        else:
+            name, _, subset = config.root.partition(":")
+            rows = datasets.load_dataset(name, subset or None, split=config.hub_split)
+    except Exception as error:  # the library raises many kinds, from the network's to the parser's
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"cannot open the data set {config.root!r}, split {config.hub_split!r}: {reason}"
+        ) from error
+    return _without_decoding(rows, datasets)
+
+
+def _without_decoding(rows: Any, datasets: Any) -> Any:
+    for column, feature in rows.features.items():
+        if isinstance(feature, datasets.Image):
+            rows = rows.cast_column(column, datasets.Image(decode=False))
+    return rows
+
+
+def _columns(rows: Any, root: str) -> tuple[str, str]:
+    """Names of the image column and of the label column, empty where there is none."""
+    kinds = {column: type(feature).__name__ for column, feature in rows.features.items()}
+    images = [column for column, kind in kinds.items() if kind == "Image"]
+    if not images:
+        raise InputError(f"{root} has no column of images; it has {', '.join(kinds)}")
+    labels = [column for column, kind in kinds.items() if kind == "ClassLabel"]
+    plain = [column for column in ("label",) if column in kinds and "int" in str(rows.features[column].dtype)]
+    return images[0], (labels + plain + [""])[0]

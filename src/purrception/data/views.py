@@ -1,0 +1,59 @@
+"""The views of an image that are encoded: its centre, its mirror image, or random crops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from purrception.data.config import DataConfig, ImageSource
+from purrception.data.transforms import scale_short_side
+from purrception.keyed_rng import Stream, keyed_rng
+
+LARGEST_ENLARGEMENT = 1.25
+"""A random crop shows at least 1/1.25 of the short side."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """Which rows an image becomes."""
+
+    crops: int = 0
+    """Random crops in place of the centre; 0: the centre."""
+    flips: bool = False
+    """With the centre, also its mirror image; with crops, each is mirrored with probability ½."""
+    size: int = 0
+    """Side of a random crop, pixels."""
+    seed: int = 0
+    """Of the crops: crop v of image i depends on (seed, i, v) alone."""
+
+    @classmethod
+    def of(cls, config: DataConfig, seed: int = 0) -> Views:
+        """The views of training images that ``config`` asks for."""
+        return cls(config.views, config.flips, config.image_size, seed)
+
+    @property
+    def per_image(self) -> int:
+        """Rows that an image becomes."""
+        return self.crops or (2 if self.flips else 1)
+
+    def read(self, source: ImageSource, index: int) -> tuple[np.ndarray, int]:
+        """Image ``index`` of ``source`` as (uint8 ``[views, H, W, C]``, label).
+
+        Raises:
+            UnreadableImageError: the file is broken or too small.
+        """
+        if not self.crops:
+            array, label = source[index]
+            return np.stack([array, array[:, ::-1]] if self.flips else [array]), label
+        picture, label = source.picture(index)
+        return np.stack([self._crop(picture, index, view) for view in range(self.crops)]), label
+
+    def _crop(self, picture: Image.Image, index: int, view: int) -> np.ndarray:
+        rng = keyed_rng(self.seed, Stream.VIEWS, index, view)
+        scaled = scale_short_side(picture, round(self.size * rng.uniform(1, LARGEST_ENLARGEMENT)))
+        left, top = (int(rng.integers(side - self.size + 1)) for side in scaled.size)
+        array = np.asarray(scaled.crop((left, top, left + self.size, top + self.size)), dtype=np.uint8)
+        array = array.reshape(self.size, self.size, -1)
+        return array[:, ::-1] if self.flips and rng.random() < 0.5 else array

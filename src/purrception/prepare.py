@@ -1,0 +1,90 @@
+"""``purrception prepare``: images and a tokenizer → a folder of token shards that training reads."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from purrception.data import DataConfig, find_source
+from purrception.errors import InputError
+from purrception.ranks import join_ranks, local_device
+from purrception.tokenizers import open_tokenizer
+from purrception.tokens import REPORT_FILE, SUMMARY_FILE, EncodingConfig, prepare_splits
+from purrception.training.config import resolve_device
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """What ``purrception prepare`` takes."""
+
+    tokenizer: str = ""
+    """Folder or hub id of the tokenizer (a diffusers VQModel), or a checkpoint file to convert, with --arch."""
+    arch: str = ""
+    """What a checkpoint file holds; see ``purrception tokenizer convert``."""
+    out: str = ""
+    """Folder for the shards: OUT/train and OUT/test. The same command goes on after a kill."""
+    image_size: int = 256
+    """Side of the square images, in pixels."""
+    classes: int | None = None
+    """Classes that there must be; 0 takes all images without classes, wherever they lie. Default: as found."""
+    flips: bool = False
+    """Also encode each training image mirrored left to right."""
+    views: int = 0
+    """Random crops of each training image, in place of its centre, mirrored by chance if flips is set."""
+    test_fraction: float = 0.02
+    """Share of the images held out, always the same ones."""
+    hub_split: str = "train"
+    """Split of a hub data set to take the images from."""
+    images_per_shard: int = 4096
+    """Images that a shard covers."""
+    batch_size: int = 0
+    """Images encoded at a time; 0: about a megapixel."""
+    workers: int = 0
+    """Threads that read and decode images; 0: as many as cores."""
+    strict: bool = False
+    """Stop at the first broken image; otherwise it is skipped and listed in report.jsonl."""
+    seed: int = 0
+    """Of the random crops: crop v of image i depends on (seed, i, v) alone."""
+    device: str = "auto"
+    """cpu, cuda, …; auto takes a GPU when there is one, under torchrun each process its own."""
+
+
+def prepare(source: str, options: PrepareOptions) -> str:
+    """Encode the images that ``source`` names; what to tell the person who asked, empty but for one process.
+
+    Raises:
+        InputError: the images, the tokenizer or the folder cannot be used; see ``write_tokens``.
+    """
+    if not options.tokenizer or not options.out:
+        raise InputError("prepare needs a tokenizer and a folder for the shards: give --tokenizer DIR --out DIR")
+    tokenizer = open_tokenizer(options.tokenizer, options.arch)
+    if options.image_size % tokenizer.downsampling:
+        raise InputError(
+            f"--image-size is a multiple of the tokenizer's downsampling {tokenizer.downsampling}; "
+            f"given {options.image_size}"
+        )
+    kind, root = find_source(source)
+    data = DataConfig(
+        source=kind, root=root, image_size=options.image_size, channels=tokenizer.image_channels,
+        classes=options.classes, flips=options.flips, views=options.views,
+        test_fraction=options.test_fraction, hub_split=options.hub_split,
+    )  # fmt: skip
+    config = EncodingConfig(options.images_per_shard, options.batch_size, options.workers, options.strict)
+    folder = Path(options.out)
+    tokenizer.vq.to(resolve_device(local_device(options.device)))
+    with join_ranks() as ranks:
+        made = prepare_splits(data, tokenizer, folder, config, seed=options.seed, ranks=ranks)
+        lines = [_describe(folder / split) for split in made]
+    hint = f"next: purrception train RECIPE --data.tokens {folder} --tokenizer.path {options.tokenizer}"
+    return "\n".join([*lines, hint]) if ranks.rank == 0 else ""
+
+
+def _describe(folder: Path) -> str:
+    summary = json.loads((folder / SUMMARY_FILE).read_text())
+    broken = f", {summary['skipped']} skipped ({folder / REPORT_FILE})" if summary["skipped"] else ""
+    return (
+        f"{folder}: {summary['rows']} rows of {summary['images']} images{broken}; "
+        f"{summary['images_per_second_and_process']:.1f} images/s and process, "
+        f"{summary['share_outside_encoder']:.1%} of the time outside the encoder"
+    )

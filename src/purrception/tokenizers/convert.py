@@ -1,0 +1,138 @@
+"""Tokenizers that others trained → ours: public checkpoints, diffusers folders, and the hub."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from purrception.errors import InputError, unknown_name
+from purrception.tokenizers.public import PUBLIC_TOKENIZERS, PublicTokenizer
+from purrception.tokenizers.vq import VQTokenizer
+from purrception.weights import read_weights, renamed, sha256_of, tensors_in
+
+ORIGIN_FILE = "origin.json"
+STATE_KEYS = ("ema", "model", "state_dict")
+"""Where checkpoints keep their tensors: LlamaGen's moving average before its weights, then Lightning's."""
+HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+(/[\w./-]+)?")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a converted tokenizer comes from; ``origin.json`` beside its weights is this record."""
+
+    source: str
+    """Name of the file, or the hub id."""
+    arch: str = ""
+    """See ``PUBLIC_TOKENIZERS``; empty for what diffusers wrote."""
+    sha256: str = ""
+    """Of the file; empty for a folder."""
+    codebook_normalised: bool = False
+    """The codes were scaled to unit length, as the source does each time it uses them."""
+    dropped: tuple[str, ...] = ()
+    """Tensors of the file that the tokenizer has no use for."""
+
+
+def open_tokenizer(source: Path | str, arch: str = "") -> VQTokenizer:
+    """A tokenizer from a folder or the hub (diffusers' ``VQModel``), or from a checkpoint file.
+
+    Args:
+        source: a folder, a file, or a hub id: ``owner/name``, or ``owner/name/subfolder``.
+        arch: which public tokenizer a file holds, see ``PUBLIC_TOKENIZERS``; empty for what diffusers wrote.
+
+    Raises:
+        InputError: it cannot be read, or its tensors are not exactly those of the architecture.
+    """
+    return _open(source, arch)[0]
+
+
+def convert_tokenizer(source: Path | str, arch: str, folder: Path, sha256: str = "") -> VQTokenizer:
+    """:func:`open_tokenizer`, then write it and its origin to ``folder``, as diffusers lays it out.
+
+    Args:
+        source: see :func:`open_tokenizer`.
+        arch: see :func:`open_tokenizer`.
+        folder: where to.
+        sha256: what the file's SHA-256 must begin with; empty: it is recorded only.
+
+    Raises:
+        InputError: see :func:`open_tokenizer`; or the file is another one.
+    """
+    tokenizer, origin = _open(source, arch, sha256)
+    tokenizer.save(folder)
+    if origin is not None:
+        (folder / ORIGIN_FILE).write_text(json.dumps(asdict(origin), indent=2) + "\n")
+    elif (earlier := Path(source) / ORIGIN_FILE).is_file():
+        shutil.copyfile(earlier, folder / ORIGIN_FILE)
+    return tokenizer
+
+
+def known_arch(name: str) -> PublicTokenizer:
+    """The public tokenizer of that name, written with dashes or, as LlamaGen does, with underscores.
+
+    Raises:
+        InputError: there is none; the nearest known name is suggested.
+    """
+    name = name.replace("_", "-")
+    if name not in PUBLIC_TOKENIZERS:
+        raise unknown_name("tokenizer architecture", name, PUBLIC_TOKENIZERS)
+    return PUBLIC_TOKENIZERS[name]
+
+
+def _open(source: Path | str, arch: str, sha256: str = "") -> tuple[VQTokenizer, Origin | None]:
+    path = Path(source)
+    if arch:
+        known_arch(arch)
+    if path.is_dir() and (arch or sha256):
+        raise InputError(f"{source} is a folder, which describes itself: leave out the architecture and SHA-256")
+    if arch or path.is_file():
+        return _from_file(path, arch.replace("_", "-"), sha256)
+    if HUB_ID.fullmatch(str(source)) and not path.exists():
+        return VQTokenizer.from_hub(str(source)), Origin(str(source))
+    return VQTokenizer.load(path), None
+
+
+def _from_file(path: Path, arch: str, sha256: str) -> tuple[VQTokenizer, Origin]:
+    """Every tensor of a checkpoint, renamed."""
+    if not arch:
+        raise InputError(
+            f"{path} is a file: say which tokenizer it holds with an architecture, one of "
+            f"{', '.join(PUBLIC_TOKENIZERS)}"
+        )
+    public = known_arch(arch)
+    tensors = tensors_in(read_weights(path), STATE_KEYS, path)
+    found = sha256_of(path)
+    if not found.startswith(sha256.lower()):
+        raise InputError(f"{path} is another file than expected: its SHA-256 is {found}, not {sha256}")
+    account = public.account(tensors)
+    if not account.settled:
+        fitting = [name for name, other in PUBLIC_TOKENIZERS.items() if other.account(tensors).settled]
+        advice = f"its tensors are those of {' or '.join(fitting)}" if fitting else "no known tokenizer fits it"
+        raise InputError(f"{path} is no {arch}: {advice}. {account}")
+    vq = public.build()
+    shapes = {name: tensor.shape for name, tensor in vq.state_dict().items()}
+    weights = renamed(tensors, public.names(shapes), shapes)
+    if public.normalised:
+        weights["quantize.embedding.weight"] = unit_codes(weights["quantize.embedding.weight"])
+    vq.load_state_dict(weights)
+    return VQTokenizer(vq), Origin(path.name, arch, found, public.normalised, account.dropped)
+
+
+def unit_codes(codebook: Tensor) -> Tensor:
+    """Codes ``[K, D]`` at unit length.
+
+    A source that compares directions normalises its latents as well. Ours need not: |z − e|² = |z|² + 1 − 2 z·e
+    for unit codes, so the nearest one to z is the nearest one to z/|z|, and indices agree.
+
+    Raises:
+        InputError: a code is zero and has no direction.
+    """
+    if not bool(torch.linalg.vector_norm(codebook, dim=-1).gt(0).all()):
+        raise InputError("a code is zero and cannot be scaled to unit length: the file is damaged")
+    return F.normalize(codebook, dim=-1)

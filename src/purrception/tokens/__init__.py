@@ -1,0 +1,29 @@
+"""Token shards: images as codebook indices on disk, streamed by the training loop.
+
+A set of shards is a folder with ``manifest.json`` and ``shard-00000.safetensors``, … Each shard holds
+``indices`` (uint16 up to K = 65536, else int32; ``[n, h, w]``) and ``labels`` (int32 ``[n]``): two bytes a
+code, where float32 embeddings would take 4·D.
+"""
+
+from purrception.tokens.dataset import TokenDataset
+from purrception.tokens.encoding import EncodingConfig
+from purrception.tokens.manifest import MANIFEST_FILE, Manifest, Shard, Standardisation
+from purrception.tokens.order import ShuffledOrder, rank_share
+from purrception.tokens.preparation import REPORT_FILE, SUMMARY_FILE, prepare_splits, write_tokens
+from purrception.tokens.store import TokenStore
+
+__all__ = [
+    "MANIFEST_FILE",
+    "REPORT_FILE",
+    "SUMMARY_FILE",
+    "EncodingConfig",
+    "Manifest",
+    "Shard",
+    "ShuffledOrder",
+    "Standardisation",
+    "TokenDataset",
+    "TokenStore",
+    "prepare_splits",
+    "rank_share",
+    "write_tokens",
+]

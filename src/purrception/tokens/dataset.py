@@ -1,0 +1,99 @@
+"""Token shards as training reads them: mapped when first needed, verified once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+
+from purrception.errors import InputError
+from purrception.tokens.manifest import Manifest, Shard
+from purrception.tokens.shards import map_shard, sha256_of
+from purrception.tokens.store import TokenStore
+
+OPEN_AT_MOST = 64
+VERIFIED_AT_ONCE = 16
+"""A set of no more shards is verified when it is opened; of a larger one each shard when it is first read."""
+
+
+class TokenDataset:
+    """A folder of token shards, read through memory maps.
+
+    Args:
+        location: where ``manifest.json`` lies: a folder, or any fsspec address.
+        verify: compare each shard's SHA-256 with the manifest, once.
+        cache: where files of an address are kept; see :class:`TokenStore`.
+
+    Raises:
+        InputError: a shard is missing, truncated or altered (named), or holds a label or code that the
+            manifest does not allow.
+    """
+
+    def __init__(self, location: Path | str, *, verify: bool = True, cache: Path | None = None) -> None:
+        self.location = location
+        self._store = TokenStore(location, cache)
+        self.manifest = Manifest.read(location, cache)
+        self._ends = np.cumsum([shard.count for shard in self.manifest.shards])
+        self._trusted = np.full(len(self._ends), not verify)
+        self._maps: OrderedDict[int, dict[str, np.ndarray]] = OrderedDict()
+        if len(self._ends) <= VERIFIED_AT_ONCE:
+            for number in range(len(self._ends)):
+                self._arrays(number)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def rows(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows by number: (indices, int64 ``[n, h, w]``; labels, int64 ``[n]``)."""
+        shard_of = np.searchsorted(self._ends, numbers, side="right")
+        indices = np.empty((len(numbers), *self.manifest.grid), dtype=np.int64)
+        labels = np.empty(len(numbers), dtype=np.int64)
+        for shard in np.unique(shard_of).tolist():
+            chosen = np.flatnonzero(shard_of == shard)
+            local = numbers[chosen] - (self._ends[shard] - self.manifest.shards[shard].count)
+            arrays = self._arrays(shard)
+            indices[chosen] = arrays["indices"][local]
+            labels[chosen] = arrays["labels"][local]
+        return indices, labels
+
+    def _arrays(self, number: int) -> dict[str, np.ndarray]:
+        """The maps of a shard; the least recently used one makes room."""
+        if number in self._maps:
+            self._maps.move_to_end(number)
+            return self._maps[number]
+        arrays = self._map(number)
+        self._maps[number] = arrays
+        if len(self._maps) > OPEN_AT_MOST:
+            self._maps.popitem(last=False)
+        return arrays
+
+    def _map(self, number: int) -> dict[str, np.ndarray]:
+        shard = self.manifest.shards[number]
+        path = self._store.fetch(shard.file, cached=True)
+        verify = not self._trusted[number]
+        if verify and self._store.remote and path is not None and sha256_of(path) != shard.sha256:
+            path = self._store.fetch(shard.file)  # what was cached is of an older set, or damaged
+        if path is None:
+            raise InputError(f"the shard {self.location}/{shard.file} is missing: encode the images again")
+        if verify and sha256_of(path) != shard.sha256:
+            raise InputError(
+                f"the shard {path} is truncated or altered ({path.stat().st_size} bytes, its SHA-256 is not "
+                "the manifest's): encode the images again"
+            )
+        arrays = map_shard(path)
+        self._check(shard, path, arrays, verify)
+        self._trusted[number] = True
+        return arrays
+
+    def _check(self, shard: Shard, path: Path, arrays: dict[str, np.ndarray], verify: bool) -> None:
+        expected = (shard.count, *self.manifest.grid)
+        if arrays["indices"].shape != expected:
+            raise InputError(f"{path} holds indices {arrays['indices'].shape}; the manifest says {expected}")
+        limits = {"indices": self.manifest.codebook_size, "labels": max(self.manifest.num_classes, 1)}
+        for name, limit in limits.items() if verify else ():
+            if not 0 <= int(arrays[name].min()) <= int(arrays[name].max()) < limit:
+                raise InputError(
+                    f"{path} holds {name} from {arrays[name].min()} to {arrays[name].max()}; "
+                    f"accepted are 0 to {limit - 1}"
+                )

@@ -1,0 +1,141 @@
+"""Images to codes: threads decode the next images while the tokenizer encodes these."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+
+from purrception.data import ImageSource, UnreadableImageError, Views, images_to_tensor
+from purrception.errors import InputError
+from purrception.tokenizers import Tokenizer
+
+PIXELS_PER_BATCH = 2**20
+LARGEST_BATCH = 128
+
+T = TypeVar("T")
+Decoded = tuple[np.ndarray, int] | UnreadableImageError
+
+
+@dataclass(frozen=True)
+class EncodingConfig:
+    """How images are encoded. The number of threads changes no row."""
+
+    images_per_shard: int = 4096
+    """Source images that a shard covers; it holds fewer where some are broken."""
+    batch_size: int = 0
+    """Images encoded at a time; 0: about a megapixel, at most 128."""
+    workers: int = 0
+    """Threads that read and decode images; 0: as many as cores, at most 16."""
+    strict: bool = False
+    """Stop at the first broken image instead of skipping it."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot encode."""
+        if self.images_per_shard < 1 or self.batch_size < 0 or self.workers < 0:
+            raise InputError(
+                "images_per_shard is at least 1, batch_size and workers at least 0; given "
+                f"{self.images_per_shard}, {self.batch_size} and {self.workers}"
+            )
+
+
+@dataclass
+class EncodedPart:
+    """The rows of a range of images."""
+
+    indices: list[np.ndarray] = field(default_factory=list)
+    """Batches ``[n, h, w]``."""
+    labels: list[int] = field(default_factory=list)
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    """Name and reason of every image that could not be read."""
+    encoder_seconds: float = 0.0
+    """Spent in the tokenizer."""
+
+
+class Encoder:
+    """Encodes ranges of a source's images, one after another.
+
+    Args:
+        source: the images.
+        views: the rows that an image becomes.
+        tokenizer: what encodes them.
+        config: batch size, threads, and whether a broken image stops.
+    """
+
+    def __init__(self, source: ImageSource, views: Views, tokenizer: Tokenizer, config: EncodingConfig) -> None:
+        self.source, self.views, self.tokenizer, self.config = source, views, tokenizer, config
+
+    def parts(self, ranges: Sequence[range], advance: Callable[[int], None]) -> Iterator[EncodedPart]:
+        """The rows of each range; ``advance`` is told how many images are done since the last time.
+
+        Raises:
+            UnreadableImageError: an image is broken, and ``strict`` is set.
+        """
+        workers = self.config.workers or min(os.cpu_count() or 1, 16)
+        positions = itertools.chain.from_iterable(ranges)
+        ahead = 2 * (self.config.batch_size or LARGEST_BATCH)
+        with closing(read_ahead(self._decode, positions, workers, ahead)) as decoded:
+            for covered in ranges:
+                yield self._encode(itertools.islice(decoded, len(covered)), advance)
+
+    def _decode(self, position: int) -> Decoded:
+        try:
+            return self.views.read(self.source, position)
+        except UnreadableImageError as error:
+            return error
+
+    def _encode(self, decoded: Iterator[Decoded], advance: Callable[[int], None]) -> EncodedPart:
+        part, batch, seen = EncodedPart(), [], 0
+        for item in decoded:
+            seen += 1
+            if isinstance(item, UnreadableImageError):
+                if self.config.strict:
+                    raise item
+                part.skipped.append({"image": item.name, "reason": item.reason})
+                continue
+            batch.append(item)
+            if len(batch) == self._batch_size(item[0]):
+                self._add(part, batch)
+                advance(seen)
+                batch, seen = [], 0
+        if batch:
+            self._add(part, batch)
+        if seen:
+            advance(seen)
+        return part
+
+    def _batch_size(self, views: np.ndarray) -> int:
+        height, width = views.shape[1:3]
+        return self.config.batch_size or max(1, min(LARGEST_BATCH, PIXELS_PER_BATCH // (height * width)))
+
+    def _add(self, part: EncodedPart, batch: list[tuple[np.ndarray, int]]) -> None:
+        images = images_to_tensor([view for views, _ in batch for view in views])
+        began = time.monotonic()
+        part.indices.append(self.tokenizer.encode(images).cpu().numpy())
+        part.encoder_seconds += time.monotonic() - began
+        part.labels += [label for _, label in batch for _ in range(self.views.per_image)]
+
+
+def read_ahead(
+    read: Callable[[int], T], positions: Iterator[int], workers: int, ahead: int
+) -> Generator[T, None, None]:
+    """``read`` of every position, in order; threads work on the next ``ahead`` of them meanwhile."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    try:
+        pending: deque[Future[T]] = deque(
+            pool.submit(read, position) for position in itertools.islice(positions, ahead)
+        )
+        while pending:
+            result = pending.popleft().result()
+            pending.extend(pool.submit(read, position) for position in itertools.islice(positions, 1))
+            yield result
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,79 @@
+"""The order in which training visits rows: shuffled globally, stateless, the same at any number of processes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from purrception.errors import InputError
+from purrception.keyed_rng import Stream, keyed_rng
+
+ROUNDS = 8
+SPREAD = np.uint64(0x9E3779B97F4A7C15)
+MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+
+
+class ShuffledOrder:
+    """The endless order in which training visits ``size`` rows: a fresh permutation every epoch.
+
+    A position n ≥ 0 counts samples since the start of the run, over all processes; it is the whole state, so
+    that resuming needs the number of samples seen and nothing else. No permutation is stored: a Feistel network
+    keyed by (seed, epoch) permutes [0, 4^b) and is applied again while it leads out of [0, size), which makes it
+    a permutation of [0, size). Memory is independent of ``size``.
+    """
+
+    def __init__(self, size: int, seed: int) -> None:
+        if not 1 <= size < 2**62:
+            raise InputError(f"there must be rows to shuffle; given {size}")
+        self.size, self.seed = size, seed
+        half = max(1, -(-(size - 1).bit_length() // 2))
+        self._half, self._mask = np.uint64(half), np.uint64(2**half - 1)
+        self._epoch, self._keys = -1, np.empty(0, dtype=np.uint64)
+
+    def rows(self, start: int, count: int) -> np.ndarray:
+        """Row numbers at positions ``start`` to ``start + count − 1``, across epochs."""
+        rows = np.empty(count, dtype=np.int64)
+        filled = 0
+        while filled < count:
+            epoch, offset = divmod(start + filled, self.size)
+            length = min(count - filled, self.size - offset)
+            rows[filled : filled + length] = self._permute(epoch, offset, length)
+            filled += length
+        return rows
+
+    def _permute(self, epoch: int, offset: int, count: int) -> np.ndarray:
+        if epoch != self._epoch:
+            rng = keyed_rng(self.seed, Stream.SHUFFLE, epoch)
+            self._epoch, self._keys = epoch, rng.integers(2**64, size=ROUNDS, dtype=np.uint64)
+        values = self._feistel(np.arange(offset, offset + count, dtype=np.uint64))
+        while (outside := values >= self.size).any():
+            values[outside] = self._feistel(values[outside])
+        return values.astype(np.int64)
+
+    def _feistel(self, values: np.ndarray) -> np.ndarray:
+        left, right = values >> self._half, values & self._mask
+        for key in self._keys:
+            left, right = right, left ^ (_mixed(right + key) & self._mask)
+        return (left << self._half) | right
+
+
+def _mixed(values: np.ndarray) -> np.ndarray:
+    """SplitMix64's finaliser: every input bit changes every output bit half of the time."""
+    values = values * SPREAD
+    values = (values ^ (values >> np.uint64(30))) * MIX[0]
+    values = (values ^ (values >> np.uint64(27))) * MIX[1]
+    return values ^ (values >> np.uint64(31))
+
+
+def rank_share(start: int, count: int, rank: int, world_size: int) -> tuple[int, int]:
+    """The part of positions ``start`` to ``start + count − 1`` that one process reads, as (start, count).
+
+    The parts of all processes, in order, are the whole: what is trained on depends on the global position
+    alone, and a run goes on at another world size.
+
+    Raises:
+        InputError: the world size does not divide ``count``.
+    """
+    if count % world_size:
+        raise InputError(f"the number of processes divides the batch; given {world_size} and {count}")
+    share = count // world_size
+    return start + rank * share, share

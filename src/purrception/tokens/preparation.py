@@ -1,0 +1,249 @@
+"""From an image source to token shards: planned first, so that a kill or another world size changes no byte.
+
+Shard s covers images s·n to (s + 1)·n − 1 of the source's fixed order, whatever becomes of the others. A shard is
+finished when its record lies in ``progress/``; what is not finished is encoded again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from purrception.data import DataConfig, ImageSource, Views, open_images
+from purrception.errors import InputError
+from purrception.progress import ProgressBar
+from purrception.ranks import Ranks
+from purrception.tokenizers import Tokenizer
+from purrception.tokens.encoding import EncodedPart, Encoder, EncodingConfig
+from purrception.tokens.manifest import MANIFEST_FILE, Manifest, Shard, Standardisation
+from purrception.tokens.shards import shard_name, write_shard, write_whole
+
+PLAN_FILE, PROGRESS_FOLDER, REPORT_FILE, SUMMARY_FILE = "plan.json", "progress", "report.jsonl", "summary.json"
+ALONE = Ranks()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that determines the bytes of the shards."""
+
+    split: str
+    images: int
+    listing: str
+    tokenizer_hash: str
+    views: Views
+    images_per_shard: int
+    batch_size: int
+
+    @property
+    def ranges(self) -> list[range]:
+        """The images of each shard."""
+        return [
+            range(start, min(start + self.images_per_shard, self.images))
+            for start in range(0, self.images, self.images_per_shard)
+        ]
+
+    def settle(self, folder: Path, ranks: Ranks) -> None:
+        """Write the plan, or check that a plan already there is this one.
+
+        Raises:
+            InputError: the folder was begun under another plan; what differs is named.
+        """
+        file, here = folder / PLAN_FILE, asdict(self)
+        if file.is_file():
+            there = json.loads(file.read_text())
+            if differing := [key for key, value in here.items() if there.get(key) != value]:
+                raise InputError(
+                    f"{folder} was begun with another {', '.join(differing)}: give another folder, "
+                    "or remove this one to encode the images again"
+                )
+        elif ranks.rank == 0:
+            if any(folder.glob("shard-*")):
+                raise InputError(f"{folder} holds shards already: give another folder, or remove this one")
+            write_whole(file, json.dumps(here, indent=2).encode())
+        ranks.wait()
+
+
+def prepare_splits(
+    data: DataConfig,
+    tokenizer: Tokenizer,
+    folder: Path,
+    config: EncodingConfig | None = None,
+    *,
+    seed: int = 0,
+    ranks: Ranks = ALONE,
+) -> dict[str, Manifest]:
+    """Both splits of the images that ``data`` names, as shards in ``folder/train`` and ``folder/test``.
+
+    The test split, which may be empty, is standardised as the training split is. See :func:`write_tokens`.
+    """
+    made: dict[str, Manifest] = {}
+    for split in ("train", "test"):
+        source = open_images(data, split)
+        if split == "test" and len(source) == 0:
+            continue
+        made[split] = write_tokens(
+            source,
+            tokenizer,
+            folder / split,
+            split,
+            views=Views.of(data, seed) if split == "train" else None,
+            standardisation=made["train"].standardisation if split == "test" else None,
+            config=config,
+            ranks=ranks,
+        )
+    return made
+
+
+def write_tokens(
+    source: ImageSource,
+    tokenizer: Tokenizer,
+    folder: Path,
+    split: str,
+    *,
+    views: Views | None = None,
+    standardisation: Standardisation | None = None,
+    config: EncodingConfig | None = None,
+    ranks: Ranks = ALONE,
+) -> Manifest:
+    """Encode every image of ``source`` into shards in ``folder``; the manifest is written last.
+
+    An interrupted call goes on where it stood. Broken images are skipped and listed in ``report.jsonl``.
+
+    Args:
+        source: the images.
+        tokenizer: what encodes them.
+        folder: where the shards go; created.
+        split: name of the split, recorded.
+        views: the rows that an image becomes; default: its centre.
+        standardisation: that of the training split; measured here when ``None``.
+        config: sizes of shards and batches, threads, strictness.
+        ranks: the processes that share the work; each encodes every world-size-th missing shard.
+
+    Raises:
+        InputError: there is nothing to encode, every image is broken, the folder was begun with other images or
+            another tokenizer, or the disk is full.
+    """
+    views, config = views or Views(), config or EncodingConfig()
+    if len(source) == 0:
+        raise InputError(f"the {split} split holds no images to encode")
+    plan = Plan(
+        split,
+        len(source),
+        source.listing,
+        tokenizer.fingerprint,
+        views,
+        config.images_per_shard,
+        config.batch_size,
+    )
+    if ranks.rank == 0:
+        (folder / PROGRESS_FOLDER).mkdir(parents=True, exist_ok=True)
+    ranks.wait()
+    plan.settle(folder, ranks)
+    if not (folder / MANIFEST_FILE).is_file():
+        missing = [number for number in range(len(plan.ranges)) if not _record(folder, number).is_file()]
+        ranks.wait()  # all have looked before any goes on
+        _encode_shards(plan, missing, Encoder(source, views, tokenizer, config), folder, ranks)
+        ranks.wait()
+        if ranks.rank == 0:
+            _finish(plan, source, tokenizer, standardisation, folder)
+        ranks.wait()
+    if ranks.rank == 0:
+        shutil.rmtree(folder / PROGRESS_FOLDER, ignore_errors=True)
+    return Manifest.read(folder)
+
+
+def _record(folder: Path, number: int) -> Path:
+    return folder / PROGRESS_FOLDER / f"{number:05d}.json"
+
+
+def _encode_shards(plan: Plan, missing: list[int], encoder: Encoder, folder: Path, ranks: Ranks) -> None:
+    """This process's part of the missing shards."""
+    mine = missing[ranks.rank :: ranks.world_size]
+    ranges = [plan.ranges[number] for number in mine]
+    size = len(encoder.tokenizer.codebook)
+    done = 0
+
+    with ProgressBar(f"encoding {plan.split}", sum(map(len, ranges)), silent=ranks.rank > 0) as bar:
+
+        def advance(images: int) -> None:
+            nonlocal done
+            done += images
+            bar.update(done, f"{done / max(time.monotonic() - start, 1e-9):.1f} images/s")
+
+        start = began = time.monotonic()
+        for number, part in zip(mine, encoder.parts(ranges, advance), strict=True):
+            record = _write_part(folder, number, part, size)
+            record |= {"seconds": time.monotonic() - began, "encoder_seconds": part.encoder_seconds}
+            write_whole(_record(folder, number), json.dumps(record).encode())
+            began = time.monotonic()
+
+
+def _write_part(folder: Path, number: int, part: EncodedPart, codebook_size: int) -> dict[str, Any]:
+    """Write a shard, unless none of its images could be read; its record."""
+    if not part.indices:
+        return {"count": 0, "skipped": part.skipped, "codes": [], "counts": []}
+    indices = np.concatenate(part.indices)
+    digest = write_shard(folder / shard_name(number), indices, np.asarray(part.labels), codebook_size)
+    codes, counts = np.unique(indices, return_counts=True)
+    return {
+        "count": len(indices),
+        "sha256": digest,
+        "grid": indices.shape[1:],
+        "skipped": part.skipped,
+        "codes": codes.tolist(),
+        "counts": counts.tolist(),
+    }
+
+
+def _finish(
+    plan: Plan, source: ImageSource, tokenizer: Tokenizer, standardisation: Standardisation | None, folder: Path
+) -> None:
+    """Report, summary and, last, the manifest. Code counts are whole numbers: their order changes no sum."""
+    codebook = tokenizer.codebook
+    counts = np.zeros(len(codebook), dtype=np.int64)
+    shards: list[Shard] = []
+    skipped: list[dict[str, str]] = []
+    grid, seconds, encoder_seconds = (0, 0), 0.0, 0.0
+    for number in range(len(plan.ranges)):
+        record = json.loads(_record(folder, number).read_text())
+        skipped += record["skipped"]
+        seconds, encoder_seconds = seconds + record["seconds"], encoder_seconds + record["encoder_seconds"]
+        if record["count"]:
+            counts[record["codes"]] += record["counts"]
+            grid = (record["grid"][0], record["grid"][1])
+            shards.append(Shard(shard_name(number), record["count"], record["sha256"]))
+    if not shards:
+        first = skipped[0]
+        raise InputError(
+            f"none of the {plan.images} images of the {plan.split} split can be read; the first, "
+            f"{first['image']}: {first['reason']}"
+        )
+    write_whole(folder / REPORT_FILE, "".join(json.dumps(item) + "\n" for item in skipped).encode())
+    summary = {
+        "images": plan.images,
+        "skipped": len(skipped),
+        "rows": sum(shard.count for shard in shards),
+        "codes_used": int((counts > 0).sum()),
+        "seconds_of_all_processes": round(seconds, 3),
+        "images_per_second_and_process": round(plan.images / max(seconds, 1e-9), 3),
+        "share_outside_encoder": round(1 - encoder_seconds / max(seconds, 1e-9), 4),
+    }
+    write_whole(folder / SUMMARY_FILE, json.dumps(summary, indent=2).encode())
+    Manifest(
+        codebook_size=len(codebook),
+        codebook_dim=codebook.shape[1],
+        grid=grid,
+        class_names=source.class_names,
+        standardisation=standardisation or Standardisation.of(codebook, counts),
+        tokenizer_hash=plan.tokenizer_hash,
+        split=plan.split,
+        flips=plan.views.flips,
+        shards=tuple(shards),
+        views=plan.views.crops,
+    ).write(folder)

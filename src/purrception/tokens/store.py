@@ -1,0 +1,60 @@
+"""Where token shards lie: a local folder, or any address that fsspec knows, kept in a local cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from purrception.errors import InputError
+
+
+class TokenStore:
+    """Files of one folder, local or remote.
+
+    Args:
+        location: a folder, or an address such as ``s3://bucket/tokens/train``.
+        cache: where files of an address are kept; default: a folder of its own below the user's cache.
+    """
+
+    def __init__(self, location: Path | str, cache: Path | None = None) -> None:
+        address = str(location).removeprefix("file://")
+        self.remote = "://" in address
+        self.folder = (cache or _default_cache(address)) if self.remote else Path(address)
+        self._address = address.rstrip("/")
+
+    def fetch(self, file: str, *, cached: bool = False) -> Path | None:
+        """The local path of a file, or ``None`` where there is none.
+
+        Args:
+            file: its name in the folder.
+            cached: whether a copy that is already here will do.
+
+        Raises:
+            InputError: the address cannot be reached, or needs a package that is not installed.
+        """
+        path = self.folder / file
+        if not self.remote:
+            return path if path.is_file() else None
+        if cached and path.is_file():
+            return path
+        import fsspec
+
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            files, below = fsspec.core.url_to_fs(f"{self._address}/{file}")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            files.get_file(below, str(partial))
+            os.replace(partial, path)
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # every file system has errors of its own
+            raise InputError(f"cannot read {self._address}/{file}: {' '.join(str(error).split())}") from error
+        finally:
+            partial.unlink(missing_ok=True)
+        return path
+
+
+def _default_cache(address: str) -> Path:
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "purrception" / hashlib.sha256(address.encode()).hexdigest()[:16]

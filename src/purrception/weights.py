@@ -1,0 +1,180 @@
+"""Weight files that others wrote: their tensors, read without running any code, and every one accounted for."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import pickle
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from purrception.errors import InputError
+
+NAMES_LISTED = 12
+"""Tensor names that an error lists before it only counts."""
+
+
+class _Inert:
+    """Stands for every class and function of a pickle that is not a tensor's: keeps nothing, does nothing."""
+
+    def __new__(cls, *args: object, **options: object) -> _Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *args: object, **options: object) -> None:
+        """Forget the arguments."""
+
+    def _nothing(self, *args: object, **options: object) -> _Inert:
+        return self
+
+    __call__ = __setstate__ = __setitem__ = append = extend = add = _nothing
+
+
+_TENSOR_PARTS: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("torch", "Size"): torch.Size,
+    ("torch.storage", "UntypedStorage"): torch.UntypedStorage,
+    ("torch._utils", "_rebuild_tensor"): torch._utils._rebuild_tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+    **{("torch", str(kind).split(".")[1]): kind for kind in vars(torch).values() if isinstance(kind, torch.dtype)},
+}
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    """Finds what tensors are made of; whatever else a file names is never imported, and becomes inert."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        return _TENSOR_PARTS.get((module, name), _Inert)
+
+
+_TENSORS_ONLY = SimpleNamespace(
+    __name__="tensors_only",
+    Unpickler=_TensorUnpickler,
+    load=lambda file, **options: _TensorUnpickler(file, **options).load(),
+)
+
+
+def read_weights(path: Path | str) -> Any:
+    """What a ``.safetensors`` file or a checkpoint of ``torch.save`` holds; its tensors stay on disk until used.
+
+    Checkpoints often hold more than tensors: Lightning's callbacks, OmegaConf's nodes, an argparse namespace.
+    torch's ``weights_only`` refuses such a file whole. Here they become inert placeholders, so that the tensors
+    can be read, and nothing that the file names is imported or called.
+
+    Args:
+        path: the file.
+
+    Raises:
+        InputError: the file is missing, cut short, or no weights file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"no weights file at {path}")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        is_zip = zipfile.is_zipfile(path)  # a file of torch before 1.6 is none
+        try:
+            return torch.load(path, map_location="cpu", mmap=is_zip, weights_only=True)
+        except pickle.UnpicklingError:
+            if not is_zip:
+                raise
+            return torch.load(path, map_location="cpu", mmap=True, weights_only=False, pickle_module=_TENSORS_ONLY)
+    except Exception as error:  # a damaged or hostile file can raise anything
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(
+            f"cannot read {path}: expected .safetensors or a checkpoint of torch.save, whole; {reason}"
+        ) from error
+
+
+def tensors_in(content: Any, keys: Sequence[str], path: Path | str) -> dict[str, Tensor]:
+    """The named tensors of a file's content: of the first of ``keys`` that it has, or of itself.
+
+    Raises:
+        InputError: there are none.
+    """
+    place = content
+    if isinstance(content, Mapping):
+        place = next((content[key] for key in keys if isinstance(content.get(key), Mapping)), content)
+    found = place.items() if isinstance(place, Mapping) else ()
+    tensors = {str(name): value for name, value in found if isinstance(value, Tensor)}
+    if not tensors:
+        raise InputError(f"{path} holds no named tensors, neither plainly nor under {' or '.join(keys)}")
+    return tensors
+
+
+def sha256_of(path: Path | str) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Account:
+    """How the tensors of a file stand to those that a network needs; names are the file's."""
+
+    missing: tuple[str, ...]
+    left_over: tuple[str, ...]
+    misshapen: tuple[str, ...]
+    dropped: tuple[str, ...]
+    """Known, and of no use to the network: losses, discriminators, bookkeeping."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether every tensor has its place."""
+        return not (self.missing or self.left_over or self.misshapen)
+
+    def __str__(self) -> str:
+        """What is wrong, in one line."""
+        kinds = {"missing": self.missing, "left over": self.left_over, "of another shape": self.misshapen}
+        return "; ".join(f"{kind}: {_listed(names)}" for kind, names in kinds.items() if names)
+
+
+def account_for(
+    tensors: Mapping[str, Tensor],
+    names: Mapping[str, str],
+    shapes: Mapping[str, torch.Size],
+    is_known: Callable[[str], bool] = lambda name: False,
+) -> Account:
+    """Compare a file with a network, by name and shape.
+
+    Args:
+        tensors: the file's, by its names.
+        names: the file's name for each name of the network.
+        shapes: of the network, by its names. A 1×1 convolution may stand for a linear map.
+        is_known: whether a tensor that the network has no use for may be dropped.
+    """
+    extra = sorted(set(tensors) - set(names.values()))
+    misshapen = [
+        f"{source} {list(tensors[source].shape)}, expected {list(shapes[target])}"
+        for target, source in names.items()
+        if source in tensors and tensors[source].shape not in (shapes[target], (*shapes[target], 1, 1))
+    ]
+    return Account(
+        missing=tuple(sorted(set(names.values()) - set(tensors))),
+        left_over=tuple(name for name in extra if not is_known(name)),
+        misshapen=tuple(misshapen),
+        dropped=tuple(name for name in extra if is_known(name)),
+    )
+
+
+def renamed(
+    tensors: Mapping[str, Tensor], names: Mapping[str, str], shapes: Mapping[str, torch.Size]
+) -> dict[str, Tensor]:
+    """A settled account's tensors under the network's names and in its shapes, float32."""
+    return {target: tensors[source].float().reshape(shapes[target]) for target, source in names.items()}
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - NAMES_LISTED} more" if len(names) > NAMES_LISTED else ""
+    return ", ".join(names[:NAMES_LISTED]) + more

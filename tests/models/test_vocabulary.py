@@ -1,0 +1,250 @@
+"""The chunked vocabulary: whatever the chunks, the numbers are those of the full logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from purrception.errors import InputError
+from purrception.flow import Evidence, Truncation, posterior_from_logits
+from purrception.models import CategoricalHead, HeadConfig, categorical_heads
+from purrception.models.vocabulary import FactoredLogits
+
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5}
+Z_LOSS = 1e-2
+
+
+def random_head(
+    kind: str, codes: int, dim: int = 3, width: int = 8, patch: int = 1, scale: float = 0.5
+) -> CategoricalHead:
+    """A head whose every weight is random."""
+    head = HeadConfig(kind, rank=5).build(width, torch.randn(codes, dim), patch)
+    assert isinstance(head, CategoricalHead)
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=scale)
+    return head
+
+
+def reference_loss(logits: Tensor, own: Tensor, targets: Tensor, weights: Tensor) -> dict[str, Tensor]:
+    """The loss from full logits, as the paper writes it."""
+    nll = -logits.log_softmax(-1).gather(-1, targets[..., None])[..., 0]
+    drift = own.logsumexp(-1)
+    cross_entropy, z_loss = (weights * nll).sum(), Z_LOSS * (weights * drift.square()).sum()
+    return {
+        "total": cross_entropy + z_loss,
+        "cross_entropy": cross_entropy,
+        "z_loss": z_loss,
+        "logsumexp": (weights * drift).sum(),
+        "accuracy": (weights * (logits.argmax(-1) == targets)).sum(),
+    }
+
+
+def full_evidence(evidence: Evidence, codebook: Tensor) -> Tensor:
+    """Evidence of every site and code, from the float32 codebook, in float64."""
+    columns = torch.cat([codebook, codebook.square().sum(1, keepdim=True)], dim=1)
+    return evidence.coefficients.double() @ columns.double().T
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from(categorical_heads()),
+    dtype=st.sampled_from([torch.float64, torch.float32]),
+    patch=st.sampled_from([1, 2]),
+    cells=st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 2)),
+    codes=st.integers(2, 37),
+    chunk_bytes=st.integers(1, 3000),
+    with_evidence=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+def test_losses_and_gradients_are_those_of_the_full_logits(
+    kind: str,
+    dtype: torch.dtype,
+    patch: int,
+    cells: tuple[int, int, int],
+    codes: int,
+    chunk_bytes: int,
+    with_evidence: bool,
+    seed: int,
+) -> None:
+    torch.manual_seed(seed)
+    batch, height, width = cells
+    head = random_head(kind, codes, patch=patch).to(dtype)
+    features = torch.randn(batch, height, width, 8, dtype=dtype, requires_grad=True)
+    shape = (batch, height * patch, width * patch)
+    targets, weights = torch.randint(codes, shape), torch.rand(shape)
+    evidence = Evidence.of(torch.randn(batch, 3, *shape[1:]), torch.rand(batch)) if with_evidence else None
+
+    def gradients(total: Tensor) -> list[Tensor]:
+        return list(torch.autograd.grad(total, [features, *head.parameters()]))
+
+    own = head.logits(features)
+    sums = own if evidence is None else (own + full_evidence(evidence, head.codebook)).to(dtype)
+    expected = reference_loss(sums, own, targets, weights.to(dtype))
+    expected_gradients = gradients(expected["total"])
+    head.chunk_bytes = chunk_bytes
+    made = head.loss(features, targets, Z_LOSS, evidence, weights)
+    tolerance = TOLERANCES[dtype] * (10 if with_evidence and dtype == torch.float32 else 1)
+    close = {"rtol": tolerance, "atol": tolerance}
+    for name, value in expected.items():
+        torch.testing.assert_close(getattr(made, name), value, **close)
+    for mine, theirs in zip(gradients(made.total), expected_gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, **close)
+
+    sites = head.nll(features, targets, evidence)
+    total = (weights * (sites.nll + Z_LOSS * sites.logsumexp.square())).sum()
+    torch.testing.assert_close(total, expected["total"], **close)
+    for mine, theirs in zip(gradients(total), expected_gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, **close)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from(categorical_heads()),
+    dtype=st.sampled_from([torch.float64, torch.float32]),
+    patch=st.sampled_from([1, 2]),
+    codes=st.integers(2, 37),
+    chunk_bytes=st.integers(1, 6000),
+    truncation=st.sampled_from([Truncation(), Truncation(top_k=3), Truncation(top_p=0.7)]),
+    temperature=st.sampled_from([1.0, 0.6]),
+    seed=st.integers(0, 2**16),
+)
+def test_the_posterior_is_that_of_the_full_logits(
+    kind: str,
+    dtype: torch.dtype,
+    patch: int,
+    codes: int,
+    chunk_bytes: int,
+    truncation: Truncation,
+    temperature: float,
+    seed: int,
+) -> None:
+    torch.manual_seed(seed)
+    head = random_head(kind, codes, patch=patch).to(dtype)
+    features, uniforms = torch.randn(2, 2, 3, 8, dtype=dtype), torch.rand(2, 2 * patch, 3 * patch)
+    logits = head.logits(features) / temperature
+    whole = posterior_from_logits(logits, head.codebook, 1.0, truncation, uniforms)
+    head.chunk_bytes = chunk_bytes
+    made = head.posterior(features, None, temperature, truncation, uniforms)
+    tolerance = TOLERANCES[dtype]
+    for name in ("mean", "entropy", "max_probability"):
+        torch.testing.assert_close(getattr(made, name), getattr(whole, name), rtol=tolerance, atol=tolerance)
+    assert torch.equal(made.codes, logits.argmax(-1))
+    assert made.drawn is not None
+    assert whole.drawn is not None
+    assert (made.drawn == whole.drawn).float().mean() > 0.8  # a draw may fall on the edge between two codes
+    if truncation == Truncation():
+        probabilities = logits.softmax(-1)
+        mean = torch.einsum("bhwk,kd->bdhw", probabilities, head.codebook.to(dtype))
+        torch.testing.assert_close(made.mean, mean, rtol=tolerance, atol=tolerance)
+        entropy = torch.special.entr(probabilities).sum(-1)
+        torch.testing.assert_close(made.entropy, entropy, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("scale", [1e4, -1e4])
+def test_extreme_logits_stay_finite_and_exact(scale: float) -> None:
+    head = random_head("linear", codes=11)
+    features, targets = scale * torch.randn(1, 1, 1, 8, requires_grad=True), torch.tensor([[[4]]])
+    made = head.loss(features, targets, 1e-5)
+    made.total.backward()
+    own = head.double().logits(features.double())
+    expected = own.logsumexp(-1) - own[..., 4]
+    torch.testing.assert_close(made.cross_entropy.double(), expected.squeeze(), rtol=1e-5, atol=1e-5)
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in head.parameters())
+    posterior = head.float().posterior(features)
+    assert posterior.mean.isfinite().all()
+    assert (posterior.entropy >= 0).all()
+
+
+@pytest.mark.parametrize("kind", categorical_heads())
+def test_bfloat16_is_near_and_its_sums_are_float32(kind: str) -> None:
+    head, features = random_head(kind, codes=37, scale=0.2), torch.randn(2, 4, 4, 8)
+    targets = torch.randint(37, (2, 4, 4))
+    exact = head.loss(features, targets, Z_LOSS)
+    gradients = torch.autograd.grad(exact.total, list(head.parameters()))
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = head.loss(features, targets, Z_LOSS)
+        posterior = head.posterior(features)
+    assert rounded.total.dtype == posterior.mean.dtype == torch.float32
+    torch.testing.assert_close(rounded.total, exact.total, rtol=1e-2, atol=0)
+    for mine, theirs in zip(torch.autograd.grad(rounded.total, list(head.parameters())), gradients, strict=True):
+        assert mine.dtype == torch.float32
+        assert (mine - theirs).norm() < 2e-2 * theirs.norm()
+    whole = head.posterior(features)
+    assert (posterior.mean - whole.mean).norm() < 2e-2 * whole.mean.norm()
+
+
+def test_gradients_accumulate_and_scale_with_what_comes_after() -> None:
+    head, features = random_head("factored", codes=9), torch.randn(1, 2, 2, 8)
+    targets = torch.randint(9, (1, 2, 2))
+    head.loss(features, targets).total.backward()
+    once = [parameter.grad.clone() for parameter in head.parameters() if parameter.grad is not None]
+    (3 * head.loss(features, targets).total).backward()
+    for parameter, gradient in zip(head.parameters(), once, strict=True):
+        torch.testing.assert_close(parameter.grad, 4 * gradient)
+
+
+def test_a_second_backward_pass_is_refused_rather_than_wrong() -> None:
+    head = random_head("linear", codes=9)
+    total = head.loss(torch.randn(1, 1, 1, 8), torch.zeros(1, 1, 1, dtype=torch.long)).total
+    total.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="one backward pass"):
+        total.backward()
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the largest tensor that any operation gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for value in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(value, Tensor):
+                self.elements = max(self.elements, value.numel())
+        return result
+
+
+@pytest.mark.parametrize("kind", categorical_heads())
+def test_no_tensor_of_sites_times_codes_exists(kind: str) -> None:
+    codes, rows = 512, 8
+    head, features = random_head(kind, codes), torch.randn(2, 16, 16, 8, requires_grad=True)
+    head.chunk_bytes = 4 * 4 * codes * rows  # eight rows where four copies are held, more where fewer are
+    evidence = Evidence.of(torch.randn(2, 3, 16, 16), torch.rand(2))
+    with LargestTensor() as largest:
+        head.loss(features, torch.randint(codes, (2, 16, 16)), Z_LOSS, evidence).total.backward()
+        with torch.no_grad():
+            head.nll(features, torch.randint(codes, (2, 16, 16)), evidence)
+            head.posterior(features, evidence, 0.9, Truncation(top_k=5), torch.rand(2, 16, 16))
+    assert 0 < largest.elements <= 4 * rows * codes < 2 * 16 * 16 * codes / 10
+
+
+def test_chunks_cover_every_row_once_and_hold_at_least_one() -> None:
+    logits = FactoredLogits(torch.zeros(7, 3), torch.zeros(4, 11, 3), torch.zeros(4, 11), (1, 2, 14))
+    for chunk_bytes in (1, 44, 100, 132, 10**9):
+        seen = torch.zeros(4, 7)
+        for group, rows in logits.chunks(1, chunk_bytes):
+            seen[group, rows] += 1
+        assert (seen == 1).all()
+
+
+def test_sites_come_back_to_their_places() -> None:
+    logits = FactoredLogits(torch.zeros(6, 3), torch.zeros(4, 5, 3), torch.zeros(4, 5), (1, 4, 6))
+    sites = torch.randn(1, 4, 6, 2)
+    assert torch.equal(logits.join(logits.split(sites)), sites)
+    assert torch.equal(logits.split(sites)[1, 0], sites[0, 0, 1])
+
+
+def test_a_temperature_that_is_not_positive_is_refused() -> None:
+    with pytest.raises(InputError, match="temperature"):
+        random_head("linear", codes=5).posterior(torch.randn(1, 1, 1, 8), temperature=0.0)

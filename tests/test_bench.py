@@ -1,0 +1,54 @@
+"""Bench: every part is measured, beside a reference that computes the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from purrception.bench import BenchConfig, bench
+from purrception.bench.reference import reference_loss, reference_mean
+from purrception.bench.workloads import REFERENCE, WORKLOADS, Z_LOSS
+from purrception.errors import InputError
+from tests.conftest import run_cli
+
+TINY = ["--network", "S/2", "--grid", "4", "--codebook-size", "33", "--batch-size", "1", "--repeats", "1"]
+
+
+def test_the_reference_computes_what_we_do() -> None:
+    config = BenchConfig(grid=4, codebook_size=33)
+    network = config.build(torch.device("cpu"))
+    features, targets = torch.randn(2, 2, 2, 384), torch.randint(33, (2, 4, 4))
+    ours = network.head.loss(features, targets, Z_LOSS).total
+    torch.testing.assert_close(ours, reference_loss(network, features, targets, Z_LOSS))
+    mean, entropy = reference_mean(network, features, 0.9)
+    posterior = network.head.posterior(features, temperature=0.9)
+    torch.testing.assert_close(posterior.mean, mean)
+    torch.testing.assert_close(posterior.entropy, entropy)
+
+
+def test_every_part_is_measured_in_every_variant() -> None:
+    report = bench(BenchConfig(grid=4, codebook_size=33, batch_size=1, repeats=1, memory=False), ())
+    measured = {(row.part, row.variant) for row in report.rows}
+    assert measured == {(part, name) for part, work in WORKLOADS.items() for name in work.variants}
+    assert all(row.seconds > 0 and row.bytes_per_image is None for row in report.rows)
+
+
+def test_bench_on_the_command_line_measures_time_and_memory(tmp_path: Path) -> None:
+    result = run_cli("bench", *TINY, "--parts", "head", "--json", "--out", tmp_path / "out", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report == json.loads((tmp_path / "out" / "report.json").read_text())
+    assert all(row["seconds"] > 0 and row["bytes_per_image"] is not None for row in report["rows"])
+    reference = [row for row in report["rows"] if row["variant"] == REFERENCE]
+    assert all(row["times_the_reference"] == 1 for row in reference)
+    assert "Vocabulary head alone" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_what_cannot_be_measured_is_refused() -> None:
+    with pytest.raises(InputError, match="did you mean 'sampling'"):
+        bench(BenchConfig(memory=False), ("samplin",))
+    with pytest.raises(InputError, match="repeats"):
+        BenchConfig(repeats=0)

@@ -1,0 +1,123 @@
+"""Recipes without their data, and sizes chosen from somebody's images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from purrception.cli import main
+from purrception.dry_run import dry_run
+from purrception.errors import InputError
+from purrception.experiment import check_config
+from purrception.models import DiTConfig
+from purrception.recipes import RECIPES, fit_to_images, get_recipe
+from tests.conftest import run_cli
+
+PAPER = [name for name in RECIPES if name not in ("digits", "photos", "folder")]
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_recipes_of_the_paper_use_its_optimiser(name: str) -> None:
+    training = get_recipe(name).training
+    assert (training.learning_rate, training.betas, training.weight_decay) == (1e-4, (0.9, 0.999), 0)
+    assert (training.gradient_clip, training.decay, training.warmup_steps) == (1.0, "constant", 0)
+    assert training.ema_decay == 0.9999
+    assert training.learning_rate_at(0) == training.learning_rate_at(10**6) == 1e-4
+    assert training.label_dropout == 0.1
+
+
+@pytest.mark.parametrize(
+    ("size", "shape"), {"b": (12, 768, 12), "l": (24, 1024, 16), "xl": (28, 1152, 16)}.items()
+)
+def test_networks_of_the_paper(size: str, shape: tuple[int, int, int]) -> None:
+    recipe = get_recipe(f"imagenet256-{size}")
+    assert (recipe.network.depth, recipe.network.width, recipe.network.heads) == shape
+    assert recipe.network.patch_size == 2
+    assert (recipe.data.image_size, recipe.data.classes, recipe.tokenizer.arch) == (256, 1000, "vq-f8")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["digits"], ["trained for one step: K = 256, D = 4, grid 4×4", "4 of 4 blocks", "10 classes"]),
+        (["folder"], ["K = 1024, D = 8, grid 8×8", "12 of 12 blocks", "no classes"]),
+        (
+            ["ffhq128", "--network.depth", "2"],
+            ["vq-f8 with random weights: K = 16384, D = 4, grid 16×16", "no classes", "2 of 2 blocks"],
+        ),
+        (
+            ["imagenet256-xl", "--tokenizer.arch", "vq-ds8-c2i", "--data.image-size", "128"],
+            ["vq-ds8-c2i with random weights: K = 16384, D = 8, grid 16×16", "1000 classes", "2 of 28 blocks"],
+        ),
+    ],
+    ids=lambda value: value[0],
+)  # fmt: skip
+def test_a_dry_run_needs_no_data_and_leaves_nothing(
+    tmp_path: Path, arguments: list[str], expected: list[str]
+) -> None:
+    done = run_cli("train", *arguments, "--dry-run", cwd=tmp_path, timeout=800)
+    assert done.returncode == 0, done.stderr
+    for part in expected:
+        assert part in done.stdout
+    assert "first step" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_first_loss_of_a_dry_run_is_the_uniform_posteriors(digits_recipe: object) -> None:
+    recipe = get_recipe("digits")
+    text = dry_run(replace(recipe, network=DiTConfig(depth=1, width=32, heads=2, patch_size=1)))
+    assert "cross_entropy 5.545" in text  # ln 256
+    assert "bits_per_code 8" in text
+
+
+def test_a_dry_run_finds_what_does_not_fit() -> None:
+    recipe = get_recipe("imagenet256-b")
+    with pytest.raises(InputError, match="does not divide the grid"):
+        dry_run(replace(recipe, network=replace(recipe.network, patch_size=3)))
+
+
+def test_a_public_tokenizer_must_be_given_in_earnest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    assert main(["train", "ffhq", "--data.root", str(tmp_path), "--data.test-fraction", "0"]) == 2
+    assert "takes the public tokenizer vq-f8: give its checkpoint" in capsys.readouterr().err
+    assert main(["train", "imagenet256-b", "--data.root", str(tmp_path)]) == 2
+    assert "holds 0 classes; data.classes says 1000" in capsys.readouterr().err
+
+
+def images(root: Path, count: int, size: tuple[int, int], *, colour: bool) -> Path:
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        shape = (size[1], size[0], 3) if colour else (size[1], size[0])
+        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(root / f"{number}.png")
+    (root / "broken.png").write_text("text")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("size", "chosen", "patch"), [((40, 36), 32, 1), ((64, 90), 64, 1), ((140, 130), 128, 1), ((300, 260), 256, 2)]
+)
+def test_sizes_fit_the_images(tmp_path: Path, size: tuple[int, int], chosen: int, patch: int) -> None:
+    root = images(tmp_path / "images", 9, size, colour=chosen != 64)
+    recipe = get_recipe("folder")
+    fitted, said = fit_to_images(recipe, replace(recipe.data, root=str(root), test_fraction=0))
+    assert fitted.data.image_size == chosen
+    assert fitted.data.channels == (1 if chosen == 64 else 3)
+    assert fitted.network == DiTConfig.preset(f"mini/{patch}")
+    assert f"{chosen}×{chosen} pixels" in said
+    check_config(replace(fitted, data=replace(fitted.data, root=str(root), test_fraction=0)))
+
+
+def test_options_win_over_the_choice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = images(tmp_path / "images", 9, (140, 130), colour=True)
+    options = ["--data.root", str(root), "--data.image-size", "32", "--network.depth", "1", "--dry-run"]
+    assert main(["train", "folder", *options]) == 0
+    said = capsys.readouterr().out
+    assert "32×32 pixels, a grid of 8×8 codes" in said
+    assert "DiT, 1 blocks, width 128" in said
