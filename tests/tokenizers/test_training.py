@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 
 from purrception.cli import main
-from purrception.data import DataConfig, ImageSource, load_split, open_images
+from purrception.data import DataConfig, ImageSource, images_to_tensor, load_split, open_images
 from purrception.errors import InputError
 from purrception.tokenizers import (
+    PUBLIC_TOKENIZERS,
     AdversarialConfig,
     LossConfig,
     TokenizerTrainingConfig,
@@ -307,3 +308,20 @@ def test_a_batch_that_processes_cannot_share_is_refused(
     monkeypatch.setattr("purrception.processes.count", lambda: 3)
     with pytest.raises(InputError, match="multiple of the number of processes; given 8 and 3"):
         train_tokenizer(MODEL, CONFIG, source, source, tmp_path)
+
+
+def test_the_decoder_of_a_converted_tokenizer_can_be_tuned(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    public = replace(PUBLIC_TOKENIZERS["vq-f8"], base=32, codebook_size=16)  # attention in its coarsest blocks
+    vq = public.build()
+    torch.nn.init.normal_(vq.quantize.embedding.weight, std=0.3)
+    start = VQTokenizer(vq)
+    source = open_images(DataConfig(image_size=16, channels=3), "train")
+    config = TokenizerTrainingConfig(steps=2, batch_size=4, report_every=2)
+    model = VQConfig.of(start.vq)
+    tuned = train_tokenizer(model, config, source, source, tmp_path, start=start, decoder_only=True)
+    images = images_to_tensor([source[i][0] for i in range(8)])
+    indices = start.encode(images)
+    assert torch.equal(tuned.encode(images), indices)
+    assert not torch.equal(tuned.decode(indices), start.decode(indices))
+    assert VQTokenizer.load(tmp_path).fingerprint == tuned.fingerprint

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from purrception.errors import InputError
+from purrception.weights import read_weights, tensors_in
 
 WIDTHS = (64, 128, 256, 512, 512)
 """Channels of VGG16's five stages."""
@@ -42,7 +43,8 @@ class LPIPS(nn.Module):
         super().__init__()
         tensors: dict[str, Tensor] = {}
         for file in files:
-            tensors |= read_tensors(find_weights(file))
+            path = find_weights(file)
+            tensors |= tensors_in(read_weights(path), ("state_dict",), path)
         widths = [3, *(width for width, numbers in zip(WIDTHS, CONVOLUTIONS, strict=True) for _ in numbers)]
         self.layers = nn.ModuleList(nn.Conv2d(narrow, wide, 3, padding=1) for narrow, wide in pairwise(widths))
         self.linear = nn.ParameterList(torch.empty(width) for width in WIDTHS)
@@ -120,25 +122,3 @@ def find_weights(source: str) -> Path:
         return Path(hf_hub_download(match[1], match[2]))
     except Exception as error:  # the network and the hub fail in many ways
         raise InputError(f"cannot get {match[2]} of {match[1]} from the hub: {error}") from error
-
-
-def read_tensors(file: Path) -> dict[str, Tensor]:
-    """The named tensors of a safetensors file or of a checkpoint of ``torch.save``, no code of which is run.
-
-    Raises:
-        InputError: the file is damaged, or holds something else.
-    """
-    from safetensors.torch import load_file
-
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or hostile file can raise anything
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"cannot read the weights {file}: {reason}") from error
-    content = content.get("state_dict", content) if isinstance(content, dict) else {}
-    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise InputError(f"{file} holds no named tensors")
-    return tensors

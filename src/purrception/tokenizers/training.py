@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -89,7 +90,10 @@ def train_tokenizer(
     device = torch.device(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        vq = vq_config.build(image_channels=judged.shape[1], image_size=judged.shape[-1])
+        if start is None:
+            vq = vq_config.build(image_channels=judged.shape[1], image_size=judged.shape[-1])
+        else:  # a copy of the network itself: a converted one may have more than VQConfig describes
+            vq = copy.deepcopy(start.vq).requires_grad_(True)
         quantiser = _quantiser(vq, vq_config, config, start, decoder_only)
         trainer = TokenizerTrainer(vq.to(device), quantiser.to(device), config, train, judged, folder, seed)
         if checkpoint := latest_checkpoint(folder / CHECKPOINTS):
@@ -110,7 +114,7 @@ def _quantiser(
     start: VQTokenizer | None,
     decoder_only: bool,
 ) -> Quantiser:
-    """A quantiser for ``vq``, which takes the weights of ``start``; parts that must not change are frozen."""
+    """A quantiser for ``vq``, a copy of ``start`` if there is one; parts that must not change are frozen."""
     vq.quantize.embedding.requires_grad_(False)
     if start is None:
         if decoder_only:
@@ -121,7 +125,6 @@ def _quantiser(
             f"the tokenizer to start from has {start.image_channels} image channels and {VQConfig.of(start.vq)}; "
             f"given {vq.config.in_channels} and {vq_config}"
         )
-    vq.load_state_dict(start.vq.state_dict())
     if decoder_only:
         for part in (vq.encoder, vq.quant_conv):
             part.requires_grad_(False)
