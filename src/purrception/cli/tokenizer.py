@@ -37,16 +37,28 @@ def train(arguments: list[str]) -> None:
         return
     target, rest = target_of(verb, arguments)
     from purrception.config import TokenizerRunConfig, dump_tokenizer_run
+    from purrception.recipes import fit_to_images
     from purrception.tokenizer_run import start_tokenizer
     from purrception.tokenizers import VQConfig, VQTokenizer
 
     source = source_of(target)
     options, rest = (TrainOptions(), rest) if target == "--help" else parse_known(TrainOptions, verb, rest)
-    model = VQConfig.of(VQTokenizer.load(options.init_from).vq) if options.init_from else source.tokenizer.model
+    start = VQTokenizer.load(options.init_from).vq if options.init_from else None
+    model = source.tokenizer.model if start is None else VQConfig.of(start)
     default = TokenizerRunConfig(
         source.data, model, source.tokenizer.training, source.seed, init_from=options.init_from
     )
     config = parse(TokenizerRunConfig, verb, rest, default)
+    if config.data.image_size == 0:  # the recipe folder leaves it open
+        if start is None:
+            fitted, choice = fit_to_images(source, config.data)
+            default = replace(default, data=fitted.data, model=fitted.tokenizer.model)
+        else:
+            data = replace(source.data, image_size=start.config.sample_size, channels=start.config.in_channels)
+            default, choice = replace(default, data=data), f"images of {data.image_size} pixels, as init_from has"
+        if _is_first():
+            print(choice, flush=True)
+        config, model = parse(TokenizerRunConfig, verb, rest, default), default.model
     if options.init_from and config.model != model:
         raise InputError("with --init-from the architecture is that of the tokenizer named: leave --model.… out")
     if _is_first():
@@ -87,9 +99,8 @@ def report(arguments: list[str]) -> None:
         folder = folder / "tokenizer"  # of a run
     tokenizer = VQTokenizer.load(folder)
     data = source_of(source).data
-    if data.root == source:  # a folder: seen as the tokenizer sees images
-        size = int(tokenizer.vq.config.sample_size or data.image_size)
-        data = replace(data, channels=tokenizer.image_channels, image_size=size)
+    if data.image_size == 0:  # the recipe folder leaves it open: as the tokenizer sees images
+        data = replace(data, channels=tokenizer.image_channels, image_size=tokenizer.vq.config.sample_size)
     data = parse(DataOptions, verb, rest, DataOptions(data)).data
     tokenizer.vq.to(resolve_device(options.device))
     out = unused_folder(Path(options.out) if options.out else numbered_folder(folder / "report"))
@@ -98,13 +109,14 @@ def report(arguments: list[str]) -> None:
 
 
 def source_of(target: str) -> RunConfig:
-    """A recipe by name, a configuration file, or the recipe ``folder`` for a folder of images."""
-    from purrception.recipes import RECIPES, get_recipe
+    """A recipe by name, a configuration file, or the recipe ``folder`` for images of any other source."""
+    from purrception.data import find_source
 
-    if target in RECIPES or not Path(target).is_dir():
+    source, root = find_source(target)
+    if source == "folder" and not Path(root).is_dir():
         return recipe_of(target)
-    recipe = get_recipe("folder")
-    return replace(recipe, data=replace(recipe.data, root=target))
+    recipe = recipe_of("folder" if root else target)
+    return replace(recipe, data=replace(recipe.data, source=source, root=root or recipe.data.root))
 
 
 def _is_first() -> bool:
@@ -120,6 +132,13 @@ def _say_done(folder: Path) -> None:
 
 
 TOKENIZER_VERBS = {
+    "convert": Verb(
+        convert_tokenizer,
+        "tokenizer convert FILE --arch ARCH [--out DIR]",
+        "A public checkpoint (LDM's vq-f4, vq-f8, vq-f8-n256, vq-f16; LlamaGen's vq-ds8-c2i, vq-ds16-c2i, "
+        "vq-ds16-t2i), or a tokenizer of the hub, into a folder that --tokenizer.path takes.",
+        "purrception tokenizer convert vq-f8.ckpt --arch vq-f8 --out tokenizers/vq-f8",
+    ),
     "train": Verb(
         train,
         "tokenizer train RECIPE_OR_FOLDER [--key value …] [--out DIR]  |  tokenizer train --resume DIR",
@@ -131,12 +150,5 @@ TOKENIZER_VERBS = {
         "tokenizer report TOKENIZER RECIPE_OR_FOLDER [--key value …]",
         "Is this tokenizer good enough for these images: use it, fine-tune its decoder, or retrain.",
         "purrception tokenizer report tokenizers/photos photos --out reports/photos",
-    ),
-    "convert": Verb(
-        convert_tokenizer,
-        "tokenizer convert FILE --arch ARCH [--out DIR]",
-        "A public checkpoint (LDM's vq-f4, vq-f8, vq-f8-n256, vq-f16; LlamaGen's vq-ds8-c2i, vq-ds16-c2i, "
-        "vq-ds16-t2i), or a tokenizer of the hub, into a folder that --tokenizer.path takes.",
-        "purrception tokenizer convert vq-f8.ckpt --arch vq-f8 --out tokenizers/vq-f8",
     ),
 }

@@ -22,8 +22,8 @@ THRESHOLDS = (
     f"within noise of another, or PSNR is under {HOPELESS_PSNR:g} dB, since no decoder brings back what codes do "
     f"not hold; else fine-tune the decoder when PSNR is under {LEAST_PSNR:g} dB, SSIM under {LEAST_SSIM:g}, or a "
     f"Fréchet distance is over its floor and over {MOST_SHARE:.0%} of the features' variance, about what "
-    "averaging 3 × 3 pixels does to photographs; else use it. The lines of PSNR and SSIM lie just under what the "
-    "coarsest tokenizers in common use (16 × 16 pixels a code) reach on ImageNet."
+    "averaging 3 × 3 pixels does to photographs; else use it. "
+    "All lines are rules of thumb."
 )
 
 
