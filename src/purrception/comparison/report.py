@@ -188,8 +188,10 @@ def _ratio(value: float, only_a_bound: bool) -> str:
 def _draw(rows: Rows, entries: list[str], floor: float, path: Path) -> None:
     """Quality against steps, seconds and FLOPs: a thin line a seed, a thick one the mean."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
+    from matplotlib.ticker import EngFormatter, FuncFormatter, NullLocator
 
+    large = EngFormatter(places=1)
+    short = FuncFormatter(lambda value, _: large(value) if value >= 1e4 else f"{value:.0f}")
     figure = Figure(figsize=(4.2 * len(AXES), 2.9 * len(METRICS)), layout="constrained")
     panels = figure.subplots(len(METRICS), len(AXES), squeeze=False)
     for line, (metric, metric_title) in enumerate(METRICS.items()):
@@ -205,8 +207,10 @@ def _draw(rows: Rows, entries: list[str], floor: float, path: Path) -> None:
                 panel.axhline(floor, color="grey", linestyle=":", label="real training images")
                 panel.set_yscale("log")
             panel.set(xscale="log", xlabel=axis_title, ylabel=metric_title)
-            panel.xaxis.set_minor_formatter(NullFormatter())  # less than a decade: minor labels would overlap
-            panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            panel.xaxis.set_major_formatter(LogFormatterSciNotation(labelOnlyBase=False))
+            # Often less than a decade, where the usual ticks of a logarithmic axis are none or too many.
+            low, high = (end(row[axis] for row in rows) for end in (min, max))
+            panel.set_xticks([low, math.sqrt(low * high), high] if low < high else [low])
+            panel.xaxis.set_major_formatter(short)
+            panel.xaxis.set_minor_locator(NullLocator())
     panels[0][0].legend(fontsize=8)
     figure.savefig(path, dpi=110)
