@@ -114,8 +114,8 @@ def _protocol(rows: Rows, recipe: RunConfig, floor: float) -> list[str]:
     return [
         f"{recipe.training.steps} steps of {recipe.training.batch_size} images, seeds {seeds}; mean ± standard "
         "deviation over seeds. Same tokenizer, tokens, data order, noise, times, optimiser, EMA and budget, and "
-        "the same initial weights where shapes agree. Distances are in the features of a classifier, to the "
-        f"real test images; real training images are at {floor:.2f}. The bound is of the held-out codes.",
+        f"the same initial weights where shapes agree. Distances are in {recipe.evaluation.features} features, to "
+        f"the real test images; real training images are at {floor:.2f}. The bound is of the held-out codes.",
     ]
 
 

@@ -83,8 +83,9 @@ def compare(recipe: RunConfig, protocol: Protocol, folder: Path) -> Path:
     tokenizer = prepare_tokenizer(recipe, run)
     train, held_out = prepare_tokens(recipe, run, tokenizer)
     assert held_out is not None
+    judging = recipe.evaluation
     judge = Judge(
-        recipe.data, tokenizer, held_out.manifest.num_classes, protocol.num, recipe.evaluation.classifier
+        recipe.data, tokenizer, held_out.manifest.num_classes, protocol.num, judging.classifier, judging.features
     )
     for seed in range(protocol.seeds):
         for entry, config in configs.items():

@@ -93,28 +93,34 @@ def sweep(target: str, space: SweepSpace, num: int, seed: int, folder: Path, dev
     settings = space.settings(defaults)
     for setting in settings:
         objective.check(network, setting)
-    judge = Judge(config.data, pipeline.tokenizer, network.num_classes, num, config.evaluation.classifier, seed)
+    judging = config.evaluation
+    judge = Judge(
+        config.data, pipeline.tokenizer, network.num_classes, num, judging.classifier, judging.features, seed
+    )
     rows: Rows = []
     with ProgressBar("sweep", len(settings)) as bar:
         for done, setting in enumerate(settings, start=1):
             rows.append({**asdict(setting), **asdict(judge.measure(network, objective, setting))})
             bar.update(done, f"Fréchet {rows[-1]['frechet']:.2f} at {rows[-1]['nfe']} NFE")
-    return _write(rows, settings, judge.floor, num, folder)
+    return _write(rows, settings, judge, num, folder)
 
 
-def _write(rows: Rows, settings: list[SamplingConfig], floor: float, num: int, folder: Path) -> Path:
+def _write(rows: Rows, settings: list[SamplingConfig], judge: Judge, num: int, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     front = pareto_front(rows)
     best = front[-1]
     fast = next(row for row in front if row["frechet"] <= FAST_WITHIN * best["frechet"])
     for name, row in ((BEST_PRESET, best), (FAST_PRESET, fast)):
         (folder / name).write_text(dump_sampling(settings[rows.index(row)]))
-    (folder / REPORT_JSON).write_text(json.dumps({"frechet_floor": floor, "num": num, "rows": rows}, indent=2))
+    (folder / REPORT_JSON).write_text(
+        json.dumps({"features": judge.features, "frechet_floor": judge.floor, "num": num, "rows": rows}, indent=2)
+    )
     lines = [
         "# Sweep",
         "",
-        f"{num} images a row, all from the same noise; Fréchet distance in classifier features to the real test "
-        f"images (real training images: {floor:.2f}). Rows of the Pareto front, quality against NFE, are bold. "
+        f"{num} images a row, all from the same noise; Fréchet distance in {judge.features} features to the real "
+        f"test images (real training images: {judge.floor:.2f}). Rows of the Pareto front, quality against NFE, "
+        "are bold. "
         f"`{BEST_PRESET}` holds the best of all, `{FAST_PRESET}` the cheapest within {FAST_WITHIN:g} times of it.",
         "",
         "| NFE | Fréchet | precision | recall | recognised | solver | steps | grid | guidance | τ |",
@@ -127,7 +133,7 @@ def _write(rows: Rows, settings: list[SamplingConfig], floor: float, num: int, f
             f"{row['recall']:.3f} | {row['recognised']:.1%} | {row['solver']} | {row['steps']} | {row['grid']} | "
             f"{row['guidance']:g} | {row['temperature']} |"
         )
-    _draw(rows, front, floor, folder / REPORT_PICTURE)
+    _draw(rows, front, judge.floor, folder / REPORT_PICTURE)
     (folder / REPORT_MARKDOWN).write_text("\n".join([*lines, "", f"![Pareto front]({REPORT_PICTURE})", ""]))
     return folder / REPORT_MARKDOWN
 

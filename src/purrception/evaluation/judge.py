@@ -15,9 +15,9 @@ from purrception.evaluation.classifier import (
     ClassifierConfig,
     ImageClassifier,
     accuracy,
-    extract_features,
     train_classifier,
 )
+from purrception.evaluation.features import build_features
 from purrception.evaluation.metrics import FeatureStatistics, frechet_distance, precision_recall
 from purrception.flow import Objective, SamplingConfig
 from purrception.models import PurrceptionTransformer
@@ -43,15 +43,16 @@ class Quality:
 class Judge:
     """Holds the real images' features and measures networks against them.
 
-    A classifier learns the real training images; its accuracy on the real test images says how far it can
-    be trusted, and its features are what distances are measured in.
+    A classifier learns the real training images, and says whether a generated image is recognised; its accuracy on
+    the real test images says how far it can be trusted. Distances are measured in its features or in others.
 
     Args:
-        data: the images; they need at least two classes, since a classifier gives the features.
+        data: the images; they need at least two classes, since a classifier judges them.
         tokenizer: decodes generated codes.
         classes: number of classes.
         num: images generated per measurement; classes take turns.
-        classifier: how the classifier that gives the features is trained.
+        classifier: how the classifier is trained.
+        features: what distances, precision and recall are measured in, a name in ``FEATURES``.
         seed: of the generated images and of the classifier.
 
     Raises:
@@ -65,6 +66,7 @@ class Judge:
         classes: int,
         num: int,
         classifier: ClassifierConfig,
+        features: str = "classifier",
         seed: int = 0,
     ) -> None:
         self.tokenizer, self.seed = tokenizer, seed
@@ -76,9 +78,11 @@ class Judge:
         images, labels = load_split(data, "train")
         test_images, test_labels = load_split(data, "test")
         self.classifier: ImageClassifier = train_classifier(images, labels, classes, classifier, seed)
-        self._real = extract_features(self.classifier, test_images)
+        self.features = features
+        self._extract = build_features(features, self.classifier)
+        self._real = self._extract(test_images)
         self._statistics = FeatureStatistics.of(self._real)
-        self.floor = self._distance(extract_features(self.classifier, images))
+        self.floor = self._distance(self._extract(images))
         """Distance of real training to real test images: what a perfect model could reach."""
         self.accuracy = accuracy(self.classifier, test_images, test_labels)
         """Of the classifier on real test images."""
@@ -100,7 +104,7 @@ class Judge:
         )
         decoded = [tensor_to_images(self.tokenizer.decode(part)) for part in made.indices.split(256)]
         images = images_to_tensor(list(np.concatenate(decoded)))
-        features = extract_features(self.classifier, images)
+        features = self._extract(images)
         neighbourhood = precision_recall(self._real, features)
         return Quality(
             frechet=self._distance(features),

@@ -9,6 +9,7 @@ from pathlib import Path
 from purrception.data import DataConfig
 from purrception.errors import InputError
 from purrception.evaluation.classifier import ClassifierConfig
+from purrception.evaluation.features import check_features
 from purrception.evaluation.judge import Judge, Quality
 from purrception.flow import SamplingConfig
 from purrception.pipeline import PurrceptionPipeline
@@ -20,7 +21,7 @@ REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How many images are judged, and by which classifier."""
+    """How many images are judged, by which classifier and in which features."""
 
     num: int = 500
     """Generated images; classes take turns."""
@@ -30,9 +31,13 @@ class EvaluationConfig:
     """Of the generated images."""
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     """Trained on the real training images."""
+    features: str = "classifier"
+    """What distances, precision and recall are measured in: classifier (what it knows of the classes) or texture
+    (fixed random filters, steadier where there are few classes)."""
 
     def __post_init__(self) -> None:
-        """Refuse an empty evaluation."""
+        """Refuse an empty evaluation and unknown features."""
+        check_features(self.features)
         if self.num < 4 or not self.guidances:
             raise InputError(
                 f"an evaluation needs at least 4 images and one guidance; given {self.num} "
@@ -103,7 +108,9 @@ def evaluate(
         InputError: the data has no classes, or no test images.
     """
     network, objective = pipeline.transformer.eval(), pipeline.objective
-    judge = Judge(data, pipeline.tokenizer, network.num_classes, config.num, config.classifier, config.seed)
+    judge = Judge(
+        data, pipeline.tokenizer, network.num_classes, config.num, config.classifier, config.features, config.seed
+    )
     rows = []
     for guidance in config.guidances:
         settings = replace(sampling, guidance=guidance)
@@ -111,7 +118,7 @@ def evaluate(
             quality = judge.measure(network, objective, settings, on_progress=bar.update)
         rows.append(Row(**asdict(quality), guidance=guidance))
     result = Evaluation(
-        protocol="classifier features; reference: real test images",
+        protocol=f"{config.features} features; reference: real test images",
         num=config.num,
         seed=config.seed,
         sampling=sampling,
