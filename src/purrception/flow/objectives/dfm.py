@@ -22,6 +22,9 @@ from purrception.flow.objectives.base import (
 )
 from purrception.flow.settings import SamplingConfig
 
+MASKED_SHARE = 0.5
+"""Of all sites, with t uniform on [0, 1]."""
+
 
 class DFM(Objective):
     """Each site shows its code with probability t, else [MASK]; the network fills in what is masked."""
@@ -49,7 +52,10 @@ class DFM(Objective):
         return replace(settings, solver="euler", last_step="nearest", guidance_space="logits")
 
     def loss(self, network: Network, batch: TrainingBatch) -> Losses:
-        """−ln π(c | masked grid) + z-loss, mean over the masked sites of the batch, in nats.
+        """−ln π(c | masked grid) + z-loss, in nats: the sum over masked sites by the number expected of a batch.
+
+        Dividing by the number that this batch happens to have would make its loss depend on how it is cut into
+        microbatches and processes. The figures are means over the masked sites that there are.
 
         The masks come from the batch's Gaussian noise: its first channel through the normal distribution
         function is uniform, so that all objectives train on the same random numbers.
@@ -57,8 +63,10 @@ class DFM(Objective):
         uniforms = torch.special.ndtr(batch.noise[:, 0])
         masked = uniforms >= batch.time.view(-1, 1, 1)
         features = network(network.embed_masked(batch.indices, masked), batch.time, batch.labels)
-        weights = masked.float() / masked.sum().clamp_min(1)
-        return network.head.loss(features, batch.indices, self.config.z_loss, weights=weights).losses()
+        weights = masked.float() / (MASKED_SHARE * masked.numel())
+        losses = network.head.loss(features, batch.indices, self.config.z_loss, weights=weights).losses()
+        share = weights.sum().clamp_min(1 / masked.numel())
+        return Losses(losses.total, {name: value / share for name, value in losses.figures.items()})
 
     def predict(
         self, network: Network, z: Tensor, t: float, labels: Tensor, options: PredictionOptions = PLAIN
