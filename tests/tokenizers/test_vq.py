@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from purrception.data import DataConfig, open_images
+from purrception.data import DataConfig, open_images, tensor_to_images
 from purrception.errors import InputError
 from purrception.tokenizers import TokenizerTrainingConfig, VQConfig, VQTokenizer, train_tokenizer
 from purrception.tokenizers.training import measure
@@ -37,6 +38,14 @@ def test_decode_of_encode_is_the_forward_pass_of_the_network(tokenizer: VQTokeni
     images = torch.rand(2, 1, 16, 16) * 2 - 1
     rebuilt = tokenizer.decode(tokenizer.encode(images))
     torch.testing.assert_close(rebuilt, tokenizer.vq(images).sample)
+
+
+def test_an_image_does_not_depend_on_those_decoded_beside_it(tokenizer: VQTokenizer) -> None:
+    indices = torch.randint(len(tokenizer.codebook), (37, 8, 8))
+    together = tokenizer.decode(indices)
+    for size in (1, 5, 32):
+        assert torch.equal(torch.cat([tokenizer.decode(part) for part in indices.split(size)]), together)
+    assert np.array_equal(tokenizer.decode_images(indices), tensor_to_images(together))
 
 
 def test_a_saved_tokenizer_is_the_same_and_so_is_its_fingerprint(tokenizer: VQTokenizer, tmp_path: Path) -> None:

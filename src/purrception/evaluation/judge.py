@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from purrception.data import DataConfig, images_to_tensor, load_split, tensor_to_images
+from purrception.data import DataConfig, images_to_tensor, load_split
 from purrception.errors import InputError
 from purrception.evaluation.classifier import (
     ClassifierConfig,
@@ -102,8 +101,7 @@ class Judge:
         made = sample_codes(
             network, objective, self._labels, settings, chosen, batch_size=256, on_progress=on_progress
         )
-        decoded = [tensor_to_images(self.tokenizer.decode(part)) for part in made.indices.split(256)]
-        images = images_to_tensor(list(np.concatenate(decoded)))
+        images = images_to_tensor(list(self.tokenizer.decode_images(made.indices)))
         features = self._extract(images)
         neighbourhood = precision_recall(self._real, features)
         return Quality(

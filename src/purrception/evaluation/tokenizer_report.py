@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from purrception.data import DataConfig, ImageSource, array_to_pil, images_to_tensor, open_images, tensor_to_images
+from purrception.data import DataConfig, ImageSource, array_to_pil, images_to_tensor, open_images
 from purrception.errors import InputError
 from purrception.evaluation.classifier import ClassifierConfig, accuracy, train_classifier
 from purrception.evaluation.codebook import CodebookState, examine_codebook
@@ -190,7 +190,7 @@ def _draw(
     chosen = {"reconstructions.png": spread, "worst.png": ranked[:shown], "median.png": ranked[middle:][:shown]}
     for file, numbers in chosen.items():
         originals = np.stack([images[int(rows[number])][0] for number in numbers])
-        rebuilt = tensor_to_images(tokenizer.decode(tokenizer.encode(images_to_tensor(list(originals)))))
+        rebuilt = tokenizer.decode_images(tokenizer.encode(images_to_tensor(list(originals))))
         lines = [
             sheet[start : start + shown]
             for start in range(0, len(numbers) // shown * shown, shown)

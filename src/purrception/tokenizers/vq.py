@@ -5,16 +5,22 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, Self
 
+import numpy as np
 import torch
 from diffusers import ModelMixin, VQModel
 from torch import Tensor, nn
 
+from purrception.data import tensor_to_images
 from purrception.errors import InputError, unknown_name
 from purrception.nearest import nearest_codes
+
+GROUP_PIXELS, LARGEST_GROUP = 2**15, 32
+"""How many images are decoded at a time: at most so many pixels, and so many images."""
 
 
 class UnnormalisedVQModel(VQModel):
@@ -162,11 +168,30 @@ class VQTokenizer:
         latents = self.vq.encode(images.to(self.vq.device, self.vq.dtype)).latents
         return nearest_codes(latents.float(), self.codebook)
 
-    @torch.no_grad()
     def decode(self, indices: Tensor) -> Tensor:
-        """Indices, long ``[B, h, w]`` → images, float32 ``[B, C, H, W]`` in about [−1, 1]."""
-        quantised = self.vq.quantize.embedding(indices.to(self.vq.device)).permute(0, 3, 1, 2)
-        return self.vq.decode(quantised, force_not_quantize=True).sample.float()
+        """Indices, long ``[B, h, w]`` → images, float32 ``[B, C, H, W]`` in about [−1, 1].
+
+        An image does not depend, to the last bit, on those decoded beside it.
+        """
+        return torch.cat(list(self._decode_groups(indices)))
+
+    def decode_images(self, indices: Tensor) -> np.ndarray:
+        """Indices, long ``[B, h, w]`` → images, uint8 ``[B, H, W, C]``; floats of a few exist at a time."""
+        return np.concatenate([tensor_to_images(images) for images in self._decode_groups(indices)])
+
+    @torch.no_grad()
+    def _decode_groups(self, indices: Tensor) -> Iterator[Tensor]:
+        """Images of a fixed number of grids at a time, the last group filled up.
+
+        Kernels are chosen, and so numbers rounded, by the shape of a batch: with groups of one shape an image
+        is the same in any company.
+        """
+        pixels = indices[0].numel() * self.downsampling**2
+        size = max(1, min(LARGEST_GROUP, GROUP_PIXELS // pixels))
+        for group in indices.split(size):
+            filled = torch.cat([group, group[-1:].expand(size - len(group), -1, -1)])
+            quantised = self.vq.quantize.embedding(filled.to(self.vq.device)).permute(0, 3, 1, 2)
+            yield self.vq.decode(quantised, force_not_quantize=True).sample[: len(group)].float()
 
     def save(self, folder: Path) -> None:
         """Write ``config.json`` and safetensors weights, as diffusers lays them out."""
