@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,27 @@ from purrception.training import TrainingConfig
 
 torch.set_num_threads(2)
 
+ROOT = Path(__file__).parents[1]
+
 
 def run_cli(*arguments: str | Path, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """``purrception …`` as a person would start it."""
     environment = os.environ | {"OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
     return subprocess.run(
         [sys.executable, "-m", "purrception", *map(str, arguments)],
+        cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip
+
+
+def run_torchrun(
+    *arguments: str | Path, cwd: Path, options: Sequence[str] = (), timeout: float = 300
+) -> subprocess.CompletedProcess[str]:
+    """Two processes, as ``torchrun`` starts them on a machine without a GPU."""
+    # static: a store of its own at a free port, so that tests may run side by side
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *command, *map(str, arguments)],
         cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False,
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ import purrception
 
 SOURCE = Path(purrception.__file__).parent
 ORDER = [
-    "errors", "keyed_rng", "progress", "processes", "pictures", "weights", "nearest",
+    "errors", "keyed_rng", "processes", "progress", "pictures", "weights", "nearest",
     "data", "tokenizers", "tokens", "flow", "models", "sampling", "training", "prepare", "pipeline", "migration",
     "gallery", "evaluation", "config", "tokenizer_run", "experiment", "dry_run", "plan", "comparison", "bench",
     "recipes", "cli", "__main__",

@@ -161,7 +161,7 @@ def test_damage_is_named_on_resume(
     files = {
         "shard": run / "tokens/train/shard-00000.safetensors",
         "tokenizer": run / "tokenizer/diffusion_pytorch_model.safetensors",
-        "checkpoint": run / "checkpoints/step-00000008/network.safetensors",
+        "checkpoint": next((run / "checkpoints/step-00000008/network").iterdir()),
     }
     if damage == "foreign tokenizer":
         from purrception.tokenizers import VQTokenizer
@@ -174,7 +174,7 @@ def test_damage_is_named_on_resume(
     content = files[damage].read_bytes()
     files[damage].write_bytes(content[: len(content) // 2])
     message = fails_with_one_line(capsys, "train", "--resume", run)
-    assert str(files[damage] if damage != "tokenizer" else run / "tokenizer") in message
+    assert str(files[damage] if damage == "shard" else files[damage].parent) in message
 
 
 def test_a_finished_run_can_be_trained_longer_but_not_changed(
@@ -209,7 +209,7 @@ def test_a_longer_training_never_leaves_the_shorter_ones_pipeline(
         assert "No space left" in message
     assert main(["train", "--resume", str(run)]) == 0
     saved = load_file(run / "pipeline/transformer/diffusion_pytorch_model.safetensors")
-    trained = load_file(run / "checkpoints/step-00000010/ema.safetensors")
+    trained = load_file(next((run / "checkpoints/step-00000010/ema").iterdir()))
     assert saved.keys() == trained.keys()
     assert all(torch.equal(saved[name], trained[name]) for name in saved)
 

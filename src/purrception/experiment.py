@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from purrception import processes
 from purrception.config import RunConfig, dump_config, load_config
-from purrception.data import open_images, tensor_to_images
+from purrception.data import open_images
 from purrception.errors import InputError
 from purrception.flow import SamplingConfig, build_objective
 from purrception.models import PurrceptionTransformer, categorical_heads
 from purrception.pictures import image_grid
 from purrception.pipeline import PurrceptionPipeline
-from purrception.sampling import sample_codes
+from purrception.sampling import sample_together
 from purrception.tokenizers import VQTokenizer, convert_tokenizer, open_tokenizer, train_tokenizer
 from purrception.tokens import MANIFEST_FILE, Manifest, TokenDataset, TokenStore, prepare_splits
 from purrception.training import CheckpointStore, RunDirectory, Trainer
@@ -28,14 +29,28 @@ RESUMABLE_SECTIONS = frozenset({"training", "sampling", "evaluation"})
 
 
 def start_run(config: RunConfig) -> RunDirectory:
-    """Make the run directory and do everything in it.
+    """Make the run directory and do everything in it, alone or with the other processes of ``torchrun``.
+
+    When ``torchrun`` starts its processes again, they go on with what they had begun.
 
     Raises:
         InputError: a run is already there, or the configuration does not fit the data.
     """
-    check_config(config)
-    run = RunDirectory.create(Path(config.runs) / config.name, dump_config(config))
-    return _complete(config, run)
+    root = Path(config.runs) / config.name
+    with processes.joined(config.training.resolve_device()):
+        if processes.restarted() and _is_run_of(config, root):
+            return resume_run(root)
+        check_config(config)
+        processes.wait()  # every process has looked before the first one writes
+        if processes.rank() == 0:
+            RunDirectory.create(root, dump_config(config))
+        processes.wait()
+        return _complete(config, RunDirectory(root))
+
+
+def _is_run_of(config: RunConfig, root: Path) -> bool:
+    file = RunDirectory(root).config_file
+    return file.is_file() and load_config(file) == config
 
 
 def check_config(config: RunConfig, tokenizer: VQTokenizer | None = None) -> None:
@@ -118,20 +133,28 @@ def resume_run(root: Path | str, config: RunConfig | None = None) -> RunDirector
     """
     run = RunDirectory.open(root)
     saved = load_config(run.config_file)
-    if config is not None and config != saved:
-        changed = {
-            field.name
-            for field in dataclasses.fields(config)
-            if getattr(config, field.name) != getattr(saved, field.name)
-        }
-        if fixed := sorted(changed - RESUMABLE_SECTIONS):
-            raise InputError(
-                f"a resumed run keeps its {', '.join(fixed)}; only {', '.join(sorted(RESUMABLE_SECTIONS))} "
-                "may change: start another run with a --name of its own"
-            )
-        check_config(config)
+    with processes.joined((config or saved).training.resolve_device()):
+        if config is not None and config != saved:
+            _change_config(run, saved, config)
+        return _complete(config or saved, run)
+
+
+def _change_config(run: RunDirectory, saved: RunConfig, config: RunConfig) -> None:
+    """Let a run go on under another configuration, if what it has built allows it."""
+    changed = {
+        field.name
+        for field in dataclasses.fields(config)
+        if getattr(config, field.name) != getattr(saved, field.name)
+    }
+    if fixed := sorted(changed - RESUMABLE_SECTIONS):
+        raise InputError(
+            f"a resumed run keeps its {', '.join(fixed)}; only {', '.join(sorted(RESUMABLE_SECTIONS))} "
+            "may change: start another run with a --name of its own"
+        )
+    check_config(config)
+    processes.wait()
+    if processes.rank() == 0:
         _write_aside(run.config_file, dump_config(config))
-    return _complete(config or saved, run)
 
 
 def _complete(config: RunConfig, run: RunDirectory) -> RunDirectory:
@@ -141,16 +164,19 @@ def _complete(config: RunConfig, run: RunDirectory) -> RunDirectory:
     trainer = build_trainer(config, run, tokenizer, train, held_out)
     if checkpoint := trainer.checkpoints.latest():
         trainer.restore(checkpoint)
-    if trainer.state.step < config.training.steps:
+    first = processes.rank() == 0
+    if trainer.state.step < config.training.steps and first:
         # A pipeline of a shorter training would outlive a kill; until the new one, samples come from checkpoints.
         shutil.rmtree(run.pipeline, ignore_errors=True)
     trainer.fit()
-    if not run.pipeline.exists():
-        pipeline = make_pipeline(config, tokenizer, train.manifest, trainer.ema.average)
+    averaged = trainer.averaged()
+    if first and not run.pipeline.exists():
+        pipeline = make_pipeline(config, tokenizer, train.manifest, averaged)
         partial = run.root / f".{run.pipeline.name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         pipeline.save_pretrained(partial)
         os.rename(partial, run.pipeline)
+    processes.wait()
     return run
 
 
@@ -238,20 +264,26 @@ def sampling_defaults(path: Path | str) -> SamplingConfig:
 
 def prepare_tokenizer(config: RunConfig, run: RunDirectory) -> VQTokenizer:
     """The run's tokenizer: loaded, or else converted or trained and then moved into place whole."""
-    if (run.tokenizer / "config.json").is_file():
+    done = (run.tokenizer / "config.json").is_file()
+    processes.wait()  # every process has looked before the first one writes
+    if done:
         return VQTokenizer.load(run.tokenizer)
     partial = run.root / f".{run.tokenizer.name}.partial"  # a killed training left its checkpoints in it
-    if config.tokenizer.path:
-        shutil.rmtree(partial, ignore_errors=True)
-        tokenizer = convert_tokenizer(config.tokenizer.path, config.tokenizer.arch, partial)
-    else:
+    first = processes.rank() == 0
+    if not config.tokenizer.path:
         train, held_out = open_images(config.data, "train"), open_images(config.data, "test")
-        tokenizer = train_tokenizer(
+        train_tokenizer(
             config.tokenizer.model, config.tokenizer.training, train, held_out, partial, config.seed,
             config.training.resolve_device(),
         )  # fmt: skip
-    os.rename(partial, run.tokenizer)
-    return tokenizer
+    elif first:
+        shutil.rmtree(partial, ignore_errors=True)
+        convert_tokenizer(config.tokenizer.path, config.tokenizer.arch, partial)
+    processes.wait()
+    if first:
+        os.rename(partial, run.tokenizer)
+    processes.wait()
+    return VQTokenizer.load(run.tokenizer)
 
 
 def prepare_tokens(
@@ -292,8 +324,8 @@ def _grid_drawer(config: RunConfig, tokenizer: VQTokenizer, manifest: Manifest) 
     settings = objective.supported(dataclasses.replace(config.sampling, steps=min(config.sampling.steps, 25)))
 
     def draw(network: PurrceptionTransformer) -> np.ndarray:
-        made = sample_codes(network, objective, labels, settings, config.seed, batch_size=len(labels))
-        images = tensor_to_images(tokenizer.decode(made.indices))
+        made = sample_together(network, objective, labels, settings, config.seed, batch_size=len(labels))
+        images = tokenizer.decode_images(made.indices)
         return image_grid(images, columns=columns, scale=max(1, 64 // images.shape[1]))
 
     return draw

@@ -44,6 +44,15 @@ def unused_folder(folder: Path) -> Path:
     return folder
 
 
+def output_folder(out: str, parent: Path) -> Path:
+    """The folder that a person asked for, or else the next free number in ``parent``; it is not created.
+
+    Raises:
+        InputError: it already holds something.
+    """
+    return unused_folder(Path(out) if out else numbered_folder(parent))
+
+
 def save_gallery(
     pipeline: PurrceptionPipeline,
     out: PurrceptionOutput,

@@ -14,12 +14,12 @@ from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from torch import Tensor
 
-from purrception.data import array_to_pil, tensor_to_images
+from purrception.data import array_to_pil
 from purrception.errors import InputError, unknown_name
 from purrception.flow import ObjectiveConfig, SamplingConfig, build_objective
 from purrception.models import PurrceptionTransformer
 from purrception.progress import ProgressBar
-from purrception.sampling import sample_codes
+from purrception.sampling import sample_together
 from purrception.tokenizers import VQTokenizer
 
 INDEX_FILE = "model_index.json"
@@ -178,14 +178,10 @@ class PurrceptionPipeline(DiffusionPipeline):
         wanted = torch.tensor(labels)
         network = self.transformer.eval()
         with ProgressBar("sampling", len(labels)) as bar:
-            made = sample_codes(
+            made = sample_together(
                 network, self.objective, wanted, settings, seed, batch_size, on_progress=bar.update
             )
-        images = [
-            array_to_pil(array)
-            for part in made.indices.split(batch_size)
-            for array in tensor_to_images(self.tokenizer.decode(part.to(self.device)))
-        ]
+        images = [array_to_pil(array) for array in self.tokenizer.decode_images(made.indices)]
         return PurrceptionOutput(images=images, indices=made.indices, entropy=made.entropy, nfe=made.nfe)
 
     def _resolve_labels(self, class_labels: Sequence[int | str] | None, num_images: int | None) -> list[int]:

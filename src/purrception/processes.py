@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from purrception.errors import InputError
+
 PATIENCE = timedelta(days=30)
 """How long a process waits for the others: one may be done with its share days before the slowest."""
 
@@ -31,10 +33,20 @@ def joined(device: torch.device) -> Iterator[torch.device]:
     """Join the processes that ``torchrun`` started, if it did; yields this process's device.
 
     Gloo connects processors, NCCL GPUs; ``cuda`` becomes the GPU of this process's local number.
+
+    Raises:
+        InputError: ``torchrun`` is to restart processes, and would tell them the addresses of dead ones.
     """
     if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device
         return
+    # torch 2.13 keeps one store over all restarts: who comes first reads where the others were before they died.
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    if restarts and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        raise InputError(
+            f"torchrun --max-restarts {restarts} needs a fresh store at each restart, or processes look for each "
+            "other where they died: export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun"
+        )
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
@@ -43,6 +55,16 @@ def joined(device: torch.device) -> Iterator[torch.device]:
         yield device
     finally:
         dist.destroy_process_group()
+
+
+def restarted() -> bool:
+    """Whether ``torchrun`` started this process again, after one of them had died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def share(jobs: int) -> range:
+    """The part of jobs 0, …, ``jobs`` − 1 that is this process's; the parts of all, in order, are the whole."""
+    return range(jobs * rank() // count(), jobs * (rank() + 1) // count())
 
 
 def wait() -> None:

@@ -9,6 +9,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from purrception import processes
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -19,12 +21,12 @@ class ProgressBar:
         title: what is under way, in a word or two.
         total: number of steps of the whole loop.
         start: steps done before this process began (a resumed run), not counted in the time left.
-        silent: show nothing; of several processes one reports.
+        silent: show nothing; of several processes only the first shows anything.
     """
 
     def __init__(self, title: str, total: int, start: int = 0, *, silent: bool = False) -> None:
         self.title, self.total, self.start = title, total, start
-        self.console = Console(stderr=True, quiet=silent)
+        self.console = Console(stderr=True, quiet=silent or processes.rank() > 0)
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._began = self._printed = time.monotonic()

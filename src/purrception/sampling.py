@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from purrception import processes
 from purrception.errors import InputError
 from purrception.flow import Generation, Objective, SamplingConfig
 from purrception.keyed_rng import Stream, keyed_rng
@@ -57,8 +58,9 @@ def sample_codes(
     seed: int,
     batch_size: int,
     on_progress: Callable[[int], None] = lambda done: None,
+    first: int = 0,
 ) -> Generation:
-    """Codes of the images 0, 1, …, one per label, in batches.
+    """Codes of the images ``first``, ``first`` + 1, …, one per label, in batches.
 
     Args:
         network: in evaluation mode.
@@ -68,6 +70,7 @@ def sample_codes(
         seed: image i depends on (seed, i) alone.
         batch_size: images at a time.
         on_progress: told how many images are done.
+        first: number of the first image.
 
     Raises:
         InputError: settings that the objective or the network cannot honour.
@@ -77,9 +80,36 @@ def sample_codes(
     parts = []
     for begin in range(0, len(labels), batch_size):
         chosen = labels[begin : begin + batch_size].to(network.device)
-        numbers = range(begin, begin + len(chosen))
+        numbers = range(first + begin, first + begin + len(chosen))
         parts.append(objective.generate(network, chosen, KeyedDraws(seed, numbers, network), settings))
         on_progress(begin + len(chosen))
+    return _joined(parts)
+
+
+def sample_together(
+    network: PurrceptionTransformer,
+    objective: Objective,
+    labels: Tensor,
+    settings: SamplingConfig,
+    seed: int,
+    batch_size: int,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> Generation:
+    """As :func:`sample_codes`, shared by all processes; each returns all codes.
+
+    Whole batches are dealt out, as long as there are enough of them, so that an image is computed in the company
+    it would have had in one process.
+    """
+    batch_size = max(1, min(batch_size, -(-len(labels) // processes.count())))
+    batches = processes.share(-(-len(labels) // batch_size))
+    begin, end = batches.start * batch_size, min(batches.stop * batch_size, len(labels))
+    own = None
+    if begin < end or processes.count() == 1:
+        own = sample_codes(network, objective, labels[begin:end], settings, seed, batch_size, on_progress, begin)
+    return _joined([part for part in processes.gather(own) if part is not None])
+
+
+def _joined(parts: Sequence[Generation]) -> Generation:
     entropies = [part.entropy for part in parts if part.entropy is not None]
     return Generation(
         indices=torch.cat([part.indices for part in parts]).cpu(),

@@ -89,7 +89,8 @@ def test_entries_share_data_order_and_initial_weights(tiny_run: Path, comparison
         assert len(same) >= len(plain) - 1  # dfm's first layer sees one more channel
         assert all(torch.equal(weights[name], plain[name]) for name in same)
     trained = [
-        load_file(comparison / f"{entry}-seed1/checkpoints/step-00000004/network.safetensors") for entry in ENTRIES
+        load_file(next((comparison / f"{entry}-seed1/checkpoints/step-00000004/network").iterdir()))
+        for entry in ENTRIES
     ]
     assert len({state["backbone.final_modulation.bias"].numpy().tobytes() for state in trained}) == len(ENTRIES)
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from purrception.cli.benchmarks import bench, plan
 from purrception.cli.converting import convert
-from purrception.cli.parsing import Verb, configure, override, parse, parse_known, run_verb, target_of
+from purrception.cli.parsing import Verb, configure, override, parse, parse_known, run_verb, say, target_of
 from purrception.cli.preparing import prepare
 from purrception.cli.tokenizer import TOKENIZER_VERBS
 from purrception.errors import InputError
@@ -150,12 +150,12 @@ def train(arguments: list[str]) -> None:
         config = parse(RunConfig, verb, rest, load_config(RunDirectory.open(target).config_file))
     else:
         config = configure(verb, target, rest, dry=dry)
-    print(dump_config(config), flush=True)
+    say(dump_config(config))
     if dry:
         print(dry_run(config))
         return
     run = resume_run(target, config) if resume else start_run(config)
-    print(f"done: {run.root}  (next: purrception sample {run.root})")
+    say(f"done: {run.root}  (next: purrception sample {run.root})")
 
 
 def sample(arguments: list[str]) -> None:
@@ -163,20 +163,24 @@ def sample(arguments: list[str]) -> None:
     verb = VERBS["sample"]
     target, rest = target_of(verb, arguments)
     options = parse(SampleOptions, verb, rest)
+    from purrception import processes
     from purrception.config import load_sampling
     from purrception.experiment import load_pipeline, sampling_defaults
-    from purrception.gallery import numbered_folder, save_gallery, unused_folder
+    from purrception.gallery import output_folder, save_gallery
     from purrception.training.config import resolve_device
 
     defaults = load_sampling(options.preset) if options.preset else sampling_defaults(target)
     settings = override(defaults, options)
-    pipeline = load_pipeline(target).to(resolve_device(options.device))
-    classes = max(pipeline.transformer.num_classes, 1)
-    labels = pipeline.labels_of(options.classes) or [i % classes for i in range(options.num)]
-    folder = unused_folder(Path(options.out) if options.out else numbered_folder(Path(target) / "generated"))
-    out = pipeline.sample(labels, settings, options.seed, options.batch_size)
-    save_gallery(pipeline, out, labels, settings, options.seed, target, folder)
-    print(f"{len(out.images)} images, {out.nfe} network evaluations each: {folder}")
+    with processes.joined(resolve_device(options.device)) as device:
+        pipeline = load_pipeline(target).to(device)
+        classes = max(pipeline.transformer.num_classes, 1)
+        labels = pipeline.labels_of(options.classes) or [i % classes for i in range(options.num)]
+        folder = output_folder(options.out, Path(target) / "generated")
+        out = pipeline.sample(labels, settings, options.seed, options.batch_size)
+        if processes.rank() > 0:
+            return
+        save_gallery(pipeline, out, labels, settings, options.seed, target, folder)
+        print(f"{len(out.images)} images, {out.nfe} network evaluations each: {folder}")
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -187,7 +191,7 @@ def evaluate(arguments: list[str]) -> None:
     from purrception.config import load_config
     from purrception.evaluation import evaluate as run_evaluation
     from purrception.experiment import load_pipeline, sampling_defaults
-    from purrception.gallery import numbered_folder, unused_folder
+    from purrception.gallery import output_folder
     from purrception.training import RunDirectory
     from purrception.training.config import resolve_device
 
@@ -196,7 +200,7 @@ def evaluate(arguments: list[str]) -> None:
     settings = override(sampling_defaults(target), options)
     protocol = override(config.evaluation, options)
     pipeline = load_pipeline(target).to(resolve_device(options.device))
-    folder = unused_folder(Path(options.out) if options.out else numbered_folder(run.evaluation))
+    folder = output_folder(options.out, run.evaluation)
     result = run_evaluation(pipeline, config.data, protocol, settings, folder)
     print(result.markdown() + f"\n{folder}")
 
@@ -224,11 +228,11 @@ def sweep(arguments: list[str]) -> None:
     options = parse(SweepOptions, verb, rest)
     from purrception.comparison.sweep import SweepSpace
     from purrception.comparison.sweep import sweep as run_sweep
-    from purrception.gallery import numbered_folder, unused_folder
+    from purrception.gallery import output_folder
 
     space = SweepSpace(options.temperatures, options.guidances, options.steps, options.solvers, options.grids)
-    folder = Path(options.out) if options.out else numbered_folder(Path(target) / "sweeps")
-    print(f"report: {run_sweep(target, space, options.num, options.seed, unused_folder(folder), options.device)}")
+    folder = output_folder(options.out, Path(target) / "sweeps")
+    print(f"report: {run_sweep(target, space, options.num, options.seed, folder, options.device)}")
 
 
 def tokenizer(arguments: list[str]) -> None:

@@ -59,6 +59,12 @@ def run_verb(arguments: list[str], verbs: Mapping[str, Verb], group: str, summar
         verbs[arguments[0]].run(arguments[1:])
 
 
+def say(text: str) -> None:
+    """Print for the person who asked; of the processes of ``torchrun`` the first speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, flush=True)
+
+
 def target_of(verb: Verb, arguments: list[str]) -> tuple[str, list[str]]:
     """What a verb works on, always its first argument, and the options after it."""
     if arguments and arguments[0] in ("-h", "--help"):

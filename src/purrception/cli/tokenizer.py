@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from purrception.cli.converting import convert_tokenizer
-from purrception.cli.parsing import Verb, parse, parse_known, recipe_of, target_of
+from purrception.cli.parsing import Verb, parse, parse_known, recipe_of, say, target_of
 from purrception.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,13 +56,11 @@ def train(arguments: list[str]) -> None:
         else:
             data = replace(source.data, image_size=start.config.sample_size, channels=start.config.in_channels)
             default, choice = replace(default, data=data), f"images of {data.image_size} pixels, as init_from has"
-        if _is_first():
-            print(choice, flush=True)
+        say(choice)
         config, model = parse(TokenizerRunConfig, verb, rest, default), default.model
     if options.init_from and config.model != model:
         raise InputError("with --init-from the architecture is that of the tokenizer named: leave --model.… out")
-    if _is_first():
-        print(dump_tokenizer_run(config), flush=True)
+    say(dump_tokenizer_run(config))
     folder = Path(options.out or f"tokenizers/{source.name}")
     start_tokenizer(config, folder)
     _say_done(folder)
@@ -90,7 +88,7 @@ def report(arguments: list[str]) -> None:
     source, rest = target_of(verb, rest)
     from purrception.config import DataOptions
     from purrception.evaluation.tokenizer_report import report_tokenizer
-    from purrception.gallery import numbered_folder, unused_folder
+    from purrception.gallery import output_folder
     from purrception.tokenizers import VQTokenizer
     from purrception.training.config import resolve_device
 
@@ -103,7 +101,7 @@ def report(arguments: list[str]) -> None:
         data = replace(data, channels=tokenizer.image_channels, image_size=tokenizer.vq.config.sample_size)
     data = parse(DataOptions, verb, rest, DataOptions(data)).data
     tokenizer.vq.to(resolve_device(options.device))
-    out = unused_folder(Path(options.out) if options.out else numbered_folder(folder / "report"))
+    out = output_folder(options.out, folder / "report")
     result = report_tokenizer(tokenizer, data, out, options.num, options.batch_size)
     print(result.markdown() + f"\n{out}")
 
@@ -119,16 +117,8 @@ def source_of(target: str) -> RunConfig:
     return replace(recipe, data=replace(recipe.data, source=source, root=root or recipe.data.root))
 
 
-def _is_first() -> bool:
-    """Whether this is the one process, or the first of ``torchrun``'s, that speaks."""
-    import os
-
-    return os.environ.get("RANK", "0") == "0"
-
-
 def _say_done(folder: Path) -> None:
-    if _is_first():
-        print(f"done: {folder}  (next: purrception tokenizer report {folder} SOURCE)")
+    say(f"done: {folder}  (next: purrception tokenizer report {folder} SOURCE)")
 
 
 TOKENIZER_VERBS = {

@@ -151,15 +151,15 @@ def _train_entry(
         seconds = before + trainer.seconds
         clock.write_text(json.dumps(seconds))
         settings = objective.supported(config.sampling)
-        quality = judge.measure(trainer.ema.average, objective, settings)
-        unsampled = held_out_figures(trainer.ema.average, objective, held_out, judge.seed)
+        quality = judge.measure(trainer.averaged(), objective, settings)
+        unsampled = held_out_figures(trainer.averaged(), objective, held_out, judge.seed)
         row = {
             "entry": entry, "seed": config.seed, "step": step, "seconds": seconds, "flops": step * flops,
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
             "sampling": asdict(settings), **asdict(quality), **asdict(unsampled),
         }  # fmt: skip
         if protocol.tune and step == points[-1]:
-            row["tuned"] = _tune(judge, trainer.ema.average, objective, settings)
+            row["tuned"] = _tune(judge, trainer.averaged(), objective, settings)
         append_json_line(run.root / ROWS_FILE, row)
         print(
             f"{entry} seed {config.seed} step {step}: Fréchet {quality.frechet:.2f}  "

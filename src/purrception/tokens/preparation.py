@@ -164,7 +164,7 @@ def _encode_shards(plan: Plan, missing: list[int], encoder: Encoder, folder: Pat
     size = len(encoder.tokenizer.codebook)
     done = 0
 
-    with ProgressBar(f"encoding {plan.split}", sum(map(len, ranges)), silent=processes.rank() > 0) as bar:
+    with ProgressBar(f"encoding {plan.split}", sum(map(len, ranges))) as bar:
 
         def advance(images: int) -> None:
             nonlocal done

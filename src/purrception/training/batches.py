@@ -8,10 +8,11 @@ from dataclasses import fields
 import numpy as np
 import torch
 
+from purrception import processes
 from purrception.data import spread_rows
 from purrception.flow import TrainingBatch
 from purrception.keyed_rng import Stream, keyed_rng
-from purrception.tokens import ShuffledOrder, TokenDataset
+from purrception.tokens import ShuffledOrder, TokenDataset, rank_share
 
 
 class TrainingBatches:
@@ -53,9 +54,10 @@ class TrainingBatches:
 
 
 class BatchesAhead:
-    """Batches on their device, the next one made while the present one is learned.
+    """This process's share of each batch, on its device; the next one is made while the present one is learned.
 
-    What a batch holds depends on its position alone, so that making it early changes nothing.
+    What a batch holds depends on its position in the stream alone, so that neither making it early nor sharing it
+    changes anything.
 
     Args:
         batches: the stream.
@@ -68,7 +70,11 @@ class BatchesAhead:
         self._next: tuple[int, int, Future[TrainingBatch]] | None = None
 
     def batch(self, position: int, count: int) -> TrainingBatch:
-        """Samples ``position`` to ``position + count − 1``; those that follow are begun."""
+        """Of samples ``position`` to ``position + count − 1`` those of this process; what follows is begun.
+
+        Raises:
+            InputError: the number of processes does not divide ``count``.
+        """
         ahead, self._next = self._next, None
         if ahead is not None and ahead[:2] == (position, count):
             made = ahead[2].result()
@@ -79,7 +85,7 @@ class BatchesAhead:
         return to_device(made, self._device)
 
     def _make(self, position: int, count: int) -> TrainingBatch:
-        batch = self._batches.batch(position, count)
+        batch = self._batches.batch(*rank_share(position, count, processes.rank(), processes.count()))
         if self._device.type != "cuda":
             return batch
         return TrainingBatch(*(getattr(batch, field.name).pin_memory() for field in fields(batch)))

@@ -1,23 +1,36 @@
-"""Checkpoints that a kill cannot damage: safetensors and JSON, written aside and renamed."""
+"""Checkpoints that a kill cannot damage: safetensors and JSON, written aside and renamed.
+
+Each part lies in a folder of its own, a file for each process that holds shards of it
+(``torch.distributed.checkpoint``): what n processes wrote, m processes read.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import re
 import shutil
+import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn, optim
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor
 
+from purrception import processes
 from purrception.errors import InputError
 
-NETWORK_FILE, EMA_FILE, OPTIMIZER_FILE = "network.safetensors", "ema.safetensors", "optimizer.safetensors"
+NETWORK, EMA, OPTIMIZER = "network", "ema", "optimizer"
 STATE_FILE = "state.json"
 PARTIAL_PREFIX = ".partial-"
 
@@ -52,43 +65,65 @@ class Checkpoint:
     state: TrainingState
 
     def load_network(self, network: nn.Module, *, ema: bool = False) -> None:
-        """Load weights into ``network``, strictly.
+        """Load weights into ``network``, strictly; those in shards into the shards of this process.
 
         Raises:
-            InputError: the file is damaged, or holds another network.
+            InputError: the files are damaged, or hold another network.
         """
-        tensors = self._read(EMA_FILE if ema else NETWORK_FILE)
-        try:
-            network.load_state_dict(tensors)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"the checkpoint {self.folder} holds another network: {reason}") from error
+        self._read(EMA if ema else NETWORK, network.state_dict())
 
     def load_optimizer(self, optimizer: optim.Optimizer, network: nn.Module) -> None:
         """Load the optimizer's moments, by the names of the network's parameters."""
-        tensors = self._read(OPTIMIZER_FILE)
+        parameters = dict(network.named_parameters())
+        sizes = self._sizes(OPTIMIZER)
+        moments: dict[str, Tensor] = {}
+        for name, size in sizes.items():
+            parameter = parameters.get(name.rpartition("/")[0])
+            if parameter is None:
+                raise InputError(f"the checkpoint {self.folder} holds another network: it optimised {name}")
+            moments[name] = torch.zeros_like(parameter) if size else torch.zeros(())
+        self._read(OPTIMIZER, moments)
         state: dict[int, dict[str, Tensor]] = {}
-        for index, (name, _) in enumerate(network.named_parameters()):
-            slots = {key: tensors[f"{name}/{key}"] for key in _slots(tensors, name)}
-            if slots:
-                state[index] = slots
+        numbers = {name: number for number, name in enumerate(parameters)}
+        for name, moment in moments.items():
+            parameter_name, _, slot = name.rpartition("/")
+            state.setdefault(numbers[parameter_name], {})[slot] = moment
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": state, "param_groups": groups})
 
-    def _read(self, file: str) -> dict[str, Tensor]:
-        path = self.folder / file
+    def _sizes(self, part: str) -> dict[str, torch.Size]:
+        """Names and sizes of the tensors of a part."""
+        folder = self.folder / part
         try:
-            return load_file(path)
+            metadata = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
         except (OSError, SafetensorError) as error:
+            raise self._damaged(part, error) from error
+        return {name: entry.size for name, entry in metadata.items() if isinstance(entry, TensorStorageMetadata)}
+
+    def _read(self, part: str, tensors: dict[str, Tensor]) -> None:
+        """Fill ``tensors`` in place; they and the part must hold the same names and sizes."""
+        saved, wanted = self._sizes(part), {name: tensor.shape for name, tensor in tensors.items()}
+        if saved != wanted:
+            differing = sorted(name for name in saved | wanted if saved.get(name) != wanted.get(name))
             raise InputError(
-                f"the checkpoint file {path} is missing or damaged ({error}); remove {self.folder} to go on "
-                "from the checkpoint before it"
-            ) from error
+                f"the checkpoint {self.folder} holds another network: {len(differing)} tensors of its {part} are "
+                f"missing, left over or of another shape, the first {differing[0]}"
+            )
+        try:
+            with _single_process_is_meant():
+                load(
+                    tensors,
+                    storage_reader=HuggingFaceStorageReader(str(self.folder / part)),
+                    no_dist=not _in_shards(tensors),
+                )
+        except CheckpointException as error:
+            raise self._damaged(part, _cause(error)) from error
 
-
-def _slots(tensors: dict[str, Tensor], name: str) -> list[str]:
-    """The optimizer's entries for one parameter; AdamW has these three."""
-    return [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}/{key}" in tensors]
+    def _damaged(self, part: str, error: BaseException) -> InputError:
+        return InputError(
+            f"the checkpoint's {self.folder / part} is missing or damaged ({error}); remove {self.folder} to go "
+            "on from the checkpoint before it"
+        )
 
 
 class CheckpointStore:
@@ -105,33 +140,50 @@ class CheckpointStore:
     def save(
         self, state: TrainingState, network: nn.Module, ema: nn.Module, optimizer: optim.Optimizer
     ) -> Checkpoint:
-        """Write one checkpoint; it appears under its name only when every byte is on the disk."""
-        self._clear_partial()
+        """Write one checkpoint; it appears under its name only when every byte is on the disk.
+
+        Every process takes part.
+
+        Raises:
+            InputError: it cannot be written; those before it are whole.
+        """
+        first = processes.rank() == 0
         final = self.folder / f"step-{state.step:08d}"
         partial = self.folder / f"{PARTIAL_PREFIX}{final.name}"
-        partial.mkdir(parents=True)
-        moments = {
-            f"{name}/{key}": value
-            for name, parameter in network.named_parameters()
-            for key, value in optimizer.state.get(parameter, {}).items()
+        if first:
+            self._clear_partial()
+            partial.mkdir(parents=True)
+        processes.wait()
+        parts = {
+            NETWORK: network.state_dict(),
+            EMA: ema.state_dict(),
+            OPTIMIZER: {
+                f"{name}/{key}": value
+                for name, parameter in network.named_parameters()
+                for key, value in optimizer.state.get(parameter, {}).items()
+            },
         }
         try:
-            save_file(_contiguous(network.state_dict()), partial / NETWORK_FILE)
-            save_file(_contiguous(ema.state_dict()), partial / EMA_FILE)
-            save_file(_contiguous(moments), partial / OPTIMIZER_FILE)
-            (partial / STATE_FILE).write_text(json.dumps(asdict(state), indent=2))
-            for path in (*partial.iterdir(), partial):
-                _flush(path)
-        except (OSError, SafetensorError) as error:
+            for part, tensors in parts.items():
+                if tensors and (first or _in_shards(tensors)):
+                    _write(partial / part, tensors)
+            if first:
+                (partial / STATE_FILE).write_text(json.dumps(asdict(state), indent=2))
+                for path in (*partial.rglob("*"), partial):
+                    _flush(path)
+        except (OSError, CheckpointException) as error:
+            reason = _cause(error) if isinstance(error, CheckpointException) else error
             raise InputError(
-                f"cannot write the checkpoint {final} ({error}); the checkpoints before it are whole: free "
+                f"cannot write the checkpoint {final} ({reason}); the checkpoints before it are whole: free "
                 "some disk and --resume the run"
             ) from error
-        if final.exists():  # the same step again, after a resume
-            self._remove(final)
-        os.rename(partial, final)
-        _flush(self.folder)
-        self._prune()
+        if first:
+            if final.exists():  # the same step again, after a resume
+                self._remove(final)
+            os.rename(partial, final)
+            _flush(self.folder)
+            self._prune()
+        processes.wait()
         return Checkpoint(final, state)
 
     def all(self) -> list[Checkpoint]:
@@ -170,8 +222,30 @@ class CheckpointStore:
             shutil.rmtree(leftover)
 
 
-def _contiguous(tensors: dict[str, Any]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+def _write(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Write one part, its shards by the processes that hold them."""
+    with _single_process_is_meant():
+        save(
+            {name: tensor.detach().contiguous() for name, tensor in tensors.items()},
+            storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True),
+            no_dist=not _in_shards(tensors),
+        )
+
+
+def _in_shards(tensors: dict[str, Tensor]) -> bool:
+    return any(isinstance(tensor, DTensor) for tensor in tensors.values())
+
+
+@contextlib.contextmanager
+def _single_process_is_meant() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        yield
+
+
+def _cause(error: CheckpointException) -> BaseException:
+    """What went wrong on the first process where something did."""
+    return next(iter(error.failures.values()))[0]
 
 
 def _flush(path: Path) -> None:

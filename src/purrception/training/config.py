@@ -10,6 +10,8 @@ import torch
 
 from purrception.errors import InputError
 
+Parallel = Literal["ddp", "fsdp", "hybrid"]
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -44,8 +46,13 @@ class TrainingConfig:
     operations, a fraction of the memory."""
     compile: bool = False
     """Compile the blocks of the backbone (torch.compile): minutes at the start, faster steps, mostly on GPUs."""
+    parallel: Parallel = "ddp"
+    """Under torchrun: ddp (a copy of the network in each process), fsdp (its weights, averages and optimizer in
+    shards over all of them) or hybrid (in shards within a group, the groups being copies)."""
+    shards: int = 0
+    """Processes that hold one copy together under hybrid; 0: those of a machine."""
     device: str = "auto"
-    """cpu, cuda, cuda:1, …; auto takes a GPU when there is one."""
+    """cpu, cuda, cuda:1, …; auto takes a GPU when there is one, under torchrun each process its own."""
     log_every: int = 10
     """Steps between two lines of metrics."""
     validate_every: int = 250
@@ -81,9 +88,16 @@ class TrainingConfig:
                 "training.betas lie in [0, 1) and training.weight_decay is at least 0; given "
                 f"{list(self.betas)} and {self.weight_decay}"
             )
+        if self.shards < 0:
+            raise InputError(f"training.shards is at least 0; given {self.shards}")
         for name in ("label_dropout", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"training.{name} lies in [0, 1); given {getattr(self, name)}")
+
+    @property
+    def microbatch(self) -> int:
+        """Images per forward and backward pass, over all processes."""
+        return self.batch_size // self.accumulation
 
     def resolve_device(self) -> torch.device:
         """The device to train on.

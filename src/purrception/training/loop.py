@@ -1,4 +1,4 @@
-"""The training loop, the same for every objective."""
+"""The training loop, the same for every objective and any number of processes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from purrception import processes
 from purrception.data import array_to_pil
 from purrception.errors import InputError
 from purrception.flow import Objective
@@ -20,12 +21,13 @@ from purrception.tokens import TokenDataset
 from purrception.training.batches import BatchesAhead, TrainingBatches, to_device, validation_batch
 from purrception.training.checkpoint import Checkpoint, CheckpointStore, TrainingState
 from purrception.training.config import TrainingConfig
+from purrception.training.distributed import LossOf, clip_gradients, distribute, gradients_of, shard_like, whole
 from purrception.training.ema import EMA
 from purrception.training.metrics import MetricsLog
 from purrception.training.run_directory import RunDirectory
 
 SKIPS_IN_A_ROW = 10
-VALIDATION_ROWS = 1024
+VALIDATION_ROWS, VALIDATION_BATCH = 1024, 128
 
 GridDrawer = Callable[[PurrceptionTransformer], np.ndarray]
 
@@ -35,17 +37,22 @@ class TrainingDivergedError(InputError):
 
 
 class Trainer:
-    """Trains one network on token shards.
+    """Trains one network on token shards, alone or with the other processes of ``torchrun``.
+
+    Processes share each batch. What is learned does not depend on their number, but for rounding.
 
     Args:
         config: optimisation, logging and saving.
         objective: owns the path and the loss.
-        network: trained in place.
+        network: trained in place; under FSDP2 its weights become shards.
         train: shards to learn from.
         held_out: shards for the held-out loss, if there are any.
         run: where metrics, samples and checkpoints go.
         seed: of the data order, noise, times and label dropout.
-        draw_grid: the picture that shows how far the network has come, uint8 ``[H, W, C]``.
+        draw_grid: the picture that shows how far the network has come, uint8 ``[H, W, C]``; every process draws.
+
+    Raises:
+        InputError: a microbatch cannot be shared evenly by the processes.
     """
 
     def __init__(
@@ -59,6 +66,11 @@ class Trainer:
         seed: int = 0,
         draw_grid: GridDrawer | None = None,
     ) -> None:
+        if config.microbatch % processes.count():
+            raise InputError(
+                "the number of processes divides training.batch_size / training.accumulation; given "
+                f"{processes.count()} processes, {config.batch_size} and {config.accumulation}"
+            )
         self.config, self.objective, self.run = config, objective, run
         self.held_out, self.draw_grid = held_out, draw_grid
         self.device = config.resolve_device()
@@ -67,6 +79,8 @@ class Trainer:
         self.network.backbone.recompute = config.recompute
         if config.compile:
             self.network.backbone.compile_blocks()
+        self._loss = distribute(LossOf(objective, self.network), config.parallel, config.shards, self.device)
+        shard_like(self.ema.average, self.network, objective)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(),
             lr=config.learning_rate,
@@ -80,6 +94,10 @@ class Trainer:
         self.seconds = 0.0
         """Spent in optimiser steps by this process, without validation, sample grids and checkpoints."""
         self.state = TrainingState(seed=seed, tokenizer_hash=train.manifest.tokenizer_hash)
+
+    def averaged(self) -> PurrceptionTransformer:
+        """The network with averaged weights, whole; every process takes part."""
+        return whole(self.ema.average)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go back to a checkpoint: weights, EMA, optimizer and position.
@@ -165,20 +183,21 @@ class Trainer:
 
     def _accumulate(self) -> tuple[dict[str, float], float]:
         """Gradients of all microbatches, clipped; (mean figures, norm before clipping)."""
-        config = self.config
-        count = config.batch_size // config.accumulation
+        config, count = self.config, self.config.microbatch
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
         for microbatch in range(config.accumulation):
             batch = self._ahead.batch(self.state.samples + microbatch * count, count)
-            with config.autocast(self.device):
-                losses = self.objective.loss(self.network, batch)
-            (losses.total / config.accumulation).backward()
+            with gradients_of(self._loss, complete=microbatch == config.accumulation - 1):
+                with config.autocast(self.device):
+                    losses = self._loss(batch)
+                (losses.total / config.accumulation).backward()
             for name, value in {"loss": losses.total.detach(), **losses.figures}.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value / config.accumulation
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_clip)
-        return {name: float(value) for name, value in sums.items()}, float(norm)
+        processes.average_(list(sums.values()))
+        norm = clip_gradients(self.network.parameters(), config.gradient_clip)
+        return {name: float(value) for name, value in sums.items()}, norm
 
     def _skip(self, position: int, loss: float, norm: float, log: MetricsLog, bar: ProgressBar) -> None:
         """Record a step that must not touch the weights; stop after ten in a row."""
@@ -214,24 +233,27 @@ class Trainer:
         if due["checkpoint"]:
             self.checkpoints.save(self.state, self.network, self.ema.average, self.optimizer)
         if due["sample"] and config.sample_every and self.draw_grid is not None:
-            picture = self.draw_grid(self.ema.average)
-            self._save_picture(self.run.samples / f"step-{step:08d}.png", picture)
+            picture = self.draw_grid(self.averaged())
+            if processes.rank() == 0:
+                self._save_picture(self.run.samples / f"step-{step:08d}.png", picture)
             log.image(step, "samples", picture)
 
     @torch.no_grad()
     def _validation_loss(self) -> float | None:
-        """Mean loss of the EMA weights over held-out rows at fixed noise and times."""
+        """Mean loss of the EMA weights over held-out rows at fixed noise and times; processes take turns."""
         if self.held_out is None:
             return None
+        network = self.averaged()
         rows = min(len(self.held_out), VALIDATION_ROWS)
-        total = 0.0
-        for start in range(0, rows, 128):
-            count = min(128, rows - start)
+        total = torch.zeros((), device=self.device)
+        for start in range(processes.rank() * VALIDATION_BATCH, rows, processes.count() * VALIDATION_BATCH):
+            count = min(VALIDATION_BATCH, rows - start)
             batch = validation_batch(self.held_out, self.state.seed, start, count, rows)
             with self.config.autocast(self.device):
-                losses = self.objective.loss(self.ema.average, to_device(batch, self.device))
-            total += float(losses.total) * count
-        return total / rows
+                losses = self.objective.loss(network, to_device(batch, self.device))
+            total += losses.total * count
+        processes.average_([total])
+        return float(total) * processes.count() / rows
 
     @staticmethod
     def _save_picture(path: Path, picture: np.ndarray) -> None:

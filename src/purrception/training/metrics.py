@@ -11,18 +11,22 @@ from typing import Any, Self
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
+from purrception import processes
+
 
 class MetricsLog:
     """Writes figures by step, one JSON object per line and as TensorBoard events.
 
     Args:
-        file: the run's ``metrics.jsonl``; TensorBoard events go beside it.
+        file: the run's ``metrics.jsonl``; TensorBoard events go beside it. Of several processes the first writes.
         step: the step that the run stands at; lines of later steps, left by a run that was killed after its
             last checkpoint, are dropped.
     """
 
     def __init__(self, file: Path, step: int = 0) -> None:
-        self._file = file
+        self._writes = processes.rank() == 0
+        if not self._writes:
+            return
         if file.exists():
             _drop_after(file, step)
         self._stream = file.open("a")
@@ -30,6 +34,8 @@ class MetricsLog:
 
     def write(self, step: int, figures: dict[str, Any]) -> None:
         """Record figures of one step; numbers also go to TensorBoard."""
+        if not self._writes:
+            return
         self._stream.write(json.dumps({"step": step, **figures}) + "\n")
         self._stream.flush()
         for name, value in figures.items():
@@ -38,7 +44,8 @@ class MetricsLog:
 
     def image(self, step: int, name: str, array: np.ndarray) -> None:
         """Record a picture, uint8 ``[H, W, C]``."""
-        self._board.add_image(name, array, step, dataformats="HWC")
+        if self._writes:
+            self._board.add_image(name, array, step, dataformats="HWC")
 
     def __enter__(self) -> Self:
         return self
@@ -46,8 +53,9 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stream.close()
-        self._board.close()
+        if self._writes:
+            self._stream.close()
+            self._board.close()
 
 
 def read_json_lines(file: Path) -> list[dict[str, Any]]:

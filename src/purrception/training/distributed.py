@@ -1,0 +1,108 @@
+"""One network on several processes: copied (DDP), in shards (FSDP2), or in shards within groups (hybrid)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from purrception import processes
+from purrception.errors import InputError
+from purrception.flow import Losses, Objective, TrainingBatch
+from purrception.models import PurrceptionTransformer
+from purrception.training.config import Parallel
+
+
+class LossOf(nn.Module):
+    """The loss as one forward pass, so that DDP and FSDP2 see whatever touches a weight: backbone and head."""
+
+    def __init__(self, objective: Objective, network: PurrceptionTransformer) -> None:
+        super().__init__()
+        self.objective, self.network = objective, network
+
+    def forward(self, batch: TrainingBatch) -> Losses:
+        """Losses of one microbatch."""
+        return self.objective.loss(self.network, batch)
+
+
+def distribute(loss: LossOf, parallel: Parallel, shards: int, device: torch.device) -> nn.Module:
+    """What to call in place of ``loss``, so that gradients are those of all processes' batches.
+
+    Alone, a process needs nothing of this.
+
+    Args:
+        loss: of a network on its device; FSDP2 turns its parameters into shards in place.
+        parallel: how.
+        shards: processes that hold one copy together, under ``hybrid``; 0: those of a machine.
+        device: of the network.
+
+    Raises:
+        InputError: ``shards`` does not divide the number of processes.
+    """
+    if processes.count() == 1:
+        return loss
+    if parallel == "ddp":
+        return DistributedDataParallel(loss, broadcast_buffers=False, gradient_as_bucket_view=True)
+    shard(loss, _mesh(parallel, shards, device))
+    return loss
+
+
+def shard(loss: LossOf, mesh: DeviceMesh) -> None:
+    """Shard each block by itself, so that few are whole at a time, and all that remains together."""
+    for block in loss.network.backbone.blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(loss, mesh=mesh)
+
+
+def shard_like(network: PurrceptionTransformer, other: PurrceptionTransformer, objective: Objective) -> None:
+    """Shard ``network`` as ``other`` is, if it is: one that follows its weights."""
+    parameter = next(other.parameters())
+    if isinstance(parameter, DTensor):
+        shard(LossOf(objective, network), parameter.device_mesh)
+
+
+def _mesh(parallel: Parallel, shards: int, device: torch.device) -> DeviceMesh:
+    count = processes.count()
+    if parallel == "fsdp":
+        return init_device_mesh(device.type, (count,))
+    shards = shards or int(os.environ.get("LOCAL_WORLD_SIZE", count))
+    if count % shards:
+        raise InputError(f"training.shards divides the number of processes; given {shards} and {count}")
+    return init_device_mesh(device.type, (count // shards, shards), mesh_dim_names=("copies", "shards"))
+
+
+def gradients_of(module: nn.Module, *, complete: bool) -> contextlib.AbstractContextManager[None]:
+    """A context for forward and backward; DDP exchanges gradients only when they are ``complete``.
+
+    FSDP2 does so at each microbatch, since a process has no room for the gradients of the whole network.
+    """
+    if isinstance(module, DistributedDataParallel) and not complete:
+        return module.no_sync()
+    return contextlib.nullcontext()
+
+
+def clip_gradients(parameters: Iterable[Tensor], largest: float) -> float:
+    """Scale all gradients down to a norm of ``largest``; the norm before, over all shards."""
+    return float(full(torch.nn.utils.clip_grad_norm_(parameters, largest)))
+
+
+def full(tensor: Tensor) -> Tensor:
+    """A tensor with all its shards; every process takes part."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(network: PurrceptionTransformer) -> PurrceptionTransformer:
+    """``network`` itself, or of one in shards a copy with all weights; every process takes part."""
+    state = network.state_dict()
+    if not any(isinstance(tensor, DTensor) for tensor in state.values()):
+        return network
+    copy = PurrceptionTransformer.from_config(network.config)
+    copy.load_state_dict({name: full(tensor) for name, tensor in state.items()})
+    return copy.to(network.device).eval().requires_grad_(False)

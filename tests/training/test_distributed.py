@@ -1,0 +1,139 @@
+"""Two processes learn what one learns, go on with each other's checkpoints, and survive the death of one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from purrception.errors import InputError
+from purrception.training import RunDirectory
+from purrception.training.metrics import read_json_lines
+from tests.conftest import run_cli, run_torchrun
+from tests.training import two_processes
+from tests.training.test_loop import make_trainer
+
+
+def losses(run: Path) -> list[float]:
+    """Of every step, and the held-out ones."""
+    return [
+        line[name]
+        for line in read_json_lines(RunDirectory(run).metrics_file)
+        for name in ("loss", "gradient_norm", "validation_loss")
+        if name in line
+    ]
+
+
+def averages(run: Path) -> dict[str, Tensor]:
+    """The averaged weights that a run ended with."""
+    return load_file(run / "pipeline/transformer/diffusion_pytorch_model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def trainings(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of what two processes trained, and of the same by one."""
+    out = tmp_path_factory.mktemp("two")
+    make_trainer(tiny_run, out / "alone").fit()
+    make_trainer(tiny_run, out / "one-then-two").fit(until=4)
+    for name in ("two-then-one", *two_processes.SETTINGS):
+        (out / name).mkdir()
+    ended = run_torchrun(Path(two_processes.__file__), tiny_run, out, cwd=out)
+    assert ended.returncode == 0, ended.stderr
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(two_processes.SETTINGS))
+def test_two_processes_follow_the_loss_curve_of_one(trainings: Path, name: str) -> None:
+    alone, together = losses(trainings / "alone"), losses(trainings / name)
+    assert len(alone) == 8 + 8 + 2
+    assert together == pytest.approx(alone, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_shards_are_saved_by_the_processes_that_hold_them(trainings: Path) -> None:
+    parts = trainings / "fsdp" / "checkpoints" / "step-00000008"
+    first, second = (load_file(path) for path in sorted((parts / "network").iterdir()))
+    weight = "backbone.blocks.0.mlp.0.weight"
+    assert len(first[weight]) == len(second[weight]) == 64  # of 128 rows
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_with_the_checkpoint_of_two(tiny_run: Path, trainings: Path) -> None:
+    following = make_trainer(tiny_run, trainings / "two-then-one")
+    checkpoint = following.checkpoints.latest()
+    assert checkpoint is not None
+    assert checkpoint.state.step == 4
+    following.restore(checkpoint)
+    following.fit()
+    assert losses(trainings / "two-then-one") == pytest.approx(losses(trainings / "alone"), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_with_the_checkpoint_of_one(trainings: Path) -> None:
+    assert losses(trainings / "one-then-two") == pytest.approx(losses(trainings / "alone"), rel=1e-5)
+
+
+KILL_ONE = """
+import os, signal, sys
+from purrception.cli import main
+from purrception.training.loop import Trainer
+step = Trainer._step
+def step_or_die(self, log, bar):
+    if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and self.state.step == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, log, bar)
+Trainer._step = step_or_die
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_lost_a_process_ends_with_the_same_weights(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "kill_one.py"
+    script.write_text(KILL_ONE)
+    shared = (
+        "train", tiny_run / "config.yaml", "--runs", tmp_path, "--data.tokens", tiny_run / "tokens",
+        "--tokenizer.path", tiny_run / "tokenizer", "--training.parallel", "fsdp",
+    )  # fmt: skip
+    whole = run_torchrun("-m", "--", "purrception", *shared, "--name", "whole", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    refused = run_torchrun(script, *shared, "--name", "killed", cwd=tmp_path, options=["--max-restarts", "1"])
+    assert "export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in refused.stderr
+    assert not (tmp_path / "killed").exists()
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    killed = run_torchrun(script, *shared, "--name", "killed", cwd=tmp_path, options=["--max-restarts", "2"])
+    assert killed.returncode == 0, killed.stderr
+    assert "SIGKILL" in killed.stderr or "exitcode: -9" in killed.stderr, killed.stderr
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    undisturbed, disturbed = averages(tmp_path / "whole"), averages(tmp_path / "killed")
+    assert all(torch.equal(undisturbed[name], disturbed[name]) for name in undisturbed)
+
+
+@pytest.mark.slow
+def test_two_processes_sample_the_images_of_one(tiny_run: Path, tmp_path: Path) -> None:
+    options = ("--num", "64", "--seed", "5")
+    alone = run_cli("sample", tiny_run, *options, "--out", "one", cwd=tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    together = run_torchrun("-m", "--", "purrception", "sample", tiny_run, *options, "--out", "two", cwd=tmp_path)
+    assert together.returncode == 0, together.stderr
+    images = sorted(path.name for path in (tmp_path / "one").glob("*.png"))
+    assert len(images) >= 64
+    for name in images:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+    manifests = [json.loads((tmp_path / folder / "manifest.json").read_text()) for folder in ("one", "two")]
+    assert manifests[0] == manifests[1]
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("purrception.processes.count", lambda: 3)
+    with pytest.raises(InputError, match=r"divides training.batch_size / training.accumulation; given 3 .* 8"):
+        make_trainer(tiny_run, tmp_path)
