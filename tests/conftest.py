@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+
+# Workers share the cores: threads that spin while they wait starve each other. Before torch is imported.
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,14 +24,12 @@ from purrception.recipes import digits
 from purrception.tokenizers import TokenizerTrainingConfig, VQConfig
 from purrception.training import TrainingConfig
 
-torch.set_num_threads(2)
-
 ROOT = Path(__file__).parents[1]
 
 
 def run_cli(*arguments: str | Path, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """``purrception …`` as a person would start it."""
-    environment = os.environ | {"OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     return subprocess.run(
         [sys.executable, "-m", "purrception", *map(str, arguments)],
         cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False,
@@ -40,7 +42,7 @@ def run_torchrun(
     """Two processes, as ``torchrun`` starts them on a machine without a GPU."""
     # static: a store of its own at a free port, so that tests may run side by side
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *options]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, *command, *map(str, arguments)],
         cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False,

@@ -139,7 +139,7 @@ def test_a_training_killed_while_saving_resumes_to_the_same_files(
 ) -> None:
     killed = subprocess.run(
         [sys.executable, "-c", KILL_AFTER_SAVE, "tokenizer", "train", "digits", *OPTIONS, "--out", "killed"],
-        cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "2"}, capture_output=True, timeout=300, check=False,
+        cwd=tmp_path, capture_output=True, timeout=300, check=False,
     )  # fmt: skip
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     folder = tmp_path / "killed"
@@ -284,7 +284,7 @@ def test_two_processes_agree_with_each_other_and_with_one(
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
          str(tmp_path / "script.py"), str(tmp_path)],
-        cwd=root, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{root / 'src'}:{root}"},
+        cwd=root, env=os.environ | {"PYTHONPATH": f"{root / 'src'}:{root}"},
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
