@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -235,6 +236,41 @@ def test_gradients_accumulate_and_scale_with_what_comes_after() -> None:
     (3 * head.loss(features, targets).total).backward()
     for parameter, gradient in zip(head.parameters(), once, strict=True):
         torch.testing.assert_close(parameter.grad, 4 * gradient)
+
+
+@pytest.mark.parametrize("kind", categorical_heads())
+def test_within_a_compiled_function_nothing_changes(kind: str) -> None:
+    head, features = random_head(kind, codes=9), torch.randn(2, 3, 2, 8, requires_grad=True)
+    targets = torch.randint(9, (2, 3, 2))
+    head.chunk_bytes = 4 * 9 * 5
+
+    def step(given: Tensor) -> tuple[Tensor, Tensor]:
+        return head.loss(2 * given, targets, Z_LOSS).total.sin(), head.posterior(given.detach()).mean
+
+    expected, mean = step(features)
+    wanted = torch.autograd.grad(expected, [features, *head.parameters()])
+    made, compiled_mean = torch.compile(step, backend="aot_eager")(features)
+    torch.testing.assert_close(made, expected)
+    torch.testing.assert_close(compiled_mean, mean)
+    for mine, theirs in zip(torch.autograd.grad(made, [features, *head.parameters()]), wanted, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("with_evidence", [False, True])
+def test_what_is_done_to_a_chunk_may_be_compiled(with_evidence: bool) -> None:
+    head, features = random_head("linear", codes=9), torch.randn(2, 3, 2, 8, requires_grad=True)
+    targets = torch.randint(9, (2, 3, 2))
+    evidence = Evidence.of(torch.randn(2, 3, 3, 2), torch.rand(2)) if with_evidence else None
+    head.chunk_bytes = 4 * 9 * 5 * (2 if with_evidence else 1)
+    given = (features, targets, Z_LOSS, evidence)
+    expected = head.loss(*given)
+    wanted = torch.autograd.grad(expected.total, [features, *head.parameters()])
+    head.compile_chunks("aot_eager")
+    made = head.loss(*given)
+    for field in fields(expected):
+        torch.testing.assert_close(getattr(made, field.name), getattr(expected, field.name))
+    for mine, theirs in zip(torch.autograd.grad(made.total, [features, *head.parameters()]), wanted, strict=True):
+        torch.testing.assert_close(mine, theirs)
 
 
 def test_a_second_backward_pass_is_refused_rather_than_wrong() -> None:

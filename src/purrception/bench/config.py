@@ -37,7 +37,7 @@ class BenchConfig:
     precision: str = "auto"
     """float32 or bfloat16 (autocast); auto is bfloat16 on GPUs."""
     compile: bool = False
-    """Compile the backbone's blocks (torch.compile)."""
+    """Compile the backbone's blocks and what is done to a chunk of logits (torch.compile)."""
     tokenizer_channels: tuple[int, ...] = (32, 64, 64, 64)
     """Widths of the tokenizer that is timed, finest first; vq-f8's are 128, 256, 256, 512."""
     threads: int = 0
@@ -77,7 +77,7 @@ class BenchConfig:
         network.to(device)
         network.backbone.recompute = self.recompute
         if self.compile:
-            network.backbone.compile_blocks()
+            network.compile_parts()
         return network
 
     def build_head(self, device: torch.device) -> CategoricalHead:
@@ -87,6 +87,8 @@ class BenchConfig:
         codebook = torch.randn(self.codebook_size, self.codebook_dim)
         head = HeadConfig(self.head, self.rank).build(sizes.width, codebook, sizes.patch_size).to(device)
         assert isinstance(head, CategoricalHead)
+        if self.compile:
+            head.compile_chunks()
         return _randomise(head)
 
     def autocast(self, device: torch.device) -> torch.autocast:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from purrception.errors import InputError
 from purrception.models.dit import MLP, DiT, DiTConfig, Norm, Positions
-from purrception.models.head import HeadConfig
+from purrception.models.head import CategoricalHead, HeadConfig
 
 
 class PurrceptionTransformer(ModelMixin, ConfigMixin):
@@ -90,6 +90,12 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
     def set_codebook(self, codebook: Tensor) -> None:
         """Set the standardised codes, ``[K, D]``."""
         self.head.codebook.copy_(codebook)
+
+    def compile_parts(self) -> None:
+        """Compile, each by itself, the blocks of the backbone and what the head does to a chunk of logits."""
+        self.backbone.compile_blocks()
+        if isinstance(self.head, CategoricalHead):
+            self.head.compile_chunks()
 
     @property
     def codebook(self) -> Tensor:

@@ -119,6 +119,7 @@ def _statistics_type(weight: Tensor) -> torch.dtype:
     return torch.promote_types(weight.dtype, torch.float32)
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def site_losses(
     logits: FactoredLogits, targets: Tensor, evidence: GroupedEvidence | None, chunk_bytes: int | None = None
 ) -> SiteLosses:
@@ -150,6 +151,12 @@ def site_losses(
     return SiteLosses(*(logits.join(part) for part in (nll, drift, correct)))
 
 
+Terms = Callable[[Tensor, Tensor | None, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+"""As :func:`chunk_terms`."""
+
+
+# A loop over chunks is no graph; what it does to each may be compiled by itself.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def total_loss(
     logits: FactoredLogits,
     targets: Tensor,
@@ -157,6 +164,7 @@ def total_loss(
     z_loss: float,
     evidence: GroupedEvidence | None,
     chunk_bytes: int | None = None,
+    terms: Terms | None = None,
 ) -> HeadLosses:
     """Σ w (−ln π(c) + λ_z logsumexp²) over all sites, with its gradient found chunk by chunk on the way.
 
@@ -170,9 +178,11 @@ def total_loss(
         z_loss: λ_z.
         evidence: added to the logits, but not to those whose logsumexp is held down.
         chunk_bytes: memory of a chunk; left out, by the device.
+        terms: :func:`chunk_terms`, or what it was compiled to.
     """
     wanted, shares = logits.split(targets), logits.split(weights)
-    problem = _Problem(logits, wanted, shares, z_loss, evidence, chunk_bytes, torch.is_grad_enabled())
+    needed = torch.is_grad_enabled()
+    problem = _Problem(logits, wanted, shares, z_loss, evidence, chunk_bytes, needed, terms or chunk_terms)
     return HeadLosses(*_TotalLoss.apply(logits.rows, logits.weight, logits.bias, problem))
 
 
@@ -187,6 +197,7 @@ class _Problem:
     evidence: GroupedEvidence | None
     chunk_bytes: int | None
     needs_gradient: bool
+    terms: Terms
 
 
 class _TotalLoss(torch.autograd.Function):
@@ -234,7 +245,7 @@ def _accumulate(
         own = logits.own(group, chosen)
         sums = None if problem.evidence is None else problem.evidence.add_to(own, group, chosen)
         target, share = problem.targets[group, chosen], problem.weights[group, chosen].to(exact)
-        part, slope = chunk_terms(own, sums, target, share, problem.z_loss)
+        part, slope = problem.terms(own, sums, target, share, problem.z_loss)
         figures += part
         if gradients is not None:
             by_rows, by_weight, by_bias = gradients
@@ -290,6 +301,7 @@ def _softmax_(logits: Tensor, top: Tensor) -> tuple[Tensor, Tensor]:
     return top + total.log(), weights.div_(total[:, None])
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def chunked_posterior(
     logits: FactoredLogits,
     evidence: GroupedEvidence | None,
