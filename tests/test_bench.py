@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from purrception.bench import BenchConfig, bench
+from purrception.bench.others import linear_cross_entropy
 from purrception.bench.reference import reference_loss, reference_mean
 from purrception.bench.workloads import REFERENCE, WORKLOADS, Z_LOSS
 from purrception.errors import InputError
@@ -19,25 +20,39 @@ TINY = ["--network", "S/2", "--grid", "4", "--codebook-size", "33", "--batch-siz
 
 def test_the_reference_computes_what_we_do() -> None:
     config = BenchConfig(grid=4, codebook_size=33)
-    network = config.build(torch.device("cpu"))
+    head = config.build_head(torch.device("cpu"))
     features, targets = torch.randn(2, 2, 2, 384), torch.randint(33, (2, 4, 4))
-    ours = network.head.loss(features, targets, Z_LOSS).total
-    torch.testing.assert_close(ours, reference_loss(network, features, targets, Z_LOSS))
-    mean, entropy = reference_mean(network, features, 0.9)
-    posterior = network.head.posterior(features, temperature=0.9)
+    ours = head.loss(features, targets, Z_LOSS).total
+    torch.testing.assert_close(ours, reference_loss(head, features, targets, Z_LOSS))
+    mean, entropy = reference_mean(head, features, 0.9)
+    posterior = head.posterior(features, temperature=0.9)
     torch.testing.assert_close(posterior.mean, mean)
     torch.testing.assert_close(posterior.entropy, entropy)
 
 
 def test_every_part_is_measured_in_every_variant() -> None:
-    report = bench(BenchConfig(grid=4, codebook_size=33, batch_size=1, repeats=1, memory=False), ())
+    report = bench(
+        BenchConfig(grid=4, codebook_size=33, batch_size=1, repeats=1, memory=False, tokenizer_channels=(8, 8))
+    )
     measured = {(row.part, row.variant) for row in report.rows}
     assert measured == {(part, name) for part, work in WORKLOADS.items() for name in work.variants}
     assert all(row.seconds > 0 and row.bytes_per_image is None for row in report.rows)
 
 
 def test_bench_on_the_command_line_measures_time_and_memory(tmp_path: Path) -> None:
-    result = run_cli("bench", *TINY, "--parts", "head", "--json", "--out", tmp_path / "out", cwd=tmp_path)
+    result = run_cli(
+        "bench",
+        *TINY,
+        "--parts",
+        "head",
+        "--variants",
+        "ours",
+        REFERENCE,
+        "--json",
+        "--out",
+        tmp_path / "out",
+        cwd=tmp_path,
+    )
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
     assert report == json.loads((tmp_path / "out" / "report.json").read_text())
@@ -47,8 +62,33 @@ def test_bench_on_the_command_line_measures_time_and_memory(tmp_path: Path) -> N
     assert "Vocabulary head alone" in (tmp_path / "out" / "report.md").read_text()
 
 
+def test_torchs_own_cross_entropy_is_given_the_same_problem() -> None:
+    head = BenchConfig(grid=4, codebook_size=33).build_head(torch.device("cpu"))
+    features, targets = torch.randn(2, 2, 2, 384), torch.randint(33, (2, 4, 4))
+    torch.testing.assert_close(linear_cross_entropy(head, features, targets), head.loss(features, targets).total)
+
+
+def test_sizes_are_varied_within_one_run_and_growth_is_fitted() -> None:
+    config = BenchConfig(grid=8, batch_size=1, repeats=1, memory=False)
+    report = bench(config, ["head"], ["ours", REFERENCE], "codebook_size", ["40", "4000"])
+    assert [(row.variant, row.setting) for row in report.rows] == [
+        ("ours", 40), (REFERENCE, 40), ("ours", 4000), (REFERENCE, 4000)
+    ]  # fmt: skip
+    assert {growth.variant for growth in report.growth} == {"ours", REFERENCE}
+    assert "codebook_size^" in report.markdown()
+    named = bench(config, ["head"], ["factored head"], "network", ["S/2", "B/2"])
+    assert not named.growth
+    for vary, values, message in (
+        ("codebook", ["40"], "did you mean 'codebook_"), ("grid", [], "needs --values"), ("grid", ["x"], "whole"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            bench(config, ["head"], vary=vary, values=values)
+
+
 def test_what_cannot_be_measured_is_refused() -> None:
     with pytest.raises(InputError, match="did you mean 'sampling'"):
-        bench(BenchConfig(memory=False), ("samplin",))
+        bench(BenchConfig(memory=False), ["samplin"])
+    with pytest.raises(InputError, match="did you mean 'guided'"):
+        bench(BenchConfig(memory=False), variants=["guide"])
     with pytest.raises(InputError, match="repeats"):
         BenchConfig(repeats=0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from purrception.errors import InputError
-from purrception.models import DiTConfig, HeadConfig, PurrceptionTransformer
+from purrception.models import CategoricalHead, DiTConfig, HeadConfig, PurrceptionTransformer
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,13 @@ class BenchConfig:
     precision: str = "auto"
     """float32 or bfloat16 (autocast); auto is bfloat16 on GPUs."""
     compile: bool = False
-    """Compile the backbone's blocks (torch.compile)."""
+    """Compile the backbone's blocks and what is done to a chunk of logits (torch.compile)."""
+    tokenizer_channels: tuple[int, ...] = (32, 64, 64, 64)
+    """Widths of the tokenizer that is timed, finest first; vq-f8's are 128, 256, 256, 512."""
+    threads: int = 0
+    """Threads on the processor; 0: as many as torch takes. On a machine that others use, 1 is the fairest."""
+    tflops: float = 0.0
+    """Dense peak of the GPU, for its utilisation; 0: known for A100, H100 and H200 in bfloat16."""
     recompute: bool = False
     """Compute the backbone's blocks again in the backward pass instead of keeping them."""
     device: str = "auto"
@@ -45,10 +51,10 @@ class BenchConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
-        if min(self.batch_size, self.repeats, self.grid) < 1:
+        if min(self.batch_size, self.repeats, self.grid) < 1 or self.threads < 0:
             raise InputError(
-                f"bench needs batch_size, repeats and grid of at least 1; given {self.batch_size}, "
-                f"{self.repeats} and {self.grid}"
+                "bench needs batch_size, repeats and grid of at least 1, threads of at least 0; given "
+                f"{self.batch_size}, {self.repeats}, {self.grid} and {self.threads}"
             )
         self.sizes().tokens((self.grid, self.grid))
         HeadConfig(self.head, self.rank, self.evidence)
@@ -57,25 +63,41 @@ class BenchConfig:
         """The backbone."""
         return DiTConfig.preset(self.network)
 
-    def build(self, device: torch.device, head: str | None = None) -> PurrceptionTransformer:
+    def build(self, device: torch.device) -> PurrceptionTransformer:
         """A network of these sizes with random weights everywhere: a head at zero would be measured on zeros."""
         sizes = self.sizes()
         torch.manual_seed(0)
         network = PurrceptionTransformer(
             (self.grid, self.grid), self.codebook_size, self.codebook_dim, num_classes=1000,
             depth=sizes.depth, width=sizes.width, heads=sizes.heads, patch_size=sizes.patch_size,
-            head_kind=head or self.head, head_rank=self.rank, evidence=self.evidence,
+            head_kind=self.head, head_rank=self.rank, evidence=self.evidence,
         )  # fmt: skip
         network.set_codebook(torch.randn(self.codebook_size, self.codebook_dim))
-        for parameter in network.head.parameters():
-            torch.nn.init.normal_(parameter, std=0.02)
+        _randomise(network.head)
         network.to(device)
         network.backbone.recompute = self.recompute
         if self.compile:
-            network.backbone.compile_blocks()
+            network.compile_parts()
         return network
+
+    def build_head(self, device: torch.device) -> CategoricalHead:
+        """The head of such a network alone."""
+        sizes = self.sizes()
+        torch.manual_seed(0)
+        codebook = torch.randn(self.codebook_size, self.codebook_dim)
+        head = HeadConfig(self.head, self.rank).build(sizes.width, codebook, sizes.patch_size).to(device)
+        assert isinstance(head, CategoricalHead)
+        if self.compile:
+            head.compile_chunks()
+        return _randomise(head)
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """The precision of the network."""
         low = self.precision == "bfloat16" or (self.precision == "auto" and device.type == "cuda")
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=low)
+
+
+def _randomise(head: CategoricalHead) -> CategoricalHead:
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    return head

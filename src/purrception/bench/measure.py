@@ -1,4 +1,4 @@
-"""Seconds as medians of runs in turns; memory as the peak of a process that does nothing else."""
+"""Seconds of runs in turns; memory as the peak of a process that does nothing else."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -18,12 +20,18 @@ from purrception.bench.workloads import WORKLOADS, Step
 from purrception.errors import InputError
 from purrception.progress import ProgressBar
 
+K = TypeVar("K")
 PEAK_RESET, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
-def seconds_in_turns(title: str, steps: dict[str, Step], repeats: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each step, after one that does not count; taken in turns, so that noise falls on all."""
-    taken: dict[str, list[float]] = {name: [] for name in steps}
+def seconds_in_turns(
+    title: str, steps: Mapping[K, Step], repeats: int, device: torch.device
+) -> dict[K, list[float]]:
+    """Seconds of each step in each round, after one that does not count.
+
+    Taken in turns, so that what else the machine does falls on all, and figures of a round may be compared.
+    """
+    taken: dict[K, list[float]] = {name: [] for name in steps}
     with ProgressBar(title, (repeats + 1) * len(steps)) as bar:
         for repeat in range(repeats + 1):
             for number, (name, step) in enumerate(steps.items(), start=1):
@@ -34,7 +42,12 @@ def seconds_in_turns(title: str, steps: dict[str, Step], repeats: int, device: t
                 if repeat:
                     taken[name].append(time.perf_counter() - began)
                 bar.update(repeat * len(steps) + number)
-    return {name: statistics.median(values) for name, values in taken.items()}
+    return taken
+
+
+def ratio(seconds: Sequence[float], others: Sequence[float]) -> float:
+    """Median over rounds of one step's time over another's: a slow minute slows both."""
+    return statistics.median(one / other for one, other in zip(seconds, others, strict=True))
 
 
 def peak_memory(config: BenchConfig, part: str, variant: str, images: int) -> int:
@@ -57,9 +70,11 @@ def _measure_here(config: BenchConfig, part: str, variant: str, images: int) -> 
     from purrception.training.config import resolve_device
 
     device = resolve_device(config.device)
+    if config.threads:
+        torch.set_num_threads(config.threads)
     torch.ones(1, device=device).sum()
     before = _resident()
-    step = WORKLOADS[part].variants[variant](config, images, device)
+    step = WORKLOADS[part].variants[variant].start(config, images, device)
     if PEAK_RESET.exists():
         PEAK_RESET.write_text("5")  # the peak so far is forgotten
     for _ in range(2):

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
-from dataclasses import asdict, dataclass
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
 
 from purrception.bench.config import BenchConfig
-from purrception.bench.measure import peak_memory, seconds_in_turns
-from purrception.bench.workloads import REFERENCE, WORKLOADS
-from purrception.errors import unknown_name
+from purrception.bench.measure import peak_memory, ratio, seconds_in_turns
+from purrception.bench.workloads import REFERENCE, WORKLOADS, Variant
+from purrception.errors import InputError, unknown_name
 from purrception.models import training_flops
 from purrception.models.cost import forward_flops
 from purrception.training.config import resolve_device
 
 MEGABYTE = 2**20
+PEAK_TFLOPS = {"A100": 312.0, "H100": 989.0, "H200": 989.0}
+"""Dense bfloat16, by a part of the GPU's name."""
+COLUMNS = (
+    "work", "variant", "ms", "images/s", "codes/s", "× the reference", "× ours", "GFLOP/s", "MFU", "peak MB",
+    "MB an image", "× the reference's memory", "MB beyond the weights",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -26,18 +35,54 @@ class Row:
 
     part: str
     variant: str
+    setting: int | str | None
+    """Of what is varied."""
     seconds: float
     """Median of a step."""
     images_per_second: float
     codes_per_second: float
-    times_the_reference: float
-    """Its seconds over the reference's, both medians of this run."""
+    times_the_reference: float | None
+    """Its seconds over the reference's: the median of the ratios of each round."""
+    times_ours: float
+    """Its seconds over those of the first variant, likewise."""
     flops_per_second: float | None
     """Of the model, for training and sampling steps: what the mathematics needs, not what was recomputed."""
+    utilisation: float | None
+    """That over the peak of the GPU."""
+    bytes: float | None
+    """Peak memory of a step, weights and optimiser included."""
     bytes_per_image: float | None
     """Memory of one more image in the batch."""
     memory_of_the_reference: float | None
     """That over the reference's."""
+    bytes_beyond_weights: float | None
+    """Of the head alone: the peak without its weights, their gradients and the codebook."""
+
+    def cells(self) -> tuple[str, ...]:
+        """For the table, as in ``COLUMNS``."""
+
+        def shown(value: float | None, form: str, unit: float = 1.0) -> str:
+            return "–" if value is None else format(value / unit, form)
+
+        name = self.variant if self.setting is None else f"{self.variant}, {self.setting}"
+        return (
+            WORKLOADS[self.part].title, name, shown(1e3 * self.seconds, ".0f"),
+            shown(self.images_per_second, ".2f"), shown(self.codes_per_second, ".0f"),
+            shown(self.times_the_reference, ".2f"), shown(self.times_ours, ".2f"),
+            shown(self.flops_per_second, ".0f", 1e9), shown(self.utilisation, ".1%"),
+            shown(self.bytes, ".0f", MEGABYTE), shown(self.bytes_per_image, ".1f", MEGABYTE),
+            shown(self.memory_of_the_reference, ".2f"), shown(self.bytes_beyond_weights, ".1f", MEGABYTE),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How a variant's cost grows with what is varied: the exponents of the power laws of least squares."""
+
+    part: str
+    variant: str
+    seconds: float
+    bytes_beyond_weights: float | None
 
 
 @dataclass(frozen=True)
@@ -48,98 +93,193 @@ class Report:
     device: str
     threads: int
     torch: str
+    vary: str
     rows: tuple[Row, ...]
+    growth: tuple[Growth, ...] = ()
 
     def json(self) -> str:
         """For machines."""
         return json.dumps(asdict(self), indent=2)
 
     def markdown(self) -> str:
-        """For people."""
+        """For people; columns in which nothing stands are left out."""
         used = self.config
-        lines = [
-            "# Bench",
-            "",
+        sizes = (
             f"DiT-{used.network}, K = {used.codebook_size}, {used.grid}×{used.grid} sites of {used.codebook_dim} "
             f"numbers, {used.head} head{' with evidence' if used.evidence else ''}, batch {used.batch_size}, "
             f"precision {used.precision}{', compiled' if used.compile else ''}"
-            f"{', blocks recomputed' if used.recompute else ''}; {self.device}, "
-            f"{self.threads} threads, torch {self.torch}. Medians of {used.repeats} runs in turns; the reference "
-            "holds all logits of a linear head. Memory is that of one more image in the batch.",
+            f"{', blocks recomputed' if used.recompute else ''}"
+        )
+        table = [COLUMNS, *(row.cells() for row in self.rows)]
+        kept = [column for column in zip(*table, strict=True) if any(cell != "–" for cell in column[1:])]
+        heading, *body = ("| " + " | ".join(cells) + " |" for cells in zip(*kept, strict=True))
+        lines = [
+            "# Bench",
             "",
-            "| work | variant | ms | images/s | codes/s | × the reference's time | GFLOP/s | MB an image "
-            "| × the reference's memory |",
-            "|" + "---|" * 9,
+            f"{sizes}{f'; {self.vary} varied' if self.vary else ''}; {self.device}, {self.threads} threads, torch "
+            f"{self.torch}. Medians of {used.repeats} runs in turns, ratios round by round; the reference holds "
+            "all logits of a linear head. Memory an image is that of one more in the batch.",
+            "",
+            heading,
+            "|" + "---|" * len(kept),
+            *body,
         ]
-        for row in self.rows:
-            flops = "–" if row.flops_per_second is None else f"{row.flops_per_second / 1e9:.0f}"
-            memory = "–" if row.bytes_per_image is None else f"{row.bytes_per_image / MEGABYTE:.1f}"
-            share = "–" if row.memory_of_the_reference is None else f"{row.memory_of_the_reference:.2f}"
-            lines.append(
-                f"| {WORKLOADS[row.part].title} | {row.variant} | {1e3 * row.seconds:.0f} | "
-                f"{row.images_per_second:.2f} | {row.codes_per_second:.0f} | {row.times_the_reference:.2f} | "
-                f"{flops} | {memory} | {share} |"
-            )
+        for growth in self.growth:
+            grown = f"seconds grow as {self.vary}^{growth.seconds:.2f}"
+            if growth.bytes_beyond_weights is not None:
+                grown += f", memory beyond the weights as {self.vary}^{growth.bytes_beyond_weights:.3f}"
+            lines += ["", f"{WORKLOADS[growth.part].title}, {growth.variant}: {grown}."]
         return "\n".join(lines) + "\n"
 
 
-def bench(config: BenchConfig, parts: tuple[str, ...]) -> Report:
-    """Measure ``parts``, or all of them where none are named.
+def bench(
+    config: BenchConfig,
+    parts: Sequence[str] = (),
+    variants: Sequence[str] = (),
+    vary: str = "",
+    values: Sequence[str] = (),
+) -> Report:
+    """Measure ``parts`` in ``variants``, or all of them where none are named.
+
+    Args:
+        config: sizes.
+        parts: kinds of work.
+        variants: of each; a part that has none of them is left out.
+        vary: a size of ``config`` that takes each of ``values``; all of them are timed in the same rounds.
+        values: as on a command line.
 
     Raises:
-        InputError: an unknown part, or no memory for one.
+        InputError: an unknown part, variant or size, or no memory for one.
     """
-    for part in parts:
-        if part not in WORKLOADS:
-            raise unknown_name("part", part, WORKLOADS)
+    known = {name for work in WORKLOADS.values() for name in work.variants}
+    for kind, given, accepted in (("part", parts, list(WORKLOADS)), ("variant", variants, sorted(known))):
+        for name in given:
+            if name not in accepted:
+                raise unknown_name(kind, name, accepted)
+    if config.threads:
+        torch.set_num_threads(config.threads)
     device = resolve_device(config.device)
-    rows = [row for part in parts or WORKLOADS for row in _measure(config, part, device)]
+    settings = _settings(config, vary, values)
+    rows = [row for part in parts or WORKLOADS for row in _measure(settings, part, variants, device)]
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
-    return Report(config, name, torch.get_num_threads(), torch.__version__, tuple(rows))
+    growth = _growth(rows) if len(settings) > 1 and all(isinstance(value, int) for value in settings) else ()
+    return Report(config, name, torch.get_num_threads(), torch.__version__, vary, tuple(rows), growth)
 
 
-def _measure(config: BenchConfig, part: str, device: torch.device) -> list[Row]:
-    """Time all variants in turns, then the memory of each."""
-    variants = WORKLOADS[part].variants
-    steps = {name: build(config, config.batch_size, device) for name, build in variants.items()}
-    seconds = seconds_in_turns(part, steps, config.repeats, device)
+Settings = dict[int | str | None, BenchConfig]
+
+
+def _settings(config: BenchConfig, vary: str, values: Sequence[str]) -> Settings:
+    """The configuration at each value of what is varied."""
+    if not vary:
+        return {None: config}
+    kinds = {field.name: type(getattr(config, field.name)) for field in fields(config)}
+    accepted = [name for name, kind in kinds.items() if kind in (int, str)]
+    if vary not in accepted:
+        raise unknown_name("size to vary", vary, accepted)
+    if not values:
+        raise InputError(f"--vary {vary} needs --values, such as --values 16384 65536")
+    try:
+        typed = [kinds[vary](value) for value in values]
+    except ValueError as error:
+        raise InputError(f"{vary} takes whole numbers; given {', '.join(values)}") from error
+    return {value: replace(config, **{vary: value}) for value in typed}
+
+
+def _measure(settings: Settings, part: str, only: Sequence[str], device: torch.device) -> list[Row]:
+    """Time all variants at all settings in turns, then the memory of each."""
+    work = {name: variant for name, variant in WORKLOADS[part].variants.items() if not only or name in only}
+    steps = {
+        (setting, name): variant.start(config, config.batch_size, device)
+        for setting, config in settings.items()
+        for name, variant in work.items()
+    }
+    if not steps:
+        return []
+    seconds = seconds_in_turns(part, steps, next(iter(settings.values())).repeats, device)
     del steps
-    memory = {name: _bytes_per_image(config, part, name) if config.memory else None for name in variants}
-    codes = config.batch_size * config.grid**2
-    reference = memory[REFERENCE]
-    return [
-        Row(
-            part=part,
-            variant=name,
-            seconds=seconds[name],
-            images_per_second=config.batch_size / seconds[name],
-            codes_per_second=codes / seconds[name],
-            times_the_reference=seconds[name] / seconds[REFERENCE],
-            flops_per_second=_flops(config, part, name, device, seconds[name]),
-            bytes_per_image=memory[name],
-            memory_of_the_reference=None if not reference else (memory[name] or 0.0) / reference,
-        )
-        for name in variants
-    ]
+    rows = []
+    for setting, config in settings.items():
+        memory = {name: _memory(config, part, name) for name in work}
+        ours = next(iter(work))
+        for name, variant in work.items():
+            taken = seconds[setting, name]
+            per_second = config.batch_size / statistics.median(taken)
+            flops = _flops(variant.of(config), part, variant.passes)
+            peak = _peak_flops(config, device)
+            small, each = memory[name]
+            other = memory.get(REFERENCE, (None, None))[1]
+            rows.append(
+                Row(
+                    part=part,
+                    variant=name,
+                    setting=setting,
+                    seconds=statistics.median(taken),
+                    images_per_second=per_second,
+                    codes_per_second=per_second * config.grid**2,
+                    times_the_reference=ratio(taken, seconds[setting, REFERENCE]) if REFERENCE in work else None,
+                    times_ours=ratio(taken, seconds[setting, ours]),
+                    flops_per_second=flops and flops * per_second,
+                    utilisation=flops * per_second / peak if flops and peak else None,
+                    bytes=small,
+                    bytes_per_image=each,
+                    memory_of_the_reference=None if not other or each is None else each / other,
+                    bytes_beyond_weights=small - _held(variant, config) if small and part == "head" else None,
+                )
+            )
+    return rows
 
 
-def _bytes_per_image(config: BenchConfig, part: str, variant: str) -> float:
-    """Slope of the peak memory between a batch and twice that batch."""
+def _memory(config: BenchConfig, part: str, variant: str) -> tuple[float | None, float | None]:
+    """Peak memory of a step, and its slope between a batch and twice that batch; nothing where not asked for."""
+    if not config.memory:
+        return None, None
     small, large = (peak_memory(config, part, variant, count * config.batch_size) for count in (1, 2))
-    return (large - small) / config.batch_size
+    return small, (large - small) / config.batch_size
 
 
-def _flops(config: BenchConfig, part: str, variant: str, device: torch.device, seconds: float) -> float | None:
-    if part == "head":
+def _held(variant: Variant, config: BenchConfig) -> int:
+    """Bytes of the head's weights, their gradients and the codebook."""
+    head = variant.of(config).build_head(torch.device("meta"))
+    return 4 * (2 * head.parameter_count() + head.codebook.numel())
+
+
+def _flops(config: BenchConfig, part: str, passes: int) -> float | None:
+    """Of one image, where a network is used; ``passes`` counts those of the backbone."""
+    if part not in ("training", "sampling"):
         return None
-    head = {"factored head": "factored", REFERENCE: "linear"}.get(variant)
-    network = config.build(device, head)
-    if part == "training":
-        return training_flops(network, config.batch_size) / seconds
-    passes = 2 if variant == "guided" else 1
-    head_flops = network.head.flops(config.grid**2)
-    backbone = forward_flops(network) - head_flops
-    return config.batch_size * (passes * backbone + head_flops) / seconds
+    with torch.device("meta"):
+        network = replace(config, compile=False).build(torch.device("meta"))
+        if part == "training":
+            return training_flops(network, config.batch_size) / config.batch_size
+        head = network.head.flops(config.grid**2)
+        return passes * (forward_flops(network) - head) + head
+
+
+def _peak_flops(config: BenchConfig, device: torch.device) -> float | None:
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    known = next((peak for part, peak in PEAK_TFLOPS.items() if part in name), 0.0)
+    return 1e12 * (config.tflops or known) or None
+
+
+def _growth(rows: Sequence[Row]) -> tuple[Growth, ...]:
+    def exponent(points: Sequence[tuple[float, float | None]]) -> float | None:
+        logs = [(math.log(x), math.log(y)) for x, y in points if y is not None and y > 0]
+        if len(logs) < len(points):
+            return None
+        return statistics.linear_regression(*zip(*logs, strict=True)).slope
+
+    found = []
+    for part, variant in dict.fromkeys((row.part, row.variant) for row in rows):
+        chosen = [row for row in rows if (row.part, row.variant) == (part, variant)]
+        values = [float(row.setting) for row in chosen if row.setting is not None]
+        seconds = exponent(list(zip(values, (row.seconds for row in chosen), strict=True)))
+        assert seconds is not None
+        beyond = exponent(list(zip(values, (row.bytes_beyond_weights for row in chosen), strict=True)))
+        found.append(Growth(part, variant, seconds, beyond))
+    return tuple(found)
 
 
 def write(report: Report, folder: Path) -> Path:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from purrception.bench.config import BenchConfig
+from purrception.bench.data import load_batches, load_embeddings, rebuild, rebuild_plainly
+from purrception.bench.others import liger, liger_is_here, linear_cross_entropy
 from purrception.bench.reference import reference_loss, reference_mean
 from purrception.flow import (
     Guidance,
@@ -18,13 +20,33 @@ from purrception.flow import (
     TrainingBatch,
     build_objective,
 )
-from purrception.models import PurrceptionTransformer
+from purrception.models import CategoricalHead, PurrceptionTransformer
 from purrception.training.ema import EMA
 
-Step = Callable[[], None]
+Step = Callable[[], object]
 REFERENCE = "reference"
 Z_LOSS, TEMPERATURE, TIME = 1e-5, 0.9, 0.4
 PATH = LinearPath()
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of doing a kind of work."""
+
+    build: Callable[[BenchConfig, int, torch.device], Step]
+    """(config, images, device) → one step of it."""
+    head: str = ""
+    """Kind of the head; left out, as configured."""
+    passes: int = 1
+    """Passes of the backbone."""
+
+    def of(self, config: BenchConfig) -> BenchConfig:
+        """``config`` with this variant's head."""
+        return replace(config, head=self.head or config.head)
+
+    def start(self, config: BenchConfig, images: int, device: torch.device) -> Step:
+        """Everything that a step needs, made; and the step."""
+        return self.build(self.of(config), images, device)
 
 
 @dataclass(frozen=True)
@@ -32,8 +54,8 @@ class Workload:
     """One kind of work."""
 
     title: str
-    variants: dict[str, Callable[[BenchConfig, int, torch.device], Step]]
-    """Name → (config, images, device) → one step of it; the first is ours, as configured."""
+    variants: dict[str, Variant]
+    """By name; the first is ours, as configured."""
 
 
 def _batch(config: BenchConfig, images: int, device: torch.device) -> TrainingBatch:
@@ -65,23 +87,19 @@ def _training(
     return step
 
 
-def _our_training(config: BenchConfig, images: int, device: torch.device, head: str | None = None) -> Step:
-    network, batch = config.build(device, head), _batch(config, images, device)
+def _our_training(config: BenchConfig, images: int, device: torch.device) -> Step:
+    network, batch = config.build(device), _batch(config, images, device)
     objective = build_objective(ObjectiveConfig(z_loss=Z_LOSS))
     return _training(config, device, network, lambda: objective.loss(network, batch).total)
 
 
-def _factored_training(config: BenchConfig, images: int, device: torch.device) -> Step:
-    return _our_training(config, images, device, head="factored")
-
-
 def _reference_training(config: BenchConfig, images: int, device: torch.device) -> Step:
-    network, batch = config.build(device, "linear"), _batch(config, images, device)
+    network, batch = config.build(device), _batch(config, images, device)
 
     def loss() -> Tensor:
         point = PATH.sample(network.embed(batch.indices), batch.noise, batch.time)
         features = network(point.z_t, point.t, batch.labels)
-        return reference_loss(network, features, batch.indices, Z_LOSS)
+        return reference_loss(network.head, features, batch.indices, Z_LOSS)
 
     return _training(config, device, network, loss)
 
@@ -105,67 +123,81 @@ def _guided_sampling(config: BenchConfig, images: int, device: torch.device) -> 
 
 
 def _reference_sampling(config: BenchConfig, images: int, device: torch.device) -> Step:
-    network, batch = config.build(device, "linear").eval(), _batch(config, images, device)
+    network, batch = config.build(device).eval(), _batch(config, images, device)
     time = torch.full((images,), TIME, device=device)
 
     @torch.no_grad()
     def step() -> None:
         with config.autocast(device):
-            mean, _ = reference_mean(network, network(batch.noise, time, batch.labels), TEMPERATURE)
+            features = network(batch.noise, time, batch.labels)
+            mean, _ = reference_mean(network.head, features, TEMPERATURE)
         PATH.advance(batch.noise, mean, TIME, TIME + 0.01)
 
     return step
 
 
-def _head(config: BenchConfig, images: int, device: torch.device, kind: str | None = None) -> Step:
-    network, batch = config.build(device, kind), _batch(config, images, device)
-    features = _features(config, images, device)
-
-    def step() -> None:
-        network.zero_grad(set_to_none=True)
-        features.grad = None
-        with config.autocast(device):
-            total = network.head.loss(features, batch.indices, Z_LOSS).total
-        total.backward()
-
-    return step
+HeadLoss = Callable[[CategoricalHead, Tensor, Tensor], Tensor]
+"""(head, features, targets) → a number to minimise."""
 
 
-def _factored_head(config: BenchConfig, images: int, device: torch.device) -> Step:
-    return _head(config, images, device, kind="factored")
+def _head(loss: HeadLoss) -> Callable[[BenchConfig, int, torch.device], Step]:
+    """Forward and backward of a head alone."""
+
+    def build(config: BenchConfig, images: int, device: torch.device) -> Step:
+        head, targets = config.build_head(device), _batch(config, images, device).indices
+        side, width = config.grid // config.sizes().patch_size, config.sizes().width
+        features = torch.randn(images, side, side, width).to(device).requires_grad_(True)
+
+        def step() -> None:
+            head.zero_grad(set_to_none=True)
+            features.grad = None
+            with config.autocast(device):
+                total = loss(head, features, targets)
+            total.backward()
+
+        return step
+
+    return build
 
 
-def _reference_head(config: BenchConfig, images: int, device: torch.device) -> Step:
-    network, batch = config.build(device, "linear"), _batch(config, images, device)
-    features = _features(config, images, device)
-
-    def step() -> None:
-        network.zero_grad(set_to_none=True)
-        features.grad = None
-        with config.autocast(device):
-            total = reference_loss(network, features, batch.indices, Z_LOSS)
-        total.backward()
-
-    return step
+def _chunked(head: CategoricalHead, features: Tensor, targets: Tensor) -> Tensor:
+    return head.loss(features, targets, Z_LOSS).total
 
 
-def _features(config: BenchConfig, images: int, device: torch.device) -> Tensor:
-    sizes = config.sizes()
-    side = config.grid // sizes.patch_size
-    return torch.randn(images, side, side, sizes.width).to(device).requires_grad_(True)
+def _plain(head: CategoricalHead, features: Tensor, targets: Tensor) -> Tensor:
+    return reference_loss(head, features, targets, Z_LOSS)
 
 
 WORKLOADS: dict[str, Workload] = {
     "training": Workload(
         "Training step",
-        {"ours": _our_training, "factored head": _factored_training, REFERENCE: _reference_training},
+        {
+            "ours": Variant(_our_training),
+            "factored head": Variant(_our_training, "factored"),
+            REFERENCE: Variant(_reference_training, "linear"),
+        },
     ),
     "sampling": Workload(
         "Sampling step",
-        {"ours": _sampling, "guided": _guided_sampling, REFERENCE: _reference_sampling},
+        {
+            "ours": Variant(_sampling),
+            "guided": Variant(_guided_sampling, passes=2),
+            "factored head": Variant(_sampling, "factored"),
+            REFERENCE: Variant(_reference_sampling, "linear"),
+        },
     ),
     "head": Workload(
         "Vocabulary head alone, forward and backward",
-        {"ours": _head, "factored head": _factored_head, REFERENCE: _reference_head},
+        {
+            "ours": Variant(_head(_chunked)),
+            "factored head": Variant(_head(_chunked), "factored"),
+            "linear_cross_entropy, no z-loss": Variant(_head(linear_cross_entropy), "linear"),
+            **({"liger": Variant(_head(liger), "linear")} if liger_is_here() else {}),
+            REFERENCE: Variant(_head(_plain), "linear"),
+        },
+    ),
+    "loader": Workload("Data loader", {"ours": Variant(load_batches), REFERENCE: Variant(load_embeddings)}),
+    "tokenizer": Workload(
+        "Tokenizer, to codes and back", {"ours": Variant(rebuild), REFERENCE: Variant(rebuild_plainly)}
     ),
 }

@@ -13,7 +13,13 @@ class BenchOptions:
     """What ``purrception bench`` takes besides the sizes to measure."""
 
     parts: tuple[str, ...] = ()
-    """training, sampling, head; default: all."""
+    """training, sampling, head, loader, tokenizer; default: all."""
+    variants: tuple[str, ...] = ()
+    """ours, reference, factored head, …; default: all."""
+    vary: str = ""
+    """A size to measure at several values, such as codebook-size."""
+    values: tuple[str, ...] = ()
+    """Its values."""
     json: bool = False
     """Print JSON instead of a table."""
     out: str = ""
@@ -29,7 +35,8 @@ def bench(arguments: list[str]) -> None:
 
     verb = VERBS["bench"]
     options, rest = parse_known(BenchOptions, verb, arguments)
-    report = run_bench(parse(BenchConfig, verb, rest), options.parts)
+    vary = options.vary.replace("-", "_")
+    report = run_bench(parse(BenchConfig, verb, rest), options.parts, options.variants, vary, options.values)
     if options.out:
         write(report, Path(options.out))
     print(report.json() if options.json else report.markdown())

@@ -29,6 +29,7 @@ from purrception.flow.paths import LinearPath, PathSample
 from purrception.flow.posterior import (
     LAST_STEPS,
     Posterior,
+    TopCodes,
     Truncation,
     draw_codes,
     get_last_step,
@@ -89,6 +90,7 @@ __all__ = [
     "SolverOptions",
     "TemperatureSchedule",
     "TimeGrid",
+    "TopCodes",
     "TrainingBatch",
     "Truncation",
     "build_objective",

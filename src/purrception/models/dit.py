@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from purrception.errors import InputError, unknown_name
+from purrception.models.modern import SwiGLU, rotary_turns, rotate
+
+Norm = Literal["layer", "rms"]
+MLP = Literal["gelu", "swiglu"]
+Positions = Literal["sinusoidal", "rotary"]
 
 # depth, width, heads. S to XL are the paper's; the smaller ones train on a laptop's processor.
 DIT_SIZES = {
@@ -40,6 +46,14 @@ class DiTConfig:
     """Hidden width of a block's MLP, in widths."""
     time_scale: float = 1000.0
     """What t in [0, 1] is multiplied with before its sinusoidal embedding."""
+    norm: Norm = "layer"
+    """layer (DiT's) or rms: without taking off the mean."""
+    mlp: MLP = "gelu"
+    """gelu (DiT's) or swiglu, which has about as many weights."""
+    positions: Positions = "sinusoidal"
+    """sinusoidal (DiT's): added to the tokens; rotary: queries and keys are turned by their row and column."""
+    qk_norm: bool = False
+    """Normalise queries and keys, so that attention cannot saturate."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit each other."""
@@ -52,6 +66,19 @@ class DiTConfig:
             raise InputError(
                 f"network.width is a multiple of network.heads and of 4; given {self.width} and {self.heads}"
             )
+        for name, kind in (("norm", Norm), ("mlp", MLP), ("positions", Positions)):
+            if getattr(self, name) not in get_args(kind):
+                raise unknown_name(f"network.{name}", getattr(self, name), get_args(kind))
+        if self.positions == "rotary" and self.head_width % 4:
+            raise InputError(
+                "rotary positions turn pairs of channels by row and by column: network.width / network.heads is a "
+                f"multiple of 4; given {self.width} and {self.heads}"
+            )
+
+    @property
+    def head_width(self) -> int:
+        """Channels of an attention head."""
+        return self.width // self.heads
 
     @classmethod
     def preset(cls, name: str) -> DiTConfig:
@@ -121,17 +148,24 @@ class TimeEmbedding(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention over all tokens ``[B, N, C]``."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, config: DiTConfig) -> None:
         super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.heads = config.heads
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.proj = nn.Linear(config.width, config.width)
+        self.q_norm, self.k_norm = (
+            nn.RMSNorm(config.head_width, eps=1e-6) if config.qk_norm else None for _ in range(2)
+        )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Tokens ``[B, N, C]`` → the same shape."""
+    def forward(self, x: Tensor, rotation: Tensor | None = None) -> Tensor:
+        """Tokens ``[B, N, C]`` → the same shape; ``rotation`` as :func:`rotate` takes it."""
         batch, tokens, width = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        if self.q_norm is not None and self.k_norm is not None:  # in the precision of their weights
+            q, k = (norm(part.to(norm.weight)).to(v) for norm, part in ((self.q_norm, q), (self.k_norm, k)))
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
         attended = F.scaled_dot_product_attention(q, k, v)
         return self.proj(attended.transpose(1, 2).reshape(batch, tokens, width))
 
@@ -141,18 +175,30 @@ class Block(nn.Module):
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
-        width, hidden = config.width, int(config.width * config.mlp_ratio)
-        self.norm1 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.attn = Attention(width, config.heads)
-        self.norm2 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
-        self.modulation = nn.Linear(width, 6 * width)
+        self.norm1, self.norm2 = _norm(config), _norm(config)
+        self.attn = Attention(config)
+        self.mlp = _mlp(config)
+        self.modulation = nn.Linear(config.width, 6 * config.width)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+    def forward(self, x: Tensor, condition: Tensor, rotation: Tensor | None = None) -> Tensor:
         """Tokens ``[B, N, C]`` under a condition ``[B, C]`` → the same shape as the tokens."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition).chunk(6, dim=-1)
-        x = x + gate1[:, None] * self.attn(modulate(self.norm1(x), shift1, scale1))
-        return x + gate2[:, None] * self.mlp(modulate(self.norm2(x), shift2, scale2))
+        attended = self.attn(modulate(self.norm1(x), shift1, scale1), rotation)
+        x = torch.addcmul(x, gate1[:, None], attended)
+        return torch.addcmul(x, gate2[:, None], self.mlp(modulate(self.norm2(x), shift2, scale2)))
+
+
+def _norm(config: DiTConfig) -> nn.Module:
+    """Without scale and shift of its own: the condition gives them."""
+    kind = nn.LayerNorm if config.norm == "layer" else nn.RMSNorm
+    return kind(config.width, elementwise_affine=False, eps=1e-6)
+
+
+def _mlp(config: DiTConfig) -> nn.Module:
+    width, hidden = config.width, int(config.width * config.mlp_ratio)
+    if config.mlp == "swiglu":
+        return SwiGLU(width, hidden)
+    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
 
 
 class DiT(nn.Module):
@@ -169,6 +215,9 @@ class DiT(nn.Module):
         InputError: the patch does not divide the grid.
     """
 
+    positions: Tensor | None
+    rotation: Tensor | None
+
     def __init__(
         self,
         config: DiTConfig,
@@ -180,13 +229,15 @@ class DiT(nn.Module):
         super().__init__()
         height, width = config.tokens(grid)
         self.patch = nn.Conv2d(latent_dim, config.width, config.patch_size, config.patch_size)
-        self.register_buffer(
-            "positions", sinusoidal_grid(height, width, config.width), persistent=stored_positions
-        )
+        rotary = config.positions == "rotary"
+        added = None if rotary else sinusoidal_grid(height, width, config.width)
+        turned = rotary_turns(height, width, config.head_width) if rotary else None
+        self.register_buffer("positions", added, persistent=stored_positions)
+        self.register_buffer("rotation", turned, persistent=False)
         self.time = TimeEmbedding(config.width, config.time_scale)
         self.label = nn.Embedding(num_classes + 1, config.width) if num_classes else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.final_norm = nn.LayerNorm(config.width, elementwise_affine=False, eps=1e-6)
+        self.final_norm = _norm(config)
         self.final_modulation = nn.Linear(config.width, 2 * config.width)
         self.recompute = False
         """Keep only the input of each block for the backward pass, and compute the block again there."""
@@ -225,15 +276,17 @@ class DiT(nn.Module):
         """
         x = self.patch(z.to(self.patch.weight.dtype)).permute(0, 2, 3, 1)
         batch, height, width, channels = x.shape
-        x = (x + self.positions.to(x.dtype)).view(batch, height * width, channels)
+        if self.positions is not None:
+            x = x + self.positions.to(x.dtype)
+        x = x.reshape(batch, height * width, channels)
         condition = self.time(t)
         if self.label is not None:
             condition = condition + self.label(labels)
         condition = F.silu(condition)
         for block in self.blocks:
             if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(block, x, condition, use_reentrant=False)
+                x = checkpoint(block, x, condition, self.rotation, use_reentrant=False)
             else:
-                x = block(x, condition)
+                x = block(x, condition, self.rotation)
         shift, scale = self.final_modulation(condition).chunk(2, dim=-1)
         return modulate(self.final_norm(x), shift, scale).view(batch, height, width, channels)

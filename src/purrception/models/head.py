@@ -26,6 +26,8 @@ from purrception.flow import (
 )
 from purrception.models.vocabulary import (
     FactoredLogits,
+    Terms,
+    chunk_terms,
     chunked_posterior,
     group_evidence,
     site_losses,
@@ -143,6 +145,12 @@ class CategoricalHead(Head):
 
     chunk_bytes: int | None = None
     """Memory of a chunk of logits; left out, chosen by the device."""
+    terms: Terms | None = None
+    """What makes losses and their derivative of a chunk; see :meth:`compile_chunks`."""
+
+    def compile_chunks(self, backend: str = "inductor") -> None:
+        """Compile what :meth:`loss` does to a chunk between its matrix products (torch.compile)."""
+        self.terms = torch.compile(chunk_terms, backend=backend)
 
     @abstractmethod
     def factors(self, features: Tensor) -> FactoredLogits:
@@ -176,7 +184,7 @@ class CategoricalHead(Head):
             weights = torch.full(targets.shape, 1 / targets.numel(), device=targets.device)
         factors = self.factors(features)
         grouped = group_evidence(factors, evidence, self.codebook)
-        return total_loss(factors, targets, weights, z_loss, grouped, self.chunk_bytes)
+        return total_loss(factors, targets, weights, z_loss, grouped, self.chunk_bytes, self.terms)
 
     def nll(self, features: Tensor, targets: Tensor, evidence: Evidence | None = None) -> SiteLosses:
         """Negative log-likelihood of ``targets`` per site under softmax(own logits + evidence), in float32.
@@ -193,10 +201,11 @@ class CategoricalHead(Head):
         temperature: float = 1.0,
         truncation: Truncation | None = None,
         uniforms: Tensor | None = None,
+        top: int = 0,
     ) -> Posterior:
         """Statistics of softmax((own logits + evidence)/τ) per site, truncated, in float32.
 
-        ``uniforms``, ``[B, h, w]``, also draw a code of each site.
+        ``uniforms``, ``[B, h, w]``, also draw a code of each site; ``top`` also names that many of the likeliest.
 
         τ divides the evidence too. It is a property of the posterior, π^(1/τ), and means the same with
         evidence as for a head that had to learn the evidence. Dividing the own logits alone would temper the
@@ -208,7 +217,7 @@ class CategoricalHead(Head):
         factors = self.factors(features)
 
         def statistics(logits: Tensor, chances: Tensor | None) -> Posterior:
-            return posterior_from_logits(logits, self.codebook, temperature, truncation, chances)
+            return posterior_from_logits(logits, self.codebook, temperature, truncation, chances, top)
 
         grouped = group_evidence(factors, evidence, self.codebook)
         return chunked_posterior(factors, grouped, statistics, uniforms, self.chunk_bytes)

@@ -11,8 +11,8 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from purrception.errors import InputError
-from purrception.models.dit import DiT, DiTConfig
-from purrception.models.head import HeadConfig
+from purrception.models.dit import MLP, DiT, DiTConfig, Norm, Positions
+from purrception.models.head import CategoricalHead, HeadConfig
 
 
 class PurrceptionTransformer(ModelMixin, ConfigMixin):
@@ -40,6 +40,10 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         stored_positions: see :class:`DiT`; for converted networks, as is the argument that follows.
         token_embedding: a masked grid enters as a learned vector of ``width`` per code and one for the mask, not
             as standardised embeddings.
+        norm: see :class:`DiTConfig`, as for the arguments that follow.
+        mlp: kind of a block's MLP.
+        positions: how tokens know their place.
+        qk_norm: whether queries and keys are normalised.
 
     Raises:
         InputError: sizes that do not fit each other, or a head that does not exist.
@@ -67,9 +71,13 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         evidence: bool = False,
         stored_positions: bool = False,
         token_embedding: bool = False,
+        norm: Norm = "layer",
+        mlp: MLP = "gelu",
+        positions: Positions = "sinusoidal",
+        qk_norm: bool = False,
     ) -> None:
         super().__init__()
-        sizes = DiTConfig(depth, width, heads, patch_size, mlp_ratio, time_scale)
+        sizes = DiTConfig(depth, width, heads, patch_size, mlp_ratio, time_scale, norm, mlp, positions, qk_norm)
         self.grid = (int(grid[0]), int(grid[1]))
         self.num_classes = num_classes
         self.input_channels = width if token_embedding else input_channels or codebook_dim
@@ -82,6 +90,12 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
     def set_codebook(self, codebook: Tensor) -> None:
         """Set the standardised codes, ``[K, D]``."""
         self.head.codebook.copy_(codebook)
+
+    def compile_parts(self) -> None:
+        """Compile, each by itself, the blocks of the backbone and what the head does to a chunk of logits."""
+        self.backbone.compile_blocks()
+        if isinstance(self.head, CategoricalHead):
+            self.head.compile_chunks()
 
     @property
     def codebook(self) -> Tensor:

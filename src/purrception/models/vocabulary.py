@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from purrception.flow import Evidence, HeadLosses, Posterior, SiteLosses
+from purrception.flow import Evidence, HeadLosses, Posterior, SiteLosses, TopCodes
 from purrception.flow.evidence import evidence_columns
 
 CHUNK_BYTES = {"cpu": 16 * 2**20}
@@ -118,6 +119,7 @@ def _statistics_type(weight: Tensor) -> torch.dtype:
     return torch.promote_types(weight.dtype, torch.float32)
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def site_losses(
     logits: FactoredLogits, targets: Tensor, evidence: GroupedEvidence | None, chunk_bytes: int | None = None
 ) -> SiteLosses:
@@ -149,6 +151,12 @@ def site_losses(
     return SiteLosses(*(logits.join(part) for part in (nll, drift, correct)))
 
 
+Terms = Callable[[Tensor, Tensor | None, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+"""As :func:`chunk_terms`."""
+
+
+# A loop over chunks is no graph; what it does to each may be compiled by itself.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def total_loss(
     logits: FactoredLogits,
     targets: Tensor,
@@ -156,6 +164,7 @@ def total_loss(
     z_loss: float,
     evidence: GroupedEvidence | None,
     chunk_bytes: int | None = None,
+    terms: Terms | None = None,
 ) -> HeadLosses:
     """Σ w (−ln π(c) + λ_z logsumexp²) over all sites, with its gradient found chunk by chunk on the way.
 
@@ -169,9 +178,11 @@ def total_loss(
         z_loss: λ_z.
         evidence: added to the logits, but not to those whose logsumexp is held down.
         chunk_bytes: memory of a chunk; left out, by the device.
+        terms: :func:`chunk_terms`, or what it was compiled to.
     """
     wanted, shares = logits.split(targets), logits.split(weights)
-    problem = _Problem(logits, wanted, shares, z_loss, evidence, chunk_bytes, torch.is_grad_enabled())
+    needed = torch.is_grad_enabled()
+    problem = _Problem(logits, wanted, shares, z_loss, evidence, chunk_bytes, needed, terms or chunk_terms)
     return HeadLosses(*_TotalLoss.apply(logits.rows, logits.weight, logits.bias, problem))
 
 
@@ -186,6 +197,7 @@ class _Problem:
     evidence: GroupedEvidence | None
     chunk_bytes: int | None
     needs_gradient: bool
+    terms: Terms
 
 
 class _TotalLoss(torch.autograd.Function):
@@ -233,7 +245,7 @@ def _accumulate(
         own = logits.own(group, chosen)
         sums = None if problem.evidence is None else problem.evidence.add_to(own, group, chosen)
         target, share = problem.targets[group, chosen], problem.weights[group, chosen].to(exact)
-        part, slope = chunk_terms(own, sums, target, share, problem.z_loss)
+        part, slope = problem.terms(own, sums, target, share, problem.z_loss)
         figures += part
         if gradients is not None:
             by_rows, by_weight, by_bias = gradients
@@ -289,6 +301,7 @@ def _softmax_(logits: Tensor, top: Tensor) -> tuple[Tensor, Tensor]:
     return top + total.log(), weights.div_(total[:, None])
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def chunked_posterior(
     logits: FactoredLogits,
     evidence: GroupedEvidence | None,
@@ -313,14 +326,19 @@ def chunked_posterior(
             chunk = evidence.add_to(chunk, group, rows)
         parts.append(statistics(chunk[None, None], None if chances is None else chances[None, None, group, rows]))
 
-    def joined(name: str) -> Tensor:
-        values = torch.cat([getattr(part, name)[..., 0, :].flatten(0, -2) for part in parts], dim=-1)
-        return logits.join(values.T.reshape(len(logits.weight), len(logits.rows), -1))
+    def joined(of_chunk: Callable[[Posterior], Any]) -> Tensor:
+        """``[1, 1, n, …]`` of every chunk → ``[B, h, w, …]``."""
+        values = torch.cat([of_chunk(part)[0, 0] for part in parts])
+        return logits.join(values.unflatten(0, (len(logits.weight), len(logits.rows))))
 
+    top = None
+    if parts[0].top is not None:
+        top = TopCodes(joined(attrgetter("top.codes")), joined(attrgetter("top.probabilities")))
     return Posterior(
-        mean=joined("mean").permute(0, 3, 1, 2),
-        entropy=joined("entropy")[..., 0],
-        max_probability=joined("max_probability")[..., 0],
-        codes=joined("codes")[..., 0],
-        drawn=None if uniforms is None else joined("drawn")[..., 0],
+        mean=joined(lambda part: part.mean.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
+        entropy=joined(attrgetter("entropy")),
+        max_probability=joined(attrgetter("max_probability")),
+        codes=joined(attrgetter("codes")),
+        drawn=None if uniforms is None else joined(attrgetter("drawn")),
+        top=top,
     )

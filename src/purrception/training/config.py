@@ -45,7 +45,8 @@ class TrainingConfig:
     """Keep only the input of each block for the backward pass and compute the block again there: a quarter more
     operations, a fraction of the memory."""
     compile: bool = False
-    """Compile the blocks of the backbone (torch.compile): minutes at the start, faster steps, mostly on GPUs."""
+    """Compile the blocks of the backbone and what is done to a chunk of logits (torch.compile): minutes at the
+    start, faster steps, mostly on GPUs."""
     parallel: Parallel = "ddp"
     """Under torchrun: ddp (a copy of the network in each process), fsdp (its weights, averages and optimizer in
     shards over all of them) or hybrid (in shards within a group, the groups being copies)."""

@@ -78,7 +78,7 @@ class Trainer:
         self.ema = EMA(self.network, config.ema_decay)
         self.network.backbone.recompute = config.recompute
         if config.compile:
-            self.network.backbone.compile_blocks()
+            self.network.compile_parts()
         self._loss = distribute(LossOf(objective, self.network), config.parallel, config.shards, self.device)
         shard_like(self.ema.average, self.network, objective)
         self.optimizer = torch.optim.AdamW(

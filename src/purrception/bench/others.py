@@ -1,0 +1,52 @@
+"""Cross-entropies of others that hold no full logits either, over the linear head: measured beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from purrception.models import CategoricalHead
+
+GroupLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(rows ``[N, r]``, weight ``[K, r]``, bias ``[K]``, targets ``[N]``) → their mean loss."""
+
+
+def linear_cross_entropy(head: CategoricalHead, features: Tensor, targets: Tensor) -> Tensor:
+    """torch's own (2.13 and later), in chunks over sites; it knows no z-loss."""
+    options = torch.nn.LinearCrossEntropyOptions()
+
+    def of_group(rows: Tensor, weight: Tensor, bias: Tensor, wanted: Tensor) -> Tensor:
+        return F.linear_cross_entropy(rows, weight, wanted, linear_bias=bias, options=options)
+
+    return _mean_over_groups(head, features, targets, of_group)
+
+
+def liger_is_here() -> bool:
+    """Whether liger-kernel is installed, and a GPU for it."""
+    return torch.cuda.is_available() and find_spec("liger_kernel") is not None
+
+
+def liger(head: CategoricalHead, features: Tensor, targets: Tensor) -> Tensor:
+    """liger-kernel's, Triton, with z-loss."""
+    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+    fused = LigerFusedLinearCrossEntropyLoss(lse_square_scale=1e-5)
+
+    def of_group(rows: Tensor, weight: Tensor, bias: Tensor, wanted: Tensor) -> Tensor:
+        return fused(weight, rows, wanted, bias)
+
+    return _mean_over_groups(head, features, targets, of_group)
+
+
+def _mean_over_groups(head: CategoricalHead, features: Tensor, targets: Tensor, of_group: GroupLoss) -> Tensor:
+    """Neither knows of patches: one call for each place within a patch."""
+    logits = head.factors(features)
+    device = features.device.type
+    low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else features.dtype
+    rows = logits.rows.to(low)
+    groups = zip(logits.weight.to(low), logits.bias.to(low), logits.split(targets), strict=True)
+    return torch.stack([of_group(rows, weight, bias, wanted) for weight, bias, wanted in groups]).mean()
