@@ -14,7 +14,8 @@ import purrception
 SOURCE = Path(purrception.__file__).parent
 ORDER = [
     "errors", "keyed_rng", "processes", "progress", "pictures", "weights", "nearest",
-    "data", "tokenizers", "tokens", "flow", "models", "sampling", "training", "prepare", "pipeline", "migration",
+    "data", "canvas", "tokenizers", "tokens", "flow", "models", "sampling", "editing", "training", "prepare",
+    "pipeline", "migration",
     "gallery", "evaluation", "config", "tokenizer_run", "experiment", "dry_run", "plan", "comparison", "bench",
     "recipes", "cli", "__main__",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ from purrception.flow.objectives import (
     Draws,
     GaussianObjective,
     Generation,
+    Given,
     HeadLosses,
     Losses,
     Network,
@@ -23,7 +24,9 @@ from purrception.flow.objectives import (
     Purrception,
     SiteLosses,
     TrainingBatch,
+    Watcher,
     build_objective,
+    unwatched,
 )
 from purrception.flow.paths import LinearPath, PathSample
 from purrception.flow.posterior import (
@@ -72,6 +75,7 @@ __all__ = [
     "Evidence",
     "GaussianObjective",
     "Generation",
+    "Given",
     "Guidance",
     "HeadLosses",
     "LinearPath",
@@ -91,6 +95,7 @@ __all__ = [
     "TimeGrid",
     "TrainingBatch",
     "Truncation",
+    "Watcher",
     "build_objective",
     "check_temperature",
     "cosine_grid",
@@ -110,4 +115,5 @@ __all__ = [
     "stochastic",
     "truncate",
     "uniform_grid",
+    "unwatched",
 ]
