@@ -85,9 +85,10 @@ def read_picture(path: Path | str, channels: int = 3) -> Image.Image:
     if path.stat().st_size == 0:
         raise InputError(f"{path.name} is empty: its file has zero bytes")
     try:
-        with warnings.catch_warnings(), Image.open(path) as picture:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            pixels, mode, frames = math.prod(picture.size), picture.mode, getattr(picture, "n_frames", 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # its size is judged below
+            with Image.open(path) as picture:
+                pixels, mode, frames = math.prod(picture.size), picture.mode, getattr(picture, "n_frames", 1)
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
         large = isinstance(error, Image.DecompressionBombError)
         reason = f"is larger than {LARGEST_PICTURE / 1e6:.0f} megapixels" if large else "is not a picture"
