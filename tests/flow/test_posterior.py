@@ -164,3 +164,25 @@ def test_last_steps_read_codes_from_where_they_say() -> None:
         get_last_step("draw")(z, posterior_from_logits(logits, CODEBOOK), CODEBOOK)
     with pytest.raises(InputError, match="did you mean 'nearest'"):
         get_last_step("nearst")
+
+
+@pytest.mark.parametrize("truncation", [None, Truncation(top_k=2)])
+def test_the_likeliest_codes_come_in_order_with_their_probabilities(truncation: Truncation | None) -> None:
+    logits = torch.randn(2, 3, 4, 7)
+    posterior = posterior_from_logits(logits, CODEBOOK, 0.8, truncation, top=3)
+    probabilities = truncate(logits / 0.8, truncation or Truncation()).exp()
+    expected = probabilities.topk(3, dim=-1)
+    assert posterior.top is not None
+    torch.testing.assert_close(posterior.top.probabilities, expected.values)
+    found = probabilities.gather(-1, posterior.top.codes)
+    torch.testing.assert_close(found, expected.values)
+    assert torch.equal(posterior.top.codes[..., 0], posterior.codes)
+
+
+def test_more_likeliest_codes_than_there_are_are_all_of_them_and_none_are_none() -> None:
+    logits = torch.randn(1, 2, 2, 7)
+    everything = posterior_from_logits(logits, CODEBOOK, top=9).top
+    assert everything is not None
+    assert everything.codes.shape == (1, 2, 2, 7)
+    torch.testing.assert_close(everything.probabilities.sum(-1), torch.ones(1, 2, 2))
+    assert posterior_from_logits(logits, CODEBOOK).top is None

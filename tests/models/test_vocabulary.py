@@ -113,6 +113,7 @@ def test_losses_and_gradients_are_those_of_the_full_logits(
     chunk_bytes=st.integers(1, 6000),
     truncation=st.sampled_from([Truncation(), Truncation(top_k=3), Truncation(top_p=0.7)]),
     temperature=st.sampled_from([1.0, 0.6]),
+    with_evidence=st.booleans(),
     seed=st.integers(0, 2**16),
 )
 def test_the_posterior_is_that_of_the_full_logits(
@@ -123,16 +124,24 @@ def test_the_posterior_is_that_of_the_full_logits(
     chunk_bytes: int,
     truncation: Truncation,
     temperature: float,
+    with_evidence: bool,
     seed: int,
 ) -> None:
     torch.manual_seed(seed)
     head = random_head(kind, codes, patch=patch).to(dtype)
     features, uniforms = torch.randn(2, 2, 3, 8, dtype=dtype), torch.rand(2, 2 * patch, 3 * patch)
-    logits = head.logits(features) / temperature
-    whole = posterior_from_logits(logits, head.codebook, 1.0, truncation, uniforms)
+    evidence = Evidence.of(torch.randn(2, 3, *uniforms.shape[1:]), torch.rand(2)) if with_evidence else None
+    own = head.logits(features)
+    logits = (own if evidence is None else (own + full_evidence(evidence, head.codebook)).to(dtype)) / temperature
+    whole = posterior_from_logits(logits, head.codebook, 1.0, truncation, uniforms, top=4)
     head.chunk_bytes = chunk_bytes
-    made = head.posterior(features, None, temperature, truncation, uniforms)
-    tolerance = TOLERANCES[dtype]
+    made = head.posterior(features, evidence, temperature, truncation, uniforms, top=4)
+    tolerance = TOLERANCES[dtype] * (10 if with_evidence and dtype == torch.float32 else 1)
+    assert made.top is not None
+    assert whole.top is not None
+    torch.testing.assert_close(made.top.probabilities, whole.top.probabilities, rtol=tolerance, atol=tolerance)
+    assert made.top.codes.shape == (*uniforms.shape, min(4, codes))
+    assert torch.equal(made.top.codes[..., 0], made.codes)
     for name in ("mean", "entropy", "max_probability"):
         torch.testing.assert_close(getattr(made, name), getattr(whole, name), rtol=tolerance, atol=tolerance)
     assert torch.equal(made.codes, logits.argmax(-1))
@@ -145,6 +154,42 @@ def test_the_posterior_is_that_of_the_full_logits(
         torch.testing.assert_close(made.mean, mean, rtol=tolerance, atol=tolerance)
         entropy = torch.special.entr(probabilities).sum(-1)
         torch.testing.assert_close(made.entropy, entropy, rtol=tolerance, atol=tolerance)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    kind=st.sampled_from(categorical_heads()),
+    patch=st.sampled_from([1, 2]),
+    codes=st.integers(2, 61),
+    chunk_bytes=st.integers(1, 6000),
+    seed=st.integers(0, 2**16),
+)
+def test_under_bfloat16_all_figures_are_within_a_hundredth(
+    kind: str, patch: int, codes: int, chunk_bytes: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    head = random_head(kind, codes, patch=patch, scale=0.3)
+    for parameter in head.parameters():
+        parameter.data = parameter.data.bfloat16().float()  # what is measured is the arithmetic
+    features = torch.randn(2, 2, 3, 8).bfloat16().float().requires_grad_(True)
+    shape = (2, 2 * patch, 3 * patch)
+    targets, weights = torch.randint(codes, shape), torch.full(shape, 1 / (12 * patch**2))
+    logits = head.logits(features)
+    expected = reference_loss(logits, logits, targets, weights)
+    learned = [features, *head.parameters()]
+    exact = torch.autograd.grad(expected["total"], learned, retain_graph=True)
+    head.chunk_bytes = chunk_bytes
+    with torch.autocast("cpu", torch.bfloat16):
+        made = head.loss(features, targets, Z_LOSS, None, weights)
+        posterior = head.posterior(features)
+    whole = posterior_from_logits(logits.detach().clone(), head.codebook)
+    gradients = torch.autograd.grad(made.total, learned)
+    pairs = [(getattr(made, name), expected[name]) for name in ("total", "cross_entropy", "z_loss")]
+    pairs += [(posterior.mean, whole.mean), (posterior.entropy, whole.entropy)]
+    pairs += [tuple(torch.cat([part.flatten() for part in parts]) for parts in (gradients, exact))]
+    for mine, theirs in pairs:
+        assert mine.dtype == torch.float32
+        assert (mine - theirs).norm() <= 1e-2 * theirs.norm()
 
 
 @pytest.mark.parametrize("scale", [1e4, -1e4])

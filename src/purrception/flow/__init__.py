@@ -32,6 +32,7 @@ from purrception.flow.paths import LinearPath, PathSample
 from purrception.flow.posterior import (
     LAST_STEPS,
     Posterior,
+    TopCodes,
     Truncation,
     draw_codes,
     get_last_step,
@@ -93,6 +94,7 @@ __all__ = [
     "SolverOptions",
     "TemperatureSchedule",
     "TimeGrid",
+    "TopCodes",
     "TrainingBatch",
     "Truncation",
     "Watcher",

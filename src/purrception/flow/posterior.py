@@ -15,6 +15,16 @@ from purrception.nearest import nearest_codes
 
 
 @dataclass(frozen=True)
+class TopCodes:
+    """The likeliest codes of each site, the most probable first; equals come in any order."""
+
+    codes: Tensor
+    """long ``[B, h, w, k]``."""
+    probabilities: Tensor
+    """π of each, float32 ``[B, h, w, k]``."""
+
+
+@dataclass(frozen=True)
 class Posterior:
     """What sampling and inspection need of a posterior; nothing here has the size of the codebook."""
 
@@ -28,6 +38,8 @@ class Posterior:
     """The most probable code of each site, long ``[B, h, w]``."""
     drawn: Tensor | None = None
     """A code of each site drawn from π, long ``[B, h, w]``; there when uniform numbers were given."""
+    top: TopCodes | None = None
+    """The likeliest codes; there when asked for."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +92,7 @@ def posterior_from_logits(
     temperature: float = 1.0,
     truncation: Truncation | None = None,
     uniforms: Tensor | None = None,
+    top: int = 0,
 ) -> Posterior:
     """π = softmax(logits/τ) and its statistics (paper, section 4: temperature moves the barycentre).
 
@@ -89,6 +102,7 @@ def posterior_from_logits(
         temperature: τ > 0.
         truncation: applied after the temperature; every statistic is of the truncated posterior.
         uniforms: numbers in [0, 1), ``[B, h, w]``, from which a code of each site is drawn.
+        top: how many of the likeliest codes to name, at most K; 0: none.
 
     Raises:
         InputError: the temperature is not positive.
@@ -96,18 +110,23 @@ def posterior_from_logits(
     scaled = logits.to(torch.promote_types(logits.dtype, torch.float32)) / check_temperature(temperature)
     if truncation is not None and truncation != Truncation():
         scaled = truncate(scaled, truncation)
-    top = scaled.max(dim=-1)
-    shifted = scaled.sub_(top.values[..., None])
+    likeliest = scaled.max(dim=-1)
+    shifted = scaled.sub_(likeliest.values[..., None])
     weights = shifted.exp()
     total = weights.sum(dim=-1)
+    kept = None
+    if top:
+        heights, codes = shifted.topk(min(top, shifted.shape[-1]), dim=-1)
+        kept = TopCodes(codes, heights.exp() / total[..., None])
     # Where a weight is 0 the shifted logit may be −inf; the product must be 0 there.
     surprise = torch.einsum("...k,...k->...", weights, shifted.clamp_(min=torch.finfo(shifted.dtype).min))
     return Posterior(
         mean=(weights @ codebook.to(weights) / total[..., None]).permute(0, 3, 1, 2),
         entropy=(total.log() - surprise / total).clamp_min(0),
         max_probability=total.reciprocal(),
-        codes=top.indices,
+        codes=likeliest.indices,
         drawn=None if uniforms is None else draw_codes(weights, uniforms),
+        top=kept,
     )
 
 

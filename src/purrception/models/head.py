@@ -193,10 +193,11 @@ class CategoricalHead(Head):
         temperature: float = 1.0,
         truncation: Truncation | None = None,
         uniforms: Tensor | None = None,
+        top: int = 0,
     ) -> Posterior:
         """Statistics of softmax((own logits + evidence)/τ) per site, truncated, in float32.
 
-        ``uniforms``, ``[B, h, w]``, also draw a code of each site.
+        ``uniforms``, ``[B, h, w]``, also draw a code of each site; ``top`` also names that many of the likeliest.
 
         τ divides the evidence too. It is a property of the posterior, π^(1/τ), and means the same with
         evidence as for a head that had to learn the evidence. Dividing the own logits alone would temper the
@@ -208,7 +209,7 @@ class CategoricalHead(Head):
         factors = self.factors(features)
 
         def statistics(logits: Tensor, chances: Tensor | None) -> Posterior:
-            return posterior_from_logits(logits, self.codebook, temperature, truncation, chances)
+            return posterior_from_logits(logits, self.codebook, temperature, truncation, chances, top)
 
         grouped = group_evidence(factors, evidence, self.codebook)
         return chunked_posterior(factors, grouped, statistics, uniforms, self.chunk_bytes)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from purrception.flow import Evidence, HeadLosses, Posterior, SiteLosses
+from purrception.flow import Evidence, HeadLosses, Posterior, SiteLosses, TopCodes
 from purrception.flow.evidence import evidence_columns
 
 CHUNK_BYTES = {"cpu": 16 * 2**20}
@@ -313,14 +314,19 @@ def chunked_posterior(
             chunk = evidence.add_to(chunk, group, rows)
         parts.append(statistics(chunk[None, None], None if chances is None else chances[None, None, group, rows]))
 
-    def joined(name: str) -> Tensor:
-        values = torch.cat([getattr(part, name)[..., 0, :].flatten(0, -2) for part in parts], dim=-1)
-        return logits.join(values.T.reshape(len(logits.weight), len(logits.rows), -1))
+    def joined(of_chunk: Callable[[Posterior], Any]) -> Tensor:
+        """``[1, 1, n, …]`` of every chunk → ``[B, h, w, …]``."""
+        values = torch.cat([of_chunk(part)[0, 0] for part in parts])
+        return logits.join(values.unflatten(0, (len(logits.weight), len(logits.rows))))
 
+    top = None
+    if parts[0].top is not None:
+        top = TopCodes(joined(attrgetter("top.codes")), joined(attrgetter("top.probabilities")))
     return Posterior(
-        mean=joined("mean").permute(0, 3, 1, 2),
-        entropy=joined("entropy")[..., 0],
-        max_probability=joined("max_probability")[..., 0],
-        codes=joined("codes")[..., 0],
-        drawn=None if uniforms is None else joined("drawn")[..., 0],
+        mean=joined(lambda part: part.mean.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
+        entropy=joined(attrgetter("entropy")),
+        max_probability=joined(attrgetter("max_probability")),
+        codes=joined(attrgetter("codes")),
+        drawn=None if uniforms is None else joined(attrgetter("drawn")),
+        top=top,
     )

@@ -103,6 +103,8 @@ class PredictionOptions:
     """By the class."""
     uniforms: Tensor | None = None
     """``[B, h, w]`` in [0, 1), to draw a code of each site from the posterior."""
+    top: int = 0
+    """How many of the likeliest codes of each site to name."""
 
     def posterior(
         self, network: Network, z: Tensor, t: float, labels: Tensor, evidence: Evidence | None
@@ -114,6 +116,7 @@ class PredictionOptions:
             temperature=self.temperature,
             truncation=self.truncation,
             uniforms=self.uniforms,
+            top=self.top,
         )
         return self.guidance.posterior(network, head, z, t, labels, network.num_classes)
 
