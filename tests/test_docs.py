@@ -13,6 +13,7 @@ from purrception.cli import CompareOptions, EvaluateOptions, SampleOptions, Swee
 from purrception.cli.benchmarks import BenchOptions
 from purrception.cli.converting import CheckpointOptions, TokenizerOptions
 from purrception.cli.editing import InpaintOptions, InterpolateOptions, RefineOptions, VaryOptions
+from purrception.cli.shipping import ExportOptions
 from purrception.cli.tokenizer import ReportOptions, TrainOptions
 from purrception.config import DataOptions, TokenizerRunConfig, option_names
 from purrception.plan import PlanOptions
@@ -30,6 +31,7 @@ OPTIONS = {
     "bench": {*option_names(BenchConfig), *option_names(BenchOptions)},
     "prepare": set(option_names(PrepareOptions)),
     "convert": set(option_names(CheckpointOptions)),
+    "export": set(option_names(ExportOptions)),
     "edit inpaint": set(option_names(InpaintOptions)),
     "edit interpolate": set(option_names(InterpolateOptions)),
     "edit refine": set(option_names(RefineOptions)),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -16,10 +17,11 @@ from PIL import Image
 from torch import Tensor
 
 from purrception.canvas import Canvas
-from purrception.data import array_to_pil, images_to_tensor
+from purrception.data import array_to_pil, images_to_tensor, tensor_to_images
 from purrception.editing import Editor, free_sites
 from purrception.errors import InputError, unknown_name
 from purrception.flow import Generation, ObjectiveConfig, SamplingConfig, Watcher, build_objective, unwatched
+from purrception.hub import local_folder, read_companions, upload, write_companions
 from purrception.models import PurrceptionTransformer
 from purrception.progress import ProgressBar
 from purrception.sampling import sample_together
@@ -71,6 +73,8 @@ class PurrceptionPipeline(DiffusionPipeline):
         self.register_modules(transformer=transformer, vqvae=vqvae)
         self.register_to_config(objective=objective, tokenizer_hash=tokenizer_hash, class_names=class_names or [])
         self.tokenizer = VQTokenizer(vqvae)
+        self.companions: dict[str, bytes] = {}
+        """Files that describe the weights and travel with them, by name: a card, a grid of samples, a recipe."""
         self.objective = build_objective(ObjectiveConfig(name=objective))
         exact = vqvae.dtype == torch.float32  # rounded weights have another hash
         if tokenizer_hash and exact and self.tokenizer.fingerprint != tokenizer_hash:
@@ -80,22 +84,60 @@ class PurrceptionPipeline(DiffusionPipeline):
             )
 
     @classmethod
-    def from_pretrained(cls, folder: Path | str, **options: Any) -> Self:
-        """Load a folder that :meth:`save_pretrained` wrote, strictly.
+    def from_pretrained(
+        cls,
+        source: Path | str,
+        *,
+        torch_dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        variant: str | None = None,
+        revision: str | None = None,
+    ) -> Self:
+        """Load what :meth:`save_pretrained` wrote, strictly: every tensor must be there, and no other.
+
+        Args:
+            source: a folder; or ``owner/name`` or ``hub:owner/name`` on the Hugging Face hub or in its cache.
+            torch_dtype: precision of the network and the tokenizer; the codes stay float32.
+            device: where to; default: the processor.
+            variant: part of the weight files' names.
+            revision: branch, tag or commit on the hub.
 
         Raises:
             InputError: it is missing, damaged, or its parts do not belong together.
         """
-        if Path(folder).exists() and not (Path(folder) / INDEX_FILE).is_file():
-            raise InputError(f"no pipeline in {folder}: {INDEX_FILE} is missing")
+        folder = local_folder(source, revision)
+        if folder.exists() and not (folder / INDEX_FILE).is_file():
+            raise InputError(f"no pipeline in {source}: {INDEX_FILE} is missing")
         diffusers_logging.disable_progress_bar()  # two parts load at once; a bar only flickers
+        options = {"torch_dtype": torch_dtype} if torch_dtype else {}
         try:
-            return super().from_pretrained(str(folder), low_cpu_mem_usage=False, **options)
+            pipeline = super().from_pretrained(str(folder), low_cpu_mem_usage=False, variant=variant, **options)
         except InputError:
             raise
         except (OSError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
-            raise InputError(f"cannot load the pipeline in {folder}: {reason}") from error
+            raise InputError(f"cannot load the pipeline in {source}: {reason}") from error
+        pipeline.companions = read_companions(folder)
+        return pipeline if device is None else pipeline.to(device)
+
+    def save_pretrained(self, folder: Path | str, variant: str | None = None) -> None:
+        """Write what diffusers expects, weights as safetensors with ``variant`` in their names, and any card."""
+        super().save_pretrained(str(folder), safe_serialization=True, variant=variant)
+        write_companions(self.companions, Path(folder))
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = False, token: str | None = None, variant: str | None = None
+    ) -> str:
+        """Put the pipeline, with its card, on the Hugging Face hub as ``owner/name``; returns its address.
+
+        Without a token that of ``hf auth login`` is used; a model that is not there yet is made.
+
+        Raises:
+            InputError: the hub cannot be reached, or does not let you.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, variant)
+            return upload(Path(folder), repo_id, private, token)
 
     @property
     def class_names(self) -> list[str]:
@@ -316,6 +358,14 @@ class PurrceptionPipeline(DiffusionPipeline):
         arrays = [np.asarray(self.canvas.fit(image)) for image in images]
         pixels = images_to_tensor([array.reshape(*array.shape[:2], -1) for array in arrays])
         return self.tokenizer.encode(pixels).cpu()
+
+    def decode_means(self, means: Tensor) -> list[Image.Image]:
+        """Images of data predictions ``[B, D, h, w]``, standardised as the network's codes are, as they stand."""
+        raw, standard = self.tokenizer.codebook, self.transformer.codebook
+        scale = (raw - raw.mean(0)).norm() / (standard - standard.mean(0)).norm()  # one deviation for all channels
+        shift = raw.mean(0) - scale * standard.mean(0)
+        latents = scale * means + shift.view(1, -1, 1, 1)
+        return [array_to_pil(array) for array in tensor_to_images(self.tokenizer.decode_latents(latents))]
 
     def label_or_null(self, class_label: int | str | None) -> int:
         """The label of a class, or the null class for none."""

@@ -23,6 +23,7 @@ from purrception.flow.objectives.base import (
     Watcher,
     unwatched,
 )
+from purrception.flow.posterior import Posterior
 from purrception.flow.settings import SamplingConfig
 
 MASKED_SHARE = 0.5
@@ -117,11 +118,11 @@ class DFM(Objective):
             options = PredictionOptions(temperature(t), truncation, guidance, draws.uniform(2 * step + 1))
             state = network.embed_masked(indices, masked)
             prediction = self.predict(network, state, t, labels, options)
-            watch(t, state, prediction)
             posterior = prediction.posterior
-            chances = draws.uniform(2 * step + 2)
             assert posterior is not None
             assert posterior.drawn is not None
+            watch(t, state, _where_masked(network, posterior, indices, masked))
+            chances = draws.uniform(2 * step + 2)
             unmask = masked & (chances < (1 + corrector) * (s - t) / (1 - t))
             back = corrector * (s - t) / t if t > 0 and s < 1 else 0.0
             remask = ~masked & ~held & (chances < back)
@@ -156,3 +157,14 @@ class DFM(Objective):
             nll = network.head.nll(features, indices).nll.double()
             total += (nll * masked).flatten(1).sum(1) / ((1 - time) * nodes)
         return total[None]
+
+
+def _where_masked(network: Network, posterior: Posterior, indices: Tensor, masked: Tensor) -> Prediction:
+    """What the model holds of the whole grid: the codes that are shown, and its posterior of the others."""
+    certain = replace(
+        posterior,
+        entropy=posterior.entropy.where(masked, 0),
+        max_probability=posterior.max_probability.where(masked, 1),
+        codes=posterior.codes.where(masked, indices),
+    )
+    return Prediction(posterior.mean.where(masked[:, None], network.embed(indices)), certain)
