@@ -17,7 +17,7 @@ ORDER = [
     "data", "canvas", "tokenizers", "tokens", "flow", "models", "sampling", "editing", "training", "prepare",
     "pipeline", "warm_start", "migration", "gallery",
     "evaluation", "config", "tokenizer_run", "experiment", "shipping", "dry_run", "plan",
-    "comparison", "bench", "recipes", "cli", "__main__",
+    "comparison", "bench", "recipes", "studio", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
 

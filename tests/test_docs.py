@@ -18,6 +18,7 @@ from purrception.cli.tokenizer import ReportOptions, TrainOptions
 from purrception.config import DataOptions, TokenizerRunConfig, option_names
 from purrception.plan import PlanOptions
 from purrception.prepare import PrepareOptions
+from purrception.studio import StudioOptions
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -31,6 +32,7 @@ OPTIONS = {
     "bench": {*option_names(BenchConfig), *option_names(BenchOptions)},
     "prepare": set(option_names(PrepareOptions)),
     "convert": set(option_names(CheckpointOptions)),
+    "studio": set(option_names(StudioOptions)),
     "export": set(option_names(ExportOptions)),
     "edit inpaint": set(option_names(InpaintOptions)),
     "edit interpolate": set(option_names(InterpolateOptions)),

@@ -14,6 +14,7 @@ from purrception.cli.editing import EDIT_VERBS
 from purrception.cli.parsing import Verb, configure, override, parse, parse_known, run_verb, say, target_of
 from purrception.cli.preparing import prepare
 from purrception.cli.shipping import EXPORT
+from purrception.cli.studio import STUDIO
 from purrception.cli.tokenizer import TOKENIZER_VERBS
 from purrception.errors import InputError
 
@@ -312,6 +313,7 @@ VERBS = {
         "Train a tokenizer by itself, convert a public checkpoint, or judge one on your images.",
         "purrception tokenizer convert vq-f8.ckpt --arch vq-f8 --out tokenizers/vq-f8",
     ),
+    "studio": STUDIO,
     "export": EXPORT,
     "convert": Verb(
         convert,
