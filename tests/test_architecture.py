@@ -13,10 +13,11 @@ import purrception
 
 SOURCE = Path(purrception.__file__).parent
 ORDER = [
-    "errors", "keyed_rng", "processes", "progress", "pictures", "weights", "nearest",
-    "data", "tokenizers", "tokens", "flow", "models", "sampling", "training", "prepare", "pipeline", "migration",
-    "gallery", "evaluation", "config", "tokenizer_run", "experiment", "dry_run", "plan", "comparison", "bench",
-    "recipes", "cli", "__main__",
+    "errors", "keyed_rng", "processes", "progress", "pictures", "weights", "nearest", "hub",
+    "data", "canvas", "tokenizers", "tokens", "flow", "models", "sampling", "editing", "training", "prepare",
+    "pipeline", "warm_start", "migration", "gallery",
+    "evaluation", "config", "tokenizer_run", "experiment", "shipping", "dry_run", "plan",
+    "comparison", "bench", "recipes", "studio", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
 

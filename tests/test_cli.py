@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from purrception.cli import VERBS, main
+from purrception.cli.editing import EDIT_VERBS
 from purrception.cli.tokenizer import TOKENIZER_VERBS
 from purrception.config import load_config
 from tests.conftest import run_cli
@@ -33,8 +34,10 @@ def test_help_of_every_verb_shows_an_example(capsys: pytest.CaptureFixture[str])
     assert main(["tokenizer", "--help"]) == 0
     overview = capsys.readouterr().out
     assert all(name in overview for name in TOKENIZER_VERBS)
-    alone = {(name,): verb for name, verb in VERBS.items() if name != "tokenizer"}
-    for words, verb in (alone | {("tokenizer", name): verb for name, verb in TOKENIZER_VERBS.items()}).items():
+    groups = {"tokenizer": TOKENIZER_VERBS, "edit": EDIT_VERBS}
+    alone = {(name,): verb for name, verb in VERBS.items() if name not in groups}
+    grouped = {(group, name): verb for group, verbs in groups.items() for name, verb in verbs.items()}
+    for words, verb in (alone | grouped).items():
         with pytest.raises(SystemExit) as stop:
             main([*words, "--help"])
         assert stop.value.code == 0
@@ -67,6 +70,10 @@ def test_help_of_every_verb_shows_an_example(capsys: pytest.CaptureFixture[str])
         (["train", "--resume", "nowhere"], "no run at nowhere"),
         (["sample", "nowhere"], "no run at nowhere"),
         (["evaluate", "nowhere"], "no run at nowhere"),
+        (["edit", "inpiant"], "unknown edit command 'inpiant': did you mean 'inpaint'?"),
+        (["edit", "inpaint"], "usage: purrception edit inpaint"),
+        (["edit", "vary", "nowhere"], "no run at nowhere"),
+        (["edit", "vary", "nowhere", "--strenth", "1"], "did you mean '--strength'?"),
         (["tokenizer", "convrt"], "unknown tokenizer command 'convrt': did you mean 'convert'?"),
         (["tokenizer", "convert"], "usage: purrception tokenizer convert"),
         (["tokenizer", "convert", "nowhere"], "no tokenizer at nowhere"),

@@ -12,10 +12,13 @@ from purrception.bench import BenchConfig
 from purrception.cli import CompareOptions, EvaluateOptions, SampleOptions, SweepOptions
 from purrception.cli.benchmarks import BenchOptions
 from purrception.cli.converting import CheckpointOptions, TokenizerOptions
+from purrception.cli.editing import InpaintOptions, InterpolateOptions, RefineOptions, VaryOptions
+from purrception.cli.shipping import ExportOptions
 from purrception.cli.tokenizer import ReportOptions, TrainOptions
 from purrception.config import DataOptions, TokenizerRunConfig, option_names
 from purrception.plan import PlanOptions
 from purrception.prepare import PrepareOptions
+from purrception.studio import StudioOptions
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -29,6 +32,12 @@ OPTIONS = {
     "bench": {*option_names(BenchConfig), *option_names(BenchOptions)},
     "prepare": set(option_names(PrepareOptions)),
     "convert": set(option_names(CheckpointOptions)),
+    "studio": set(option_names(StudioOptions)),
+    "export": set(option_names(ExportOptions)),
+    "edit inpaint": set(option_names(InpaintOptions)),
+    "edit interpolate": set(option_names(InterpolateOptions)),
+    "edit refine": set(option_names(RefineOptions)),
+    "edit vary": set(option_names(VaryOptions)),
     "tokenizer convert": set(option_names(TokenizerOptions)),
     "tokenizer report": {*option_names(DataOptions), *option_names(ReportOptions)},
     "tokenizer train": {*option_names(TokenizerRunConfig), *option_names(TrainOptions), "resume"},
@@ -47,7 +56,7 @@ def commands(page: Path) -> list[str]:
 def test_commands_use_verbs_and_options_that_exist(page: Path) -> None:
     for command in commands(page):
         verb, *words = shlex.split(command, comments=True)
-        if verb == "tokenizer":
+        if verb in ("tokenizer", "edit"):
             verb = f"{verb} {words[0]}"
         assert verb in OPTIONS, command
         given = {word[2:].split("=")[0].replace("-", "_") for word in words if word.startswith("--")}

@@ -64,6 +64,8 @@ class RunConfig:
     """How the run samples by default."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """How it is judged."""
+    init_from: str = ""
+    """Pipeline or run, or hub:OWNER/NAME, whose weights training starts from; classes may differ."""
 
     def __post_init__(self) -> None:
         """Refuse a name that is no folder name, and a seed that no generator takes."""

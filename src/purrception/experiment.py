@@ -15,6 +15,7 @@ from purrception.config import RunConfig, dump_config, load_config
 from purrception.data import open_images
 from purrception.errors import InputError
 from purrception.flow import SamplingConfig, build_objective
+from purrception.hub import HUB_PREFIX
 from purrception.models import PurrceptionTransformer, categorical_heads
 from purrception.pictures import image_grid
 from purrception.pipeline import PurrceptionPipeline
@@ -23,6 +24,7 @@ from purrception.tokenizers import VQTokenizer, convert_tokenizer, open_tokenize
 from purrception.tokens import MANIFEST_FILE, Manifest, TokenDataset, TokenStore, prepare_splits
 from purrception.training import CheckpointStore, RunDirectory, Trainer
 from purrception.training.loop import GridDrawer
+from purrception.warm_start import WarmStart, warm_start
 
 GRID_ROWS = 8
 RESUMABLE_SECTIONS = frozenset({"training", "sampling", "evaluation"})
@@ -67,6 +69,8 @@ def check_config(config: RunConfig, tokenizer: VQTokenizer | None = None) -> Non
             f"accepted {', '.join(categorical_heads())}: others take the head they need by themselves"
         )
     config.training.resolve_device()
+    if config.init_from and not config.init_from.startswith(HUB_PREFIX) and not Path(config.init_from).is_dir():
+        raise InputError(f"init_from is a run or a pipeline to start from; there is none at {config.init_from}")
     class_names, grid = _check_tokens(config) if config.data.tokens else _check_images(config, tokenizer)
     if not class_names and config.sampling.guidance != 1:
         raise InputError(
@@ -162,9 +166,9 @@ def _complete(config: RunConfig, run: RunDirectory) -> RunDirectory:
     tokenizer = prepare_tokenizer(config, run)
     train, held_out = prepare_tokens(config, run, tokenizer)
     trainer = build_trainer(config, run, tokenizer, train, held_out)
+    first = processes.rank() == 0
     if checkpoint := trainer.checkpoints.latest():
         trainer.restore(checkpoint)
-    first = processes.rank() == 0
     if trainer.state.step < config.training.steps and first:
         # A pipeline of a shorter training would outlive a kill; until the new one, samples come from checkpoints.
         shutil.rmtree(run.pipeline, ignore_errors=True)
@@ -189,6 +193,8 @@ def build_trainer(
 ) -> Trainer:
     """A trainer with freshly initialised weights, keyed by the seed."""
     network = build_network(config, train.manifest, tokenizer)
+    if config.init_from and CheckpointStore(run.checkpoints).latest() is None:
+        start_from(config.init_from, network, train.manifest, run)
     objective = build_objective(config.objective)
     draw = _grid_drawer(config, tokenizer, train.manifest)
     return Trainer(config.training, objective, network, train, held_out, run, config.seed, draw)
@@ -214,6 +220,19 @@ def build_network(config: RunConfig, manifest: Manifest, tokenizer: VQTokenizer)
     return network
 
 
+def start_from(source: str, network: PurrceptionTransformer, manifest: Manifest, run: RunDirectory) -> WarmStart:
+    """Give a new network the weights of another pipeline, as far as they fit, and record what became of each.
+
+    Raises:
+        InputError: there is no such pipeline, or nothing of it fits.
+    """
+    account = warm_start(network, load_pipeline(source), source, manifest.tokenizer_hash, manifest.class_names)
+    if processes.rank() == 0:
+        run.warm_start.write_text(account.markdown())
+        print(f"{account}: {run.warm_start}", flush=True)
+    return account
+
+
 def make_pipeline(
     config: RunConfig, tokenizer: VQTokenizer, manifest: Manifest, network: PurrceptionTransformer
 ) -> PurrceptionPipeline:
@@ -228,11 +247,13 @@ def make_pipeline(
 
 
 def load_pipeline(path: Path | str) -> PurrceptionPipeline:
-    """The pipeline of a run or of a pipeline folder; of an unfinished run, from its latest checkpoint.
+    """The pipeline of a folder, a run (an unfinished one's latest checkpoint) or ``hub:owner/name``.
 
     Raises:
         InputError: there is neither, or its parts are damaged or do not belong together.
     """
+    if str(path).startswith(HUB_PREFIX):
+        return PurrceptionPipeline.from_pretrained(path)
     path = Path(path)
     if (path / "model_index.json").is_file():
         return PurrceptionPipeline.from_pretrained(path)

@@ -7,7 +7,7 @@ import math
 import platform
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -56,13 +56,13 @@ def output_folder(out: str, parent: Path) -> Path:
 def save_gallery(
     pipeline: PurrceptionPipeline,
     out: PurrceptionOutput,
-    labels: Sequence[int],
     settings: SamplingConfig,
     seed: int,
     source: str,
     folder: Path,
+    command: str = "",
 ) -> None:
-    """Write a generation to ``folder``.
+    """Write a generation, or what an edit made, to ``folder``; ``command`` is what made it, by default ``sample``.
 
     ``00000.png``, … are the images; ``entropy/00000.png``, … heat maps of their last posterior, black where
     the model was certain, brightest at the largest entropy of the whole generation (none for a model without a
@@ -71,7 +71,7 @@ def save_gallery(
     folder.mkdir(parents=True, exist_ok=True)
     entries: list[dict[str, Any]] = []
     for number, image in enumerate(out.images):
-        entries.append({"file": f"{number:05d}.png", "label": labels[number]})
+        entries.append({"file": f"{number:05d}.png", "label": out.labels[number]})
         image.save(folder / entries[-1]["file"])
     _save_grid(out.images, folder / "grid.png")
     brightest = None
@@ -79,7 +79,7 @@ def save_gallery(
         brightest = float(out.entropy.max())
         _save_maps(out.images, out.entropy.numpy(), brightest, entries, folder)
     manifest = {
-        "command": _command(source, labels, bool(pipeline.class_names), settings, seed),
+        "command": command or sample_command(source, out.labels, bool(pipeline.class_names), settings, seed),
         "source": source,
         "seed": seed,
         **asdict(settings),
@@ -125,11 +125,18 @@ def _save_maps(
     _save_grid(maps, folder / "entropy.png")
 
 
-def _command(source: str, labels: Sequence[int], has_classes: bool, settings: SamplingConfig, seed: int) -> str:
+def sample_command(
+    source: str, labels: Sequence[int], has_classes: bool, settings: SamplingConfig, seed: int
+) -> str:
     """The command line that makes the same images again."""
-    wanted = ["--classes", *[str(label) for label in labels]] if has_classes else ["--num", str(len(labels))]
-    words = ["purrception", "sample", source, *wanted]
-    for name, value in asdict(settings).items():
+    wanted = {"classes": tuple(labels)} if has_classes else {"num": len(labels)}
+    return command_line(["sample", source], {**wanted, **asdict(settings), "seed": seed})
+
+
+def command_line(words: Sequence[str], options: Mapping[str, Any]) -> str:
+    """``purrception`` with words and options, as a shell takes it; several values of an option follow it."""
+    spelt = ["purrception", *words]
+    for name, value in options.items():
         values = value if isinstance(value, tuple) else (value,)
-        words += [f"--{name.replace('_', '-')}", *[str(item) for item in values]]
-    return shlex.join([*words, "--seed", str(seed)])
+        spelt += [f"--{name.replace('_', '-')}", *[str(item) for item in values]]
+    return shlex.join(spelt)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
+import numpy as np
 import torch
 from diffusers import DiffusionPipeline, VQModel
 from diffusers.utils import BaseOutput
@@ -14,15 +16,19 @@ from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from torch import Tensor
 
-from purrception.data import array_to_pil
+from purrception.canvas import Canvas
+from purrception.data import array_to_pil, images_to_tensor, tensor_to_images
+from purrception.editing import Editor, free_sites
 from purrception.errors import InputError, unknown_name
-from purrception.flow import ObjectiveConfig, SamplingConfig, build_objective
+from purrception.flow import Generation, ObjectiveConfig, SamplingConfig, Watcher, build_objective, unwatched
+from purrception.hub import local_folder, read_companions, upload, write_companions
 from purrception.models import PurrceptionTransformer
 from purrception.progress import ProgressBar
 from purrception.sampling import sample_together
 from purrception.tokenizers import VQTokenizer
 
 INDEX_FILE = "model_index.json"
+DEFAULTS = SamplingConfig()
 
 
 @dataclass
@@ -37,6 +43,8 @@ class PurrceptionOutput(BaseOutput):
     """Entropy of the last posterior in nats, float32 ``[B, h, w]``; none for an objective without one."""
     nfe: int
     """Network evaluations per image."""
+    labels: list[int]
+    """Under which they were made; the null class is the number of classes."""
 
 
 class PurrceptionPipeline(DiffusionPipeline):
@@ -65,6 +73,8 @@ class PurrceptionPipeline(DiffusionPipeline):
         self.register_modules(transformer=transformer, vqvae=vqvae)
         self.register_to_config(objective=objective, tokenizer_hash=tokenizer_hash, class_names=class_names or [])
         self.tokenizer = VQTokenizer(vqvae)
+        self.companions: dict[str, bytes] = {}
+        """Files that describe the weights and travel with them, by name: a card, a grid of samples, a recipe."""
         self.objective = build_objective(ObjectiveConfig(name=objective))
         exact = vqvae.dtype == torch.float32  # rounded weights have another hash
         if tokenizer_hash and exact and self.tokenizer.fingerprint != tokenizer_hash:
@@ -74,22 +84,60 @@ class PurrceptionPipeline(DiffusionPipeline):
             )
 
     @classmethod
-    def from_pretrained(cls, folder: Path | str, **options: Any) -> Self:
-        """Load a folder that :meth:`save_pretrained` wrote, strictly.
+    def from_pretrained(
+        cls,
+        source: Path | str,
+        *,
+        torch_dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        variant: str | None = None,
+        revision: str | None = None,
+    ) -> Self:
+        """Load what :meth:`save_pretrained` wrote, strictly: every tensor must be there, and no other.
+
+        Args:
+            source: a folder; or ``owner/name`` or ``hub:owner/name`` on the Hugging Face hub or in its cache.
+            torch_dtype: precision of the network and the tokenizer; the codes stay float32.
+            device: where to; default: the processor.
+            variant: part of the weight files' names.
+            revision: branch, tag or commit on the hub.
 
         Raises:
             InputError: it is missing, damaged, or its parts do not belong together.
         """
-        if Path(folder).exists() and not (Path(folder) / INDEX_FILE).is_file():
-            raise InputError(f"no pipeline in {folder}: {INDEX_FILE} is missing")
+        folder = local_folder(source, revision)
+        if folder.exists() and not (folder / INDEX_FILE).is_file():
+            raise InputError(f"no pipeline in {source}: {INDEX_FILE} is missing")
         diffusers_logging.disable_progress_bar()  # two parts load at once; a bar only flickers
+        options = {"torch_dtype": torch_dtype} if torch_dtype else {}
         try:
-            return super().from_pretrained(str(folder), low_cpu_mem_usage=False, **options)
+            pipeline = super().from_pretrained(str(folder), low_cpu_mem_usage=False, variant=variant, **options)
         except InputError:
             raise
         except (OSError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
-            raise InputError(f"cannot load the pipeline in {folder}: {reason}") from error
+            raise InputError(f"cannot load the pipeline in {source}: {reason}") from error
+        pipeline.companions = read_companions(folder)
+        return pipeline if device is None else pipeline.to(device)
+
+    def save_pretrained(self, folder: Path | str, variant: str | None = None) -> None:
+        """Write what diffusers expects, weights as safetensors with ``variant`` in their names, and any card."""
+        super().save_pretrained(str(folder), safe_serialization=True, variant=variant)
+        write_companions(self.companions, Path(folder))
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = False, token: str | None = None, variant: str | None = None
+    ) -> str:
+        """Put the pipeline, with its card, on the Hugging Face hub as ``owner/name``; returns its address.
+
+        Without a token that of ``hf auth login`` is used; a model that is not there yet is made.
+
+        Raises:
+            InputError: the hub cannot be reached, or does not let you.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, variant)
+            return upload(Path(folder), repo_id, private, token)
 
     @property
     def class_names(self) -> list[str]:
@@ -170,19 +218,175 @@ class PurrceptionPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def sample(
-        self, labels: Sequence[int], settings: SamplingConfig, seed: int = 0, batch_size: int = 64
+        self,
+        labels: Sequence[int],
+        settings: SamplingConfig,
+        seed: int = 0,
+        batch_size: int = 64,
+        watch: Watcher = unwatched,
     ) -> PurrceptionOutput:
-        """As calling the pipeline, with settings as one object and labels as numbers."""
+        """As calling the pipeline, with settings as one object and labels as numbers.
+
+        ``watch`` is told of every evaluation, as ``(t, state, prediction)``, and may raise to stop.
+        """
         if batch_size < 1:
             raise InputError(f"batch_size is at least 1; given {batch_size}")
         wanted = torch.tensor(labels)
         network = self.transformer.eval()
         with ProgressBar("sampling", len(labels)) as bar:
-            made = sample_together(
-                network, self.objective, wanted, settings, seed, batch_size, on_progress=bar.update
-            )
+            made = sample_together(network, self.objective, wanted, settings, seed, batch_size, bar.update, watch)
+        return self._decoded(made, labels)
+
+    def inpaint(
+        self,
+        image: Image.Image,
+        mask: Image.Image | np.ndarray,
+        class_label: int | str | None = None,
+        num_images: int = 1,
+        settings: SamplingConfig = DEFAULTS,
+        seed: int = 0,
+        strength: float = 1.0,
+        margin: int = 0,
+        keep_pixels: bool = False,
+        watch: Watcher = unwatched,
+    ) -> PurrceptionOutput:
+        """Make what is painted anew, in ``num_images`` ways; tokens that it does not touch stay, to the bit.
+
+        A token whose pixels the mask touches is free. The decoder looks beyond the pixels of a token, so that
+        pixels near a seam change a little although their tokens do not; ``keep_pixels`` pastes the given ones.
+        The tokenizer bounds what comes back: outside the mask are its reconstructions, not the image itself.
+
+        Args:
+            image: brought to the model's size as training images are: the centre square, scaled.
+            mask: of the image's size: bright, or true in a bool array ``[H, W]``, where it may change.
+            class_label: what it should become; left out, whatever fits the rest.
+            num_images: variants, each from noise of its own.
+            settings: how to sample.
+            seed: variant i depends on (seed, i).
+            strength: share of what is painted that is forgotten; below 1 its outlines remain.
+            margin: tokens around those touched that may change too, which hides seams.
+            keep_pixels: paste the pixels of the given image outside the mask.
+            watch: see :meth:`sample`.
+
+        Raises:
+            InputError: a mask of another size or without paint, an unknown class, or settings that the model
+                cannot honour.
+        """
+        painted = self.canvas.fit_mask(mask, image)
+        fitted = self.canvas.fit(image)
+        free = free_sites(painted, self.transformer.grid, margin)
+        indices, labels = self._repeated(fitted, class_label, num_images)
+        made = self._editor(settings, seed, watch).inpaint(
+            indices, free.expand_as(indices), torch.tensor(labels), strength
+        )
+        out = self._decoded(made, labels)
+        if keep_pixels:
+            mask_image = Image.fromarray(painted.astype(np.uint8) * 255)
+            out.images = [Image.composite(made_image, fitted, mask_image) for made_image in out.images]
+        return out
+
+    def vary(
+        self,
+        image: Image.Image,
+        strength: float,
+        class_label: int | str | None = None,
+        num_images: int = 1,
+        settings: SamplingConfig = DEFAULTS,
+        seed: int = 0,
+        watch: Watcher = unwatched,
+    ) -> PurrceptionOutput:
+        """Variations of a whole image: it is noised to t = 1 − ``strength`` and sampled from there.
+
+        Of the grid the steps after that time are made, so that a small strength costs few evaluations. Every
+        token may change; near strength 1 nothing but the class is left of the original. Arguments are
+        :meth:`inpaint`'s.
+
+        Raises:
+            InputError: a strength outside (0, 1]; see also :meth:`inpaint`.
+        """
+        indices, labels = self._repeated(self.canvas.fit(image), class_label, num_images)
+        made = self._editor(settings, seed, watch).vary(indices, torch.tensor(labels), strength)
+        return self._decoded(made, labels)
+
+    def refine(
+        self,
+        out: PurrceptionOutput,
+        threshold: float,
+        settings: SamplingConfig = DEFAULTS,
+        seed: int = 0,
+        watch: Watcher = unwatched,
+    ) -> PurrceptionOutput:
+        """Make anew the tokens of ``out`` whose entropy is above ``threshold`` (nats), under the others.
+
+        Tokens below it never change. Entropy is the model's own doubt at its last evaluation: a token can be
+        certain and wrong, and stays so.
+
+        Raises:
+            InputError: a model without a posterior, or a negative threshold.
+        """
+        made = Generation(out.indices, out.entropy, out.nfe)
+        labels = torch.tensor(out.labels)
+        return self._decoded(self._editor(settings, seed, watch).refine(made, labels, threshold), out.labels)
+
+    def interpolate(
+        self,
+        seeds: tuple[int, int],
+        num_images: int = 8,
+        class_label: int | str | None = None,
+        settings: SamplingConfig = DEFAULTS,
+        watch: Watcher = unwatched,
+    ) -> PurrceptionOutput:
+        """Images from noise on the way between that of two seeds; the ends are what those seeds draw first.
+
+        Codes are discrete and change one after the other, so the way is continuous in noise but not in images.
+
+        Raises:
+            InputError: fewer than two images; see also :meth:`inpaint`.
+        """
+        labels = [self.label_or_null(class_label)] * num_images
+        made = self._editor(settings, seeds[0], watch).interpolate(torch.tensor(labels), seeds[1])
+        return self._decoded(made, labels)
+
+    @property
+    def canvas(self) -> Canvas:
+        """Size and channels of this model's images."""
+        height, width = (sites * self.tokenizer.downsampling for sites in self.transformer.grid)
+        return Canvas(height, width, self.tokenizer.image_channels)
+
+    def encode(self, images: Sequence[Image.Image]) -> Tensor:
+        """Codes of images, long ``[n, h, w]``; each is brought to the model's size first."""
+        arrays = [np.asarray(self.canvas.fit(image)) for image in images]
+        pixels = images_to_tensor([array.reshape(*array.shape[:2], -1) for array in arrays])
+        return self.tokenizer.encode(pixels).cpu()
+
+    def decode_means(self, means: Tensor) -> list[Image.Image]:
+        """Images of data predictions ``[B, D, h, w]``, standardised as the network's codes are, as they stand."""
+        raw, standard = self.tokenizer.codebook, self.transformer.codebook
+        scale = (raw - raw.mean(0)).norm() / (standard - standard.mean(0)).norm()  # one deviation for all channels
+        shift = raw.mean(0) - scale * standard.mean(0)
+        latents = scale * means + shift.view(1, -1, 1, 1)
+        return [array_to_pil(array) for array in tensor_to_images(self.tokenizer.decode_latents(latents))]
+
+    def label_or_null(self, class_label: int | str | None) -> int:
+        """The label of a class, or the null class for none."""
+        return self.transformer.num_classes if class_label is None else self.labels_of([class_label])[0]
+
+    def _repeated(
+        self, fitted: Image.Image, class_label: int | str | None, num_images: int
+    ) -> tuple[Tensor, list[int]]:
+        """Codes and labels of ``num_images`` variants of one image."""
+        if num_images < 1:
+            raise InputError(f"at least one image must be asked for; given {num_images}")
+        return self.encode([fitted]).repeat(num_images, 1, 1), [self.label_or_null(class_label)] * num_images
+
+    def _editor(self, settings: SamplingConfig, seed: int, watch: Watcher) -> Editor:
+        return Editor(self.transformer.eval(), self.objective, settings, seed, watch=watch)
+
+    def _decoded(self, made: Generation, labels: Sequence[int]) -> PurrceptionOutput:
         images = [array_to_pil(array) for array in self.tokenizer.decode_images(made.indices)]
-        return PurrceptionOutput(images=images, indices=made.indices, entropy=made.entropy, nfe=made.nfe)
+        return PurrceptionOutput(
+            images=images, indices=made.indices, entropy=made.entropy, nfe=made.nfe, labels=list(labels)
+        )
 
     def _resolve_labels(self, class_labels: Sequence[int | str] | None, num_images: int | None) -> list[int]:
         if class_labels is not None:

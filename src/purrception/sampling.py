@@ -10,7 +10,7 @@ from torch import Tensor
 
 from purrception import processes
 from purrception.errors import InputError
-from purrception.flow import Generation, Objective, SamplingConfig
+from purrception.flow import Generation, Objective, SamplingConfig, Watcher, unwatched
 from purrception.keyed_rng import Stream, keyed_rng
 from purrception.models import PurrceptionTransformer
 
@@ -59,6 +59,7 @@ def sample_codes(
     batch_size: int,
     on_progress: Callable[[int], None] = lambda done: None,
     first: int = 0,
+    watch: Watcher = unwatched,
 ) -> Generation:
     """Codes of the images ``first``, ``first`` + 1, …, one per label, in batches.
 
@@ -71,18 +72,40 @@ def sample_codes(
         batch_size: images at a time.
         on_progress: told how many images are done.
         first: number of the first image.
+        watch: told of every evaluation of every batch; it may raise, to stop.
 
     Raises:
         InputError: settings that the objective or the network cannot honour.
     """
-    if len(labels) == 0:
+
+    def make(rows: range) -> Generation:
+        draws = KeyedDraws(seed, range(first + rows.start, first + rows.stop), network)
+        chosen = labels[rows.start : rows.stop].to(network.device)
+        return objective.generate(network, chosen, draws, settings, watch=watch)
+
+    return in_batches(len(labels), batch_size, make, on_progress)
+
+
+def in_batches(
+    count: int,
+    batch_size: int,
+    make: Callable[[range], Generation],
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> Generation:
+    """Images 0, …, ``count`` − 1, as ``make`` generates each range of at most ``batch_size`` of them.
+
+    Raises:
+        InputError: none are asked for, or batches of none.
+    """
+    if count == 0:
         raise InputError("at least one image must be asked for; given none")
+    if batch_size < 1:
+        raise InputError(f"batch_size is at least 1; given {batch_size}")
     parts = []
-    for begin in range(0, len(labels), batch_size):
-        chosen = labels[begin : begin + batch_size].to(network.device)
-        numbers = range(first + begin, first + begin + len(chosen))
-        parts.append(objective.generate(network, chosen, KeyedDraws(seed, numbers, network), settings))
-        on_progress(begin + len(chosen))
+    for begin in range(0, count, batch_size):
+        rows = range(begin, min(begin + batch_size, count))
+        parts.append(make(rows))
+        on_progress(rows.stop)
     return _joined(parts)
 
 
@@ -94,6 +117,7 @@ def sample_together(
     seed: int,
     batch_size: int,
     on_progress: Callable[[int], None] = lambda done: None,
+    watch: Watcher = unwatched,
 ) -> Generation:
     """As :func:`sample_codes`, shared by all processes; each returns all codes.
 
@@ -105,7 +129,8 @@ def sample_together(
     begin, end = batches.start * batch_size, min(batches.stop * batch_size, len(labels))
     own = None
     if begin < end or processes.count() == 1:
-        own = sample_codes(network, objective, labels[begin:end], settings, seed, batch_size, on_progress, begin)
+        wanted = labels[begin:end]
+        own = sample_codes(network, objective, wanted, settings, seed, batch_size, on_progress, begin, watch)
     return _joined([part for part in processes.gather(own) if part is not None])
 
 

@@ -10,8 +10,11 @@ from typing import Literal
 
 from purrception.cli.benchmarks import bench, plan
 from purrception.cli.converting import convert
+from purrception.cli.editing import EDIT_VERBS
 from purrception.cli.parsing import Verb, configure, override, parse, parse_known, run_verb, say, target_of
 from purrception.cli.preparing import prepare
+from purrception.cli.shipping import EXPORT
+from purrception.cli.studio import STUDIO
 from purrception.cli.tokenizer import TOKENIZER_VERBS
 from purrception.errors import InputError
 
@@ -179,7 +182,7 @@ def sample(arguments: list[str]) -> None:
         out = pipeline.sample(labels, settings, options.seed, options.batch_size)
         if processes.rank() > 0:
             return
-        save_gallery(pipeline, out, labels, settings, options.seed, target, folder)
+        save_gallery(pipeline, out, settings, options.seed, target, folder)
         print(f"{len(out.images)} images, {out.nfe} network evaluations each: {folder}")
 
 
@@ -240,6 +243,11 @@ def tokenizer(arguments: list[str]) -> None:
     run_verb(arguments, TOKENIZER_VERBS, "tokenizer ", "Tokenizers: images to codes and back.")
 
 
+def edit(arguments: list[str]) -> None:
+    """``purrception edit VERB``: inpaint, vary, refine or interpolate."""
+    run_verb(arguments, EDIT_VERBS, "edit ", "Editing: some tokens are given, the others are made under them.")
+
+
 VERBS = {
     "train": Verb(
         train,
@@ -261,6 +269,12 @@ VERBS = {
         "sample RUN_OR_PIPELINE [--key value …]",
         "Images from a run: PNGs, a grid, entropy maps, a manifest that reproduces them.",
         "purrception sample runs/digits --classes 3 3 7 --guidance 1.5 --seed 1",
+    ),
+    "edit": Verb(
+        edit,
+        "edit VERB …",
+        "Paint over part of an image and have it made anew, vary it, refine what was uncertain, or interpolate.",
+        "purrception edit inpaint runs/digits --image seven.png --mask painted.png --class-label 7",
     ),
     "evaluate": Verb(
         evaluate,
@@ -299,6 +313,8 @@ VERBS = {
         "Train a tokenizer by itself, convert a public checkpoint, or judge one on your images.",
         "purrception tokenizer convert vq-f8.ckpt --arch vq-f8 --out tokenizers/vq-f8",
     ),
+    "studio": STUDIO,
+    "export": EXPORT,
     "convert": Verb(
         convert,
         "convert CHECKPOINT --tokenizer DIR [--key value …]",

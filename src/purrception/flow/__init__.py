@@ -13,6 +13,7 @@ from purrception.flow.objectives import (
     Draws,
     GaussianObjective,
     Generation,
+    Given,
     HeadLosses,
     Losses,
     Network,
@@ -23,7 +24,9 @@ from purrception.flow.objectives import (
     Purrception,
     SiteLosses,
     TrainingBatch,
+    Watcher,
     build_objective,
+    unwatched,
 )
 from purrception.flow.paths import LinearPath, PathSample
 from purrception.flow.posterior import (
@@ -73,6 +76,7 @@ __all__ = [
     "Evidence",
     "GaussianObjective",
     "Generation",
+    "Given",
     "Guidance",
     "HeadLosses",
     "LinearPath",
@@ -93,6 +97,7 @@ __all__ = [
     "TopCodes",
     "TrainingBatch",
     "Truncation",
+    "Watcher",
     "build_objective",
     "check_temperature",
     "cosine_grid",
@@ -112,4 +117,5 @@ __all__ = [
     "stochastic",
     "truncate",
     "uniform_grid",
+    "unwatched",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, Self
@@ -179,19 +179,28 @@ class VQTokenizer:
         """Indices, long ``[B, h, w]`` → images, uint8 ``[B, H, W, C]``; floats of a few exist at a time."""
         return np.concatenate([tensor_to_images(images) for images in self._decode_groups(indices)])
 
-    @torch.no_grad()
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Latents that are no codes, such as their means, ``[B, D, h, w]`` → images, float32 ``[B, C, H, W]``."""
+        return torch.cat(list(self._in_groups(latents, lambda group: group.to(self.vq.device, self.vq.dtype))))
+
     def _decode_groups(self, indices: Tensor) -> Iterator[Tensor]:
-        """Images of a fixed number of grids at a time, the last group filled up.
+        def embed(group: Tensor) -> Tensor:
+            return self.vq.quantize.embedding(group.to(self.vq.device)).permute(0, 3, 1, 2)
+
+        return self._in_groups(indices, embed)
+
+    @torch.no_grad()
+    def _in_groups(self, grids: Tensor, to_latents: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
+        """Images of a fixed number of grids ``[B, …, h, w]`` at a time, the last group filled up.
 
         Kernels are chosen, and so numbers rounded, by the shape of a batch: with groups of one shape an image
         is the same in any company.
         """
-        pixels = indices[0].numel() * self.downsampling**2
+        pixels = grids.shape[-2] * grids.shape[-1] * self.downsampling**2
         size = max(1, min(LARGEST_GROUP, GROUP_PIXELS // pixels))
-        for group in indices.split(size):
-            filled = torch.cat([group, group[-1:].expand(size - len(group), -1, -1)])
-            quantised = self.vq.quantize.embedding(filled.to(self.vq.device)).permute(0, 3, 1, 2)
-            yield self.vq.decode(quantised, force_not_quantize=True).sample[: len(group)].float()
+        for group in grids.split(size):
+            filled = torch.cat([group, group[-1:].expand(size - len(group), *group.shape[1:])])
+            yield self.vq.decode(to_latents(filled), force_not_quantize=True).sample[: len(group)].float()
 
     def save(self, folder: Path) -> None:
         """Write ``config.json`` and safetensors weights, as diffusers lays them out."""

@@ -48,6 +48,11 @@ class RunDirectory:
         """Reports of ``evaluate``."""
         return self.root / "evaluation"
 
+    @property
+    def warm_start(self) -> Path:
+        """What became of each weight of the pipeline that training started from."""
+        return self.root / "init-from.md"
+
     def tokens(self, split: str) -> Path:
         """Token shards of a split."""
         return self.root / "tokens" / split

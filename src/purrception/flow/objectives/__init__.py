@@ -9,6 +9,7 @@ from purrception.errors import unknown_name
 from purrception.flow.objectives.base import (
     Draws,
     Generation,
+    Given,
     HeadLosses,
     Losses,
     Network,
@@ -18,6 +19,8 @@ from purrception.flow.objectives.base import (
     PredictionOptions,
     SiteLosses,
     TrainingBatch,
+    Watcher,
+    unwatched,
 )
 from purrception.flow.objectives.cfm import CFM, CFMEndpoint
 from purrception.flow.objectives.dfm import DFM
@@ -51,6 +54,7 @@ __all__ = [
     "Draws",
     "GaussianObjective",
     "Generation",
+    "Given",
     "HeadLosses",
     "Losses",
     "Network",
@@ -61,5 +65,7 @@ __all__ = [
     "Purrception",
     "SiteLosses",
     "TrainingBatch",
+    "Watcher",
     "build_objective",
+    "unwatched",
 ]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from purrception.errors import InputError
 from purrception.flow.evidence import Evidence
 from purrception.flow.guidance import Guidance
 from purrception.flow.posterior import Posterior, Truncation
+from purrception.flow.schedules import TimeGrid
 from purrception.flow.settings import SamplingConfig
 
 ALL_CODES, UNGUIDED = Truncation(), Guidance()
@@ -145,6 +148,48 @@ class Generation:
     """Network evaluations per image; a guided step counts two."""
 
 
+Watcher = Callable[[float, Tensor, Prediction], None]
+"""Told of every evaluation: t, the state that the network saw, and what it predicts. It may raise, to stop."""
+
+
+def unwatched(t: float, z: Tensor, prediction: Prediction) -> None:
+    """Nobody looks."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is known of images before they are sampled.
+
+    Raises:
+        InputError: a time lies outside [0, 1], or nothing is left to do at the start.
+    """
+
+    indices: Tensor
+    """Codes, long ``[B, h, w]``."""
+    free: Tensor
+    """Sites to be made anew, bool ``[B, h, w]``; the others keep their codes, to the bit."""
+    start: float = 0.0
+    """Where sampling begins: at 0 from noise, later from ``indices`` on their path at that time, free or not."""
+    since: float = 0.0
+    """Time from which the codes that are not free are held; before it, they are as free as the others."""
+
+    def __post_init__(self) -> None:
+        """Refuse times that are none."""
+        if not 0 <= self.start < 1 or not 0 <= self.since <= 1:
+            raise InputError(
+                f"sampling starts at a time in [0, 1) and holds codes since one in [0, 1]; given {self.start} "
+                f"and {self.since}"
+            )
+
+    def keep(self, indices: Tensor) -> Tensor:
+        """``indices`` ``[B, h, w]`` with the given codes where they are not free."""
+        return torch.where(self.free, indices, self.indices)
+
+    def grid_from_start(self, grid: TimeGrid) -> TimeGrid:
+        """The part of a grid that is left from ``start`` on."""
+        return grid if self.start == 0 else (self.start, *(t for t in grid if t > self.start))
+
+
 class Draws(Protocol):
     """Random numbers for a batch of images; those of an image depend on its key alone."""
 
@@ -255,8 +300,24 @@ class Objective(ABC):
         """
 
     @abstractmethod
-    def generate(self, network: Network, labels: Tensor, draws: Draws, settings: SamplingConfig) -> Generation:
+    def generate(
+        self,
+        network: Network,
+        labels: Tensor,
+        draws: Draws,
+        settings: SamplingConfig,
+        given: Given | None = None,
+        watch: Watcher = unwatched,
+    ) -> Generation:
         """Codes for ``labels``, long ``[B]``.
+
+        Args:
+            network: in evaluation mode.
+            labels: long ``[B]``.
+            draws: random numbers of these images.
+            settings: how to sample.
+            given: codes to keep, and where to begin; left out, everything is made from noise.
+            watch: told of every evaluation.
 
         Raises:
             InputError: see :meth:`check`.

@@ -13,13 +13,17 @@ from purrception.flow.objectives.base import (
     PLAIN,
     Draws,
     Generation,
+    Given,
     Losses,
     Network,
     Objective,
     Prediction,
     PredictionOptions,
     TrainingBatch,
+    Watcher,
+    unwatched,
 )
+from purrception.flow.posterior import Posterior
 from purrception.flow.settings import SamplingConfig
 
 MASKED_SHARE = 0.5
@@ -75,12 +79,23 @@ class DFM(Objective):
         posterior = options.posterior(network, z, t, labels, evidence=None)
         return Prediction(posterior.mean, posterior)
 
-    def generate(self, network: Network, labels: Tensor, draws: Draws, settings: SamplingConfig) -> Generation:
+    def generate(
+        self,
+        network: Network,
+        labels: Tensor,
+        draws: Draws,
+        settings: SamplingConfig,
+        given: Given | None = None,
+        watch: Watcher = unwatched,
+    ) -> Generation:
         """Unmask at the path's rate: from t to s each masked site is drawn with probability (s − t)/(1 − t).
 
         A site that is known stays, unless a corrector is asked for (``strength`` a > 0): then masked sites are
         drawn at 1 + a times the rate, and known ones masked again at a times the backward rate 1/t, which
         keeps the marginals of the path (Gat et al., section 3).
+
+        Given codes are shown from the first step and never masked; a start later than 0 also shows each other
+        site's code with probability t, as the path does.
         """
         self.check(network, settings)
         guidance, temperature = settings.build_guidance(), settings.build_temperature()
@@ -91,20 +106,30 @@ class DFM(Objective):
         masked = torch.ones_like(indices, dtype=torch.bool)
         entropy = torch.zeros_like(chances)
         evaluations = 0
-        for step, (t, s) in enumerate(pairwise(settings.build_grid())):
+        grid = settings.build_grid()
+        if given is not None:
+            indices, masked, grid = given.indices, chances >= given.start, given.grid_from_start(grid)
+        for step, (t, s) in enumerate(pairwise(grid)):
+            held = torch.zeros_like(masked) if given is None or t < given.since else ~given.free
+            masked = masked & ~held
+            indices = indices if given is None else torch.where(held, given.indices, indices)
+            entropy = entropy.masked_fill(held, 0)
             evaluations += guidance.passes_at(t)
             options = PredictionOptions(temperature(t), truncation, guidance, draws.uniform(2 * step + 1))
-            posterior = self.predict(network, network.embed_masked(indices, masked), t, labels, options).posterior
-            chances = draws.uniform(2 * step + 2)
+            state = network.embed_masked(indices, masked)
+            prediction = self.predict(network, state, t, labels, options)
+            posterior = prediction.posterior
             assert posterior is not None
             assert posterior.drawn is not None
+            watch(t, state, _where_masked(network, posterior, indices, masked))
+            chances = draws.uniform(2 * step + 2)
             unmask = masked & (chances < (1 + corrector) * (s - t) / (1 - t))
             back = corrector * (s - t) / t if t > 0 and s < 1 else 0.0
-            remask = ~masked & (chances < back)
+            remask = ~masked & ~held & (chances < back)
             indices = torch.where(unmask, posterior.drawn, indices)
             entropy = torch.where(unmask, posterior.entropy, entropy)
             masked = (masked & ~unmask) | remask
-        return Generation(indices, entropy, evaluations)
+        return Generation(indices if given is None else given.keep(indices), entropy, evaluations)
 
     def nll_bounds(
         self, network: Network, indices: Tensor, labels: Tensor, draws: Draws, nodes: int = 29
@@ -132,3 +157,14 @@ class DFM(Objective):
             nll = network.head.nll(features, indices).nll.double()
             total += (nll * masked).flatten(1).sum(1) / ((1 - time) * nodes)
         return total[None]
+
+
+def _where_masked(network: Network, posterior: Posterior, indices: Tensor, masked: Tensor) -> Prediction:
+    """What the model holds of the whole grid: the codes that are shown, and its posterior of the others."""
+    certain = replace(
+        posterior,
+        entropy=posterior.entropy.where(masked, 0),
+        max_probability=posterior.max_probability.where(masked, 1),
+        codes=posterior.codes.where(masked, indices),
+    )
+    return Prediction(posterior.mean.where(masked[:, None], network.embed(indices)), certain)

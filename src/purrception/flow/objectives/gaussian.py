@@ -9,10 +9,13 @@ from purrception.flow.evidence import Evidence
 from purrception.flow.objectives.base import (
     Draws,
     Generation,
+    Given,
     Network,
     Objective,
     Prediction,
     PredictionOptions,
+    Watcher,
+    unwatched,
 )
 from purrception.flow.paths import LinearPath
 from purrception.flow.settings import SamplingConfig
@@ -23,34 +26,79 @@ from purrception.nearest import nearest_codes
 LOG_SNR_ENDS = (-6.0, 8.0)
 
 
+class _Known:
+    """Given codes on the path from ``noise``, ``[B, D, h, w]``."""
+
+    def __init__(self, network: Network, given: Given, noise: Tensor) -> None:
+        self._z_1, self._noise = network.embed(given.indices), noise
+        self._free, self._since = given.free[:, None], given.since
+
+    def at(self, t: float) -> Tensor:
+        """All sites of the given codes at time ``t``."""
+        return torch.lerp(self._noise, self._z_1, t)
+
+    def hold(self, z: Tensor, t: float) -> Tensor:
+        """``z`` with the sites that are not free on their path."""
+        return z if t < self._since else z.where(self._free, self.at(t))
+
+    def data(self, mean: Tensor, t: float) -> Tensor:
+        """A data prediction that knows the codes that are not free: the solver's state stays on their path."""
+        return mean if t < self._since else mean.where(self._free, self._z_1)
+
+
 class GaussianObjective(Objective):
     """An objective whose network predicts, one way or another, the data at the end of the linear path."""
 
     path = LinearPath()
 
-    def generate(self, network: Network, labels: Tensor, draws: Draws, settings: SamplingConfig) -> Generation:
-        """Integrate dz/dt = (μ − z)/(1 − t) from noise to t = 1, then choose a code per site."""
+    def generate(
+        self,
+        network: Network,
+        labels: Tensor,
+        draws: Draws,
+        settings: SamplingConfig,
+        given: Given | None = None,
+        watch: Watcher = unwatched,
+    ) -> Generation:
+        """Integrate dz/dt = (μ − z)/(1 − t) from noise to t = 1, then choose a code per site.
+
+        Given codes are held on their path t z_1 + (1 − t) z_0, with the noise of the same sites, at every
+        evaluation. Sites meet in the network alone: what it sees is exact, whichever solver asks and wherever
+        its own state has gone.
+        """
         self.check(network, settings)
         guidance, temperature = settings.build_guidance(), settings.build_temperature()
         truncation = settings.build_truncation()
         uniforms = draws.uniform(0) if settings.last_step == "draw" else None
         latest: list[Prediction] = []
         evaluations = 0
+        noise, grid = draws.normal(0), settings.build_grid()
+        known = None if given is None else _Known(network, given, noise)
 
         def mean(z: Tensor, t: float) -> Tensor:
             nonlocal evaluations
             evaluations += guidance.passes_at(t)
             options = PredictionOptions(temperature(t), truncation, guidance, uniforms)
+            z = z if known is None else known.hold(z, t)
             latest[:] = [self.predict(network, z, t, labels, options)]
-            return latest[0].mean
+            watch(t, z, latest[0])
+            return latest[0].mean if known is None else known.data(latest[0].mean, t)
 
         solver = settings.build_solver(lambda step: draws.normal(step + 1))
-        z = solver(mean, draws.normal(0), settings.build_grid())
+        if given is None or known is None:
+            z = solver(mean, noise, grid)
+        else:
+            z = solver(mean, known.at(given.start), given.grid_from_start(grid))
         posterior = latest[0].posterior
         if posterior is None:
-            return Generation(nearest_codes(z, network.codebook), None, evaluations)
-        indices = settings.build_last_step()(z, posterior, network.codebook)
-        return Generation(indices, posterior.entropy, evaluations)
+            indices, entropy = nearest_codes(z, network.codebook), None
+        else:
+            indices = settings.build_last_step()(z, posterior, network.codebook)
+            entropy = posterior.entropy
+        if given is not None:
+            indices = given.keep(indices)
+            entropy = None if entropy is None else entropy.where(given.free, 0)
+        return Generation(indices, entropy, evaluations)
 
     def nll_bounds(
         self, network: Network, indices: Tensor, labels: Tensor, draws: Draws, nodes: int = 29

@@ -1,0 +1,267 @@
+"""The third tab: repaint, vary, refine, interpolate."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from purrception.errors import InputError
+from purrception.gallery import command_line
+from purrception.studio.controls import (
+    MODEL,
+    SamplingControls,
+    check_number,
+    class_menu,
+    facts,
+    seed_of,
+    session_of,
+    told,
+)
+from purrception.studio.generate import GenerateTab
+from purrception.studio.session import Made, Report, Studio, display
+from purrception.studio.uploads import easel, painted_pixels, take_picture
+
+SAMPLING = (
+    "steps", "solver", "grid", "temperature", "top_k", "top_p", "guidance", "guidance_interval", "last_step",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is common to every edit: under which class, how many, how, and whose."""
+
+    menu: str
+    count: int
+    seed: int
+    controls: tuple[Any, ...]
+    session: str
+    report: Report
+
+
+class EditTab:
+    """One picture on an easel, and four things to do with it."""
+
+    def __init__(self, studio: Studio, generated: GenerateTab) -> None:
+        self._studio = studio
+        picture = gr.State(None)
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=5, min_width=320):
+                with gr.Row():
+                    upload = gr.UploadButton("Upload a picture", size="sm", elem_id="edit-upload")
+                    take = gr.Button("Take the chosen generated image", size="sm", elem_id="edit-take")
+                editor = gr.ImageEditor(
+                    label="Paint what may change", type="numpy", image_mode="RGBA", sources=(), transforms=(),
+                    layers=False, brush=gr.Brush(default_size=40, colors=["#ff7a1a"], color_mode="fixed"),
+                    canvas_size=(384, 384), height=460, elem_id="edit-easel", elem_classes="pixels", format="png",
+                    placeholder="Upload a picture or take a generated one, then paint.", buttons=[],
+                )  # fmt: skip
+            with gr.Column(scale=5, min_width=320):
+                with gr.Row():
+                    menu = class_menu(studio, "Under the class", "edit-class")
+                    number = gr.Slider(1, 16, 4, step=1, precision=0, label="Variants", elem_id="edit-number")
+                    seed = gr.Number(0, precision=0, minimum=0, label="Seed", elem_id="edit-seed")
+                actions = self._actions(picture, editor, generated.made)
+                self._controls = SamplingControls(studio.defaults, bool(studio.class_names), "edit")
+                stop = gr.Button("Stop", variant="stop", elem_id="edit-stop")
+        outputs = self._results()
+        upload.upload(self._upload, upload, [picture, editor], api_name="upload", queue=False)
+        take.click(
+            self._take, [generated.made, generated.chosen], [picture, editor, menu], queue=False,
+            api_visibility="private",
+        )  # fmt: skip
+        common = [menu, number, seed, *self._controls.components]
+        for button, function, inputs in actions:
+            button.click(
+                function, [*inputs, *common], outputs, concurrency_id=MODEL, concurrency_limit=1,
+                show_progress_on=[outputs[1]], api_visibility="private",
+            )  # fmt: skip
+        stop.click(self._stop, None, None, queue=False, api_visibility="private")
+
+    def _actions(
+        self, picture: gr.State, editor: gr.ImageEditor, made: gr.State
+    ) -> list[tuple[Any, Any, list[Any]]]:
+        """What can be done, a tab each: (button, function, its own inputs)."""
+        with gr.Tabs():
+            with gr.Tab("Repaint", elem_id="edit-tab-repaint"):
+                margin = gr.Slider(0, 4, 0, step=1, precision=0, label="Also free this many tokens around")
+                keep = gr.Checkbox(False, label="Keep the pixels of the picture outside the paint")
+                repaint = gr.Button("Repaint", variant="primary", elem_id="edit-repaint")
+            with gr.Tab("Vary", elem_id="edit-tab-vary"):
+                strength = gr.Slider(
+                    0.05, 1, 0.6, step=0.05, label="Strength", info="small: near the original; 1: nothing of it"
+                )
+                vary = gr.Button("Vary", variant="primary", elem_id="edit-vary")
+            with gr.Tab("Refine", elem_id="edit-tab-refine"):
+                gr.Markdown("Makes the uncertain tokens of what *Generate* made anew, under the certain ones.")
+                threshold = gr.Slider(0, 3, 0.5, step=0.05, label="Tokens above this entropy, nats")
+                refine = gr.Button("Refine", variant="primary", elem_id="edit-refine")
+            with gr.Tab("Interpolate", elem_id="edit-tab-interpolate"):
+                gr.Markdown("From the image of the seed above to that of another, along their noise.")
+                other = gr.Number(1, precision=0, minimum=0, label="Other seed")
+                between = gr.Button("Interpolate", variant="primary", elem_id="edit-between")
+        return [
+            (repaint, self._repaint, [picture, editor, margin, keep]),
+            (vary, self._vary, [picture, strength]),
+            (refine, self._refine, [made, threshold]),
+            (between, self._between, [other]),
+        ]
+
+    def _results(self) -> list[Any]:
+        """A gallery, what it cost, its command line, a download."""
+        gallery = gr.Gallery(
+            label="Edited", columns=8, height="auto", object_fit="contain", format="png", elem_id="edit-gallery",
+            elem_classes="pixels", buttons=["fullscreen"], interactive=False, visible=False,
+        )  # fmt: skip
+        cost = gr.Markdown(elem_id="edit-cost")
+        command = gr.Code(
+            language="shell", label="The same edit on the command line", visible=False, elem_id="edit-command",
+            wrap_lines=True, interactive=False,
+        )  # fmt: skip
+        return [gallery, cost, command, gr.DownloadButton("Download PNGs and manifest", visible=False)]
+
+    def _stop(self, request: gr.Request) -> None:
+        self._studio.stop(session_of(request))
+
+    @told
+    def _upload(self, path: Any) -> Any:
+        taken = take_picture(path, self._studio.pipeline.canvas, self._studio.folder / "uploads")
+        return taken, easel(taken)
+
+    @told
+    def _take(self, made: Made | None, chosen: int) -> Any:
+        if made is None:
+            raise InputError("nothing has been generated yet: make images in the tab Generate, and click one")
+        number = min(int(chosen or 0), len(made.out.images) - 1)
+        picture, label = made.out.images[number], made.out.labels[number]
+        names = self._studio.class_names
+        return picture, easel(picture), names[label] if label < len(names) else gr.skip()
+
+    def _asked(self, values: tuple[Any, ...], request: gr.Request, progress: gr.Progress) -> Request:
+        menu, number, seed, *controls = values
+        count = check_number("the number of variants", number, 16)
+        return Request(
+            menu, count, seed_of(seed), tuple(controls), session_of(request), lambda share: progress(share)
+        )
+
+    @told
+    def _repaint(
+        self,
+        picture: Image.Image | None,
+        editor: Any,
+        margin: float,
+        keep: bool,
+        *values: Any,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> Any:
+        asked, picture = self._asked(values, request, progress), _there(picture)
+        mask = painted_pixels(editor, picture)
+        files = self._keep(image=picture, mask=Image.fromarray(mask.astype(np.uint8) * 255))
+        options = {**files, "margin": int(margin), "keep_pixels": bool(keep), "num": asked.count}
+
+        def run(label: str | None, settings: Any, watch: Any) -> Any:
+            return self._studio.pipeline.inpaint(
+                picture, mask, label, asked.count, settings, asked.seed, 1.0, int(margin), bool(keep), watch
+            )
+
+        return self._edited("inpaint", asked, options | {"seed": asked.seed}, run)
+
+    @told
+    def _vary(
+        self,
+        picture: Image.Image | None,
+        strength: float,
+        *values: Any,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> Any:
+        asked, picture = self._asked(values, request, progress), _there(picture)
+        options = {**self._keep(image=picture), "strength": strength, "num": asked.count, "seed": asked.seed}
+
+        def run(label: str | None, settings: Any, watch: Any) -> Any:
+            return self._studio.pipeline.vary(picture, strength, label, asked.count, settings, asked.seed, watch)
+
+        return self._edited("vary", asked, options, run)
+
+    @told
+    def _refine(
+        self,
+        made: Made | None,
+        threshold: float,
+        *values: Any,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> Any:
+        asked = self._asked(values, request, progress)
+        if made is None:
+            raise InputError("nothing has been generated yet: make images in the tab Generate, then refine them")
+        began = time.monotonic()
+        with self._studio.work(asked.session, asked.report) as watch:
+            out = self._studio.pipeline.refine(made.out, threshold, made.settings, made.seed, watch)
+        changed = int((out.indices != made.out.indices).sum())
+        wanted: dict[str, Any] = (
+            {"classes": tuple(out.labels)} if self._studio.class_names else {"num": len(out.labels)}
+        )
+        options = {**wanted, "threshold": threshold, "seed": made.seed, **_sampling(made.settings)}
+        command = command_line(["edit", "refine", self._studio.target], options)
+        note = f" · **{changed}** of {out.indices.numel()} tokens changed"
+        return _shown(self._studio.finish(out, made.settings, made.seed, began, command), note)
+
+    @told
+    def _between(
+        self,
+        other: float,
+        *values: Any,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> Any:
+        asked, end = self._asked(values, request, progress), seed_of(other)
+
+        def run(label: str | None, settings: Any, watch: Any) -> Any:
+            return self._studio.pipeline.interpolate((asked.seed, end), asked.count, label, settings, watch)
+
+        return self._edited("interpolate", asked, {"seeds": (asked.seed, end), "num": asked.count}, run)
+
+    def _edited(self, verb: str, asked: Request, options: dict[str, Any], run: Any) -> Any:
+        """Do an edit, watched, and show it with its command line."""
+        settings = self._controls.read(asked.controls)
+        label = asked.menu if asked.menu in self._studio.class_names else None
+        began = time.monotonic()
+        with self._studio.work(asked.session, asked.report) as watch:
+            out = run(label, settings, watch)
+        if label is not None:
+            options["class_label"] = label
+        command = command_line(["edit", verb, self._studio.target], options | _sampling(settings))
+        return _shown(self._studio.finish(out, settings, asked.seed, began, command))
+
+    def _keep(self, **pictures: Image.Image) -> dict[str, str]:
+        """Put what an edit was made from into the run's folder, for its command line."""
+        folder: Path = self._studio.next_folder("edits")
+        for name, image in pictures.items():
+            image.save(folder / f"{name}.png")
+        return {name: str(folder / f"{name}.png") for name in pictures}
+
+
+def _sampling(settings: Any) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in SAMPLING}
+
+
+def _there(picture: Image.Image | None) -> Image.Image:
+    if picture is None:
+        raise InputError("there is no picture yet: upload one, or take a generated one")
+    return picture
+
+
+def _shown(made: Made, note: str = "") -> Any:
+    return (
+        gr.Gallery([display(image) for image in made.out.images], visible=True),
+        facts(made) + note,
+        gr.Code(made.command, visible=True),
+        gr.DownloadButton(value=str(made.download), visible=True),
+    )

@@ -1,0 +1,164 @@
+"""The way of one image from noise to codes: what the model held at each moment, and what else it could be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from purrception.data import array_to_pil
+from purrception.errors import InputError
+from purrception.flow import Given, Prediction, PredictionOptions, SamplingConfig
+from purrception.pictures import heat_map
+from purrception.sampling import KeyedDraws
+from purrception.studio.session import Report, Studio, check_size, display
+
+ALTERNATIVES = 6
+MOST_MOMENTS = 100
+LARGE = 384
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One evaluation."""
+
+    t: float
+    state: Tensor
+    """What the network saw, ``[1, …, h, w]``."""
+    image: Image.Image
+    """Its data prediction, decoded as it stands."""
+    entropy: np.ndarray | None
+    """Of each token, nats ``[h, w]``; none without a posterior."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """All evaluations of one image, in order of time."""
+
+    label: int
+    settings: SamplingConfig
+    seed: int
+    moments: tuple[Moment, ...]
+    indices: Tensor
+    """Its codes in the end, long ``[1, h, w]``."""
+    image: Image.Image
+
+    @property
+    def brightest(self) -> float:
+        """The largest entropy of any token at any moment, nats."""
+        return max(
+            (float(moment.entropy.max()) for moment in self.moments if moment.entropy is not None), default=0
+        )
+
+    def picture(self, number: int, overlay: bool) -> Image.Image:
+        """A moment, large; with the doubt of each token over it."""
+        moment = self.moments[number]
+        image = display(moment.image, LARGE)
+        if not overlay or moment.entropy is None:
+            return image
+        return Image.blend(image, heat_map(moment.entropy, self.brightest, image.size).convert("RGB"), 0.6)
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A code that a token could have, and the image that it leads to."""
+
+    code: int
+    probability: float
+    image: Image.Image
+
+
+def record(
+    studio: Studio, label: int, settings: SamplingConfig, seed: int, session: str, report: Report
+) -> Trajectory:
+    """Sample image 0 of ``seed`` and keep every evaluation."""
+    check_size(1, settings)
+    if settings.steps > MOST_MOMENTS:
+        raise InputError(f"at most {MOST_MOMENTS} steps are kept to look inside; given {settings.steps}")
+    seen: list[tuple[float, Tensor, Tensor, np.ndarray | None]] = []
+    pipeline = studio.pipeline
+    with studio.work(session, report) as watch:
+
+        def keep(t: float, z: Tensor, prediction: Prediction) -> None:
+            watch(t, z, prediction)
+            posterior = prediction.posterior
+            entropy = None if posterior is None else posterior.entropy[0].cpu().numpy()
+            seen.append((t, z, prediction.mean, entropy))
+
+        out = pipeline.sample([label], settings, seed, watch=keep)
+        images = pipeline.decode_means(torch.cat([mean for _, _, mean, _ in seen]))
+    moments = [Moment(t, z, image, entropy) for (t, z, _, entropy), image in zip(seen, images, strict=True)]
+    in_order = tuple(sorted(moments, key=lambda moment: moment.t))  # midpoints and ends of steps included
+    return Trajectory(label, settings, seed, in_order, out.indices, out.images[0])
+
+
+@torch.no_grad()
+def alternatives(
+    studio: Studio, way: Trajectory, number: int, site: tuple[int, int], session: str, report: Report
+) -> list[Alternative]:
+    """The likeliest codes of a token at a moment, and the image each leads to when it is forced from there on.
+
+    Raises:
+        InputError: the model has no posterior.
+    """
+    pipeline, moment = studio.pipeline, way.moments[number]
+    network, objective = pipeline.transformer, pipeline.objective
+    if moment.entropy is None:
+        raise InputError(
+            "this model has no posterior, hence no probabilities of codes: open a run of purrception or dfm"
+        )
+    row, column = site
+    with studio.work(session, report) as watch:
+        labels = torch.tensor([way.label], device=network.device)
+        options = PredictionOptions(
+            way.settings.build_temperature()(moment.t),
+            way.settings.build_truncation(),
+            way.settings.build_guidance(),
+            top=ALTERNATIVES,
+        )
+        posterior = objective.predict(network, moment.state, moment.t, labels, options).posterior
+        assert posterior is not None
+        assert posterior.top is not None
+        codes = posterior.top.codes[0, row, column]
+        free = torch.ones(len(codes), *network.grid, dtype=torch.bool, device=network.device)
+        free[:, row, column] = False
+        indices = way.indices.to(network.device).repeat(len(codes), 1, 1)
+        indices[:, row, column] = codes
+        given = Given(indices, free, since=moment.t)
+        draws = KeyedDraws(way.seed, [0] * len(codes), network)
+        made = objective.generate(network, labels.expand(len(codes)), draws, way.settings, given, watch)
+    images = [array_to_pil(array) for array in pipeline.tokenizer.decode_images(made.indices)]
+    probabilities = posterior.top.probabilities[0, row, column].tolist()
+    return [
+        Alternative(code, probability, image)
+        for code, probability, image in zip(codes.tolist(), probabilities, images, strict=True)
+    ]
+
+
+def curves(way: Trajectory, number: int) -> str:
+    """How unsure the model was over time, as an SVG in the page's own colours: mean and largest entropy."""
+    shown = [(moment.t, moment.entropy) for moment in way.moments if moment.entropy is not None]
+    if not shown:
+        return "<p class='quiet'>This model has no posterior, hence no uncertainty.</p>"
+    top = max(way.brightest, 1e-9)
+
+    def path(values: list[float]) -> str:
+        points = [f"{40 + 540 * t:.1f},{170 - 150 * v / top:.1f}" for (t, _), v in zip(shown, values, strict=True)]
+        return "M" + " L".join(points)
+
+    mean = path([float(entropy.mean()) for _, entropy in shown])
+    largest = path([float(entropy.max()) for _, entropy in shown])
+    here = 40 + 540 * way.moments[number].t
+    return f"""<svg class="curves" viewBox="0 0 600 205" role="img" aria-label="entropy over time">
+<path d="M40,20 V170 H580" class="axis"/>
+<text x="34" y="25" text-anchor="end">{top:.2g}</text><text x="34" y="174" text-anchor="end">0</text>
+<text x="40" y="190" text-anchor="middle">0</text><text x="580" y="190" text-anchor="middle">1</text>
+<text x="310" y="200" text-anchor="middle">time: noise → data</text>
+<line x1="{here:.1f}" x2="{here:.1f}" y1="20" y2="170" class="here"/>
+<path d="{largest}" class="largest"/><path d="{mean}" class="mean"/>
+<text x="575" y="32" text-anchor="end" class="largest-name">least certain token</text>
+<text x="575" y="50" text-anchor="end" class="mean-name">mean of all tokens</text>
+</svg><p class="quiet">Entropy of the posterior, nats.</p>"""

@@ -1,0 +1,129 @@
+"""The second tab: the way of one image, and what else each of its tokens could have been."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import gradio as gr
+
+from purrception.studio.controls import MODEL, SamplingControls, class_menu, seed_of, session_of, told
+from purrception.studio.inside import Trajectory, alternatives, curves, record
+from purrception.studio.session import Studio, display
+
+HINT = "*Move through time; click a token to see what else it could be.*"
+
+
+class LookTab:
+    """A slider over time, the data prediction of that moment, and a token's likeliest codes."""
+
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
+        way = gr.State(None)
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=4, min_width=320):
+                with gr.Row():
+                    menu = class_menu(studio, "Class", "look-class")
+                    seed = gr.Number(0, precision=0, minimum=0, label="Seed", elem_id="look-seed")
+                defaults = replace(studio.defaults, steps=min(studio.defaults.steps, 25))
+                self._controls = SamplingControls(defaults, bool(studio.class_names), "look")
+                with gr.Row():
+                    go = gr.Button("Look inside", variant="primary", elem_id="look-go")
+                    stop = gr.Button("Stop", variant="stop", elem_id="look-stop")
+                curve = gr.HTML(elem_id="look-curves")
+            with gr.Column(scale=6, min_width=320):
+                with gr.Row(elem_classes="narrow"):
+                    moment = gr.Slider(
+                        0, 1, 0, step=1, precision=0, label="Moment", visible=False, elem_id="look-time"
+                    )
+                    overlay = gr.Checkbox(False, label="Show doubt", visible=False, elem_id="look-overlay")
+                when = gr.Markdown(
+                    "*Nothing here yet: press Look inside to follow one image from noise to data.*",
+                    elem_id="look-when",
+                )
+                picture = gr.Image(
+                    show_label=False, format="png", interactive=False, buttons=[], visible=False,
+                    elem_id="look-picture", elem_classes="pixels",
+                )  # fmt: skip
+                token = gr.Markdown(elem_id="look-token")
+                others = gr.Gallery(
+                    show_label=False, columns=6, height="auto", object_fit="contain", visible=False, format="png",
+                    elem_id="look-others", elem_classes="pixels", buttons=[], interactive=False,
+                )  # fmt: skip
+        shown = [picture, when, curve]
+        go.click(
+            self._record, [menu, seed, *self._controls.components],
+            [way, moment, overlay, *shown, token, others], concurrency_id=MODEL, concurrency_limit=1,
+            show_progress_on=[when], api_visibility="private",
+        )  # fmt: skip
+        stop.click(self._stop, None, None, queue=False, api_visibility="private")
+        for control in (moment, overlay):
+            control.change(
+                self._show, [way, moment, overlay], shown, queue=False, show_progress="hidden",
+                trigger_mode="always_last", api_visibility="private",
+            )  # fmt: skip
+        picture.select(
+            self._others, [way, moment], [token, others], concurrency_id=MODEL, concurrency_limit=1,
+            show_progress_on=[token], api_visibility="private",
+        )  # fmt: skip
+
+    def _stop(self, request: gr.Request) -> None:
+        self._studio.stop(session_of(request))
+
+    @told
+    def _record(self, *values: Any, request: gr.Request, progress: gr.Progress = gr.Progress()) -> Any:  # noqa: B008
+        menu, seed, *rest = values
+        label = self._studio.pipeline.label_or_null(menu if menu in self._studio.class_names else None)
+        settings = self._controls.read(tuple(rest))
+        way = record(
+            self._studio, label, settings, seed_of(seed), session_of(request), lambda share: progress(share)
+        )
+        last = len(way.moments) - 1
+        return (
+            way,
+            gr.Slider(0, last, last, visible=True),
+            gr.Checkbox(visible=True),
+            *self._show(way, last, False),
+            HINT,
+            gr.Gallery(visible=False),
+        )
+
+    def _show(self, way: Trajectory | None, number: float, overlay: bool) -> Any:
+        if way is None:
+            return gr.skip(), gr.skip(), gr.skip()
+        number = min(int(number), len(way.moments) - 1)
+        moment = way.moments[number]
+        doubt = "" if moment.entropy is None else f" · mean entropy **{float(moment.entropy.mean()):.2f}** nats"
+        when = f"t = **{moment.t:.3f}** · evaluation {number + 1} of {len(way.moments)}{doubt}"
+        return gr.Image(way.picture(number, overlay), visible=True), when, curves(way, number)
+
+    @told
+    def _others(
+        self,
+        way: Trajectory | None,
+        number: float,
+        event: gr.SelectData,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> Any:
+        if way is None:
+            return gr.skip(), gr.skip()
+        row, column = self._site(way, event.index)
+        found = alternatives(
+            self._studio, way, int(number), (row, column), session_of(request), lambda share: progress(share)
+        )
+        moment = way.moments[int(number)]
+        told_of = (
+            f"**Token in row {row + 1}, column {column + 1}**, at t = {moment.t:.3f}: its likeliest codes, and "
+            "the image each leads to when it is forced from this moment on."
+        )
+        pictures = [(display(one.image, 128), f"code {one.code}: {one.probability:.1%}") for one in found]
+        return told_of, gr.Gallery(pictures, visible=True)
+
+    def _site(self, way: Trajectory, pixel: Any) -> tuple[int, int]:
+        """The token at a pixel (x, y) of the large picture."""
+        height, width = self._studio.pipeline.transformer.grid
+        picture = way.picture(0, overlay=False)
+        column = min(int(pixel[0] * width / picture.width), width - 1)
+        row = min(int(pixel[1] * height / picture.height), height - 1)
+        return row, column

@@ -1,0 +1,88 @@
+"""The page: its head, its tabs, its looks. Fonts are those of the machine that shows it."""
+
+from __future__ import annotations
+
+import html
+
+import gradio as gr
+
+from purrception.studio.compare import CompareTab
+from purrception.studio.controls import session_of
+from purrception.studio.edit import EditTab
+from purrception.studio.generate import GenerateTab
+from purrception.studio.look import LookTab
+from purrception.studio.reports import ReportsTab
+from purrception.studio.session import Studio
+
+FONTS = ("ui-sans-serif", "system-ui", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif")
+MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
+STYLE = """
+.gradio-container { max-width: 1180px !important; margin: 0 auto !important; padding: 0 14px 40px !important; }
+.head { display: flex; flex-wrap: wrap; align-items: baseline; gap: 6px 14px; padding: 18px 2px 4px; }
+.head h1 { font-size: 1.55rem; font-weight: 650; margin: 0; letter-spacing: -0.01em; }
+.head .chip { font-size: 0.82rem; padding: 2px 10px; border-radius: 99px;
+  background: var(--background-fill-secondary);
+  border: 1px solid var(--border-color-primary); color: var(--body-text-color-subdued); white-space: nowrap; }
+.pixels img { image-rendering: pixelated; }
+.quiet { color: var(--body-text-color-subdued); font-size: 0.85rem; margin: 2px 0 0; }
+.curves { width: 100%; height: auto; color: var(--body-text-color); }
+.curves text { font-size: 13px; fill: var(--body-text-color-subdued); }
+.curves .axis { fill: none; stroke: var(--border-color-primary); stroke-width: 1.5; }
+.curves .here { stroke: var(--body-text-color-subdued); stroke-dasharray: 4 4; }
+.curves .mean, .curves .largest { fill: none; stroke-width: 2.5; stroke-linejoin: round; }
+.curves .mean { stroke: var(--color-accent); } .curves .largest { stroke: #f59e0b; }
+.curves .mean-name { fill: var(--color-accent); } .curves .largest-name { fill: #f59e0b; }
+#look-picture { max-width: 400px; } #look-picture img { cursor: crosshair; width: 100%; height: auto; }
+#generate-cost, #look-when, #look-token, #edit-cost, #compare-verdict { padding: 4px 2px; }
+#generate-view { margin-bottom: 4px; }
+@media (max-width: 640px) {
+  .gradio-container { padding: 0 8px 32px !important; }
+  .head { padding-top: 12px; } .head h1 { font-size: 1.25rem; width: 100%; }
+}
+"""
+
+
+def theme() -> gr.themes.Base:
+    """Soft shapes, one accent, and fonts that are already there."""
+    return gr.themes.Soft(
+        primary_hue="indigo", secondary_hue="indigo", neutral_hue="slate", font=FONTS, font_mono=MONO
+    )
+
+
+def build_page(studio: Studio) -> gr.Blocks:
+    """All tabs around one run."""
+    with gr.Blocks(title=f"{studio.name} · purrception", analytics_enabled=False) as page:
+        gr.HTML(_head(studio))
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab("Generate", id="generate"):
+                generated = GenerateTab(studio)
+            with gr.Tab("Look inside", id="look"):
+                LookTab(studio)
+            with gr.Tab("Edit", id="edit"):
+                EditTab(studio, generated)
+            with gr.Tab("Compare", id="compare"):
+                CompareTab(studio)
+            with gr.Tab("Reports", id="reports"):
+                ReportsTab(studio)
+
+        def leave(request: gr.Request) -> None:
+            studio.stop(session_of(request))
+
+        page.unload(leave)
+    return page
+
+
+def _head(studio: Studio) -> str:
+    network, pipeline = studio.pipeline.transformer, studio.pipeline
+    height, width = network.grid
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    chips = (
+        pipeline.config.objective,
+        f"{parameters / 1e6:.1f} M parameters",
+        f"{pipeline.canvas.width}×{pipeline.canvas.height} pixels",
+        f"{height}×{width} tokens of {len(network.codebook)} codes",
+        f"{network.num_classes} classes" if network.num_classes else "no classes",
+        str(studio.device),
+    )
+    shown = "".join(f"<span class='chip'>{html.escape(chip)}</span>" for chip in chips)
+    return f"<div class='head'><h1>{html.escape(studio.name)}</h1>{shown}</div>"

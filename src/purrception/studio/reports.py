@@ -1,0 +1,67 @@
+"""The last tab: what evaluations, comparisons, sweeps and diagnoses wrote."""
+
+from __future__ import annotations
+
+import base64
+import re
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from purrception.studio.session import Studio
+
+EMPTY = """### No reports yet
+
+Commands write them into the run's folder; then press *Look again*.
+
+```
+purrception evaluate {target}
+purrception sweep {target}
+```
+"""
+LARGEST_PICTURE = 4_000_000
+"""Bytes of a picture beyond which a report is shown without it."""
+
+
+class ReportsTab:
+    """A menu of reports, and the one chosen."""
+
+    def __init__(self, studio: Studio) -> None:
+        self._root = Path(studio.target)
+        self._empty = EMPTY.format(target=studio.target)
+        found = self._found()
+        with gr.Row(elem_classes="narrow"):
+            menu = gr.Dropdown(
+                found, value=found[0] if found else None, label="Report", elem_id="reports-menu", scale=5
+            )
+            again = gr.Button("Look again", scale=1, elem_id="reports-again")
+        page = gr.Markdown(self._read(found[0]) if found else self._empty, elem_id="reports-page")
+        menu.change(self._read, menu, page, queue=False, api_visibility="private")
+        again.click(self._look, menu, [menu, page], queue=False, api_visibility="private")
+
+    def _found(self) -> list[str]:
+        """Reports in the run's folder, newest first, by their path in it."""
+        reports = sorted(self._root.glob("*/*/report.md"), key=lambda path: path.stat().st_mtime, reverse=True)
+        return [str(path.parent.relative_to(self._root)) for path in reports]
+
+    def _look(self, chosen: str | None) -> Any:
+        found = self._found()
+        chosen = chosen if chosen in found else (found[0] if found else None)
+        return gr.Dropdown(found, value=chosen), self._read(chosen)
+
+    def _read(self, name: str | None) -> str:
+        """A report with its pictures inside; names are those found, so that none leads elsewhere."""
+        if name is None or name not in self._found():
+            return self._empty
+        folder = self._root / name
+
+        def embed(match: re.Match[str]) -> str:
+            picture = (folder / match[2]).resolve()
+            if folder.resolve() not in picture.parents or not picture.is_file():
+                return match[1]
+            if picture.stat().st_size > LARGEST_PICTURE:
+                return f"{match[1]} ({match[2]} is large: open it in the report's folder)"
+            return f"![{match[1]}](data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()})"
+
+        return re.sub(r"!\[([^\]]*)\]\(([^)]+\.png)\)", embed, (folder / "report.md").read_text())

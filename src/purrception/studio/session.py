@@ -1,0 +1,204 @@
+"""What the page asks of the model: one piece of work at a time, watched, and stopped on request."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from purrception.data import array_to_pil
+from purrception.errors import InputError
+from purrception.experiment import load_pipeline, sampling_defaults
+from purrception.flow import Prediction, SamplingConfig, Watcher
+from purrception.gallery import sample_command, save_gallery
+from purrception.pipeline import PurrceptionOutput, PurrceptionPipeline
+from purrception.tokens import TokenDataset
+from purrception.training import RunDirectory
+
+MOST_IMAGES, MOST_STEPS = 64, 1000
+THUMBNAILS = 100
+"""Classes that are shown with a picture; beyond, names alone."""
+KEPT = 32
+"""Downloads and edited pictures kept in the run's folder; the oldest go."""
+
+Report = Callable[[float], None]
+"""Told the share of the work that is done."""
+
+
+class StoppedError(Exception):
+    """Somebody asked for it."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """Images, what they took, and how to make them again."""
+
+    out: PurrceptionOutput
+    settings: SamplingConfig
+    seed: int
+    seconds: float
+    command: str
+    download: Path
+
+
+class Studio:
+    """The models of one run and of its neighbours, for everybody who has the page open.
+
+    Args:
+        target: a run or a pipeline folder.
+        device: where its networks work.
+    """
+
+    def __init__(self, target: str, device: torch.device) -> None:
+        self.target, self.device = target, device
+        self._pipelines: dict[str, PurrceptionPipeline] = {}
+        self._loading, self._working, self._numbering = threading.Lock(), threading.Lock(), threading.Lock()
+        self._stops: dict[str, threading.Event] = {}
+        self.pipeline = self.pipeline_of(target)
+        self.defaults = sampling_defaults(target)
+        self.folder = Path(target) / "studio"
+
+    def pipeline_of(self, target: str) -> PurrceptionPipeline:
+        """The pipeline of a run, loaded once."""
+        with self._loading:
+            if target not in self._pipelines:
+                self._pipelines[target] = load_pipeline(target).to(self.device)
+            return self._pipelines[target]
+
+    @property
+    def name(self) -> str:
+        """What people call the run."""
+        path = Path(self.target).resolve()
+        return path.parent.name if path.name == "pipeline" else path.name
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names by label; empty when unconditional."""
+        return self.pipeline.class_names
+
+    def neighbours(self) -> list[str]:
+        """Runs and pipelines beside this one, itself first."""
+        beside = sorted(Path(self.target).resolve().parent.iterdir())
+        found = [
+            str(path)
+            for path in beside
+            if path != Path(self.target).resolve()
+            and ((path / "pipeline").is_dir() or (path / "model_index.json").is_file())
+        ]
+        return [self.target, *found]
+
+    def thumbnails(self) -> list[tuple[Image.Image, str]]:
+        """A training image of each class as the tokenizer shows it, with its name."""
+        names = self.class_names[:THUMBNAILS]
+        if not names:
+            return []
+        shown = self._first_of_each_class(len(names))
+        return list(zip((display(image, 64) for image in shown), names, strict=True))
+
+    def _first_of_each_class(self, count: int) -> list[Image.Image]:
+        tokens = RunDirectory(self.target).tokens("train")
+        if not (tokens / "manifest.json").is_file():  # a pipeline without its run: draw them
+            return self.pipeline.sample(range(count), replace(self.defaults, steps=8)).images
+        data = TokenDataset(tokens)
+        indices, labels = data.rows(np.arange(min(len(data), 50 * count)))
+        rows = [int(np.argmax(labels == label)) for label in range(count)]
+        codes = torch.from_numpy(indices[rows].astype(np.int64))
+        return [array_to_pil(array) for array in self.pipeline.tokenizer.decode_images(codes)]
+
+    def stop(self, session: str) -> None:
+        """Stop what a visitor has under way."""
+        self._stops.setdefault(session, threading.Event()).set()
+
+    @contextmanager
+    def work(self, session: str, report: Report, parts: int = 1) -> Iterator[Watcher]:
+        """One piece of work at a time; yields what is to watch it.
+
+        Args:
+            session: whose it is.
+            report: told the share that is done.
+            parts: how often time goes from 0 to 1 in it.
+
+        Raises:
+            StoppedError: within, at the next evaluation after :meth:`stop`.
+        """
+        event = self._stops[session] = threading.Event()
+        done, latest = 0, -1.0
+
+        def watch(t: float, z: Tensor, prediction: Prediction) -> None:
+            nonlocal done, latest
+            if event.is_set():
+                raise StoppedError
+            done += t < latest
+            latest = t
+            report(min((done + t) / parts, 1.0))
+
+        try:
+            with self._working:
+                yield watch
+        finally:
+            self._stops.pop(session, None)
+
+    def generate(
+        self, labels: list[int], settings: SamplingConfig, seed: int, session: str, report: Report
+    ) -> Made:
+        """Images, and a download of them with their manifest."""
+        check_size(len(labels), settings)
+        began = time.monotonic()
+        with self.work(session, report) as watch, torch.no_grad():
+            out = self.pipeline.sample(labels, settings, seed, MOST_IMAGES, watch)
+        return self.finish(out, settings, seed, began)
+
+    def finish(
+        self, out: PurrceptionOutput, settings: SamplingConfig, seed: int, began: float, command: str = ""
+    ) -> Made:
+        """Write a download: a zip of the images and the manifest that says how to make them again."""
+        seconds = time.monotonic() - began
+        has_classes = bool(self.class_names)
+        command = command or sample_command(self.target, out.labels, has_classes, settings, seed)
+        folder = self.next_folder("downloads")
+        save_gallery(self.pipeline, out, settings, seed, self.target, folder, command)
+        archive = shutil.make_archive(str(folder), "zip", folder)
+        shutil.rmtree(folder)
+        return Made(out, settings, seed, seconds, command, Path(archive))
+
+    def next_folder(self, kind: str) -> Path:
+        """A new folder for one visitor's files, made; the oldest beyond 32 go."""
+        parent = self.folder / kind
+        with self._numbering:
+            parent.mkdir(parents=True, exist_ok=True)
+            stems = sorted({int(path.stem) for path in parent.iterdir() if path.stem.isdecimal()})
+            for old in stems[: max(0, len(stems) - KEPT + 1)]:
+                shutil.rmtree(parent / f"{old:03d}", ignore_errors=True)
+                (parent / f"{old:03d}.zip").unlink(missing_ok=True)
+            folder = parent / f"{max(stems, default=-1) + 1:03d}"
+            folder.mkdir()
+        return folder
+
+
+def check_size(images: int, settings: SamplingConfig) -> None:
+    """Refuse what would keep everybody waiting.
+
+    Raises:
+        InputError: more images or steps than the page makes at once.
+    """
+    if not 1 <= images <= MOST_IMAGES or settings.steps > MOST_STEPS:
+        raise InputError(
+            f"the studio makes 1 to {MOST_IMAGES} images in at most {MOST_STEPS} steps at once; given {images} "
+            f"and {settings.steps}: for more, use purrception sample"
+        )
+
+
+def display(image: Image.Image, side: int = 192) -> Image.Image:
+    """A small image enlarged pixel by pixel, so that a browser does not blur it; in mode RGB."""
+    factor = max(1, side // max(image.size))
+    size = (image.width * factor, image.height * factor)
+    return image.convert("RGB").resize(size, Image.Resampling.NEAREST)
