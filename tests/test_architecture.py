@@ -15,8 +15,8 @@ SOURCE = Path(purrception.__file__).parent
 ORDER = [
     "errors", "keyed_rng", "processes", "progress", "pictures", "weights", "nearest",
     "data", "tokenizers", "tokens", "flow", "models", "sampling", "training", "prepare", "pipeline", "migration",
-    "gallery", "evaluation", "config", "tokenizer_run", "experiment", "dry_run", "plan", "comparison", "bench",
-    "recipes", "cli", "__main__",
+    "gallery", "evaluation", "diagnostics", "config", "tokenizer_run", "experiment", "dry_run", "plan",
+    "comparison", "bench", "recipes", "diagnose", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
 

@@ -22,6 +22,7 @@ from purrception.flow.objectives import (
     PredictionOptions,
     Purrception,
     SiteLosses,
+    State,
     TrainingBatch,
     build_objective,
 )
@@ -87,6 +88,7 @@ __all__ = [
     "SamplingConfig",
     "SiteLosses",
     "SolverOptions",
+    "State",
     "TemperatureSchedule",
     "TimeGrid",
     "TrainingBatch",

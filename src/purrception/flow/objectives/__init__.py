@@ -17,6 +17,7 @@ from purrception.flow.objectives.base import (
     Prediction,
     PredictionOptions,
     SiteLosses,
+    State,
     TrainingBatch,
 )
 from purrception.flow.objectives.cfm import CFM, CFMEndpoint
@@ -60,6 +61,7 @@ __all__ = [
     "PredictionOptions",
     "Purrception",
     "SiteLosses",
+    "State",
     "TrainingBatch",
     "build_objective",
 ]

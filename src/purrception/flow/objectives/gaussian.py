@@ -13,6 +13,7 @@ from purrception.flow.objectives.base import (
     Objective,
     Prediction,
     PredictionOptions,
+    State,
 )
 from purrception.flow.paths import LinearPath
 from purrception.flow.settings import SamplingConfig
@@ -27,6 +28,11 @@ class GaussianObjective(Objective):
     """An objective whose network predicts, one way or another, the data at the end of the linear path."""
 
     path = LinearPath()
+
+    def state_at(self, network: Network, indices: Tensor, noise: Tensor, t: float) -> State:
+        """z_t = t z_1 + (1 − t) z_0; no code is shown outright."""
+        z_t = self.path.sample(network.embed(indices), noise, noise.new_full((len(noise),), t)).z_t
+        return State(z_t, torch.ones_like(indices, dtype=torch.bool))
 
     def generate(self, network: Network, labels: Tensor, draws: Draws, settings: SamplingConfig) -> Generation:
         """Integrate dz/dt = (μ − z)/(1 − t) from noise to t = 1, then choose a code per site."""
