@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from purrception.data import spread_rows
 from purrception.diagnostics.calibration import Calibration, SiteScores
 from purrception.diagnostics.codebook_use import CodebookUse, CodeClassifier, histogram
 from purrception.diagnostics.posteriors import images_at_once, network_posterior
-from purrception.data import spread_rows
 from purrception.flow import Objective
 from purrception.models import CategoricalHead, PurrceptionTransformer
 from purrception.tokens import TokenDataset

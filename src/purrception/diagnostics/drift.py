@@ -1,4 +1,4 @@
-"""Where the logits have gone: a softmax does not see a constant added to all of them; training may push it along."""
+"""Where the logits have gone: a softmax does not see a constant added to all of them, and training may push it."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -126,8 +127,8 @@ def top_codes(
 
 
 def decode_in_place(
-    decode: Callable[[Tensor], Tensor], grid: Tensor, site: tuple[int, int], codes: Tensor
-) -> Tensor:
+    decode: Callable[[Tensor], np.ndarray], grid: Tensor, site: tuple[int, int], codes: Tensor
+) -> np.ndarray:
     """The image of ``grid``, long ``[h, w]``, with each of ``codes``, long ``[k]``, in turn at one site.
 
     ``decode`` takes grids ``[k, h, w]``; its result is returned as it is.
