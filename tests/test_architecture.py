@@ -15,9 +15,9 @@ SOURCE = Path(purrception.__file__).parent
 ORDER = [
     "errors", "keyed_rng", "processes", "progress", "pictures", "weights", "nearest", "hub",
     "data", "canvas", "tokenizers", "tokens", "flow", "models", "sampling", "editing", "training", "prepare",
-    "pipeline", "warm_start", "migration", "gallery",
-    "evaluation", "config", "tokenizer_run", "experiment", "shipping", "dry_run", "plan",
-    "comparison", "bench", "recipes", "studio", "cli", "__main__",
+    "pipeline", "warm_start", "migration", "gallery", "evaluation", "diagnostics", "config", "tokenizer_run",
+    "experiment", "shipping", "dry_run", "plan", "comparison", "bench", "recipes", "diagnose", "studio", "cli",
+    "__main__",
 ]  # fmt: skip
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
 

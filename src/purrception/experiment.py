@@ -7,12 +7,12 @@ import os
 import shutil
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from purrception import processes
 from purrception.config import RunConfig, dump_config, load_config
 from purrception.data import open_images
+from purrception.diagnostics.alarms import Watch
 from purrception.errors import InputError
 from purrception.flow import SamplingConfig, build_objective
 from purrception.hub import HUB_PREFIX
@@ -23,7 +23,7 @@ from purrception.sampling import sample_together
 from purrception.tokenizers import VQTokenizer, convert_tokenizer, open_tokenizer, train_tokenizer
 from purrception.tokens import MANIFEST_FILE, Manifest, TokenDataset, TokenStore, prepare_splits
 from purrception.training import CheckpointStore, RunDirectory, Trainer
-from purrception.training.loop import GridDrawer
+from purrception.training.loop import Glance, Look
 from purrception.warm_start import WarmStart, warm_start
 
 GRID_ROWS = 8
@@ -196,8 +196,8 @@ def build_trainer(
     if config.init_from and CheckpointStore(run.checkpoints).latest() is None:
         start_from(config.init_from, network, train.manifest, run)
     objective = build_objective(config.objective)
-    draw = _grid_drawer(config, tokenizer, train.manifest)
-    return Trainer(config.training, objective, network, train, held_out, run, config.seed, draw)
+    look = _look(config, tokenizer, train, held_out)
+    return Trainer(config.training, objective, network, train, held_out, run, config.seed, look)
 
 
 def build_network(config: RunConfig, manifest: Manifest, tokenizer: VQTokenizer) -> PurrceptionTransformer:
@@ -337,19 +337,23 @@ def _token_location(config: RunConfig, run: RunDirectory, split: str) -> Path | 
     return f"{config.data.tokens.rstrip('/')}/{split}" if config.data.tokens else run.tokens(split)
 
 
-def _grid_drawer(config: RunConfig, tokenizer: VQTokenizer, manifest: Manifest) -> GridDrawer:
-    """A picture from the same noise every time: a column per class, so that one can watch it learn."""
-    columns = min(manifest.num_classes, 10) or GRID_ROWS
-    labels = torch.arange(columns).repeat(GRID_ROWS) % max(manifest.num_classes, 1)
+def _look(config: RunConfig, tokenizer: VQTokenizer, train: TokenDataset, held_out: TokenDataset | None) -> Look:
+    """Samples from the same noise every time, a column per class, and what they and the posterior give away."""
+    classes = train.manifest.num_classes
+    columns = min(classes, 10) or GRID_ROWS
+    labels = torch.arange(columns).repeat(GRID_ROWS) % max(classes, 1)
     objective = build_objective(config.objective)
     settings = objective.supported(dataclasses.replace(config.sampling, steps=min(config.sampling.steps, 25)))
+    watch = Watch(objective, train, held_out, config.training.steps, config.seed)
 
-    def draw(network: PurrceptionTransformer) -> np.ndarray:
+    def look(step: int, network: PurrceptionTransformer) -> Glance:
         made = sample_together(network, objective, labels, settings, config.seed, batch_size=len(labels))
         images = tokenizer.decode_images(made.indices)
-        return image_grid(images, columns=columns, scale=max(1, 64 // images.shape[1]))
+        picture = image_grid(images, columns=columns, scale=max(1, 64 // images.shape[1]))
+        seen = watch.look(step, network, made.indices, labels)
+        return Glance(picture, seen.figures, seen.warnings)
 
-    return draw
+    return look
 
 
 def _write_aside(path: Path, text: str) -> None:

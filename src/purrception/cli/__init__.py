@@ -10,6 +10,7 @@ from typing import Literal
 
 from purrception.cli.benchmarks import bench, plan
 from purrception.cli.converting import convert
+from purrception.cli.diagnosing import diagnose
 from purrception.cli.editing import EDIT_VERBS
 from purrception.cli.parsing import Verb, configure, override, parse, parse_known, run_verb, say, target_of
 from purrception.cli.preparing import prepare
@@ -294,6 +295,14 @@ VERBS = {
         "sweep RUN [--key value …]",
         "One run under many sampling settings: a table, a Pareto front, presets for sample.",
         "purrception sweep runs/digits --solvers euler dpmpp_2m --steps 8 16 64 --num 500",
+    ),
+    "diagnose": Verb(
+        diagnose,
+        "diagnose RUN [--only PART,…] [--key value …]  |  diagnose --suite [--key value …]",
+        "What a run does not know: uncertainty, calibration, codebook, drift, the exact posterior, "
+        "smoothness, an error "
+        "bound, temperature; one report. --suite compares the objectives on several sets of images.",
+        "purrception diagnose runs/digits --only calibration,oracle",
     ),
     "bench": Verb(
         bench,

@@ -31,7 +31,7 @@ class Evidence:
     """ln N(z_i ; t e_k, σ² I) of every site and code up to a constant in k, with σ = max(1 − t, MIN_NOISE).
 
     It is (t/σ²) z_i·e_k − (t²/2σ²) |e_k|²: linear in the D + 1 numbers (e_k, |e_k|²), thus D + 1 more columns
-    in the matrix product of a head. It has no gradient and no parameters.
+    in the matrix product of a head. It has no parameters; its derivative in z is that of the state itself.
     """
 
     coefficients: Tensor
@@ -47,7 +47,7 @@ class Evidence:
         """
         time = t.float().view(-1, 1, 1, 1)
         precision = (1 - time).clamp_min(MIN_NOISE).square().reciprocal()
-        sites = z.detach().float().permute(0, 2, 3, 1)
+        sites = z.float().permute(0, 2, 3, 1)
         square = (-0.5 * time.square() * precision).expand(*sites.shape[:-1], 1)
         return cls(torch.cat([time * precision * sites, square], dim=-1))
 

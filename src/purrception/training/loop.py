@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,21 @@ from purrception.training.run_directory import RunDirectory
 SKIPS_IN_A_ROW = 10
 VALIDATION_ROWS, VALIDATION_BATCH = 1024, 128
 
-GridDrawer = Callable[[PurrceptionTransformer], np.ndarray]
+
+@dataclass(frozen=True)
+class Glance:
+    """What a look at a network in training saw."""
+
+    picture: np.ndarray
+    """Its samples, uint8 ``[H, W, C]``."""
+    figures: dict[str, float] = field(default_factory=dict)
+    """By name, for the metrics."""
+    warnings: tuple[str, ...] = ()
+    """Lines for the person who waits."""
+
+
+Look = Callable[[int, PurrceptionTransformer], Glance]
+"""(step, network with averaged weights) → what is seen of it."""
 
 
 class TrainingDivergedError(InputError):
@@ -49,7 +64,7 @@ class Trainer:
         held_out: shards for the held-out loss, if there are any.
         run: where metrics, samples and checkpoints go.
         seed: of the data order, noise, times and label dropout.
-        draw_grid: the picture that shows how far the network has come, uint8 ``[H, W, C]``; every process draws.
+        look: samples that show how far the network has come, and signs of trouble; every process looks.
 
     Raises:
         InputError: a microbatch cannot be shared evenly by the processes.
@@ -64,7 +79,7 @@ class Trainer:
         held_out: TokenDataset | None,
         run: RunDirectory,
         seed: int = 0,
-        draw_grid: GridDrawer | None = None,
+        look: Look | None = None,
     ) -> None:
         if config.microbatch % processes.count():
             raise InputError(
@@ -72,7 +87,7 @@ class Trainer:
                 f"{processes.count()} processes, {config.batch_size} and {config.accumulation}"
             )
         self.config, self.objective, self.run = config, objective, run
-        self.held_out, self.draw_grid = held_out, draw_grid
+        self.held_out, self.look = held_out, look
         self.device = config.resolve_device()
         self.network = network.to(self.device)
         self.ema = EMA(self.network, config.ema_decay)
@@ -232,11 +247,15 @@ class Trainer:
                 bar.note(f"step {step}: held-out loss {self.state.validation_loss:.4f}")
         if due["checkpoint"]:
             self.checkpoints.save(self.state, self.network, self.ema.average, self.optimizer)
-        if due["sample"] and config.sample_every and self.draw_grid is not None:
-            picture = self.draw_grid(self.averaged())
+        if due["sample"] and config.sample_every and self.look is not None:
+            seen = self.look(step, self.averaged())
             if processes.rank() == 0:
-                self._save_picture(self.run.samples / f"step-{step:08d}.png", picture)
-            log.image(step, "samples", picture)
+                self._save_picture(self.run.samples / f"step-{step:08d}.png", seen.picture)
+            log.image(step, "samples", seen.picture)
+            if seen.figures:
+                log.write(step, seen.figures)
+            for warning in seen.warnings:
+                bar.note(f"step {step}: warning: {warning}")
 
     @torch.no_grad()
     def _validation_loss(self) -> float | None:

@@ -136,6 +136,16 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class State:
+    """A data grid on its way, as the network sees it."""
+
+    z: Tensor
+    """The network's input ``[B, C, h, w]``."""
+    open: Tensor
+    """Sites whose code is not shown outright, bool ``[B, h, w]``: those that there is something to say about."""
+
+
+@dataclass(frozen=True)
 class Generation:
     """Codes, and what the model thought when it chose them."""
 
@@ -284,6 +294,17 @@ class Objective(ABC):
     @abstractmethod
     def loss(self, network: Network, batch: TrainingBatch) -> Losses:
         """Loss of one microbatch: means over batch and sites, float32."""
+
+    @abstractmethod
+    def state_at(self, network: Network, indices: Tensor, noise: Tensor, t: float) -> State:
+        """Where the path from ``noise`` to a data grid is at ``t``.
+
+        Args:
+            network: embeds codes.
+            indices: codes, long ``[B, h, w]``.
+            noise: standard normal ``[B, D, h, w]``.
+            t: time in [0, 1].
+        """
 
     @abstractmethod
     def predict(

@@ -19,6 +19,7 @@ from purrception.flow.objectives.base import (
     Objective,
     Prediction,
     PredictionOptions,
+    State,
     TrainingBatch,
     Watcher,
     unwatched,
@@ -64,13 +65,21 @@ class DFM(Objective):
         The masks come from the batch's Gaussian noise: its first channel through the normal distribution
         function is uniform, so that all objectives train on the same random numbers.
         """
-        uniforms = torch.special.ndtr(batch.noise[:, 0])
-        masked = uniforms >= batch.time.view(-1, 1, 1)
+        masked = self._masked(batch.noise, batch.time.view(-1, 1, 1))
         features = network(network.embed_masked(batch.indices, masked), batch.time, batch.labels)
         weights = masked.float() / (MASKED_SHARE * masked.numel())
         losses = network.head.loss(features, batch.indices, self.config.z_loss, weights=weights).losses()
         share = weights.sum().clamp_min(1 / masked.numel())
         return Losses(losses.total, {name: value / share for name, value in losses.figures.items()})
+
+    @staticmethod
+    def _masked(noise: Tensor, t: Tensor | float) -> Tensor:
+        return torch.special.ndtr(noise[:, 0]) >= t
+
+    def state_at(self, network: Network, indices: Tensor, noise: Tensor, t: float) -> State:
+        """The grid with each site shown with probability t; those still masked are open."""
+        masked = self._masked(noise, t)
+        return State(network.embed_masked(indices, masked), masked)
 
     def predict(
         self, network: Network, z: Tensor, t: float, labels: Tensor, options: PredictionOptions = PLAIN

@@ -14,6 +14,7 @@ from purrception.flow.objectives.base import (
     Objective,
     Prediction,
     PredictionOptions,
+    State,
     Watcher,
     unwatched,
 )
@@ -50,6 +51,11 @@ class GaussianObjective(Objective):
     """An objective whose network predicts, one way or another, the data at the end of the linear path."""
 
     path = LinearPath()
+
+    def state_at(self, network: Network, indices: Tensor, noise: Tensor, t: float) -> State:
+        """z_t = t z_1 + (1 − t) z_0; no code is shown outright."""
+        z_t = self.path.sample(network.embed(indices), noise, noise.new_full((len(noise),), t)).z_t
+        return State(z_t, torch.ones_like(indices, dtype=torch.bool))
 
     def generate(
         self,

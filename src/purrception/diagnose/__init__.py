@@ -1,0 +1,1 @@
+"""What ``purrception diagnose`` does: a run → readings of the instruments → one report; the suite."""

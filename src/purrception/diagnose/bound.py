@@ -1,0 +1,97 @@
+"""Part 7: the error bound of docs/theory.md, with each constant measured on this run."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from purrception.diagnose.plotting import panels, spread
+from purrception.diagnose.report import Section, table
+from purrception.diagnose.subject import Subject
+from purrception.diagnostics.bound import BoundCheck, check_bound, codebook_diameter, growth_between
+from purrception.diagnostics.posteriors import network_posterior
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+IMAGES, END, STEPS = 8, 0.9, 18
+
+
+def bound_section(subject: Subject) -> Section:
+    """The chain from KL to the distance of the laws, against the flow of the exact posterior."""
+    labels = subject.labels(min(IMAGES, subject.num))
+    model = network_posterior(subject.network, labels)
+    times = tuple(END * n / STEPS for n in range(STEPS + 1))
+    found = check_bound(
+        subject.oracle.posterior(labels), model, subject.codebook, subject.noise(len(labels)), times,
+        growth_between(model, subject.codebook),
+    )  # fmt: skip
+    diameter = codebook_diameter(subject.codebook)
+    widest = diameter * math.sqrt(math.prod(subject.network.grid))
+    vacuous = next(
+        (t for t, bound in zip(times, found.bound_by_paths, strict=True) if float(bound) > widest), None
+    )
+    columns = (
+        "error", "error_by_variation", "error_by_divergence", "growth", "distance", "bound_by_paths", "bound",
+        "bound_by_divergence",
+    )  # fmt: skip
+    rows = [
+        [f"{times[n]:.2f}", *(float(getattr(found, name)[n]) for name in columns)] for n in spread(len(times), 10)
+    ]
+    text = [
+        "The truth here is the flow of the training set's exact posterior. ε: velocity error, measured, "
+        "and bounded "
+        "through total variation and through KL (Pinsker). λ: largest growth rate between the two flows. "
+        "Then the "
+        "distance of the two flows from the same noise, which is at least W₂, and bounds on it: by the "
+        "constants of "
+        "each path, by ε and the largest λ, and from KL alone.",
+        table(
+            [
+                "t",
+                "ε",
+                "ε by TV",
+                "ε by KL",
+                "λ",
+                "distance",
+                "bound, by paths",
+                "bound, by ε and λ",
+                "bound, by KL",
+            ],
+            rows,
+        ),
+        f"Every inequality held: {'yes' if found.held else '**no**'}. Diameter of the codebook "
+        f"{diameter:.2f}; two grids "
+        f"are never further apart than {widest:.1f}, so that a bound above says nothing. "
+        + (
+            f"The bound by paths gets there at t = {vacuous:.2f}. "
+            if vacuous
+            else "The bound by paths stays below. "
+        )
+        + "What replaces it near t = 1 is in docs/theory.md. λ is found at three points of each segment: "
+        "an estimate.",
+    ]
+    data = {"diameter": diameter, "diameter_of_grids": widest, "vacuous_from": vacuous, "check": found}
+    return Section("The error bound", text, data, {"bound.png": _draw(found, widest)})
+
+
+def _draw(found: BoundCheck, widest: float) -> Figure:
+    figure, (errors, growth, laws) = panels(3)
+    for name, title in (("error", "measured"), ("error_by_variation", "by TV"), ("error_by_divergence", "by KL")):
+        errors.plot(found.times, getattr(found, name), label=title)
+    errors.set(xlabel="t", yscale="log", title="velocity error ε, and its bounds")
+    errors.legend(fontsize=8)
+    growth.plot(found.times, found.growth)
+    growth.axhline(0, color="grey", linestyle=":")
+    growth.set(xlabel="t", title="λ, the fastest growth of differences")
+    names = {"distance": "distance of the flows", "bound_by_paths": "bound, by paths",
+             "bound": "bound, by ε and λ", "bound_by_divergence": "bound, by KL"}  # fmt: skip
+    for name, title in names.items():
+        laws.plot(found.times[1:], getattr(found, name)[1:], label=title)
+    laws.axhline(widest, color="grey", linestyle=":", label="diameter: no bound needed")
+    smallest = float(found.distance[found.distance > 0].min()) if bool((found.distance > 0).any()) else 1e-3
+    laws.set(
+        xlabel="t", yscale="log", ylim=(smallest / 2, widest * 1e4), title="distance of the laws, and its bounds"
+    )
+    laws.legend(fontsize=8)
+    return figure

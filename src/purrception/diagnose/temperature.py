@@ -1,0 +1,168 @@
+"""Part 8: temperature in depth: quality, classes, regions, schedules, and what guidance and steps do to it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from purrception.data import images_to_tensor
+from purrception.diagnose.calibration import TIMES, fitted_temperatures
+from purrception.diagnose.plotting import bare, panels, per_line, show_image, show_map
+from purrception.diagnose.report import Section, table
+from purrception.diagnose.subject import Subject
+from purrception.diagnostics.temperature import TemperatureEffect
+from purrception.evaluation.judge import Judge, Quality
+from purrception.flow import SamplingConfig
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TEMPERATURES = (0.5, 0.7, 0.8, 0.9, 1.0, 1.15, 1.4)
+SCHEDULES = ("linear:1.0:0.7", "linear:0.7:1.0", "cosine:1.0:0.7")
+GUIDANCES, STEPS, CROSSED = (1.0, 1.5), (5, 16), (0.7, 0.9, 1.0)
+STEPS_AT_MOST, FAILURES = 16, 10
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One temperature or schedule: quality of samples, and what changed against τ = 1."""
+
+    temperature: str
+    quality: Quality
+    effect: TemperatureEffect
+    failures: np.ndarray
+    """Samples that are not recognised as their class, uint8 ``[n, H, W, C]``."""
+
+
+def temperature_section(subject: Subject) -> Section:
+    """τ × class × metric at equal evaluations, all from the same noise."""
+    judging = subject.config.evaluation
+    judge = Judge(
+        subject.config.data, subject.tokenizer, subject.classes, subject.num, judging.classifier,
+        judging.features, subject.seed,
+    )  # fmt: skip
+    single, by_time = fitted_temperatures(subject)
+    fitted = "piecewise:" + ",".join(f"{t:g}={by_time[t]:.2f}" for t in TIMES)
+    base = replace(subject.settings, steps=min(subject.settings.steps, STEPS_AT_MOST), guidance=1.0)
+    asked = [*(f"{tau:g}" for tau in TEMPERATURES), f"{single:.2f}", *SCHEDULES, fitted]
+    tried = [_try(subject, judge, base, temperature) for temperature in dict.fromkeys(asked)]
+    crossed = [
+        (tau, guidance, steps, judge.measure(
+            subject.network, subject.objective,
+            replace(base, temperature=f"{tau:g}", guidance=guidance, steps=steps)))
+        for guidance in GUIDANCES for steps in STEPS for tau in CROSSED
+    ]  # fmt: skip
+    constant = [one for one in tried if one.temperature in {f"{tau:g}" for tau in TEMPERATURES}]
+    best = min(tried, key=lambda one: one.quality.frechet)
+    names = subject.pipeline.class_names
+    changes = constant[0].effect.changed_by_class
+    moved = changes.nan_to_num().argsort(descending=True)[:3].tolist()
+    return Section(
+        "Temperature",
+        [
+            f"{subject.num} samples a row from the same noise, {base.solver}, {base.steps} steps, no "
+            f"guidance; Fréchet "
+            f"distance in {judge.features} features (real training images: {judge.floor:.2f}), classifier "
+            f"right on "
+            f"{judge.accuracy:.1%} of real test images. Changed: tokens that differ from those at τ = 1.",
+            table(
+                ["τ", "Fréchet", "precision", "recall", "recognised", "entropy, nats", "changed"],
+                [[_short(one, fitted), one.quality.frechet, one.quality.precision, one.quality.recall,
+                  f"{one.quality.recognised:.1%}", one.effect.entropy, f"{float(one.effect.changed.mean()):.1%}"]
+                 for one in tried],
+            ),
+            f"Best by Fréchet distance: τ = {_short(best, fitted)}. The temperature that fits held-out "
+            f"likelihood is "
+            f"{single:.2f}; it is {'the same' if best.temperature == f'{single:.2f}' else 'another'}. "
+            f"Differences below "
+            "the spread over noises (tenths at these numbers of samples) decide nothing.",
+            f"Classes moved most by τ = {TEMPERATURES[0]:g}: "
+            + per_line([f"{names[c]} ({float(changes[c]):.0%} of tokens)" for c in moved])
+            + ".",
+            "With guidance and steps (Fréchet distance):",
+            table(
+                ["guidance", "steps", "NFE", *(f"τ = {tau:g}" for tau in CROSSED)],
+                _crossed_rows(crossed),
+            ),
+        ],
+        {
+            "floor": judge.floor, "fitted": single, "fitted_schedule": fitted, "best": best.temperature,
+            "rows": [{"temperature": one.temperature, **asdict(one.quality), **asdict(one.effect)}
+                     for one in tried],
+            "crossed": [{"temperature": tau, "guidance": guidance, "steps": steps, **asdict(quality)}
+                        for tau, guidance, steps, quality in crossed],
+        },
+        {"temperature.png": _draw(constant, judge.floor, names), "failures.png": _failures(constant)},
+    )  # fmt: skip
+
+
+def _short(one: Tried, fitted: str) -> str:
+    return "fitted at each t" if one.temperature == fitted else one.temperature
+
+
+def _try(subject: Subject, judge: Judge, base: SamplingConfig, temperature: str) -> Tried:
+    settings = replace(base, temperature=temperature)
+    made = subject.sample(subject.num, settings)
+    reference = subject.sample(subject.num, replace(base, temperature="1"))
+    labels = subject.labels(subject.num).cpu()
+    images = subject.tokenizer.decode_images(made.indices)
+    predicted = torch.cat([judge.classifier(part).argmax(1) for part in images_to_tensor(list(images)).split(256)])
+    return Tried(
+        temperature,
+        judge.measure(subject.network, subject.objective, settings),
+        TemperatureEffect.of(made, reference, labels, predicted, subject.classes),
+        images[(predicted != labels).numpy()][:FAILURES],
+    )
+
+
+def _crossed_rows(crossed: list[tuple[float, float, int, Quality]]) -> list[list[object]]:
+    rows = []
+    for guidance in GUIDANCES:
+        for steps in STEPS:
+            own = [quality for _, w, n, quality in crossed if (w, n) == (guidance, steps)]
+            rows.append([f"{guidance:g}", steps, own[0].nfe, *(quality.frechet for quality in own)])
+    return rows
+
+
+def _draw(constant: list[Tried], floor: float, names: list[str]) -> Figure:
+    """Quality over τ; classes × τ; where in the image tokens change."""
+    figure, (quality, trade, classes, low, high) = panels(5, width=3.3)
+    tau = [float(one.temperature) for one in constant]
+    quality.plot(tau, [one.quality.frechet for one in constant], marker="o", ms=4)
+    quality.axhline(floor, color="grey", linestyle=":", label="real training images")
+    quality.set(xlabel="τ", title="Fréchet distance", ylim=(0, None))
+    quality.legend(fontsize=7)
+    for name in ("precision", "recall", "recognised"):
+        trade.plot(tau, [getattr(one.quality, name) for one in constant], marker="o", ms=3, label=name)
+    trade.set(xlabel="τ", title="quality and diversity", ylim=(None, 1.01))
+    trade.legend(fontsize=7)
+    shares = np.array([one.effect.recognised.numpy() for one in constant]).T
+    drawn = classes.imshow(shares, aspect="auto", vmin=np.nanmin(shares), vmax=1, cmap="viridis")
+    classes.set_xticks(range(len(tau)), [f"{value:g}" for value in tau], fontsize=7)
+    if len(names) <= 12:
+        classes.set_yticks(range(len(names)), names, fontsize=7)
+    classes.set(xlabel="τ", title="recognised, by class")
+    classes.grid(visible=False)
+    figure.colorbar(drawn, ax=classes)
+    ends = [constant[0], constant[-1]]
+    largest = max(float(one.effect.changed.max()) for one in ends)
+    for panel, one in zip((low, high), ends, strict=True):
+        drawn = show_map(panel, one.effect.changed, largest, title=f"tokens changed at τ = {one.temperature}")
+    figure.colorbar(drawn, ax=high)
+    return figure
+
+
+def _failures(constant: list[Tried]) -> Figure:
+    """Samples that are not recognised, at the extremes and between."""
+    figure, made = panels(FAILURES, len(constant), width=0.9, height=0.95)
+    for row, one in enumerate(constant):
+        line = made[row * FAILURES : (row + 1) * FAILURES]
+        for panel, image in zip(line, one.failures, strict=False):
+            show_image(panel, image)
+        for panel in line[len(one.failures) :]:
+            bare(panel)
+        line[0].set_ylabel(f"τ = {one.temperature}", fontsize=8)
+    return figure

@@ -1,0 +1,92 @@
+"""Which codes samples are made of, beside which the data is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from purrception.tokenizers.quality import perplexity
+
+
+@dataclass(frozen=True)
+class CodebookUse:
+    """Histograms of codes, of data and of samples, compared."""
+
+    data_codes: int
+    """Codes that occur in the data."""
+    data_perplexity: float
+    """exp(entropy) of the data's histogram: codes in effective use."""
+    sample_codes: int
+    sample_perplexity: float
+    never: Tensor
+    """Codes of the data that no sample has, the commonest in the data first; long ``[m]``."""
+    over: Tensor
+    """Codes by how many times their share of samples is that of the data, the most exaggerated first, of those at
+    least half as common as the mean code in either; long ``[k]``."""
+    ratio: Tensor
+    """Share of samples over share of data of every code, float64 ``[K]``; 1 where neither has it."""
+    divergence: float
+    """Jensen–Shannon divergence of the histograms, nats, 0 to ln 2."""
+
+    @classmethod
+    def of(cls, data: Tensor, samples: Tensor) -> CodebookUse:
+        """Of counts ``[K]`` each."""
+        data, samples = data.double(), samples.double()
+        p, q = data / data.sum(), samples / samples.sum()
+        # Half a count more in each, so that a rare code that is missing by chance has no infinite ratio.
+        smooth = [(counts + 0.5) / (counts + 0.5).sum() for counts in (samples, data)]
+        either = (data + samples) > 0
+        ratio = torch.where(either, smooth[0] / smooth[1], 1.0)
+        common = torch.maximum(p, q) >= 0.5 / max(int(either.sum()), 1)
+        never = ((data > 0) & (samples == 0)).nonzero()[:, 0]
+        candidates = common.nonzero()[:, 0]
+        return cls(
+            data_codes=int((data > 0).sum()),
+            data_perplexity=perplexity(data),
+            sample_codes=int((samples > 0).sum()),
+            sample_perplexity=perplexity(samples),
+            never=never[data[never].argsort(descending=True)],
+            over=candidates[ratio[candidates].argsort(descending=True)],
+            ratio=ratio,
+            divergence=jensen_shannon(p, q),
+        )
+
+
+def jensen_shannon(p: Tensor, q: Tensor) -> float:
+    """½ KL(p ‖ m) + ½ KL(q ‖ m) with m their mean, nats, of distributions ``[K]``."""
+    entropies = [float(torch.special.entr(one.double()).sum()) for one in ((p + q) / 2, p, q)]
+    return max(entropies[0] - (entropies[1] + entropies[2]) / 2, 0.0)
+
+
+def histogram(indices: Tensor, codes: int) -> Tensor:
+    """Counts of codes in grids, long ``[…]`` → float64 ``[K]``."""
+    return indices.flatten().bincount(minlength=codes).double()
+
+
+@dataclass(frozen=True)
+class CodeClassifier:
+    """Naive Bayes over the codes of a grid: a judge of classes that needs no images and no training.
+
+    ln p(y | c) = Σ_i ln p(c_i | y, i) + const, from counts per class and site with one more spread over all codes.
+    """
+
+    log_likelihood: Tensor
+    """ln p(c_i = k | y), float64 ``[classes, sites, K]``."""
+
+    @classmethod
+    def of(cls, grids: Tensor, labels: Tensor, classes: int, codes: int) -> CodeClassifier:
+        """Learned from grids, long ``[n, h, w]``, with labels, long ``[n]``."""
+        flat = grids.flatten(1)
+        counts = torch.full((classes, flat.shape[1], codes), 1 / codes, dtype=torch.float64)
+        for label in range(classes):
+            own = flat[labels == label].T
+            counts[label].scatter_add_(1, own, torch.ones_like(own, dtype=torch.float64))
+        return cls((counts / counts.sum(-1, keepdim=True)).log())
+
+    def classes_of(self, grids: Tensor) -> Tensor:
+        """The likeliest class of grids, long ``[n, h, w]`` → long ``[n]``."""
+        flat = grids.flatten(1)
+        sites = torch.arange(flat.shape[1], device=flat.device)
+        return torch.stack([one[sites, flat].sum(1) for one in self.log_likelihood]).argmax(0)
