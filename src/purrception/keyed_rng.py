@@ -26,6 +26,7 @@ class Stream(IntEnum):
     CLASSIFIER = 5
     VIEWS = 6
     MADE_UP = 7
+    EVALUATION = 9
 
 
 def keyed_rng(seed: int, stream: Stream, index: int = 0, part: int = 0) -> np.random.Generator:

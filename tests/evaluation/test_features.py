@@ -7,7 +7,7 @@ import torch
 
 from purrception.errors import InputError
 from purrception.evaluation import EvaluationConfig
-from purrception.evaluation.classifier import ImageClassifier
+from purrception.evaluation.extractors.classifier import ImageClassifier
 from purrception.evaluation.features import FEATURES, build_features
 
 

@@ -9,7 +9,7 @@ import torch
 from purrception.data import DataConfig, images_to_tensor, open_images
 from purrception.errors import InputError
 from purrception.evaluation import ClassifierConfig, FeatureStatistics, frechet_distance, train_classifier
-from purrception.evaluation.classifier import accuracy
+from purrception.evaluation.extractors.classifier import accuracy
 
 
 def test_frechet_distance_of_commuting_gaussians_is_the_closed_form() -> None:
