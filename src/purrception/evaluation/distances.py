@@ -53,8 +53,8 @@ def kernel_distance(
     """KID: the squared maximum mean discrepancy under k(x, y) = (x·y/d + 1)³, unbiased (arXiv 1801.01401).
 
     Its expectation does not depend on the number of images, where a Fréchet distance falls with it; it may be
-    negative. The mean is over subsets, or of all images at once where there are no more than ``size``; the deviation
-    is over subsets, of at most half of a set, so that they are not all alike.
+    negative. The mean is over subsets, or of all images at once where there are no more than ``size``; the
+    deviation is over subsets, of at most half of a set, so that they are not all alike.
 
     Args:
         a: features ``[n, d]``.
