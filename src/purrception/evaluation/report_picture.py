@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from purrception.evaluation.features import ImageFeatures
 from purrception.evaluation.image_sets import ImageSet
 from purrception.evaluation.report import REPORT_PICTURE, Evaluation, Row
 from purrception.pictures import image_grid
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 CLASSES_SHOWN, EXAMPLES = 6, 8
 LARGEST_SIDE = 64
@@ -27,7 +31,7 @@ def draw(result: Evaluation, made: Shown, real: Shown | None, folder: Path) -> N
 
     classes = result.classes[:CLASSES_SHOWN] if real is not None else ()
     bars = [*result.floors, *result.rows]
-    heights = [0.5 + 0.32 * len(bars), *([0.4 + 0.62 * len(classes)] if classes else [])]
+    heights = [0.5 + 0.32 * len(bars), *([0.5 + 0.46 * len(classes)] if classes else [])]
     figure = Figure(figsize=(9, sum(heights) + 0.4), layout="constrained")
     panels = np.atleast_1d(figure.subplots(len(heights), 1, height_ratios=heights))
     _draw_distances(panels[0], bars, len(result.floors))
@@ -35,6 +39,7 @@ def draw(result: Evaluation, made: Shown, real: Shown | None, folder: Path) -> N
         lines = [_examples(*side, one.label) for one in classes for side in (made, real)]
         sheet = image_grid(np.concatenate(lines), columns=2 * EXAMPLES)
         panels[1].imshow(sheet if sheet.shape[-1] == 3 else sheet[..., 0], cmap="gray", vmin=0, vmax=255)
+        panels[1].axvline(sheet.shape[1] / 2 - 0.5, color="C1", linewidth=2)
         step = sheet.shape[0] / len(classes)
         panels[1].set_yticks([(row + 0.5) * step for row in range(len(classes))], [one.name for one in classes])
         panels[1].set_xticks([sheet.shape[1] / 4, 3 * sheet.shape[1] / 4], ["judged", "real"])
@@ -42,20 +47,20 @@ def draw(result: Evaluation, made: Shown, real: Shown | None, folder: Path) -> N
     figure.savefig(folder / REPORT_PICTURE, dpi=110)
 
 
-def _draw_distances(panel: object, rows: Sequence[Row], floors: int) -> None:
+def _draw_distances(panel: Axes, rows: Sequence[Row], floors: int) -> None:
     places = np.arange(len(rows))[::-1]
     names = [_called(row) for row in rows]
     values = np.array([row["frechet"] for row in rows])
     low = np.array([row["frechet"] if row["frechet_low"] is None else row["frechet_low"] for row in rows])
     high = np.array([row["frechet"] if row["frechet_high"] is None else row["frechet_high"] for row in rows])
-    colours = ["grey"] * floors + ["C0"] * (len(rows) - floors)
-    panel.barh(places, values, color=colours, height=0.6)  # type: ignore[attr-defined]
-    panel.errorbar(  # type: ignore[attr-defined]
-        values, places, xerr=[np.clip(values - low, 0, None), np.clip(high - values, 0, None)], fmt="none",
-        ecolor="black", capsize=3,
-    )  # fmt: skip
-    panel.set_yticks(places, names)  # type: ignore[attr-defined]
-    panel.set(xlabel="Fréchet distance to the reference, 95 % of repetitions")  # type: ignore[attr-defined]
+    reach = np.stack([values - low, high - values]).clip(min=0)
+    for chosen, colour in ((slice(0, floors), "grey"), (slice(floors, None), "C0")):
+        panel.errorbar(values[chosen], places[chosen], xerr=reach[:, chosen], fmt="o", color=colour, capsize=4)
+    if low.min() > 0:
+        panel.set_xscale("log")
+    panel.set_yticks(places, names)
+    panel.set_ylim(-0.6, len(rows) - 0.4)
+    panel.set(xlabel="Fréchet distance to the reference, and 95 % of repetitions")
 
 
 def _called(row: Row) -> str:
