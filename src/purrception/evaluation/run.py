@@ -55,7 +55,8 @@ class _Judged:
     @property
     def row(self) -> Row:
         """Its row of the report."""
-        return {"images": self.measured.title, **flat(self.measured.figures), **self.extra}
+        content = self.measured.features.content
+        return {"images": self.measured.title, **flat(self.measured.figures), **self.extra, "content": content}
 
 
 def evaluate(
