@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from purrception.data import load_split
-from purrception.evaluation.classifier import ClassifierConfig, extract_features, train_classifier
-from purrception.evaluation.metrics import FeatureStatistics, frechet_distance
+from purrception.evaluation import FeatureStatistics, frechet_distance
+from purrception.evaluation.extractors import extract_in_groups
+from purrception.evaluation.extractors.classifier import ClassifierConfig, ClassifierExtractor, train_classifier
 from purrception.recipes import get_recipe
 
 COUNT = 1824
@@ -46,10 +47,10 @@ def main() -> None:
     data = get_recipe("photos").data
     train, labels = load_split(data, "train")
     test, _ = load_split(data, "test")
-    classifier = train_classifier(train, labels, 2, ClassifierConfig())
+    extractor = ClassifierExtractor(train_classifier(train, labels, 2, ClassifierConfig()))
 
     def statistics(images: Tensor) -> FeatureStatistics:
-        return FeatureStatistics.of(extract_features(classifier, images))
+        return FeatureStatistics.of(extract_in_groups(extractor, images).features)
 
     real = statistics(test)
     crops = train[torch.randperm(len(train))[:COUNT]]

@@ -262,7 +262,7 @@ def test_evaluate_reports_figures_with_their_protocol(tiny_run: Path, tmp_path: 
     assert [row["guidance"] for row in report["rows"]] == [1.0, 1.5]
     assert [row["nfe"] for row in report["rows"]] == [3, 6]
     assert report["num"] == 20
-    assert report["real_test_images"] == 355
+    assert report["manifest"]["reference"]["count"] == 355
     assert report["frechet_floor"] > 0
     assert "times the floor" in done.stdout
 

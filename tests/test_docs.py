@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from purrception.bench import BenchConfig
-from purrception.cli import CompareOptions, EvaluateOptions, SampleOptions, SweepOptions
+from purrception.cli import CompareOptions, SampleOptions, SweepOptions
 from purrception.cli.benchmarks import BenchOptions
 from purrception.cli.converting import CheckpointOptions, TokenizerOptions
 from purrception.cli.editing import InpaintOptions, InterpolateOptions, RefineOptions, VaryOptions
+from purrception.cli.evaluating import EvaluateOptions
 from purrception.cli.shipping import ExportOptions
 from purrception.cli.tokenizer import ReportOptions, TrainOptions
 from purrception.config import DataOptions, TokenizerRunConfig, option_names
@@ -25,7 +26,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 OPTIONS = {
     "train": {*option_names(), "resume", "dry_run"},
     "sample": set(option_names(SampleOptions)),
-    "evaluate": set(option_names(EvaluateOptions)),
+    "evaluate": {*option_names(EvaluateOptions), "diff", "anyway"},
     "compare": {*option_names(), *option_names(CompareOptions)},
     "sweep": set(option_names(SweepOptions)),
     "plan": {*option_names(), *option_names(PlanOptions)},

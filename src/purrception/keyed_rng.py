@@ -27,6 +27,7 @@ class Stream(IntEnum):
     VIEWS = 6
     MADE_UP = 7
     EDITING = 8
+    EVALUATION = 9
 
 
 def keyed_rng(seed: int, stream: Stream, index: int = 0, part: int = 0) -> np.random.Generator:

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from purrception.cli import main
 from purrception.data import DataConfig, load_split
 from purrception.errors import InputError
-from purrception.evaluation.classifier import ClassifierConfig
 from purrception.evaluation.codebook import CodebookState, examine_codebook, nearest_neighbours
-from purrception.evaluation.random_features import random_features
+from purrception.evaluation.extractors.classifier import ClassifierConfig
+from purrception.evaluation.extractors.random_features import random_features
 from purrception.evaluation.reconstruction import Distance, _distance
 from purrception.evaluation.similarity import structural_similarity
 from purrception.evaluation.tokenizer_report import check_images, report_tokenizer

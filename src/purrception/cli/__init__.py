@@ -12,6 +12,7 @@ from purrception.cli.benchmarks import bench, plan
 from purrception.cli.converting import convert
 from purrception.cli.diagnosing import diagnose
 from purrception.cli.editing import EDIT_VERBS
+from purrception.cli.evaluating import evaluate
 from purrception.cli.parsing import Verb, configure, override, parse, parse_known, run_verb, say, target_of
 from purrception.cli.preparing import prepare
 from purrception.cli.shipping import EXPORT
@@ -64,30 +65,6 @@ class SampleOptions:
     """cpu, cuda, …; auto takes a GPU when there is one."""
     out: str = ""
     """Folder for the images; default: RUN/generated/000, 001, …"""
-
-
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """What ``purrception evaluate`` takes. What is left out is the run's own setting."""
-
-    num: int | None = None
-    """Generated images per guidance."""
-    guidances: tuple[float, ...] = ()
-    """Guidance scales to judge."""
-    steps: int | None = None
-    """Intervals of the time grid."""
-    solver: str | None = None
-    """As for sample."""
-    grid: str | None = None
-    """As for sample."""
-    temperature: str | None = None
-    """As for sample."""
-    seed: int | None = None
-    """Of the generated images and of the classifier."""
-    device: str = "auto"
-    """As for sample."""
-    out: str = ""
-    """Folder for the report; default: RUN/evaluation/000, 001, …"""
 
 
 @dataclass(frozen=True)
@@ -187,28 +164,6 @@ def sample(arguments: list[str]) -> None:
         print(f"{len(out.images)} images, {out.nfe} network evaluations each: {folder}")
 
 
-def evaluate(arguments: list[str]) -> None:
-    """``purrception evaluate``: figures with their protocol."""
-    verb = VERBS["evaluate"]
-    target, rest = target_of(verb, arguments)
-    options = parse(EvaluateOptions, verb, rest)
-    from purrception.config import load_config
-    from purrception.evaluation import evaluate as run_evaluation
-    from purrception.experiment import load_pipeline, sampling_defaults
-    from purrception.gallery import output_folder
-    from purrception.training import RunDirectory
-    from purrception.training.config import resolve_device
-
-    run = RunDirectory.open(target)
-    config = load_config(run.config_file)
-    settings = override(sampling_defaults(target), options)
-    protocol = override(config.evaluation, options)
-    pipeline = load_pipeline(target).to(resolve_device(options.device))
-    folder = output_folder(options.out, run.evaluation)
-    result = run_evaluation(pipeline, config.data, protocol, settings, folder)
-    print(result.markdown() + f"\n{folder}")
-
-
 def compare(arguments: list[str]) -> None:
     """``purrception compare``: the same training for each objective."""
     verb = VERBS["compare"]
@@ -279,8 +234,9 @@ VERBS = {
     ),
     "evaluate": Verb(
         evaluate,
-        "evaluate RUN [--key value …]",
-        "How good the generated images are: recognised as their class, and how far from real ones.",
+        "evaluate RUN_OR_IMAGES [--reference R] [--key value …]  |  evaluate --diff A B [--anyway]",
+        "How good images are, a run's or a folder's: distances to real ones beside their floors, with intervals, "
+        "class by class, and the manifest that another person needs. --diff says in what two results differ.",
         "purrception evaluate runs/digits --num 500 --guidances 1.0 1.5",
     ),
     "compare": Verb(

@@ -174,9 +174,9 @@ def condense(message: str) -> str:
 
 
 def override(settings: T, options: object) -> T:
-    """``settings`` with every field that ``options`` gives a value for."""
+    """``settings`` with every field that ``options`` gives a value for; an empty text is none."""
     import dataclasses
 
     names = {field.name for field in dataclasses.fields(settings)}  # type: ignore[arg-type]
-    given = {name: value for name, value in vars(options).items() if name in names and value not in (None, ())}
+    given = {name: value for name, value in vars(options).items() if name in names and value not in (None, (), "")}
     return dataclasses.replace(settings, **given)  # type: ignore[type-var]

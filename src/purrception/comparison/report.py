@@ -115,22 +115,25 @@ def _protocol(rows: Rows, recipe: RunConfig, floor: float) -> list[str]:
         f"{recipe.training.steps} steps of {recipe.training.batch_size} images, seeds {seeds}; mean ± standard "
         "deviation over seeds. Same tokenizer, tokens, data order, noise, times, optimiser, EMA and budget, and "
         f"the same initial weights where shapes agree. Distances are in {recipe.evaluation.features} features, to "
-        f"the real test images; real training images are at {floor:.2f}. The bound is of the held-out codes.",
+        f"the real test images; as many real training images are at {floor:.2f}. By chance is half the width of "
+        "the 95 % bootstrap interval of a distance: a difference within it may be luck. The bound is of the "
+        "held-out codes.",
     ]
 
 
 def _final_table(rows: Rows, entries: list[str]) -> list[str]:
     last = max(row["step"] for row in rows)
     lines = [
-        "| entry | Fréchet | bits per code | precision | recall | recognised | cross-entropy | error of the mean "
-        "| parameters | seconds | sampling |",
-        "|" + "---|" * 11,
+        "| entry | Fréchet | by chance | bits per code | precision | recall | recognised | cross-entropy "
+        "| error of the mean | parameters | seconds | sampling |",
+        "|" + "---|" * 12,
     ]
     for entry in entries:
         final = [row for row in rows if row["entry"] == entry and row["step"] == last]
         if not final:
             continue
         cells = [mean_and_spread([row[name] for row in final]) for name in FINAL]
+        cells.insert(1, _half_width(final))
         used = final[0]["sampling"]
         sampling = (
             f"{used['solver']}, NFE {final[0]['nfe']}, guidance {used['guidance']:g}, τ {used['temperature']}"
@@ -140,6 +143,12 @@ def _final_table(rows: Rows, entries: list[str]) -> list[str]:
             f"{fmean(row['seconds'] for row in final):.0f} | {sampling} |"
         )
     return lines
+
+
+def _half_width(rows: Rows) -> str:
+    """Of the bootstrap intervals of the distances, on average; a dash where older rows have none."""
+    widths = [row["frechet_high"] - row["frechet_low"] for row in rows if "frechet_high" in row]
+    return f"± {fmean(widths) / 2:.2g}" if widths else "–"
 
 
 def _tuned_table(rows: Rows, entries: list[str]) -> list[str]:

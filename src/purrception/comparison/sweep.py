@@ -119,17 +119,19 @@ def _write(rows: Rows, settings: list[SamplingConfig], judge: Judge, num: int, f
         "# Sweep",
         "",
         f"{num} images a row, all from the same noise; Fréchet distance in {judge.features} features to the real "
-        f"test images (real training images: {judge.floor:.2f}). Rows of the Pareto front, quality against NFE, "
+        f"test images, and where 95 % of repetitions with other noise would lie (as many real training images: "
+        f"{judge.floor:.2f}). Rows of the Pareto front, quality against NFE, "
         "are bold. "
         f"`{BEST_PRESET}` holds the best of all, `{FAST_PRESET}` the cheapest within {FAST_WITHIN:g} times of it.",
         "",
-        "| NFE | Fréchet | precision | recall | recognised | solver | steps | grid | guidance | τ |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| NFE | Fréchet | 95 % | precision | recall | recognised | solver | steps | grid | guidance | τ |",
+        "|" + "---|" * 11,
     ]
     for row in sorted(rows, key=lambda row: row["frechet"]):
         mark = "**" if row in front else ""
         lines.append(
-            f"| {mark}{row['nfe']}{mark} | {mark}{row['frechet']:.2f}{mark} | {row['precision']:.3f} | "
+            f"| {mark}{row['nfe']}{mark} | {mark}{row['frechet']:.2f}{mark} | "
+            f"{row['frechet_low']:.2f} to {row['frechet_high']:.2f} | {row['precision']:.3f} | "
             f"{row['recall']:.3f} | {row['recognised']:.1%} | {row['solver']} | {row['steps']} | {row['grid']} | "
             f"{row['guidance']:g} | {row['temperature']} |"
         )

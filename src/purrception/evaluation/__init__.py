@@ -1,8 +1,11 @@
-"""Evaluation: how good the generated images are, in numbers with their protocol."""
+"""Evaluation: how good images are, in numbers with their protocol, their manifest and their noise."""
 
-from purrception.evaluation.classifier import ClassifierConfig, ImageClassifier, train_classifier
-from purrception.evaluation.metrics import FeatureStatistics, frechet_distance
-from purrception.evaluation.report import Evaluation, EvaluationConfig, evaluate
+from purrception.evaluation.distances import frechet_distance
+from purrception.evaluation.extractors.classifier import ClassifierConfig, ImageClassifier, train_classifier
+from purrception.evaluation.report import Evaluation
+from purrception.evaluation.run import evaluate, evaluate_images
+from purrception.evaluation.settings import EvaluationConfig, Procedure
+from purrception.evaluation.statistics import FeatureStatistics
 
 __all__ = [
     "ClassifierConfig",
@@ -10,7 +13,9 @@ __all__ = [
     "EvaluationConfig",
     "FeatureStatistics",
     "ImageClassifier",
+    "Procedure",
     "evaluate",
+    "evaluate_images",
     "frechet_distance",
     "train_classifier",
 ]

@@ -1,47 +1,260 @@
-"""What images are compared in: feature extractors by name."""
+"""Images → features, streamed: statistics in float64, features kept, images not; finished parts are cached."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from purrception.errors import unknown_name
-from purrception.evaluation.classifier import ImageClassifier, extract_features
-from purrception.evaluation.random_features import random_features
+from purrception import processes
+from purrception.data import UnreadableImageError, images_to_tensor, spread_rows
+from purrception.errors import InputError
+from purrception.evaluation.extractors import Extracted, Extractor, extract_in_groups
+from purrception.evaluation.image_sets import ImageSet
+from purrception.evaluation.statistics import FeatureStatistics, RunningStatistics, merged, require_finite
+from purrception.progress import ProgressBar
 
-Extractor = Callable[[Tensor], Tensor]
-"""Images ``[n, C, H, W]`` in [−1, 1] → features ``[n, d]``."""
-
-
-def _texture(images: Tensor, batch_size: int = 256) -> Tensor:
-    return torch.cat([random_features(batch) for batch in images.split(batch_size)])
-
-
-FEATURES: dict[str, Callable[[ImageClassifier], Extractor]] = {
-    "classifier": lambda classifier: partial(extract_features, classifier),
-    "texture": lambda classifier: _texture,
-}
-"""Each takes the classifier that learned the real training images."""
+CHUNK = 256
+"""Images read, extracted and cached together; also what processes are dealt."""
+KEPT = 50_000
+"""Of a larger set so many images' features are kept, evenly spread; its statistics are of all."""
 
 
-def build_features(name: str, classifier: ImageClassifier) -> Extractor:
-    """The extractor of that name.
+@dataclass(frozen=True)
+class ImageFeatures:
+    """What is known of a set of images."""
+
+    statistics: FeatureStatistics
+    """Of all of them."""
+    spatial: FeatureStatistics | None = None
+    """Of features that know where things are; none where the extractor has none."""
+    features: Tensor | None = None
+    """``[n, d]``; none where only statistics were saved."""
+    logits: Tensor | None = None
+    """``[n, classes]``; none where the extractor has no classes."""
+    labels: Tensor | None = None
+    """Long ``[n]``; none without classes."""
+    rows: Tensor | None = None
+    """Numbers in their set of the images whose features are kept, long ``[n]``."""
+    content: str = ""
+    """A hash of the pixels, in order."""
+    broken: tuple[str, ...] = ()
+    """Images left out, each with the reason."""
+
+    @property
+    def count(self) -> int:
+        """Images, without the broken ones."""
+        return self.statistics.count
+
+    def subset(self, rows: Tensor) -> ImageFeatures:
+        """Some of the images, by their places among those whose features are kept; without spatial statistics."""
+        assert self.features is not None
+        features = self.features[rows]
+        return ImageFeatures(
+            FeatureStatistics.of(features),
+            features=features,
+            logits=None if self.logits is None else self.logits[rows],
+            labels=None if self.labels is None else self.labels[rows],
+            rows=None if self.rows is None else self.rows[rows],
+        )
+
+
+class FeatureCache:
+    """Features on disk, under a hash of the pixels and of the extractor.
+
+    Args:
+        folder: default: ``purrception/features`` below the user's cache; "none" keeps nothing.
+    """
+
+    def __init__(self, folder: str = "") -> None:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        self.folder = None if folder == "none" else Path(folder) if folder else base / "purrception/features"
+
+    def load(self, extractor: Extractor, content: str) -> Extracted | None:
+        """What is stored; a damaged file counts as none."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        path = self._path(extractor, content)
+        if path is None or not path.is_file():
+            return None
+        try:
+            tensors = load(path.read_bytes())
+            return Extracted(tensors["features"], tensors.get("spatial"), tensors.get("logits"))
+        except (SafetensorError, KeyError):
+            return None
+
+    def save(self, extractor: Extractor, content: str, extracted: Extracted) -> None:
+        """Store: written aside and renamed, so that a killed process leaves nothing half-written behind."""
+        from safetensors.torch import save
+
+        path = self._path(extractor, content)
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        partial.write_bytes(
+            save({name: value.contiguous() for name, value in vars(extracted).items() if value is not None})
+        )
+        os.replace(partial, path)
+
+    def _path(self, extractor: Extractor, content: str) -> Path | None:
+        if self.folder is None:
+            return None
+        return self.folder / f"{extractor.name}-{extractor.fingerprint[:16]}" / f"{content[:32]}.safetensors"
+
+
+NO_CACHE = FeatureCache("none")
+
+
+@dataclass
+class _Chunk:
+    """What one process learns from one chunk of images."""
+
+    extracted: Extracted | None
+    labels: list[int]
+    rows: list[int]
+    content: str
+    shape: tuple[int, ...]
+    first: str
+    broken: list[str]
+
+
+def extract_features(
+    images: ImageSet,
+    extractor: Extractor,
+    cache: FeatureCache = NO_CACHE,
+    *,
+    strict: bool = False,
+    title: str = "features",
+) -> ImageFeatures:
+    """Features of a set of images, shared by all processes; each returns the whole.
+
+    Images are read a chunk at a time and forgotten. Neither the number of processes nor the cache changes a bit.
+
+    Args:
+        images: the set.
+        extractor: what they are seen through.
+        cache: where finished chunks are kept.
+        strict: refuse a broken image; else it is left out and listed.
+        title: of the progress bar.
 
     Raises:
-        InputError: there is none; the nearest known name is suggested.
+        InputError: fewer than two images, images of several sizes, or features that are not finite (named).
     """
-    check_features(name)
-    return FEATURES[name](classifier)
+    chunks = -(-len(images) // CHUNK)
+    own = processes.share(chunks)
+    kept = spread_rows(len(images), KEPT)
+    running, spatial = RunningStatistics(), RunningStatistics()
+    parts: list[_Chunk] = []
+    with ProgressBar(title, len(own), silent=len(own) < 2) as bar:
+        for done, number in enumerate(own, start=1):
+            chunk = _extract_chunk(images, range(number * CHUNK, (number + 1) * CHUNK), extractor, cache, strict)
+            _require_one_shape([*parts[:1], chunk])
+            if chunk.extracted is not None:
+                running.update(chunk.extracted.features)
+                if chunk.extracted.spatial is not None:
+                    spatial.update(chunk.extracted.spatial)
+                _forget(chunk, kept)
+            parts.append(chunk)
+            bar.update(done)
+    gathered = processes.gather((parts, running, spatial))
+    everything = [part for theirs, _, _ in gathered for part in theirs]
+    _require_one_shape(everything)
+    return _joined(images, everything, [one for _, one, _ in gathered], [one for _, _, one in gathered])
 
 
-def check_features(name: str) -> None:
-    """Refuse an unknown name, before anything is trained.
+def _extract_chunk(
+    images: ImageSet, rows: range, extractor: Extractor, cache: FeatureCache, strict: bool
+) -> _Chunk:
+    rows = rows[: max(len(images) - rows.start, 0)]
+    chunk = _Chunk(None, [], [], "", (), "", [])
+    arrays: list[np.ndarray] = []
+    for row, found in zip(rows, images.read(rows), strict=True):
+        if isinstance(found, UnreadableImageError):
+            if strict:
+                raise found
+            chunk.broken.append(f"{found.name}: {found.reason}")
+            continue
+        array, label = found
+        if arrays and array.shape != chunk.shape:
+            raise _several_sizes(chunk.first, chunk.shape, images.name(row), array.shape)
+        if not arrays:
+            chunk.shape, chunk.first = array.shape, images.name(row)
+        arrays.append(array)
+        chunk.rows.append(row)
+        chunk.labels.append(label)
+    if arrays:
+        chunk.content = hash_images(arrays)
+        chunk.extracted = cache.load(extractor, chunk.content)
+        if chunk.extracted is None:
+            chunk.extracted = extract_in_groups(extractor, images_to_tensor(arrays))
+            require_finite(chunk.extracted.features, lambda row: images.name(chunk.rows[row]))
+            cache.save(extractor, chunk.content, chunk.extracted)
+    return chunk
 
-    Raises:
-        InputError: there is no such extractor.
-    """
-    if name not in FEATURES:
-        raise unknown_name("feature extractor", name, FEATURES)
+
+def _forget(chunk: _Chunk, kept: np.ndarray) -> None:
+    """Leave of a chunk what is still needed once its statistics are taken."""
+    assert chunk.extracted is not None
+    chosen = torch.from_numpy(np.isin(chunk.rows, kept))
+    logits = chunk.extracted.logits
+    chunk.extracted = Extracted(
+        chunk.extracted.features[chosen].clone(), None, None if logits is None else logits[chosen].clone()
+    )
+    chunk.labels = [label for label, keep in zip(chunk.labels, chosen.tolist(), strict=True) if keep]
+    chunk.rows = [row for row, keep in zip(chunk.rows, chosen.tolist(), strict=True) if keep]
+
+
+def _joined(
+    images: ImageSet,
+    parts: Sequence[_Chunk],
+    running: Sequence[RunningStatistics],
+    spatial: Sequence[RunningStatistics],
+) -> ImageFeatures:
+    known = [part.extracted for part in parts if part.extracted is not None]
+    whole = merged(spatial)
+    digest = hashlib.sha256("".join(part.content for part in parts).encode()).hexdigest()
+    statistics = merged(running).result()
+    logits = [one.logits for one in known if one.logits is not None]
+    return ImageFeatures(
+        statistics,
+        spatial=whole.result() if whole.count else None,
+        features=torch.cat([one.features for one in known]),
+        logits=torch.cat(logits) if logits else None,
+        labels=torch.tensor([label for part in parts for label in part.labels]) if images.class_names else None,
+        rows=torch.tensor([row for part in parts for row in part.rows]),
+        content=digest,
+        broken=tuple(reason for part in parts for reason in part.broken),
+    )
+
+
+def hash_images(arrays: Sequence[np.ndarray]) -> str:
+    """SHA-256 of images' shapes and pixels, hexadecimal."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(str(array.shape).encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _require_one_shape(parts: Sequence[_Chunk]) -> None:
+    known: Iterator[_Chunk] = (part for part in parts if part.extracted is not None)
+    first = next(known, None)
+    for part in known:
+        if first is not None and part.shape != first.shape:
+            raise _several_sizes(first.first, first.shape, part.first, part.shape)
+
+
+def _several_sizes(a: str, shape_a: Sequence[int], b: str, shape_b: Sequence[int]) -> InputError:
+    one, other = (f"{shape[1]}×{shape[0]}" for shape in (shape_a, shape_b))
+    return InputError(
+        f"images of one set must share a size; {a} has {one} pixels, {b} has {other}: bring them to one size "
+        "first, since a resize is part of the protocol"
+    )

@@ -1,4 +1,4 @@
-"""Generated images against real ones: one judge for evaluations, comparisons and sweeps."""
+"""Generated images against real ones: one judge for comparisons and sweeps, by the figures of ``evaluate``."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from purrception.data import DataConfig, images_to_tensor, load_split
+from purrception.data import DataConfig
 from purrception.errors import InputError
-from purrception.evaluation.classifier import (
-    ClassifierConfig,
-    ImageClassifier,
-    accuracy,
-    train_classifier,
-)
-from purrception.evaluation.features import build_features
-from purrception.evaluation.metrics import FeatureStatistics, frechet_distance, precision_recall
+from purrception.evaluation.extractors import ImageClassifier, Ingredients, build_extractor
+from purrception.evaluation.extractors.classifier import ClassifierConfig
+from purrception.evaluation.figures import Figures
+from purrception.evaluation.image_sets import CodeImages
+from purrception.evaluation.learning import learn_classifier, require_classes, split_images
+from purrception.evaluation.references import open_reference
+from purrception.evaluation.yardstick import Yardstick
 from purrception.flow import Objective, SamplingConfig
 from purrception.models import PurrceptionTransformer
 from purrception.sampling import sample_codes
 from purrception.tokenizers import VQTokenizer
+
+ROUNDS = 50
+"""Of the bootstrap of each measurement."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,20 @@ class Quality:
     """Figures of one set of generated images; distances are to the real test images."""
 
     frechet: float
+    frechet_low: float
+    """Bootstrap interval of the distance, 95 %: its lower end."""
+    frechet_high: float
+    """And its upper end."""
+    kid: float
+    """Unbiased kernel distance: unlike the Fréchet distance it does not fall with the number of images."""
     precision: float
     """Share of generated images on the manifold of the real ones."""
     recall: float
     """Share of real images on the manifold of the generated ones."""
+    density: float
+    """Precision that an outlier among the real images does not inflate."""
+    coverage: float
+    """Share of real images with a generated one beside them."""
     recognised: float
     """Share that the classifier recognises as the class asked for."""
     nfe: int
@@ -51,11 +62,11 @@ class Judge:
         classes: number of classes.
         num: images generated per measurement; classes take turns.
         classifier: how the classifier is trained.
-        features: what distances, precision and recall are measured in, a name in ``FEATURES``.
+        features: what distances, precision and recall are measured in, a name in ``EXTRACTORS``.
         seed: of the generated images and of the classifier.
 
     Raises:
-        InputError: the data has no classes, or no test images.
+        InputError: the data has no classes, or too few test images.
     """
 
     def __init__(
@@ -68,25 +79,26 @@ class Judge:
         features: str = "classifier",
         seed: int = 0,
     ) -> None:
-        self.tokenizer, self.seed = tokenizer, seed
-        if classes < 2:
-            raise InputError(
-                f"images are judged by a classifier, which needs at least 2 classes; given {classes}: put each "
-                "class into a folder of its own"
-            )
-        images, labels = load_split(data, "train")
-        test_images, test_labels = load_split(data, "test")
-        self.classifier: ImageClassifier = train_classifier(images, labels, classes, classifier, seed)
-        self.features = features
-        self._extract = build_features(features, self.classifier)
-        self._real = self._extract(test_images)
-        self._statistics = FeatureStatistics.of(self._real)
-        self.floor = self._distance(self._extract(images))
-        """Distance of real training to real test images: what a perfect model could reach."""
-        self.accuracy = accuracy(self.classifier, test_images, test_labels)
+        self.tokenizer, self.seed, self.features, self.num = tokenizer, seed, features, num
+        require_classes(classes)
+        train = split_images(data, "train")
+        self.classifier: ImageClassifier = learn_classifier(train, classes, classifier, seed)
+        extractor = build_extractor(features, Ingredients(self.classifier))
+        reference = open_reference("test", data, tokenizer)
+        self._yardstick = Yardstick(reference, extractor, self.classifier, bootstrap=ROUNDS, seed=seed)
+        self.floor_quality = _require_overlap(
+            self._yardstick.measure(split_images(data, "train", num), "real training images").figures
+        )
+        """Real training images, as many as are generated, against the real test images."""
+        self.floor = self.floor_quality.frechet
+        """The distance of those: what a perfect model could reach at this count."""
+        accuracy = self._yardstick.accuracy
+        assert accuracy is not None
+        self.accuracy = accuracy
         """Of the classifier on real test images."""
-        self.real_images = len(test_images)
+        self.real_images = self._yardstick.real.count
         self._labels = torch.arange(num) % classes
+        self._names = tuple(map(str, range(classes)))
 
     def measure(
         self,
@@ -101,16 +113,28 @@ class Judge:
         made = sample_codes(
             network, objective, self._labels, settings, chosen, batch_size=256, on_progress=on_progress
         )
-        images = images_to_tensor(list(self.tokenizer.decode_images(made.indices)))
-        features = self._extract(images)
-        neighbourhood = precision_recall(self._real, features)
+        codes, labels = made.indices.numpy(), self._labels.numpy()
+        images = CodeImages(self.num, lambda rows: (codes[rows], labels[rows]), self.tokenizer, self._names)
+        figures = _require_overlap(self._yardstick.measure(images).figures)
+        assert figures.interval is not None
+        assert figures.kid is not None
+        assert figures.overlap is not None
+        assert figures.recognised is not None
         return Quality(
-            frechet=self._distance(features),
-            precision=neighbourhood.precision,
-            recall=neighbourhood.recall,
-            recognised=accuracy(self.classifier, images, self._labels),
+            frechet=figures.frechet,
+            frechet_low=figures.interval.low,
+            frechet_high=figures.interval.high,
+            kid=figures.kid.mean,
+            precision=figures.overlap.precision,
+            recall=figures.overlap.recall,
+            density=figures.overlap.density,
+            coverage=figures.overlap.coverage,
+            recognised=figures.recognised,
             nfe=made.nfe,
         )
 
-    def _distance(self, features: Tensor) -> float:
-        return frechet_distance(FeatureStatistics.of(features), self._statistics)
+
+def _require_overlap(figures: Figures) -> Figures:
+    if figures.overlap is None:
+        raise InputError("precision and recall need more than 3 images a set, generated and real")
+    return figures

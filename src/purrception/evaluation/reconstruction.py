@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from purrception.data import ImageSource, images_to_tensor
-from purrception.evaluation.metrics import FeatureStatistics, frechet_distance
+from purrception.evaluation.distances import frechet_distance
 from purrception.evaluation.similarity import structural_similarity
+from purrception.evaluation.statistics import FeatureStatistics
 from purrception.tokenizers import VQTokenizer
 from purrception.tokenizers.quality import peak_signal_to_noise
 

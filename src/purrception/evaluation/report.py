@@ -1,135 +1,157 @@
-"""A first evaluation: does a classifier recognise the images, and how far are they from real ones."""
+"""The report of an evaluation: Markdown and JSON, with its manifest, its floors and its warnings."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from purrception.data import DataConfig
-from purrception.errors import InputError
-from purrception.evaluation.classifier import ClassifierConfig
-from purrception.evaluation.features import check_features
-from purrception.evaluation.judge import Judge, Quality
-from purrception.flow import SamplingConfig
-from purrception.pipeline import PurrceptionPipeline
-from purrception.progress import ProgressBar
-from purrception.tokenizers import fingerprint
+from purrception.evaluation.manifest import flattened
+from purrception.evaluation.per_class import ClassFigures
+from purrception.evaluation.references import PROTOCOLS
 
-REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
+REPORT_JSON, REPORT_MARKDOWN, REPORT_PICTURE = "report.json", "report.md", "report.png"
+WORST_SHOWN = 10
+
+Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """How many images are judged, by which classifier and in which features."""
-
-    num: int = 500
-    """Generated images; classes take turns."""
-    guidances: tuple[float, ...] = (1.0, 1.5)
-    """Guidance scales to judge, one row of the report each."""
-    seed: int = 0
-    """Of the generated images."""
-    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
-    """Trained on the real training images."""
-    features: str = "classifier"
-    """What distances, precision and recall are measured in: classifier (what it knows of the classes) or texture
-    (fixed random filters, steadier where there are few classes)."""
-
-    def __post_init__(self) -> None:
-        """Refuse an empty evaluation and unknown features."""
-        check_features(self.features)
-        if self.num < 4 or not self.guidances:
-            raise InputError(
-                f"an evaluation needs at least 4 images and one guidance; given {self.num} "
-                f"and {list(self.guidances)}"
-            )
+def _with_interval(row: Row) -> str:
+    if row["frechet_low"] is None:
+        return f"{row['frechet']:.3f}"
+    return f"{row['frechet']:.3f} ({row['frechet_low']:.3f} to {row['frechet_high']:.3f})"
 
 
-@dataclass(frozen=True)
-class Row(Quality):
-    """Figures of one set of generated images, and the guidance they were made with."""
+def _with_spread(name: str) -> Callable[[Row], str]:
+    return lambda row: f"{row[name]:.4g} ± {row[f'{name}_spread']:.2g}"
 
-    guidance: float
+
+COLUMNS: dict[str, tuple[str, Callable[[Row], str]]] = {
+    "guidance": ("guidance", lambda row: f"{row['guidance']:g}"),
+    "nfe": ("NFE", lambda row: str(row["nfe"])),
+    "count": ("count", lambda row: str(row["count"])),
+    "recognised": ("recognised", lambda row: f"{row['recognised']:.1%}"),
+    "frechet": ("Fréchet distance (95 %)", _with_interval),
+    "times_floor": ("times the floor", lambda row: f"{row['times_floor']:.2f}"),
+    "spatial_frechet": ("sFID", lambda row: f"{row['spatial_frechet']:.3f}"),
+    "kid": ("KID", _with_spread("kid")),
+    "inception_score": ("IS", _with_spread("inception_score")),
+    "precision": ("precision", lambda row: f"{row['precision']:.3f}"),
+    "recall": ("recall", lambda row: f"{row['recall']:.3f}"),
+    "density": ("density", lambda row: f"{row['density']:.3f}"),
+    "coverage": ("coverage", lambda row: f"{row['coverage']:.3f}"),
+    "codes_used": ("codes used", lambda row: f"{row['codes_used']:.1%}"),
+    "perplexity": ("perplexity", lambda row: f"{row['perplexity']:.1f}"),
+}
+
+
+def table(rows: list[Row], first: str = "images") -> list[str]:
+    """Rows as Markdown; columns that no row has anything for are left out."""
+    shown = {key: column for key, column in COLUMNS.items() if any(row.get(key) is not None for row in rows)}
+    lines = [
+        f"| {' | '.join([first, *(title for title, _ in shown.values())])} |",
+        "|---" * (len(shown) + 1) + "|",
+    ]
+    for row in rows:
+        cells = [show(row) if row.get(key) is not None else "–" for key, (_, show) in shown.items()]
+        lines.append(f"| {' | '.join([str(row['images']), *cells])} |")
+    return lines
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures with their protocol."""
+    """Figures with everything they are figures of."""
 
-    protocol: str
-    num: int
-    seed: int
-    sampling: SamplingConfig
-    """Settings that the rows share, but for guidance."""
-    tokenizer_hash: str
-    transformer_hash: str
-    real_test_images: int
-    classifier_accuracy: float
-    """On the real test images."""
-    frechet_floor: float
-    """The distance between real training and real test images: what a perfect model could reach."""
+    manifest: dict[str, Any]
+    """See :func:`build_manifest`."""
+    classifier_accuracy: float | None
+    """On the reference; none without classes."""
     rows: tuple[Row, ...]
+    """Of the judged images."""
+    floors: tuple[Row, ...]
+    """Of real images: first those that the reference does not hold, where there are any; then halves of it."""
+    warnings: tuple[str, ...]
+    classes: tuple[ClassFigures, ...]
+    """Of the judged images nearest to the reference, the worst class first."""
+
+    @property
+    def frechet_floor(self) -> float | None:
+        """The distance between real images at the same count, or as near to it as there are images."""
+        return self.floors[0]["frechet"] if self.floors else None
+
+    def plain(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {
+            "manifest": self.manifest,
+            "num": self.manifest["count"],
+            "frechet_floor": self.frechet_floor,
+            "classifier_accuracy": self.classifier_accuracy,
+            "rows": list(self.rows),
+            "floors": list(self.floors),
+            "warnings": list(self.warnings),
+            "classes": [asdict(one) for one in self.classes],
+        }
 
     def markdown(self) -> str:
         """The report as text."""
-        used = self.sampling
+        reference, features = self.manifest["reference"], self.manifest["features"]
+        protocol = reference["protocol"]
         lines = [
             "# Evaluation",
             "",
-            f"{self.protocol}. {self.num} images, seed {self.seed}; {used.solver}, {used.steps} steps "
-            f"on the {used.grid} grid, temperature {used.temperature}.",
+            f"Protocol `{protocol}` ({PROTOCOLS[protocol]}): {reference['title']}, "
+            f"{'a count that the file does not tell' if reference['count'] >= 2**31 else reference['count']} "
+            f"images. {features['name']} features of {features['dimension']} dimensions.",
             "",
-            f"Classifier accuracy on {self.real_test_images} real test images: {self.classifier_accuracy:.1%}.",
-            "",
-            "| images | guidance | NFE | recognised | Fréchet distance | times the floor | precision | recall |",
-            "|---|---|---|---|---|---|---|---|",
-            f"| real training images (floor) | – | – | – | {self.frechet_floor:.3f} | 1.00 | – | – |",
         ]
-        lines += [
-            f"| generated | {row.guidance:g} | {row.nfe} | {row.recognised:.1%} | {row.frechet:.3f} | "
-            f"{row.frechet / self.frechet_floor:.2f} | {row.precision:.3f} | {row.recall:.3f} |"
-            for row in self.rows
-        ]
+        if self.classifier_accuracy is not None:
+            lines += [f"Classifier accuracy on the real reference images: {self.classifier_accuracy:.1%}.", ""]
+        lines += [part for warning in self.warnings for part in (f"**Note.** {warning}", "")]
+        rows = [self._beside_floor(row) for row in (*self.floors, *self.rows)]
+        lines += [*table(rows), ""]
+        if self.floors:
+            lines += [
+                "Floors are distances between real images alone, at the count they stand beside: what a perfect "
+                "model would be given. In brackets, where 95 % of repetitions with other images would lie "
+                "(bootstrap).",
+                "",
+            ]
+        lines += [*self._classes(), f"![Distances, and the worst classes]({REPORT_PICTURE})", ""]
+        lines += ["## Manifest", "", "| what | value |", "|---|---|"]
+        lines += [f"| {key} | {_short(value)} |" for key, value in flattened(self.manifest).items()]
         return "\n".join(lines) + "\n"
 
+    def _beside_floor(self, row: Row) -> Row:
+        floor = self.frechet_floor
+        return {**row, "times_floor": row["frechet"] / floor} if floor else row
 
-def evaluate(
-    pipeline: PurrceptionPipeline,
-    data: DataConfig,
-    config: EvaluationConfig,
-    sampling: SamplingConfig,
-    folder: Path,
-) -> Evaluation:
-    """Judge generated images against the real ones of ``data``; write JSON and Markdown to ``folder``.
+    def _classes(self) -> list[str]:
+        if not self.classes:
+            return []
+        shown = self.classes[:WORST_SHOWN]
+        rows = [
+            {"images": f"{one.name}{f' (taken for {one.mistaken_for})' * bool(one.mistaken_for)}", **one.figures}
+            for one in shown
+        ]
+        for row in rows:  # one subset each: no spread to speak of, nor a score within one class
+            row["inception_score"] = None
+        return [
+            f"## Class by class, the worst by KID first ({len(shown)} of {len(self.classes)})",
+            "",
+            *table(rows, "class"),
+            "",
+        ]
 
-    Distances to the real test images stand beside that of the real training images; see :class:`Judge`.
+    def write(self, folder: Path) -> None:
+        """Markdown and JSON, into a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / REPORT_JSON).write_text(json.dumps(self.plain(), indent=2))
+        (folder / REPORT_MARKDOWN).write_text(self.markdown())
 
-    Raises:
-        InputError: the data has no classes, or no test images.
-    """
-    network, objective = pipeline.transformer.eval(), pipeline.objective
-    judge = Judge(
-        data, pipeline.tokenizer, network.num_classes, config.num, config.classifier, config.features, config.seed
-    )
-    rows = []
-    for guidance in config.guidances:
-        settings = replace(sampling, guidance=guidance)
-        with ProgressBar(f"guidance {guidance:g}", config.num) as bar:
-            quality = judge.measure(network, objective, settings, on_progress=bar.update)
-        rows.append(Row(**asdict(quality), guidance=guidance))
-    result = Evaluation(
-        protocol=f"{config.features} features; reference: real test images",
-        num=config.num,
-        seed=config.seed,
-        sampling=sampling,
-        tokenizer_hash=pipeline.tokenizer.fingerprint,
-        transformer_hash=fingerprint(network),
-        real_test_images=judge.real_images,
-        classifier_accuracy=judge.accuracy,
-        frechet_floor=judge.floor,
-        rows=tuple(rows),
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / REPORT_JSON).write_text(json.dumps(asdict(result), indent=2))
-    (folder / REPORT_MARKDOWN).write_text(result.markdown())
-    return result
+
+def _short(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "–"
+    return "–" if value is None else str(value)

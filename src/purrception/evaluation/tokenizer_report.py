@@ -12,9 +12,9 @@ from torch import Tensor
 
 from purrception.data import DataConfig, ImageSource, array_to_pil, images_to_tensor, open_images
 from purrception.errors import InputError
-from purrception.evaluation.classifier import ClassifierConfig, accuracy, train_classifier
 from purrception.evaluation.codebook import CodebookState, examine_codebook
-from purrception.evaluation.random_features import random_features
+from purrception.evaluation.extractors.classifier import ClassifierConfig, accuracy, train_classifier
+from purrception.evaluation.extractors.random_features import random_features
 from purrception.evaluation.reconstruction import Distance, Features, Reconstructions, reconstruct
 from purrception.evaluation.verdict import THRESHOLDS, Verdict, judge
 from purrception.pictures import image_grid

@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
-from diffusers import ModelMixin, VQModel
+from diffusers import VQModel
 from torch import Tensor, nn
 
 from purrception.data import tensor_to_images
@@ -251,7 +251,7 @@ class VQTokenizer:
         return cls.load(Path(folder, *rest))
 
 
-def fingerprint(model: ModelMixin) -> str:
+def fingerprint(model: nn.Module) -> str:
     """SHA-256 over the names, shapes and float32 values of a model's weights, hexadecimal.
 
     Its configuration is left out: a newer diffusers may add to it.

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from purrception.errors import InputError
+from purrception.evaluation.extractors.base import Extracted
 from purrception.keyed_rng import Stream, keyed_rng
 from purrception.progress import ProgressBar
+from purrception.tokenizers import fingerprint
+from purrception.tokens.shards import write_whole
+
+SIZES = ("channels", "image_size", "classes", "feature_dim")
+SPATIAL_AFTER, SPATIAL_CHANNELS = 6, 7
+"""Layers of the body (two convolutions with their pooling) and channels that sFID looks at; ADM takes seven
+channels of a middle layer of Inception, too."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,8 @@ class ImageClassifier(nn.Module):
 
     def __init__(self, channels: int, image_size: int, classes: int, feature_dim: int) -> None:
         super().__init__()
+        self.channels, self.image_size = channels, image_size
+        self.classes, self.feature_dim = classes, feature_dim
         widths = (channels, 32, 64, 64)
         layers: list[nn.Module] = []
         for narrow, wide in pairwise(widths):
@@ -92,12 +104,72 @@ def train_classifier(
     return model.eval().requires_grad_(False)
 
 
-def extract_features(model: ImageClassifier, images: Tensor, batch_size: int = 256) -> Tensor:
-    """Features ``[n, d]`` of images ``[n, C, H, W]``."""
-    return torch.cat([model.features(batch) for batch in images.split(batch_size)])
+class ClassifierExtractor:
+    """Features of a trained classifier; those for sFID are seven channels after its second pooling."""
+
+    name = "classifier"
+
+    def __init__(self, model: ImageClassifier) -> None:
+        self.model = model.eval()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the weights."""
+        return fingerprint(self.model)
+
+    def __call__(self, images: Tensor) -> Extracted:
+        """Images ``[B, C, H, W]`` in [−1, 1] → features.
+
+        Raises:
+            InputError: the images are not of the shape that it learned.
+        """
+        expected = (self.model.channels, self.model.image_size, self.model.image_size)
+        if tuple(images.shape[1:]) != expected:
+            given, known = ("×".join(map(str, shape)) for shape in (images.shape[1:], expected))
+            raise InputError(
+                f"the classifier knows images of {known} (channels, height, width); given {given}: bring the "
+                "images to that size, or take --features texture"
+            )
+        middle = self.model.body[:SPATIAL_AFTER](images)
+        features = self.model.body[SPATIAL_AFTER:](middle)
+        return Extracted(features, middle[:, :SPATIAL_CHANNELS].flatten(1), self.model.output(features))
 
 
 def accuracy(model: ImageClassifier, images: Tensor, labels: Tensor, batch_size: int = 256) -> float:
     """Share of images whose most probable class is their label."""
-    predicted = torch.cat([model(batch).argmax(dim=1) for batch in images.split(batch_size)])
-    return float((predicted == labels).float().mean())
+    return agreement(torch.cat([model(batch) for batch in images.split(batch_size)]), labels)
+
+
+def agreement(logits: Tensor, labels: Tensor) -> float:
+    """Share of rows of ``[n, classes]`` whose largest entry is at their label."""
+    return float((logits.argmax(dim=1) == labels).float().mean())
+
+
+def save_classifier(model: ImageClassifier, path: Path) -> None:
+    """Write weights and sizes as safetensors; the file appears whole or not at all."""
+    from safetensors.torch import save
+
+    sizes = {name: str(getattr(model, name)) for name in SIZES}
+    write_whole(path, save(model.state_dict(), metadata=sizes))
+
+
+def load_classifier(path: Path | str) -> ImageClassifier:
+    """A classifier that :func:`save_classifier` wrote.
+
+    Raises:
+        InputError: the file is missing, or is none.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise InputError(f"no classifier at {path}: `purrception evaluate` writes classifier.safetensors")
+    try:
+        with safe_open(path, "pt") as file:
+            sizes = file.metadata() or {}
+            model = ImageClassifier(**{name: int(sizes[name]) for name in SIZES})
+            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{path} is no classifier that `purrception evaluate` wrote: {' '.join(str(error).split())[:200]}"
+        ) from error
+    return model.eval().requires_grad_(False)

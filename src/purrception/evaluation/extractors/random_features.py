@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from purrception.evaluation.extractors.base import Extracted
 from purrception.keyed_rng import Stream, keyed_rng
 
 FILTERS, SIDE = 16, 5
@@ -36,6 +39,17 @@ def random_features(images: Tensor) -> Tensor:
         found.append(torch.log(F.conv2d(x, filters).abs().mean(dim=(2, 3)) + FAINT))
         x = F.avg_pool2d(x, 2)
     return torch.cat(found, dim=1)
+
+
+class TextureExtractor:
+    """:func:`random_features` behind the interface of extractors."""
+
+    name = "texture"
+    fingerprint = hashlib.sha256(f"{FILTERS} {SIDE} {SCALES} {FAINT}".encode()).hexdigest()
+
+    def __call__(self, images: Tensor) -> Extracted:
+        """Images ``[B, C, H, W]`` in [−1, 1] → features."""
+        return Extracted(random_features(images))
 
 
 def _filters(scale: int, channels: int) -> Tensor:

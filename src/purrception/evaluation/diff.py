@@ -1,0 +1,112 @@
+"""Two results side by side: in what they differ, and which is better where that can be said."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from purrception.errors import InputError
+from purrception.evaluation.manifest import flattened
+from purrception.evaluation.references import read_npz
+from purrception.evaluation.report import REPORT_JSON, Row, table
+
+RANKED_BY = {
+    "reference.protocol": "protocol",
+    "reference.content": "reference",
+    "count": "count of images",
+    "features.name": "features",
+    "features.fingerprint": "weights of the features",
+}
+"""What two results must have in common for their distances to be comparable."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A report read back, or the manifest in an ``.npz``."""
+
+    path: Path
+    manifest: dict[str, Any]
+    rows: tuple[Row, ...]
+
+
+def read_result(path: Path) -> Result:
+    """A report's folder, its JSON, or an ``.npz`` that ``evaluate`` wrote.
+
+    Raises:
+        InputError: it holds no manifest.
+    """
+    if path.suffix == ".npz":
+        _, content = read_npz(path, leave=("arr_0", "features"))
+        if "manifest" not in content:
+            raise InputError(
+                f"{path} holds no manifest: only files that `purrception evaluate` wrote can be compared"
+            )
+        return Result(path, json.loads(str(content["manifest"])), ())
+    file = path / REPORT_JSON if path.is_dir() else path
+    if not file.is_file():
+        raise InputError(f"no result at {path}: give the folder of a report, its {REPORT_JSON}, or an .npz")
+    try:
+        report = json.loads(file.read_text())
+        return Result(path, report["manifest"], tuple(report["rows"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} is no report of `purrception evaluate` with a manifest") from error
+
+
+def compare_results(a: Path, b: Path, *, anyway: bool = False) -> str:
+    """In what two results differ, and their rows by rank.
+
+    Args:
+        a: a result.
+        b: another.
+        anyway: rank them with a warning although they must not be ranked.
+
+    Raises:
+        InputError: they differ in protocol, reference, count or features, and ``anyway`` is not set; the message
+            says in what.
+    """
+    one, other = read_result(a), read_result(b)
+    left, right = flattened(one.manifest), flattened(other.manifest)
+    different = [key for key in {**left, **right} if left.get(key) != right.get(key)]
+    lines = [f"A: {a}", f"B: {b}", ""]
+    if different:
+        lines += ["| differs in | A | B |", "|---|---|---|"]
+        lines += [f"| {key} | {_short(left.get(key))} | {_short(right.get(key))} |" for key in different]
+    else:
+        lines.append("The manifests are equal.")
+    if not (one.rows and other.rows):
+        return "\n".join(lines)
+    obstacles = [title for key, title in RANKED_BY.items() if key in different]
+    if obstacles and not anyway:
+        raise InputError(
+            "\n".join(lines)
+            + f"\n\nnot ranked: the two differ in {', '.join(obstacles)}, so that their distances do not compare; "
+            "evaluate both in the same way, or rank them nevertheless with --anyway"
+        )
+    if obstacles:
+        lines += ["", f"WARNING: the two differ in {', '.join(obstacles)}: their distances do not compare."]
+    return "\n".join([*lines, "", *_ranked(one, other)])
+
+
+def _ranked(one: Result, other: Result) -> list[str]:
+    rows = [
+        {**row, "images": f"{name}: {row['images']}"} for name, it in (("A", one), ("B", other)) for row in it.rows
+    ]
+    rows.sort(key=lambda row: float(row["frechet"]))
+    best = {name: next(row for row in rows if row["images"].startswith(name)) for name in "AB"}
+    near, far = sorted(best.values(), key=lambda row: float(row["frechet"]))
+    lines = [*table(rows), ""]
+    if near["frechet"] == far["frechet"]:
+        return [*lines, "Their best rows are at the same distance."]
+    winner = near["images"][0]
+    verdict = f"{winner}'s best row is nearer by {far['frechet'] - near['frechet']:.4g}"
+    if near["frechet_high"] is None or far["frechet_low"] is None:
+        return [*lines, f"{verdict}; without intervals nobody knows whether that is chance."]
+    apart = near["frechet_high"] < far["frechet_low"]
+    return [*lines, f"{verdict}; their intervals {'lie apart' if apart else 'overlap: it may be chance'}."]
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value) if isinstance(value, list) else "–" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}…"

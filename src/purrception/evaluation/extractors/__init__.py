@@ -1,0 +1,74 @@
+"""What images are compared in: feature extractors behind one interface, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from purrception.errors import InputError, unknown_name
+from purrception.evaluation.extractors.base import Extracted, Extractor, extract_in_groups
+from purrception.evaluation.extractors.classifier import ClassifierExtractor, ImageClassifier
+from purrception.evaluation.extractors.dinov2 import open_dinov2
+from purrception.evaluation.extractors.inception import open_inception
+from purrception.evaluation.extractors.random_features import TextureExtractor
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What an extractor may be made of."""
+
+    classifier: ImageClassifier | None = None
+    """That learned real images; none where there are no classes."""
+    weights: str = ""
+    """A file, a folder or a hub id, as the extractor says."""
+    device: str = "cpu"
+    """Where large networks run; small ones stay on the processor, where every machine rounds alike."""
+
+
+def _classifier(given: Ingredients) -> Extractor:
+    if given.classifier is None:
+        raise InputError(
+            "features of a classifier need real images of at least 2 classes to train it on, or a trained one "
+            "with --classifier FILE; without classes take --features texture, inception or dinov2"
+        )
+    return ClassifierExtractor(given.classifier)
+
+
+EXTRACTORS: dict[str, Callable[[Ingredients], Extractor]] = {
+    "classifier": _classifier,
+    "texture": lambda given: TextureExtractor(),
+    "inception": lambda given: open_inception(given.weights, given.device),
+    "dinov2": lambda given: open_dinov2(given.weights, given.device),
+}
+
+
+def build_extractor(name: str, ingredients: Ingredients) -> Extractor:
+    """The extractor of that name.
+
+    Raises:
+        InputError: there is none (the nearest known name is suggested), or it lacks weights or a library.
+    """
+    check_features(name)
+    return EXTRACTORS[name](ingredients)
+
+
+def check_features(name: str) -> None:
+    """Refuse an unknown name, before anything is trained.
+
+    Raises:
+        InputError: there is no such extractor.
+    """
+    if name not in EXTRACTORS:
+        raise unknown_name("feature extractor", name, EXTRACTORS)
+
+
+__all__ = [
+    "EXTRACTORS",
+    "Extracted",
+    "Extractor",
+    "ImageClassifier",
+    "Ingredients",
+    "build_extractor",
+    "check_features",
+    "extract_in_groups",
+]

@@ -1,0 +1,56 @@
+"""DINOv2's features (arXiv 2304.07193); a Fréchet distance in them follows people's eyes (arXiv 2306.04675)."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from purrception.errors import InputError
+from purrception.evaluation.extractors.base import Extracted
+from purrception.tokenizers import fingerprint
+
+DEFAULT = "facebook/dinov2-large"
+SIDE = 224
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Dinov2Extractor:
+    """The class token after the last normalisation; images are resized to 224×224 pixels, bicubic."""
+
+    name = "dinov2"
+
+    def __init__(self, network: nn.Module, device: str) -> None:
+        self.network, self.device = network.eval().requires_grad_(False).to(device), device
+        self.fingerprint = hashlib.sha256(f"dinov2 {fingerprint(network)} {SIDE} bicubic".encode()).hexdigest()
+
+    def __call__(self, images: Tensor) -> Extracted:
+        """Images ``[B, C, H, W]`` in [−1, 1], grey or RGB → features."""
+        mean, deviation = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in (MEAN, DEVIATION))
+        colours = images.to(self.device).float().expand(-1, 3, -1, -1) / 2 + 0.5
+        resized = F.interpolate(colours, (SIDE, SIDE), mode="bicubic", antialias=True, align_corners=False)
+        return Extracted(self.network((resized.clamp(0, 1) - mean) / deviation).pooler_output)
+
+
+def open_dinov2(weights: str, device: str = "cpu") -> Dinov2Extractor:
+    """DINOv2 from a local folder or by its id on the Hugging Face hub; by default the large one.
+
+    Raises:
+        InputError: ``transformers`` is missing, or the weights cannot be had.
+    """
+    try:
+        from transformers import Dinov2Model
+    except ImportError as error:
+        raise InputError(
+            "features of DINOv2 need the library transformers: pip install 'purrception[dinov2]'"
+        ) from error
+    try:
+        network = Dinov2Model.from_pretrained(weights or DEFAULT)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"no DINOv2 at {weights or DEFAULT}: give a folder that transformers saved, or an id of the hub, with "
+            f"--weights; {' '.join(str(error).split())[:200]}"
+        ) from error
+    return Dinov2Extractor(network, device)

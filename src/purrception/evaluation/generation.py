@@ -1,0 +1,244 @@
+"""Images for an evaluation: codes kept on disk as they are made, so that a killed job goes on where it stood."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from purrception import processes
+from purrception.data import array_to_pil
+from purrception.errors import InputError
+from purrception.evaluation.image_sets import NPZ_IMAGES, NPZ_LABELS, CodeImages
+from purrception.flow import SamplingConfig
+from purrception.keyed_rng import Stream, keyed_rng
+from purrception.pipeline import PurrceptionPipeline
+from purrception.progress import ProgressBar
+from purrception.sampling import sample_codes
+from purrception.tokenizers import fingerprint
+from purrception.tokens.shards import write_whole
+
+PART = 128
+"""Images of one file of codes; also what processes are dealt."""
+LabelLaw = Literal["balanced", "data"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which images are made; image i depends on this and on i alone."""
+
+    settings: SamplingConfig
+    seed: int = 0
+    law: LabelLaw = "balanced"
+    """balanced: classes take turns; data: each label is drawn as often as it occurs among the training images."""
+    shares: tuple[float, ...] = ()
+    """Of each class, for the law data."""
+
+    def label(self, number: int, classes: int) -> int:
+        """Of image ``number``."""
+        if classes == 0:
+            return 0
+        if self.law == "balanced":
+            return number % classes
+        return int(keyed_rng(self.seed, Stream.EVALUATION, number, part=3).choice(classes, p=self.shares))
+
+
+def describe(pipeline: PurrceptionPipeline, request: Request) -> dict[str, Any]:
+    """Everything that the codes depend on."""
+    return {
+        "transformer_hash": fingerprint(pipeline.transformer),
+        "tokenizer_hash": pipeline.tokenizer.fingerprint,
+        "objective": pipeline.config.objective,
+        "sampling": asdict(request.settings),
+        "seed": request.seed,
+        "labels": request.law,
+        "label_shares": list(request.shares),
+        "precision": str(pipeline.dtype),
+        "device": pipeline.device.type,
+    }
+
+
+class GeneratedCodes:
+    """Files of codes in a folder, :data:`PART` images each, by number."""
+
+    def __init__(self, folder: Path, num: int) -> None:
+        self.folder, self.num = folder, num
+        self._read = lru_cache(maxsize=4)(self._load)
+
+    def part(self, number: int) -> tuple[np.ndarray, np.ndarray, int] | None:
+        """Codes, labels and NFE of a part as far as it is wanted; ``None`` where it is missing or too short."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        path = self.folder / f"codes-{number:05d}.safetensors"
+        wanted = min(PART, self.num - number * PART)
+        try:
+            content = load(path.read_bytes())
+            indices, labels, nfe = content["indices"][:wanted], content["labels"][:wanted], int(content["nfe"][0])
+        except (FileNotFoundError, SafetensorError, KeyError):
+            return None
+        return (indices, labels, nfe) if len(indices) == wanted else None
+
+    def write(self, number: int, indices: torch.Tensor, labels: torch.Tensor, nfe: int, codes: int) -> None:
+        """Write a part whole."""
+        from safetensors.numpy import save
+
+        kind = np.uint16 if codes <= 2**16 else np.int32
+        content = {
+            "indices": indices.numpy().astype(kind),
+            "labels": labels.numpy().astype(np.int32),
+            "nfe": np.array([nfe], dtype=np.int32),
+        }
+        write_whole(self.folder / f"codes-{number:05d}.safetensors", save(content))
+
+    @property
+    def parts(self) -> int:
+        """Number of files."""
+        return -(-self.num // PART)
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations per image, of the dearest part."""
+        return max(self._read(number)[2] for number in range(self.parts))
+
+    def rows(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Codes, int64 ``[n, h, w]``, and labels, int64 ``[n]``, of images by number."""
+        found = [(self._read(number // PART), number % PART) for number in numbers.tolist()]
+        indices = np.stack([part[0][row] for part, row in found]).astype(np.int64)
+        return indices, np.array([part[1][row] for part, row in found], dtype=np.int64)
+
+    def counts(self, codes: int) -> np.ndarray:
+        """How often each code occurs, int64 ``[K]``."""
+        total = np.zeros(codes, dtype=np.int64)
+        for number in range(self.parts):
+            total += np.bincount(self._read(number)[0].reshape(-1), minlength=codes)
+        return total
+
+    def _load(self, number: int) -> tuple[np.ndarray, np.ndarray, int]:
+        part = self.part(number)
+        assert part is not None, f"part {number} was generated before it is read"
+        return part
+
+
+def generate(
+    pipeline: PurrceptionPipeline,
+    request: Request,
+    num: int,
+    parent: Path,
+    batch_size: int = PART,
+) -> GeneratedCodes:
+    """Make the codes that are missing, shared by all processes; each returns when all are there.
+
+    They lie below ``parent`` in a folder named by a hash of everything they depend on. What a killed job had
+    finished is found again, and asking for more images adds to those that are there.
+
+    Args:
+        pipeline: the network and its tokenizer.
+        request: which images.
+        num: how many.
+        parent: where folders of codes lie.
+        batch_size: images that the network sees at a time.
+
+    Raises:
+        InputError: settings that the objective or the network cannot honour.
+    """
+    if num < 2 or batch_size < 1:
+        raise InputError(
+            f"an evaluation needs at least 2 images and a batch_size of 1; given {num} and {batch_size}"
+        )
+    network, objective = pipeline.transformer.eval(), pipeline.objective
+    described = describe(pipeline, request)
+    key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+    codes = GeneratedCodes(parent / key, num)
+    if processes.rank() == 0:
+        codes.folder.mkdir(parents=True, exist_ok=True)
+        write_whole(codes.folder / "request.json", json.dumps(described, indent=2).encode())
+    processes.wait()
+    own = [number for number in processes.share(codes.parts) if codes.part(number) is None]
+    total, done = sum(min(PART, num - number * PART) for number in own), 0
+    with ProgressBar(f"guidance {request.settings.guidance:g}", total, silent=not own) as bar:
+        for number in own:
+            first = number * PART
+            count = min(PART, num - first)
+            labels = torch.tensor([request.label(first + row, network.num_classes) for row in range(count)])
+            made = sample_codes(
+                network, objective, labels, request.settings, request.seed, batch_size,
+                on_progress=lambda part, before=done: bar.update(before + part),  # type: ignore[misc]
+                first=first,
+            )  # fmt: skip
+            codes.write(number, made.indices, labels, made.nfe, len(network.codebook))
+            done += count
+    processes.wait()
+    return codes
+
+
+def images_of(codes: GeneratedCodes, pipeline: PurrceptionPipeline) -> CodeImages:
+    """The images of generated codes, decoded as they are read."""
+    classes = pipeline.transformer.num_classes
+    names = tuple(pipeline.class_names) or tuple(map(str, range(classes)))
+    return CodeImages(codes.num, codes.rows, pipeline.tokenizer, names)
+
+
+def save_images(images: CodeImages, folder: Path, kind: Literal["png", "npz"], manifest: dict[str, Any]) -> Path:
+    """Write generated images for other evaluators, beside their codes; returns where they are.
+
+    ``png-N/000000.png``, …: an image's number is its name, so that no two share one. ``images-N.npz`` is ADM's
+    layout. What a killed job had written is kept.
+    """
+    count = len(images)
+    place = folder / f"png-{count}" if kind == "png" else folder / f"images-{count}.npz"
+    if kind == "png":
+        _save_pngs(images, place)
+    elif processes.rank() == 0 and not place.is_file():
+        _save_npz(images, place, manifest)
+    processes.wait()
+    return place
+
+
+def _save_pngs(images: CodeImages, folder: Path) -> None:
+    """Shared by all processes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    own = processes.share(-(-len(images) // PART))
+    with ProgressBar("images", len(own), silent=len(own) < 2) as bar:
+        for done, part in enumerate(own, start=1):
+            rows = range(part * PART, min((part + 1) * PART, len(images)))
+            paths = [folder / f"{number:06d}.png" for number in rows]
+            if not all(path.is_file() for path in paths):
+                for path, (array, _) in zip(paths, images.read(rows), strict=True):
+                    partial = path.with_suffix(".partial")
+                    array_to_pil(array).save(partial, format="png")
+                    os.replace(partial, path)
+            bar.update(done)
+
+
+def _save_npz(images: CodeImages, path: Path, manifest: dict[str, Any]) -> None:
+    """ADM's layout, a part at a time: ``arr_0``, uint8 ``[n, H, W, 3]``, labels ``arr_1``, and the manifest."""
+    partial = path.with_name(f".{path.name}.partial")
+    shape = (len(images), *images.read(range(1))[0][0].shape[:2], 3)
+    labels: list[int] = []
+    with zipfile.ZipFile(partial, "w", allowZip64=True) as archive:
+        with archive.open(f"{NPZ_IMAGES}.npy", "w", force_zip64=True) as stream:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(stream, header)
+            for start in range(0, len(images), PART):
+                part = images.read(range(start, min(start + PART, len(images))))
+                stream.write(_colours([array for array, _ in part]).tobytes())
+                labels += [label for _, label in part]
+        for name, array in ((NPZ_LABELS, np.array(labels)), ("manifest", np.array(json.dumps(manifest)))):
+            with archive.open(f"{name}.npy", "w") as stream:
+                np.lib.format.write_array(stream, array)
+    os.replace(partial, path)
+
+
+def _colours(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    stacked = np.stack(arrays)
+    return np.ascontiguousarray(np.broadcast_to(stacked, (*stacked.shape[:3], 3)))

@@ -1,0 +1,222 @@
+"""Sets of images to be judged, read a few at a time: a folder, a source's split, token shards, an ``.npz``."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Protocol, Self, TypeVar
+
+import numpy as np
+import torch
+
+from purrception.data import DataConfig, ImageSource, UnreadableImageError, decode_image, spread_rows
+from purrception.data.folder import FolderImages
+from purrception.errors import InputError
+from purrception.tokenizers import VQTokenizer
+from purrception.tokens import TokenDataset
+
+NPZ_IMAGES, NPZ_LABELS = "arr_0", "arr_1"
+"""The names of ADM's layout: uint8 ``[n, H, W, 3]``, and where there are classes their labels ``[n]``."""
+
+T = TypeVar("T")
+
+
+class ImageSet(Protocol):
+    """A finite, ordered set of images; nothing is read before it is asked for."""
+
+    class_names: tuple[str, ...]
+    """Names by label; empty without classes."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def name(self, index: int) -> str:
+        """How a person finds image ``index``."""
+        ...
+
+    def read(self, rows: range) -> Sequence[tuple[np.ndarray, int] | UnreadableImageError]:
+        """Images as (uint8 ``[H, W, C]``, label), label 0 without classes; or why one cannot be read."""
+        ...
+
+
+class SourceImages:
+    """A split of a data set as training sees it: centre crops of the size that the configuration says."""
+
+    def __init__(self, source: ImageSource, rows: np.ndarray | None = None, title: str = "image") -> None:
+        self.source, self.title = source, title
+        self.rows = np.arange(len(source)) if rows is None else rows
+        self.class_names = tuple(source.class_names)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def name(self, index: int) -> str:
+        """The path where there is one."""
+        row = int(self.rows[index])
+        return self.source.name(row) if hasattr(self.source, "name") else f"{self.title} {row}"
+
+    def read(self, rows: range) -> list[tuple[np.ndarray, int] | UnreadableImageError]:
+        """Images ``rows`` of the set."""
+        return [_or_reason(self.source.__getitem__, int(self.rows[row])) for row in rows]
+
+
+class FolderOfImages:
+    """A folder of images as they are: class subfolders, or images alone; none is resized or cropped.
+
+    Args:
+        root: the folder.
+        channels: 1 or 3; default: 1 if the first readable images are all grey, else 3.
+
+    Raises:
+        InputError: there is no such folder, or no image in it.
+    """
+
+    LOOKED_AT = 16
+
+    def __init__(self, root: Path, channels: int | None = None) -> None:
+        self.files = FolderImages(DataConfig("folder", str(root), test_fraction=0), "train")
+        self.class_names = tuple(self.files.class_names)
+        self._channels = channels
+
+    @cached_property
+    def channels(self) -> int:
+        """1 or 3."""
+        if self._channels is not None:
+            return self._channels
+        looked_at = [_or_reason(self._is_grey, int(row)) for row in spread_rows(len(self), self.LOOKED_AT)]
+        known = [grey for grey in looked_at if isinstance(grey, bool)]
+        return 1 if known and all(known) else 3
+
+    def _is_grey(self, row: int) -> bool:
+        colours = np.asarray(decode_image(self.files.read(row)[0], self.name(row), channels=3))
+        return bool((colours == colours[..., :1]).all())
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def name(self, index: int) -> str:
+        """Its path."""
+        return self.files.name(index)
+
+    def read(self, rows: range) -> list[tuple[np.ndarray, int] | UnreadableImageError]:
+        """Images ``rows`` of the folder, whole."""
+        return [_or_reason(self._read, row) for row in rows]
+
+    def _read(self, row: int) -> tuple[np.ndarray, int]:
+        data, label = self.files.read(row)
+        picture = decode_image(data, self.name(row), self.channels)
+        return np.asarray(picture, dtype=np.uint8).reshape(picture.height, picture.width, -1), label
+
+
+class CodeImages:
+    """Codes, decoded when they are asked for.
+
+    Args:
+        count: of images.
+        read_codes: row numbers → (indices, int64 ``[n, h, w]``; labels, int64 ``[n]``).
+        tokenizer: decodes them.
+        class_names: names by label.
+        title: what a row is called in messages.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        read_codes: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+        tokenizer: VQTokenizer,
+        class_names: tuple[str, ...] = (),
+        title: str = "generated image",
+    ) -> None:
+        self.count, self.read_codes, self.tokenizer = count, read_codes, tokenizer
+        self.class_names, self.title = class_names, title
+
+    @classmethod
+    def of_tokens(cls, tokens: TokenDataset, tokenizer: VQTokenizer) -> Self:
+        """The images of token shards.
+
+        Raises:
+            InputError: another tokenizer made them.
+        """
+        if tokens.manifest.tokenizer_hash != tokenizer.fingerprint:
+            raise InputError(
+                f"the token shards in {tokens.location} are of the tokenizer "
+                f"{tokens.manifest.tokenizer_hash[:12]}…; this run's is {tokenizer.fingerprint[:12]}…: encode the "
+                f"images with it"
+            )
+        names = tuple(tokens.manifest.class_names)
+        return cls(len(tokens), tokens.rows, tokenizer, names, f"row of {tokens.location}")
+
+    def __len__(self) -> int:
+        return self.count
+
+    def name(self, index: int) -> str:
+        """Its number."""
+        return f"{self.title} {index}"
+
+    def read(self, rows: range) -> list[tuple[np.ndarray, int]]:
+        """Rows, decoded."""
+        indices, labels = self.read_codes(np.asarray(rows))
+        images = self.tokenizer.decode_images(torch.from_numpy(indices))
+        return list(zip(images, labels.tolist(), strict=True))
+
+
+class NpzImages:
+    """The images of an ``.npz`` in ADM's layout, read from the file a few at a time.
+
+    Raises:
+        InputError: the file holds no images.
+    """
+
+    class_names: tuple[str, ...] = ()
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with self._open() as stream:
+            self._shape, self._start = _read_header(stream, path)
+        self._labels: np.ndarray | None = None
+        with np.load(path) as content:
+            if NPZ_LABELS in content.files:
+                self._labels = content[NPZ_LABELS]
+                self.class_names = tuple(map(str, range(int(self._labels.max()) + 1)))
+
+    def _open(self) -> IO[bytes]:
+        return zipfile.ZipFile(self.path).open(f"{NPZ_IMAGES}.npy")
+
+    def __len__(self) -> int:
+        return self._shape[0]
+
+    def name(self, index: int) -> str:
+        """Its row."""
+        return f"image {index} of {self.path}"
+
+    def read(self, rows: range) -> list[tuple[np.ndarray, int]]:
+        """Rows of ``arr_0``."""
+        size = int(np.prod(self._shape[1:]))
+        with self._open() as stream:
+            stream.seek(self._start + rows.start * size)
+            content = stream.read(len(rows) * size)
+        images = np.frombuffer(content, dtype=np.uint8).reshape(len(rows), *self._shape[1:])
+        labels = [0] * len(rows) if self._labels is None else self._labels[rows.start : rows.stop].tolist()
+        return list(zip(images, labels, strict=True))
+
+
+def _read_header(stream: IO[bytes], path: Path) -> tuple[tuple[int, ...], int]:
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(stream)
+    if len(shape) != 4 or dtype != np.uint8 or fortran or shape[-1] not in (1, 3):
+        raise InputError(
+            f"{path} holds {NPZ_IMAGES} of shape {list(shape)} and type {dtype}; expected are images, uint8 "
+            "[n, H, W, 3]"
+        )
+    return shape, stream.tell()
+
+
+def _or_reason(read: Callable[[int], T], row: int) -> T | UnreadableImageError:
+    try:
+        return read(row)
+    except UnreadableImageError as error:
+        return error

@@ -1,0 +1,94 @@
+"""The classifier of an evaluation: learned from real images, or loaded; the same for the same images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict
+
+import numpy as np
+import torch
+
+from purrception import processes
+from purrception.data import DataConfig, Split, UnreadableImageError, images_to_tensor, open_images, spread_rows
+from purrception.errors import InputError
+from purrception.evaluation.extractors.classifier import (
+    ClassifierConfig,
+    ImageClassifier,
+    load_classifier,
+    save_classifier,
+    train_classifier,
+)
+from purrception.evaluation.features import NO_CACHE, FeatureCache, hash_images
+from purrception.evaluation.image_sets import ImageSet, SourceImages
+
+READ_TOGETHER = 64
+LEARNED_AT_MOST = 20_000
+"""Images that a classifier learns from, evenly spread over a larger set."""
+
+
+def split_images(data: DataConfig, split: Split, count: int | None = None) -> SourceImages:
+    """The real images of a split; ``count`` of them, evenly spread, where it is given.
+
+    Raises:
+        InputError: there are fewer than two.
+    """
+    source = open_images(data, split)
+    if len(source) < 2:
+        raise InputError(f"the {split} split holds {len(source)} images; at least 2 are needed")
+    rows = None if count is None else spread_rows(len(source), count)
+    return SourceImages(source, rows, f"image of the {split} split")
+
+
+def require_classes(classes: int) -> None:
+    """Refuse to judge by a classifier where there are no classes.
+
+    Raises:
+        InputError: there are fewer than two.
+    """
+    if classes < 2:
+        raise InputError(
+            f"images are judged by a classifier, which needs at least 2 classes; given {classes}: put each "
+            "class into a folder of its own"
+        )
+
+
+def learn_classifier(
+    images: ImageSet, classes: int, config: ClassifierConfig, seed: int = 0, cache: FeatureCache = NO_CACHE
+) -> ImageClassifier:
+    """A classifier of real images; what was learned before from the same ones comes from the cache.
+
+    Of several processes the first one learns, so that all see through the same weights.
+
+    Raises:
+        InputError: the images differ in size, or are too small for the network.
+    """
+    found = list(_readable(images, spread_rows(len(images), LEARNED_AT_MOST)))
+    arrays, labels = [array for array, _ in found], [label for _, label in found]
+    key = f"{hash_images(arrays)} {labels} {classes} {asdict(config)} {seed} {torch.__version__}"
+    name = f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
+    path = None if cache.folder is None else cache.folder / "classifiers" / name
+    if path is None:
+        return train_classifier(images_to_tensor(arrays), torch.tensor(labels), classes, config, seed)
+    if processes.rank() == 0 and not path.is_file():
+        made = train_classifier(images_to_tensor(arrays), torch.tensor(labels), classes, config, seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_classifier(made, path)
+    processes.wait()
+    return load_classifier(path)
+
+
+def _readable(images: ImageSet, rows: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+    """Images by rising number, neighbours read together."""
+    for together in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1):
+        for start in range(0, len(together), READ_TOGETHER):
+            part = together[start : start + READ_TOGETHER].tolist()
+            for found in images.read(range(part[0], part[-1] + 1)):
+                if not isinstance(found, UnreadableImageError):
+                    yield found
+
+
+def label_shares(labels: np.ndarray, classes: int) -> np.ndarray:
+    """How often each class occurs, float64 ``[classes]``, of sum 1."""
+    counts = np.bincount(labels, minlength=classes)
+    return counts / counts.sum()

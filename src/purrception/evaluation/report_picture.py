@@ -1,0 +1,83 @@
+"""The picture of an evaluation: distances beside their floors, and examples of the worst classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from purrception.data import UnreadableImageError
+from purrception.evaluation.features import ImageFeatures
+from purrception.evaluation.image_sets import ImageSet
+from purrception.evaluation.report import REPORT_PICTURE, Evaluation, Row
+from purrception.pictures import image_grid
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+CLASSES_SHOWN, EXAMPLES = 6, 8
+LARGEST_SIDE = 64
+"""Pixels of an example; larger images are thinned out."""
+
+Shown = tuple[ImageSet, ImageFeatures]
+"""Images, and what is known of them."""
+
+
+def draw(result: Evaluation, made: Shown, real: Shown | None, folder: Path) -> None:
+    """Write the picture to ``folder``; examples need labels on both sides."""
+    from matplotlib.figure import Figure
+
+    classes = result.classes[:CLASSES_SHOWN] if real is not None else ()
+    bars = [*result.floors, *result.rows]
+    heights = [0.5 + 0.32 * len(bars), *([0.5 + 0.46 * len(classes)] if classes else [])]
+    figure = Figure(figsize=(9, sum(heights) + 0.4), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(len(heights), 1, height_ratios=heights))
+    _draw_distances(panels[0], bars, len(result.floors))
+    if classes and real is not None:
+        lines = [_examples(*side, one.label) for one in classes for side in (made, real)]
+        sheet = image_grid(np.concatenate(lines), columns=2 * EXAMPLES)
+        panels[1].imshow(sheet if sheet.shape[-1] == 3 else sheet[..., 0], cmap="gray", vmin=0, vmax=255)
+        panels[1].axvline(sheet.shape[1] / 2 - 0.5, color="C1", linewidth=2)
+        step = sheet.shape[0] / len(classes)
+        panels[1].set_yticks([(row + 0.5) * step for row in range(len(classes))], [one.name for one in classes])
+        panels[1].set_xticks([sheet.shape[1] / 4, 3 * sheet.shape[1] / 4], ["judged", "real"])
+        panels[1].set_title("the worst classes, the worst first", fontsize=10)
+    figure.savefig(folder / REPORT_PICTURE, dpi=110)
+
+
+def _draw_distances(panel: Axes, rows: Sequence[Row], floors: int) -> None:
+    places = np.arange(len(rows))[::-1]
+    names = [_called(row) for row in rows]
+    values = np.array([row["frechet"] for row in rows])
+    low = np.array([row["frechet"] if row["frechet_low"] is None else row["frechet_low"] for row in rows])
+    high = np.array([row["frechet"] if row["frechet_high"] is None else row["frechet_high"] for row in rows])
+    reach = np.stack([values - low, high - values]).clip(min=0)
+    for chosen, colour in ((slice(0, floors), "grey"), (slice(floors, None), "C0")):
+        panel.errorbar(values[chosen], places[chosen], xerr=reach[:, chosen], fmt="o", color=colour, capsize=4)
+    if low.min() > 0:
+        panel.set_xscale("log")
+    panel.set_yticks(places, names)
+    panel.set_ylim(-0.6, len(rows) - 0.4)
+    panel.set(xlabel="Fréchet distance to the reference, and 95 % of repetitions")
+
+
+def _called(row: Row) -> str:
+    guidance = "" if row.get("guidance") is None else f", guidance {row['guidance']:g}"
+    return f"{row['images']}{guidance} ({row['count']})"
+
+
+def _examples(images: ImageSet, features: ImageFeatures, label: int) -> np.ndarray:
+    """The first images of a class, ``[EXAMPLES, H, W, C]``; grey where there are fewer."""
+    assert features.labels is not None
+    assert features.rows is not None
+    chosen = features.rows[features.labels == label][:EXAMPLES].tolist()
+    found = [images.read(range(row, row + 1))[0] for row in chosen]
+    arrays = [one[0] for one in found if not isinstance(one, UnreadableImageError)]
+    thinned = [
+        array[:: max(1, array.shape[0] // LARGEST_SIDE), :: max(1, array.shape[1] // LARGEST_SIDE)]
+        for array in arrays
+    ]
+    filled = [*thinned, *[np.full_like(thinned[0], 96)] * (EXAMPLES - len(thinned))]
+    return np.stack(filled)

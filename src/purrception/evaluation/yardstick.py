@@ -1,0 +1,118 @@
+"""A reference as an extractor sees it, with the floors that say what chance alone does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from purrception.evaluation.extractors import Extractor, ImageClassifier
+from purrception.evaluation.extractors.classifier import ClassifierExtractor, agreement
+from purrception.evaluation.features import NO_CACHE, FeatureCache, ImageFeatures, extract_features
+from purrception.evaluation.figures import Figures, measure_set
+from purrception.evaluation.image_sets import ImageSet
+from purrception.evaluation.references import Reference
+from purrception.keyed_rng import Stream, keyed_rng
+
+FEWEST_IN_A_HALF = 2
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A set of images and what came out."""
+
+    title: str
+    figures: Figures
+    features: ImageFeatures
+    class_logits: torch.Tensor | None
+    """The classifier's answers, ``[n, classes]``; none without a classifier."""
+
+
+class Yardstick:
+    """What sets of images are measured with, one after the other.
+
+    Args:
+        reference: real images, or statistics of them.
+        extractor: what images are seen through.
+        classifier: that says whether an image is recognised as its label; none without classes.
+        cache: of features.
+        strict: refuse broken images.
+        bootstrap: rounds of the intervals.
+        seed: of bootstrap, subsets and halves.
+
+    Raises:
+        InputError: the reference's statistics are of another extractor, or it has fewer than two images.
+    """
+
+    def __init__(
+        self,
+        reference: Reference,
+        extractor: Extractor,
+        classifier: ImageClassifier | None = None,
+        *,
+        cache: FeatureCache = NO_CACHE,
+        strict: bool = False,
+        bootstrap: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self.reference, self.extractor, self.classifier = reference, extractor, classifier
+        self._cache, self._strict, self._bootstrap, self._seed = cache, strict, bootstrap, seed
+        self.real = reference.features(extractor, cache, strict=strict)
+
+    @property
+    def accuracy(self) -> float | None:
+        """Of the classifier on the reference, whose labels must be its; none without either."""
+        if self.classifier is None or self.reference.images is None or self.real.labels is None:
+            return None
+        logits = self._answers(self.reference.images, self.real, "classifier")
+        return None if logits is None else agreement(logits, self.real.labels)
+
+    def measure(self, images: ImageSet, title: str = "generated") -> Measured:
+        """Compare a set with the reference."""
+        features = extract_features(images, self.extractor, self._cache, strict=self._strict, title=title)
+        logits = self._answers(images, features, title)
+        figures = measure_set(features, self.real, bootstrap=self._bootstrap, seed=self._seed, class_logits=logits)
+        return Measured(title, figures, features, logits)
+
+    def _answers(self, images: ImageSet, features: ImageFeatures, title: str) -> torch.Tensor | None:
+        if self.classifier is None or len(images.class_names) != self.classifier.classes:
+            return None
+        judge = ClassifierExtractor(self.classifier)
+        if self.extractor.fingerprint == judge.fingerprint:
+            return features.logits
+        return extract_features(images, judge, self._cache, strict=self._strict, title=title).logits
+
+    def halves(self, count: int) -> Figures | None:
+        """Two halves of the reference against each other, of at most ``count`` images: chance alone.
+
+        None where only statistics were saved, or too few images.
+        """
+        if self.real.features is None:
+            return None
+        order = torch.from_numpy(
+            keyed_rng(self._seed, Stream.EVALUATION, part=4).permutation(len(self.real.features))
+        )
+        size = min(count, len(order) // 2)
+        if size < FEWEST_IN_A_HALF:
+            return None
+        one, other = self.real.subset(order[:size]), self.real.subset(order[size : 2 * size])
+        return measure_set(one, other, bootstrap=self._bootstrap, seed=self._seed)
+
+    def warnings(self, measured: list[Measured]) -> list[str]:
+        """What a reader of the figures must know."""
+        found = []
+        real = self.real.statistics
+        short = [one.figures.count for one in measured if one.features.statistics.rank_deficient]
+        if short or real.rank_deficient:
+            found.append(
+                f"{min([*short, real.count])} images are too few for features of {real.dimension} dimensions: a "
+                "covariance has no full rank, and the Fréchet distance says more of the count than of the images. "
+                "KID is unbiased: go by it, or take more images."
+            )
+        for title, features in (("reference", self.real), *((one.title, one.features) for one in measured)):
+            if features.broken:
+                found.append(
+                    f"{len(features.broken)} images of the {title} cannot be read and are left out: "
+                    f"{'; '.join(features.broken[:3])}{' …' * (len(features.broken) > 3)}"
+                )
+        return found

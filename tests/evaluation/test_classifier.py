@@ -1,0 +1,49 @@
+"""The classifier that gives features and says what is recognised."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from purrception.data import DataConfig, images_to_tensor, open_images
+from purrception.errors import InputError
+from purrception.evaluation import ClassifierConfig, ImageClassifier, train_classifier
+from purrception.evaluation.extractors.classifier import (
+    ClassifierExtractor,
+    accuracy,
+    load_classifier,
+    save_classifier,
+)
+
+
+def test_a_saved_classifier_is_the_same_one(tmp_path: Path) -> None:
+    model = ImageClassifier(channels=1, image_size=16, classes=3, feature_dim=8)
+    save_classifier(model, tmp_path / "c.safetensors")
+    again = load_classifier(tmp_path / "c.safetensors")
+    assert ClassifierExtractor(again).fingerprint == ClassifierExtractor(model).fingerprint
+    (tmp_path / "c.safetensors").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="is no classifier"):
+        load_classifier(tmp_path / "c.safetensors")
+    with pytest.raises(InputError, match="no classifier at"):
+        load_classifier(tmp_path / "nowhere")
+
+
+def test_images_of_another_size_are_refused() -> None:
+    extractor = ClassifierExtractor(ImageClassifier(channels=1, image_size=16, classes=3, feature_dim=8))
+    with pytest.raises(InputError, match=r"knows images of 1×16×16.*given 3×16×16"):
+        extractor(torch.zeros(2, 3, 16, 16))
+
+
+@pytest.mark.slow
+def test_classifier_recognises_real_test_digits() -> None:
+    data = {}
+    for split in ("train", "test"):
+        source = open_images(DataConfig(), split)  # type: ignore[arg-type]
+        arrays, labels = zip(*(source[i] for i in range(len(source))), strict=True)
+        data[split] = images_to_tensor(arrays), torch.tensor(labels)
+    model = train_classifier(*data["train"], classes=10, config=ClassifierConfig())
+    assert accuracy(model, *data["test"]) >= 0.95
+    shuffled = data["test"][1].roll(1)
+    assert accuracy(model, data["test"][0], shuffled) < 0.3

@@ -1,0 +1,107 @@
+"""KID, the Inception score, intervals, precision and its kin: against torchmetrics and against brute force."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.inception import InceptionScore
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from purrception.errors import InputError
+from purrception.evaluation import FeatureStatistics, frechet_distance
+from purrception.evaluation.distances import frechet_interval, inception_score, kernel_distance
+from purrception.evaluation.neighbours import overlap
+
+
+class Looked(nn.Module):
+    """Images ``[n, 1, 1, d]`` → their pixels as features."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.num_features = dim
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)
+
+
+def two_sets(dim: int) -> tuple[Tensor, Tensor]:
+    return torch.randn(40, dim).double(), torch.randn(60, dim).double() * 1.5 + 0.3
+
+
+@pytest.mark.parametrize("dim", [5, 90])
+def test_fid_is_that_of_torchmetrics(dim: int) -> None:
+    real, made = two_sets(dim)
+    metric = FrechetInceptionDistance(Looked(dim), input_img_size=(1, 1, dim), normalize=True).set_dtype(
+        torch.float64
+    )
+    metric.update(real.view(-1, 1, 1, dim), real=True)
+    metric.update(made.view(-1, 1, 1, dim), real=False)
+    ours = frechet_distance(FeatureStatistics.of(made), FeatureStatistics.of(real))
+    assert ours == pytest.approx(float(metric.compute()), rel=1e-6)
+
+
+@pytest.mark.parametrize("dim", [5, 90])
+def test_kid_is_that_of_torchmetrics_and_does_not_fall_with_the_count(dim: int) -> None:
+    real, made = two_sets(dim)
+    made = made[:40]  # it takes subsets of one size
+    metric = KernelInceptionDistance(Looked(dim), subsets=1, subset_size=40, normalize=True).set_dtype(
+        torch.float64
+    )
+    metric.update(real.view(-1, 1, 1, dim), real=True)
+    metric.update(made.view(-1, 1, 1, dim), real=False)
+    ours = kernel_distance(made, real)
+    assert ours.mean == pytest.approx(float(metric.compute()[0]), rel=1e-6)
+    assert ours.deviation > 0
+    fewer = kernel_distance(made, real, subsets=400, size=20)
+    assert fewer.mean == pytest.approx(ours.mean, abs=4 * fewer.deviation / 20)
+    assert kernel_distance(made, real, size=20) == kernel_distance(made, real, size=20)
+
+
+def test_the_inception_score_is_that_of_torchmetrics() -> None:
+    logits = torch.randn(50, 7).double() * 3
+    metric = InceptionScore(Looked(7), splits=1).set_dtype(torch.float64)
+    metric.update(logits.view(-1, 1, 1, 7))
+    assert inception_score(logits, splits=1).mean == pytest.approx(float(metric.compute()[0]), rel=1e-6)
+    certain = torch.eye(4).repeat(25, 1) * 1e3
+    assert inception_score(certain, splits=1).mean == pytest.approx(4)
+    by_class = certain[certain.argmax(dim=1).argsort()]  # as files come: dealt to parts, each sees every class
+    assert inception_score(by_class, splits=5).mean > 3.5
+
+
+def test_precision_recall_density_and_coverage_by_hand() -> None:
+    real, made = torch.randn(37, 3).double(), torch.randn(29, 3).double() + 0.7
+    radius = [torch.tensor([np.sort(np.linalg.norm(s - x, axis=1))[3] for x in s]) for s in (real, made)]
+    between = torch.tensor([[float((m - r).norm()) for r in real] for m in made])
+    in_real = between <= radius[0]
+    found = overlap(real, made, neighbours=3)
+    assert found.precision == float(in_real.any(dim=1).double().mean())
+    assert found.recall == float((between <= radius[1][:, None]).any(dim=0).double().mean())
+    assert found.density == pytest.approx(float(in_real.sum()) / (3 * 29))
+    assert found.coverage == float(in_real.any(dim=0).double().mean())
+    assert (overlap(real, real).precision, overlap(real, real).recall, overlap(real, real).coverage) == (1, 1, 1)
+    with pytest.raises(InputError, match="more than 3 images"):
+        overlap(real[:3], made)
+
+
+def test_blocks_do_not_change_the_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, made = torch.randn(60, 4), torch.randn(50, 4) + 0.5
+    whole = overlap(real, made)
+    monkeypatch.setattr("purrception.evaluation.neighbours.BLOCK", 70)
+    assert overlap(real, made) == whole
+
+
+def test_the_interval_holds_what_repetitions_give() -> None:
+    reference = FeatureStatistics.of(torch.randn(2000, 6).double())
+    draws = [torch.randn(300, 6).double() + 0.3 for _ in range(60)]
+    distances = torch.tensor([frechet_distance(FeatureStatistics.of(x), reference) for x in draws])
+    intervals = [frechet_interval(x, reference, rounds=60) for x in draws[:30]]
+    centre = float(distances.mean())
+    held = sum(interval.low <= centre <= interval.high for interval in intervals)
+    assert held >= 24  # 95 % of 30 are 28.5
+    width = np.mean([interval.high - interval.low for interval in intervals])
+    assert width == pytest.approx(float(distances.quantile(0.975) - distances.quantile(0.025)), rel=0.4)
+    one = draws[0]
+    assert intervals[0].low < frechet_distance(FeatureStatistics.of(one), reference) < intervals[0].high

@@ -1,0 +1,250 @@
+"""``purrception evaluate`` as a person meets it: runs, folders, references, manifests, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from purrception.cli import main
+from purrception.data import DataConfig, array_to_pil, open_images
+from purrception.evaluation.generation import GeneratedCodes
+from purrception.evaluation.image_sets import NpzImages
+from purrception.evaluation.references import open_reference
+from tests.conftest import run_torchrun
+
+
+@pytest.fixture(scope="module")
+def run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one's own, evaluated once: report in ``evaluation/000``."""
+    copy = tmp_path_factory.mktemp("evaluated") / "run"
+    shutil.copytree(tiny_run, copy)
+    assert evaluate(copy, "--num", 140, "--guidances", 1.5) == 0
+    return copy
+
+
+def evaluate(*arguments: object) -> int:
+    return main(["evaluate", *map(str, arguments)])
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """What is said in one line when the arguments are refused."""
+    capsys.readouterr()
+    assert evaluate(*arguments) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    return said[-1]
+
+
+def report_of(folder: Path) -> dict:
+    return json.loads((folder / "report.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 real test digits in class folders, and 60 training digits."""
+    root = tmp_path_factory.mktemp("digits")
+    for split in ("train", "test"):
+        source = open_images(DataConfig(), split)  # type: ignore[arg-type]
+        for row in range(60):
+            array, label = source[row]
+            folder = root / split / str(label)
+            folder.mkdir(parents=True, exist_ok=True)
+            array_to_pil(array).save(folder / f"{row:03d}.png")
+    return root
+
+
+@pytest.mark.slow
+def test_the_report_names_its_protocol_and_carries_its_manifest(run: Path) -> None:
+    report = report_of(run / "evaluation/000")
+    manifest, row = report["manifest"], report["rows"][0]
+    assert manifest["reference"]["protocol"] == "val"
+    assert manifest["features"]["name"] == "classifier"
+    assert manifest["images"]["sampling"]["solver"] == "euler"
+    assert (manifest["images"]["nfe"], manifest["images"]["labels"]) == ([6], "balanced")
+    assert {"transformer_hash", "tokenizer_hash", "precision", "seed"} <= manifest["images"].keys()
+    assert row["frechet_low"] < row["frechet"] < row["frechet_high"]
+    assert {"kid", "density", "coverage", "spatial_frechet", "inception_score", "perplexity"} <= row.keys()
+    assert 0 < row["codes_used"] <= 1
+    assert [floor["count"] for floor in report["floors"]] == [140, 140]
+    assert report["floors"][0]["frechet"] == report["frechet_floor"] < row["frechet"]
+    worst = [one["figures"]["kid"] for one in report["classes"]]
+    assert len(worst) == 10
+    assert worst == sorted(worst, reverse=True)
+    text = (run / "evaluation/000/report.md").read_text()
+    assert "Protocol `val` (held-out images): test split of digits, 355 images" in text
+    assert "## Manifest" in text
+    with Image.open(run / "evaluation/000/report.png") as picture:
+        assert picture.size[0] > 500
+
+
+@pytest.mark.slow
+def test_batches_processes_and_kills_change_nothing(run: Path, tmp_path: Path) -> None:
+    samples = run / "evaluation/samples"
+    codes = next(samples.iterdir())
+    expected = {path.name: path.read_bytes() for path in codes.glob("codes-*")}
+    assert len(expected) == 2
+    same = ["--num", 140, "--guidances", 1.5, "--classifier", run / "evaluation/000/classifier.safetensors"]
+    reports = []
+    for batch in (1, 7, 64):
+        shutil.rmtree(samples)
+        out = tmp_path / f"batch-{batch}"
+        assert evaluate(run, *same, "--batch-size", batch, "--cache", tmp_path / f"c{batch}", "--out", out) == 0
+        assert {path.name: path.read_bytes() for path in codes.glob("codes-*")} == expected
+        reports.append(report_of(out))
+    assert reports[0] == reports[1] == reports[2]
+    # Killed while it wrote its second file: the first is kept, the rest is made again.
+    kept = codes / "codes-00000.safetensors"
+    when = kept.stat().st_mtime_ns
+    (codes / "codes-00001.safetensors").rename(codes / ".codes-00001.safetensors.partial")
+    out = tmp_path / "two"
+    done = run_torchrun(
+        "-m",
+        "--",
+        "purrception",
+        "evaluate",
+        run,
+        *map(str, same),
+        "--cache",
+        tmp_path / "c2",
+        "--out",
+        out,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert {path.name: path.read_bytes() for path in codes.glob("codes-*")} == expected
+    assert kept.stat().st_mtime_ns == when
+    two = report_of(out)
+    assert two["manifest"] == reports[0]["manifest"]
+    one, other = reports[0]["rows"][0], two["rows"][0]
+    assert one["content"] == other["content"]  # every pixel
+    for name in ("frechet", "frechet_low", "spatial_frechet", "kid", "precision", "density", "recognised"):
+        assert other[name] == pytest.approx(one[name], rel=1e-10), name
+
+
+@pytest.mark.slow
+def test_images_are_written_for_other_evaluators_each_under_its_own_name(run: Path, tmp_path: Path) -> None:
+    common = [run, "--num", 20, "--guidances", 1.0, "--bootstrap", 0, "--labels", "data"]
+    for kind in ("png", "npz"):
+        assert evaluate(*common, "--save-images", kind, "--out", tmp_path / kind) == 0
+    png, npz = (Path(report_of(tmp_path / kind)["rows"][0]["saved"]) for kind in ("png", "npz"))
+    assert [path.name for path in sorted(png.iterdir())] == [f"{number:06d}.png" for number in range(20)]
+    with np.load(npz) as content:
+        images, labels = content["arr_0"], content["arr_1"]
+        assert json.loads(str(content["manifest"]))["nfe"] == 3
+    assert (images.shape, images.dtype, len(labels)) == ((20, 16, 16, 3), np.uint8, 20)
+    assert labels.tolist() != [number % 10 for number in range(20)]
+    for number in (0, 7, 19):
+        with Image.open(png / f"{number:06d}.png") as image:
+            assert np.array_equal(np.asarray(image), images[number, :, :, 0])
+    read = NpzImages(npz).read(range(5, 9))
+    assert np.array_equal(np.stack([image for image, _ in read]), images[5:9])
+    codes = GeneratedCodes(npz.parent, 20)
+    assert codes.rows(np.arange(20))[1].tolist() == labels.tolist()
+    assert codes.counts(16).sum() == 20 * 4 * 4
+
+
+@pytest.mark.slow
+def test_images_against_a_folder_and_against_its_saved_statistics(run: Path, digits: Path, tmp_path: Path) -> None:
+    stats, given = tmp_path / "test.npz", run / "evaluation/000/classifier.safetensors"
+    assert evaluate(digits / "test", "--save-stats", stats, "--protocol", "val", "--classifier", given) == 0
+    classifier = tmp_path / "test.classifier.safetensors"
+    assert classifier.read_bytes() == given.read_bytes()
+    options = ["--classifier", classifier, "--cache", tmp_path / "c"]
+    assert evaluate(digits / "train", "--reference", digits / "test", *options, "--out", tmp_path / "a") == 0
+    assert evaluate(digits / "train", "--reference", stats, *options, "--out", tmp_path / "b") == 0
+    folder, saved = report_of(tmp_path / "a"), report_of(tmp_path / "b")
+    assert folder["manifest"]["reference"]["protocol"] == "custom"
+    assert saved["manifest"]["reference"]["protocol"] == "val"
+    for name in ("content", "count"):
+        assert folder["manifest"]["reference"][name] == saved["manifest"]["reference"][name]
+    for name in ("frechet", "kid", "precision", "spatial_frechet", "recognised"):
+        assert saved["rows"][0][name] == pytest.approx(folder["rows"][0][name], rel=1e-9), name
+    assert any("too few for features of 64" in warning for warning in folder["warnings"])
+    assert evaluate(digits / "test", "--reference", stats, *options, "--out", tmp_path / "same") == 0
+    assert report_of(tmp_path / "same")["rows"][0]["frechet"] < 1e-6
+
+
+@pytest.mark.slow
+def test_results_are_ranked_only_where_that_means_something(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--features", "texture", "--cache", tmp_path / "cache"]
+    assert evaluate(digits / "train", "--reference", digits / "test", *options, "--out", tmp_path / "a") == 0
+    assert evaluate(digits / "test", "--reference", digits / "test", *options, "--out", tmp_path / "b") == 0
+    assert evaluate(digits / "test", "--reference", digits / "train", *options, "--out", tmp_path / "c") == 0
+    capsys.readouterr()
+    assert evaluate("--diff", tmp_path / "a", tmp_path / "b") == 0
+    said = capsys.readouterr().out
+    assert "| images.path |" in said
+    assert "B's best row is nearer" in said
+    assert "not ranked: the two differ in reference" in refusal(capsys, "--diff", tmp_path / "a", tmp_path / "c")
+    assert evaluate("--diff", tmp_path / "a", tmp_path / "c", "--anyway") == 0
+    assert "WARNING: the two differ in reference" in capsys.readouterr().out
+    assert "no result at" in refusal(capsys, "--diff", tmp_path / "a", tmp_path / "nothing")
+    assert "usage: purrception evaluate --diff A B" in refusal(capsys, "--diff", tmp_path / "a")
+
+
+def test_token_shards_and_splits_are_references(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = [run, "--num", 20, "--guidances", 1.5, "--bootstrap", 0, "--out"]
+    assert evaluate(*common, run.parent / "tokens", "--reference", run / "tokens/test") == 0
+    assert evaluate(*common, run.parent / "train", "--reference", "train") == 0
+    decoded, train = report_of(run.parent / "tokens"), report_of(run.parent / "train")
+    assert decoded["manifest"]["reference"]["count"] == 355
+    assert decoded["manifest"]["reference"]["protocol"] == "custom"
+    assert train["manifest"]["reference"]["protocol"] == "adm-train"
+    assert train["floors"][0]["images"] == "real held-out images (floor)"
+    assert "not empty" in refusal(capsys, *common, run.parent / "train")
+
+
+def test_adms_files_hold_statistics_of_inception_and_images(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+    np.savez(
+        tmp_path / "adm.npz", arr_0=images, mu=np.zeros(4), sigma=np.eye(4), mu_s=np.ones(3), sigma_s=np.eye(3)
+    )
+    reference = open_reference(str(tmp_path / "adm.npz"), None, None)
+    assert reference.protocol == "adm-train"
+    assert reference.origin is not None
+    assert reference.origin.features == "inception"
+    assert reference.saved is not None
+    assert reference.saved.spatial is not None
+    assert torch.equal(reference.saved.statistics.covariance, torch.eye(4).double())
+    assert reference.images is not None
+    assert np.array_equal(np.stack([image for image, _ in reference.images.read(range(2, 6))]), images[2:])  # type: ignore[misc]
+
+
+def test_what_cannot_be_evaluated_is_refused_in_a_line(
+    run: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = digits / "test"
+    np.savez(tmp_path / "other.npz", x=np.zeros(3))
+    np.savez(tmp_path / "stats.npz", mu=np.zeros(4), sigma=np.eye(4))
+    (tmp_path / "damaged.npz").write_bytes(b"PK damaged")
+    (tmp_path / "one").mkdir()
+    Image.new("L", (16, 16)).save(tmp_path / "one" / "only.png")
+    texture = ["--features", "texture"]
+    for arguments, expected in (
+        ([tmp_path / "nowhere"], "no run at"),
+        ([images], "give some with --reference"),
+        ([images, "--reference", tmp_path / "other.npz", *texture], "holds x; expected are mu and sigma"),
+        ([images, "--reference", tmp_path / "damaged.npz", *texture], "is no .npz that can be read"),
+        ([images, "--reference", tmp_path / "missing.npz", *texture], "no file at"),
+        ([images, "--reference", tmp_path / "stats.npz", *texture], "holds statistics of inception features"),
+        ([images, "--reference", "test", *texture], "is a split of a run's data"),
+        ([images, "--reference", run / "tokens/test", *texture], "which a run's tokenizer decodes"),
+        ([images, "--reference", tmp_path / "one", *texture], "at least 2 images; given 1"),
+        ([tmp_path / "one", "--reference", images, *texture], "at least 2 images; given 1"),
+        ([images, "--reference", images, "--num", "5"], "--num say how a run makes some"),
+        ([images, "--reference", images, "--features", "inception"], "--weights"),
+        ([images, "--reference", images, "--protocol", "vall", *texture], "did you mean 'val'"),
+        ([tmp_path / "stats.npz", "--reference", images, *texture], "give it as --reference"),
+        ([run, "--batch-size", 0], "batch_size at least 1"),
+        ([run, "--reference", tmp_path / "nothing"], "no reference at"),
+        ([run, "--save-stats", "stats.txt"], "names an .npz file"),
+    ):
+        assert expected in refusal(capsys, *arguments, "--out", tmp_path / "out"), arguments
+    assert not (tmp_path / "out").exists()
