@@ -19,16 +19,31 @@ ENTRIES = ["purrception", "cfm", "cfm-endpoint", "dfm", "purrception+geometric+e
 @pytest.fixture(scope="module")
 def comparison(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("comparison")
-    options = ["--objectives", ",".join(ENTRIES), "--seeds", "2", "--points", "2", "--num", "20"]
-    arguments = ["compare", tiny_run / "config.yaml", *options, "--out", "cmp", "--training.steps", "4"]
+    fixed = [
+        "compare",
+        tiny_run / "config.yaml",
+        "--points",
+        "2",
+        "--num",
+        "20",
+        "--out",
+        "cmp",
+        "--training.steps",
+        "4",
+    ]
+    begun = run_cli(*fixed, "--objectives", "cfm,purrception", "--seeds", "1", cwd=folder)
+    assert begun.returncode == 0, begun.stderr
+    arguments = [*fixed, "--objectives", ",".join(ENTRIES), "--seeds", "2"]
     done = run_cli(*arguments, cwd=folder)
     assert done.returncode == 0, done.stderr
+    assert "cfm seed 0" not in done.stdout  # measured before
     again = run_cli(*arguments, cwd=folder)  # nothing is left to train
     assert again.returncode == 0, again.stderr
     assert "training" not in again.stderr
     other = run_cli(*arguments, "--training.learning-rate", "1", cwd=folder)
     assert other.returncode == 2
     assert "another comparison" in other.stderr
+    assert run_cli(*fixed, "--objectives", "cfm", "--seeds", "2", cwd=folder).returncode == 2
     return folder / "cmp"
 
 

@@ -83,7 +83,8 @@ class CompareOptions:
     tune: bool = False
     """Also give each objective its own best of a small grid of sampling settings, at the end."""
     out: str = ""
-    """Folder; default: comparisons/NAME. The same command goes on with an interrupted comparison."""
+    """Folder; default: comparisons/NAME. The same command goes on with an interrupted comparison, and with more
+    objectives or seeds adds them to it."""
 
 
 @dataclass(frozen=True)

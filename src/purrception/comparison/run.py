@@ -31,7 +31,7 @@ TUNED_TEMPERATURES, TUNED_GUIDANCES = (1.0, 0.9, 0.8), (1.0, 1.5, 2.0)
 
 @dataclass(frozen=True)
 class Protocol:
-    """What a comparison compares; kept beside its results, and fixed once it has begun."""
+    """What a comparison compares; kept beside its results. Once begun, entries and seeds can only be added."""
 
     entries: tuple[str, ...]
     seeds: int
@@ -54,7 +54,7 @@ def geometric_steps(steps: int, points: int) -> list[int]:
 
 
 def compare(recipe: RunConfig, protocol: Protocol, folder: Path) -> Path:
-    """Train, measure and report; called again on a folder that was interrupted, go on.
+    """Train, measure and report; called again on a folder that was interrupted, or with more entries, go on.
 
     All entries share the tokenizer, the token shards, the order of the data, its noise and times, the
     optimiser, the EMA and the budget; for one seed they start from the same weights wherever shapes agree.
@@ -91,21 +91,30 @@ def compare(recipe: RunConfig, protocol: Protocol, folder: Path) -> Path:
         for entry, config in configs.items():
             seeded = replace(config, seed=recipe.seed + seed)
             _train_entry(entry, seeded, protocol, run, tokenizer, (train, held_out), judge)
-    rows = read_json_lines(run.root / ROWS_FILE)
+    rows = sorted(read_json_lines(run.root / ROWS_FILE), key=lambda row: protocol.entries.index(row["entry"]))
     return write_report(run.root, rows, recipe, judge.floor)
 
 
 def _open(recipe: RunConfig, protocol: Protocol, folder: Path) -> RunDirectory:
-    """A new folder, or the same comparison to go on with."""
+    """A new folder, or a comparison to go on with: the same, or one with fewer entries and seeds."""
     file = folder / PROTOCOL_FILE
     if not file.is_file():
         run = RunDirectory.create(folder, dump_config(recipe))
         file.write_text(json.dumps(asdict(protocol), indent=2))
         return run
-    if json.loads(file.read_text()) != json.loads(json.dumps(asdict(protocol))) or (
-        load_config(folder / "config.yaml") != recipe
+    begun = json.loads(file.read_text())
+    begun = Protocol(**{**begun, "entries": tuple(begun["entries"])})
+    grown = replace(begun, entries=protocol.entries, seeds=max(begun.seeds, protocol.seeds))
+    if (
+        grown != protocol
+        or set(begun.entries) - set(protocol.entries)
+        or load_config(folder / "config.yaml") != recipe
     ):
-        raise InputError(f"{folder} holds another comparison: choose another folder with --out")
+        raise InputError(
+            f"{folder} holds another comparison: choose another folder with --out, or change nothing but to add "
+            "objectives and seeds"
+        )
+    file.write_text(json.dumps(asdict(protocol), indent=2))
     return RunDirectory.open(folder)
 
 
