@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from purrception.bench import BenchConfig, bench
+from purrception.bench.measure import peak_on_processor
 from purrception.bench.others import linear_cross_entropy
 from purrception.bench.reference import reference_loss, reference_mean
 from purrception.bench.workloads import REFERENCE, WORKLOADS, Z_LOSS
@@ -83,6 +84,16 @@ def test_sizes_are_varied_within_one_run_and_growth_is_fitted() -> None:
     ):  # fmt: skip
         with pytest.raises(InputError, match=message):
             bench(config, ["head"], vary=vary, values=values)
+
+
+def test_the_peak_is_what_was_held_at_a_time() -> None:
+    def work() -> None:
+        first = torch.ones(1000)
+        torch.ones(5000)  # gone at once
+        second = torch.ones(3000)
+        assert len(first) + len(second) == 4000
+
+    assert 4 * 6000 <= peak_on_processor(work) < 4 * 6100
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
