@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from purrception.bench import BenchConfig, bench
+from purrception.bench.measure import peak_on_processor
 from purrception.bench.others import linear_cross_entropy
 from purrception.bench.reference import reference_loss, reference_mean
 from purrception.bench.workloads import REFERENCE, WORKLOADS, Z_LOSS
 from purrception.errors import InputError
-from tests.conftest import run_cli
+from tests.conftest import ROOT, run_cli
 
 TINY = ["--network", "S/2", "--grid", "4", "--codebook-size", "33", "--batch-size", "1", "--repeats", "1"]
 
@@ -83,6 +87,29 @@ def test_sizes_are_varied_within_one_run_and_growth_is_fitted() -> None:
     ):  # fmt: skip
         with pytest.raises(InputError, match=message):
             bench(config, ["head"], vary=vary, values=values)
+
+
+def test_the_peak_is_what_was_held_at_a_time() -> None:
+    def work() -> None:
+        first = torch.ones(1000)
+        torch.ones(5000)  # gone at once
+        second = torch.ones(3000)
+        assert len(first) + len(second) == 4000
+
+    assert 4 * 6000 <= peak_on_processor(work) < 4 * 6100
+
+
+@pytest.mark.slow
+def test_the_script_for_a_gpu_runs_dry(tmp_path: Path) -> None:
+    folder = Path(sys.executable).parent
+    environment = os.environ | {"DRY": "1", "PATH": f"{folder}:{os.environ['PATH']}"}
+    command = ["bash", str(ROOT / "benchmarks/gpu.sh"), "figures"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    made = {path.parent.name for path in tmp_path.glob("figures/*/report.json")}
+    assert made == {"training", "training-recomputed", "reference", "sampling", "head", "codebook"}
 
 
 def test_what_cannot_be_measured_is_refused() -> None:

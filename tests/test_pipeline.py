@@ -13,6 +13,7 @@ from diffusers import VQModel
 from purrception import PurrceptionPipeline, PurrceptionTransformer
 from purrception.errors import InputError
 from purrception.experiment import load_pipeline
+from purrception.flow import ObjectiveConfig, build_objective
 from purrception.sampling import KeyedDraws
 from purrception.tokenizers import UnnormalisedVQModel, VQConfig
 
@@ -153,3 +154,16 @@ def test_an_unfinished_run_samples_from_its_latest_checkpoint(tiny_run: Path, tm
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(InputError, match="no checkpoint yet"):
         load_pipeline(run)
+
+
+def test_a_backbone_in_bfloat16_leaves_the_flow_in_float32(network: PurrceptionTransformer) -> None:
+    given = torch.randn(2, 3, 4, 6), torch.full((2,), 0.4), torch.tensor([0, 3])
+    exact = network(*given)
+    network.half_backbone = True
+    features = network(*given)
+    assert features.dtype == torch.bfloat16
+    assert 0 < (features - exact).norm() < 0.05 * exact.norm()
+    objective = build_objective(ObjectiveConfig())
+    prediction = objective.predict(network, given[0], 0.4, given[2])
+    assert prediction.mean.dtype == torch.float32
+    assert not torch.equal(prediction.mean, prediction.mean.bfloat16().float())

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from purrception.bench import BenchConfig
+from purrception.bench.measure import peak_memory
+from purrception.config import TokenizerConfig
 from purrception.errors import InputError
 from purrception.experiment import build_network
 from purrception.flow import build_objective
+from purrception.models import DiTConfig
 from purrception.plan import PlanOptions, plan
 from purrception.recipes import get_recipe
-from purrception.tokenizers import VQTokenizer
+from purrception.tokenizers import VQConfig, VQTokenizer
 from purrception.tokens import TokenDataset
 from purrception.training.batches import TrainingBatches
+from purrception.training.config import Parallel
 from tests.conftest import run_cli, tiny_config
 
 
@@ -80,3 +86,41 @@ def test_more_gpus_take_proportionally_less_time_and_activations_grow_by_the_ima
     large, middle, small = (made.memory["activations"] for made in (one, two, four))
     assert large - middle == pytest.approx(2 * (middle - small), rel=0.01)  # what is left is not by the image
     assert large - middle > 0.4 * large
+
+
+def test_memory_is_what_a_process_then_takes() -> None:
+    sizes = BenchConfig(network="mini/2", grid=16, codebook_size=4096, precision="float32", device="cpu")
+    recipe = get_recipe("imagenet256-b")
+    config = replace(
+        recipe,
+        network=sizes.sizes(),
+        data=replace(recipe.data, image_size=32),
+        tokenizer=TokenizerConfig(model=VQConfig(codebook_size=4096, channels=(8, 8))),
+        training=replace(recipe.training, batch_size=32, precision="float32"),
+    )
+    made = plan(config, PlanOptions(device="cpu"))
+    assert made.grid == (16, 16)
+    measured = peak_memory(sizes, "training", "ours", 32)
+    assert sum(made.memory.values()) == pytest.approx(measured, rel=0.15)
+
+
+def test_shards_divide_the_state_and_nothing_else() -> None:
+    recipe = replace(get_recipe("imagenet256-b"), network=DiTConfig.preset("S/2"))
+
+    def memory(parallel: Parallel, **training: int) -> tuple[int, dict[str, int]]:
+        config = replace(recipe, training=replace(recipe.training, parallel=parallel, **training))
+        made = plan(config, PlanOptions(gpus=16))
+        return made.shards, made.memory
+
+    (one, ddp), (sixteen, fsdp), (eight, hybrid) = memory("ddp"), memory("fsdp"), memory("hybrid")
+    assert (one, sixteen, eight) == (1, 16, 8)
+    for kind in ("weights", "gradients", "optimiser", "moving average"):
+        assert ddp[kind] == pytest.approx(16 * fsdp[kind], rel=1e-6)
+        assert ddp[kind] == pytest.approx(8 * hybrid[kind], rel=1e-6)
+    for kind in ("activations", "head"):
+        assert ddp[kind] == fsdp[kind] == hybrid[kind]
+    assert "whole at a time" not in ddp
+    assert fsdp["whole at a time"] == hybrid["whole at a time"] < ddp["weights"] + ddp["gradients"]
+    assert memory("hybrid", shards=4)[0] == 4
+    with pytest.raises(InputError, match="given 3 and 16"):
+        memory("hybrid", shards=3)

@@ -19,6 +19,7 @@ from purrception.flow import Objective, TrainingBatch, build_objective
 from purrception.models import PurrceptionTransformer, chunk_budget, training_flops
 from purrception.models.cost import forward_flops
 from purrception.tokenizers import PUBLIC_TOKENIZERS, VQTokenizer
+from purrception.training import TrainingConfig
 
 DAY = 86_400
 IMAGENET_IMAGES = 1_281_167
@@ -31,7 +32,11 @@ class PlanOptions:
     """The machine that a plan is for."""
 
     gpus: int = 1
-    """GPUs, one process each; they share the batch evenly and hold the whole state each."""
+    """GPUs, one process each; they share the batch evenly, and the state as training.parallel says."""
+    gpus_per_machine: int = 8
+    """GPUs of one machine, which hold a copy together under hybrid unless training.shards says otherwise."""
+    device: str = "cuda"
+    """Kind of device, which chooses the size of a chunk of logits: cuda or cpu."""
     tflops: float = 989.0
     """Dense bfloat16 peak of one of them, TFLOP/s: an H100's or H200's."""
     utilisation: float = 0.5
@@ -45,7 +50,7 @@ class PlanOptions:
 
     def __post_init__(self) -> None:
         """Refuse a machine that cannot be."""
-        if min(self.gpus, self.images) < 1 or self.classes < 0 or not self.tflops > 0:
+        if min(self.gpus, self.gpus_per_machine, self.images) < 1 or self.classes < 0 or not self.tflops > 0:
             raise InputError(
                 f"a plan needs at least 1 GPU, 1 image and positive tflops; given {self.gpus}, {self.images} "
                 f"and {self.tflops}"
@@ -71,7 +76,9 @@ class Plan:
     """Of one image: forward, backward, and the evidence."""
     images_per_process: int
     memory: dict[str, int]
-    """By kind."""
+    """By kind; weights, gradients, optimiser and moving average in shards where they are."""
+    shards: int
+    """Processes that hold one copy of the state together."""
     disk: int
     """Bytes of the token shards."""
     steps: int
@@ -98,7 +105,7 @@ class Plan:
                 f"forward     {sum(self.forward_flops.values()) / 1e9:.1f} GFLOP an image: {flops}",
                 f"training    {self.training_flops / 1e9:.1f} GFLOP an image",
                 f"memory      {sum(self.memory.values()) / gib:.2f} GiB a process of {self.images_per_process} "
-                f"images: {memory}",
+                f"images, the state in {self.shards} shard{'s' if self.shards > 1 else ''}: {memory}",
                 f"disk        {self.disk / gib:.2f} GiB of token shards for {self.machine.images} images",
                 f"time        {self.steps} steps of {self.batch_size} images on {self.machine.gpus} × "
                 f"{self.machine.tflops:g} TFLOP/s at {self.machine.utilisation:.0%}: "
@@ -122,19 +129,23 @@ def plan(config: RunConfig, machine: PlanOptions) -> Plan:
         )
     images = training.batch_size // share
     (height, width), size, dim = _token_sizes(config)
+    shards = _shards(training, machine)
     with FakeTensorMode():
         network = _network(config, objective, (height, width), size, dim, machine)
         head = sum(parameter.numel() for parameter in network.head.parameters())
         total = sum(parameter.numel() for parameter in network.parameters())
-        kept = _bytes_kept(network, objective, images)
+        network.backbone.recompute = training.recompute
+        kept = _bytes_kept(network, objective, images, low=training.precision != "float32")
     with torch.device("meta"):
         counted = _network(config, objective, (height, width), size, dim, machine)
         forward, per_image = forward_flops(counted), training_flops(counted, 1)
     head_flops = counted.head.flops(height * width)
-    memory = {name: each * total for name, each in STATE_BYTES.items()} | {"activations": kept}
+    memory = {name: each * -(-total // shards) for name, each in STATE_BYTES.items()} | {"activations": kept}
+    if shards > 1:
+        memory["whole at a time"] = _bytes_gathered(network)
     if objective.head_family == "categorical":
         sites = images * height * width
-        memory["head"] = min(chunk_budget("cuda"), 4 * sites * size) + 4 * sites * network.head.width
+        memory["head"] = min(chunk_budget(machine.device), 4 * sites * size) + 4 * sites * network.head.width
     peak = machine.gpus * machine.tflops * 1e12 * machine.utilisation
     code_bytes = 2 if size <= 2**16 else 4
     views = 2 if config.data.flips else 1
@@ -149,11 +160,35 @@ def plan(config: RunConfig, machine: PlanOptions) -> Plan:
         training_flops=per_image,
         images_per_process=images,
         memory=memory,
+        shards=shards,
         disk=machine.images * views * (code_bytes * height * width + 4),
         steps=training.steps,
         batch_size=training.batch_size,
         seconds=training.steps * training.batch_size * per_image / peak,
     )
+
+
+def _shards(training: TrainingConfig, machine: PlanOptions) -> int:
+    """Processes that hold one copy of the state together.
+
+    Raises:
+        InputError: ``training.shards`` does not divide the number of processes.
+    """
+    if training.parallel == "ddp":
+        return 1
+    if training.parallel == "fsdp":
+        return machine.gpus
+    shards = training.shards or min(machine.gpus, machine.gpus_per_machine)
+    if machine.gpus % shards:
+        raise InputError(f"training.shards divides the number of GPUs; given {shards} and {machine.gpus}")
+    return shards
+
+
+def _bytes_gathered(network: PurrceptionTransformer) -> int:
+    """What FSDP2 holds beside its shards: what is no block, and two blocks; gradients of the former and of one."""
+    block = sum(parameter.numel() for parameter in network.backbone.blocks[0].parameters())
+    rest = sum(parameter.numel() for parameter in network.parameters()) - len(network.backbone.blocks) * block
+    return 4 * (2 * rest + 3 * block)
 
 
 def _token_sizes(config: RunConfig) -> tuple[tuple[int, int], int, int]:
@@ -191,8 +226,8 @@ def _network(
     )
 
 
-def _bytes_kept(network: PurrceptionTransformer, objective: Objective, images: int) -> int:
-    """What a forward pass under bfloat16 autocast keeps for its backward pass, weights left out."""
+def _bytes_kept(network: PurrceptionTransformer, objective: Objective, images: int, *, low: bool) -> int:
+    """What a forward pass, under bfloat16 autocast if ``low``, keeps for its backward pass, weights left out."""
     own = {parameter.untyped_storage()._cdata for parameter in (*network.parameters(), *network.buffers())}
     sizes: dict[int, int] = {}
 
@@ -210,7 +245,7 @@ def _bytes_kept(network: PurrceptionTransformer, objective: Objective, images: i
         time=torch.zeros(images),
     )
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with hooks, torch.autocast("cpu", torch.bfloat16):
+    with hooks, torch.autocast("cpu", torch.bfloat16, enabled=low):
         total = objective.loss(network, batch).total
     assert total.requires_grad
     return sum(sizes.values())

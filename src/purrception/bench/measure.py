@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from purrception.bench.config import BenchConfig
 from purrception.bench.workloads import WORKLOADS, Step
@@ -21,7 +21,6 @@ from purrception.errors import InputError
 from purrception.progress import ProgressBar
 
 K = TypeVar("K")
-PEAK_RESET, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def seconds_in_turns(
@@ -51,9 +50,7 @@ def ratio(seconds: Sequence[float], others: Sequence[float]) -> float:
 
 
 def peak_memory(config: BenchConfig, part: str, variant: str, images: int) -> int:
-    """Bytes that two steps need beyond what Python and its libraries hold, in a process of its own.
-
-    On a GPU, the allocator's peak; elsewhere the peak of the resident set, weights and optimiser included.
+    """Bytes of tensors at the peak of two steps, weights and optimiser included, in a process of its own.
 
     Raises:
         InputError: the process failed, most likely for want of memory.
@@ -72,32 +69,29 @@ def _measure_here(config: BenchConfig, part: str, variant: str, images: int) -> 
     device = resolve_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
-    torch.ones(1, device=device).sum()
-    before = _resident()
-    step = WORKLOADS[part].variants[variant].start(config, images, device)
-    if PEAK_RESET.exists():
-        PEAK_RESET.write_text("5")  # the peak so far is forgotten
-    for _ in range(2):
-        step()
+
+    def work() -> None:
+        step = WORKLOADS[part].variants[variant].start(config, images, device)
+        for _ in range(2):
+            step()
+
     if device.type == "cuda":
+        work()
         return int(torch.cuda.max_memory_allocated(device))
-    return _peak_resident() - before
+    return peak_on_processor(work)
 
 
-def _resident() -> int:
-    return _from_status("VmRSS") or _peak_resident()
+def peak_on_processor(work: Callable[[], object]) -> int:
+    """The most bytes of tensors that ``work`` held at a time, from what the profiler records of the allocator.
 
-
-def _peak_resident() -> int:
-    return _from_status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _from_status(name: str) -> int:
-    """A figure of this process, bytes; 0 where the system does not tell."""
-    if not STATUS.exists():
-        return 0
-    lines = [line for line in STATUS.read_text().splitlines() if line.startswith(f"{name}:")]
-    return int(lines[0].split()[1]) * 1024 if lines else 0
+    The resident set would not do: it counts pages of libraries that come and go, and what the C library keeps for
+    later.
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        work()
+    events = recorded.profiler.kineto_results.events()
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    return max(itertools.accumulate((size for _, size in changes), initial=0))
 
 
 def _synchronise(device: torch.device) -> None:

@@ -61,6 +61,10 @@ class SampleOptions:
     """Image i depends on (seed, i) alone."""
     batch_size: int = 64
     """Images at a time; does not change them."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the backbone; the posterior and the flow are float32 in any case."""
+    compile: bool = False
+    """Compile the blocks of the backbone (torch.compile): pays for many images on a GPU."""
     device: str = "auto"
     """cpu, cuda, …; auto takes a GPU when there is one."""
     out: str = ""
@@ -155,6 +159,9 @@ def sample(arguments: list[str]) -> None:
     settings = override(defaults, options)
     with processes.joined(resolve_device(options.device)) as device:
         pipeline = load_pipeline(target).to(device)
+        pipeline.transformer.half_backbone = options.precision == "bfloat16"
+        if options.compile:
+            pipeline.transformer.compile_parts()
         classes = max(pipeline.transformer.num_classes, 1)
         labels = pipeline.labels_of(options.classes) or [i % classes for i in range(options.num)]
         folder = output_folder(options.out, Path(target) / "generated")

@@ -50,6 +50,8 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
     """
 
     config_name = "config.json"
+    half_backbone = False
+    """Whether calling it runs under bfloat16 autocast whatever the caller's precision; the head does not."""
     head: Any  # a CategoricalHead or a RegressionHead, as the configuration says
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -124,7 +126,10 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
 
     def forward(self, z: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         """z_t ``[B, D, h, w]``, t ``[B]``, labels ``[B]`` → features ``[B, h/p, w/p, width]``."""
-        return self.backbone(z, t, labels)
+        if not self.half_backbone:
+            return self.backbone(z, t, labels)
+        with torch.autocast(z.device.type, torch.bfloat16):
+            return self.backbone(z, t, labels)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, **options: Any) -> Self:

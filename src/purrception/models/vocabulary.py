@@ -324,7 +324,9 @@ def chunked_posterior(
         chunk = logits.own(group, rows)
         if evidence is not None:
             chunk = evidence.add_to(chunk, group, rows)
-        parts.append(statistics(chunk[None, None], None if chances is None else chances[None, None, group, rows]))
+        drawn = None if chances is None else chances[None, None, group, rows]
+        with torch.autocast(chunk.device.type, enabled=False):  # or the mean would be rounded
+            parts.append(statistics(chunk[None, None], drawn))
 
     def joined(of_chunk: Callable[[Posterior], Any]) -> Tensor:
         """``[1, 1, n, …]`` of every chunk → ``[B, h, w, …]``."""
