@@ -121,7 +121,7 @@ class EditTab:
         cost = gr.Markdown(elem_id="edit-cost")
         command = gr.Code(
             language="shell", label="The same edit on the command line", visible=False, elem_id="edit-command",
-            wrap_lines=True, interactive=False,
+            wrap_lines=True, interactive=False, elem_classes="command",
         )  # fmt: skip
         return [gallery, cost, command, gr.DownloadButton("Download PNGs and manifest", visible=False)]
 
@@ -142,7 +142,7 @@ class EditTab:
         names = self._studio.class_names
         return picture, easel(picture), names[label] if label < len(names) else gr.skip()
 
-    def _asked(self, values: tuple[Any, ...], request: gr.Request, progress: gr.Progress) -> Request:
+    def _asked(self, values: list[Any], request: gr.Request, progress: gr.Progress) -> Request:
         menu, number, seed, *controls = values
         count = check_number("the number of variants", number, 16)
         return Request(
@@ -150,17 +150,9 @@ class EditTab:
         )
 
     @told
-    def _repaint(
-        self,
-        picture: Image.Image | None,
-        editor: Any,
-        margin: float,
-        keep: bool,
-        *values: Any,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> Any:
-        asked, picture = self._asked(values, request, progress), _there(picture)
+    def _repaint(self, request: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008
+        picture, editor, margin, keep, *common = values
+        asked, picture = self._asked(common, request, progress), _there(picture)
         mask = painted_pixels(editor, picture)
         files = self._keep(image=picture, mask=Image.fromarray(mask.astype(np.uint8) * 255))
         options = {**files, "margin": int(margin), "keep_pixels": bool(keep), "num": asked.count}
@@ -173,15 +165,9 @@ class EditTab:
         return self._edited("inpaint", asked, options | {"seed": asked.seed}, run)
 
     @told
-    def _vary(
-        self,
-        picture: Image.Image | None,
-        strength: float,
-        *values: Any,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> Any:
-        asked, picture = self._asked(values, request, progress), _there(picture)
+    def _vary(self, request: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008
+        picture, strength, *common = values
+        asked, picture = self._asked(common, request, progress), _there(picture)
         options = {**self._keep(image=picture), "strength": strength, "num": asked.count, "seed": asked.seed}
 
         def run(label: str | None, settings: Any, watch: Any) -> Any:
@@ -190,15 +176,9 @@ class EditTab:
         return self._edited("vary", asked, options, run)
 
     @told
-    def _refine(
-        self,
-        made: Made | None,
-        threshold: float,
-        *values: Any,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> Any:
-        asked = self._asked(values, request, progress)
+    def _refine(self, request: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008
+        made, threshold, *common = values
+        asked = self._asked(common, request, progress)
         if made is None:
             raise InputError("nothing has been generated yet: make images in the tab Generate, then refine them")
         began = time.monotonic()
@@ -214,14 +194,9 @@ class EditTab:
         return _shown(self._studio.finish(out, made.settings, made.seed, began, command), note)
 
     @told
-    def _between(
-        self,
-        other: float,
-        *values: Any,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> Any:
-        asked, end = self._asked(values, request, progress), seed_of(other)
+    def _between(self, request: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008
+        other, *common = values
+        asked, end = self._asked(common, request, progress), seed_of(other)
 
         def run(label: str | None, settings: Any, watch: Any) -> Any:
             return self._studio.pipeline.interpolate((asked.seed, end), asked.count, label, settings, watch)

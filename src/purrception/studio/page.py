@@ -24,6 +24,17 @@ STYLE = """
   background: var(--background-fill-secondary);
   border: 1px solid var(--border-color-primary); color: var(--body-text-color-subdued); white-space: nowrap; }
 .pixels img { image-rendering: pixelated; }
+.pixels .grid-wrap { min-height: 0 !important; max-height: none !important; }
+.command .cm-scroller { min-height: 0 !important; } .command .cm-gutters { display: none; }
+.command .cm-line { white-space: pre-wrap !important; overflow-wrap: anywhere !important; }
+.buttons button { min-width: 90px; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(92px, 1fr)); gap: 8px; }
+.cards figure { margin: 0; padding: 8px; border-radius: 10px; background: var(--block-background-fill);
+  border: 1px solid var(--border-color-primary); }
+.cards img { width: 100%; border-radius: 6px; image-rendering: pixelated; display: block; }
+.cards figcaption { font-size: 0.76rem; margin-top: 6px; display: flex; flex-wrap: wrap; gap: 0 6px;
+  justify-content: space-between; }
+.cards .bar { height: 4px; border-radius: 4px; margin-top: 4px; background: var(--color-accent); min-width: 2px; }
 .quiet { color: var(--body-text-color-subdued); font-size: 0.85rem; margin: 2px 0 0; }
 .curves { width: 100%; height: auto; color: var(--body-text-color); }
 .curves text { font-size: 13px; fill: var(--body-text-color-subdued); }
@@ -35,8 +46,10 @@ STYLE = """
 #look-picture { max-width: 400px; } #look-picture img { cursor: crosshair; width: 100%; height: auto; }
 #generate-cost, #look-when, #look-token, #edit-cost, #compare-verdict { padding: 4px 2px; }
 #generate-view { margin-bottom: 4px; }
+#generate-classes .grid-container { grid-template-columns: repeat(auto-fill, minmax(58px, 1fr)) !important;
+  max-height: 280px; overflow-y: auto; gap: 6px; }
 @media (max-width: 640px) {
-  .gradio-container { padding: 0 8px 32px !important; }
+  .gradio-container { padding: 0 4px 32px !important; } .gradio-container .main { padding: 0 8px !important; }
   .head { padding-top: 12px; } .head h1 { font-size: 1.25rem; width: 100%; }
 }
 """
@@ -44,8 +57,19 @@ STYLE = """
 
 def theme() -> gr.themes.Base:
     """Soft shapes, one accent, and fonts that are already there."""
-    return gr.themes.Soft(
+    soft = gr.themes.Soft(
         primary_hue="indigo", secondary_hue="indigo", neutral_hue="slate", font=FONTS, font_mono=MONO
+    )
+    return soft.set(
+        body_background_fill="*neutral_50",
+        body_background_fill_dark="*neutral_950",
+        block_background_fill="white",
+        block_background_fill_dark="*neutral_900",
+        block_title_background_fill="transparent",
+        block_title_background_fill_dark="transparent",
+        block_title_text_color="*body_text_color",
+        block_title_text_color_dark="*body_text_color",
+        block_title_padding="0",
     )
 
 
