@@ -61,6 +61,7 @@ def test_generating_shows_images_their_cost_and_how_to_repeat_them(studio: Serve
     page = visit.page
     visit.picture("generate-empty")
     page.locator("#generate-classes button").nth(3).click()
+    page.wait_for_function("document.querySelector('#generate-class input').value === '3'")
     visit.fill("generate-number", 4)
     page.locator("#generate-go").click()
     page.wait_for_selector("#generate-command:visible")

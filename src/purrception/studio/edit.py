@@ -55,11 +55,14 @@ class EditTab:
                 with gr.Row():
                     upload = gr.UploadButton("Upload a picture", size="sm", elem_id="edit-upload")
                     take = gr.Button("Take the chosen generated image", size="sm", elem_id="edit-take")
+                hint = gr.Markdown(
+                    "*No picture yet: upload one, or take one that you generated.*", elem_id="edit-hint"
+                )
                 editor = gr.ImageEditor(
                     label="Paint what may change", type="numpy", image_mode="RGBA", sources=(), transforms=(),
                     layers=False, brush=gr.Brush(default_size=40, colors=["#ff7a1a"], color_mode="fixed"),
                     canvas_size=(384, 384), height=460, elem_id="edit-easel", elem_classes="pixels", format="png",
-                    placeholder="Upload a picture or take a generated one, then paint.", buttons=[],
+                    visible=False, buttons=[],
                 )  # fmt: skip
             with gr.Column(scale=5, min_width=320):
                 with gr.Row():
@@ -70,9 +73,9 @@ class EditTab:
                 self._controls = SamplingControls(studio.defaults, bool(studio.class_names), "edit")
                 stop = gr.Button("Stop", variant="stop", elem_id="edit-stop")
         outputs = self._results()
-        upload.upload(self._upload, upload, [picture, editor], api_name="upload", queue=False)
+        upload.upload(self._upload, upload, [picture, editor, hint], api_name="upload", queue=False)
         take.click(
-            self._take, [generated.made, generated.chosen], [picture, editor, menu], queue=False,
+            self._take, [generated.made, generated.chosen], [picture, editor, hint, menu], queue=False,
             api_visibility="private",
         )  # fmt: skip
         common = [menu, number, seed, *self._controls.components]
@@ -131,7 +134,7 @@ class EditTab:
     @told
     def _upload(self, path: Any) -> Any:
         taken = take_picture(path, self._studio.pipeline.canvas, self._studio.folder / "uploads")
-        return taken, easel(taken)
+        return taken, *_on_easel(taken)
 
     @told
     def _take(self, made: Made | None, chosen: int) -> Any:
@@ -140,7 +143,7 @@ class EditTab:
         number = min(int(chosen or 0), len(made.out.images) - 1)
         picture, label = made.out.images[number], made.out.labels[number]
         names = self._studio.class_names
-        return picture, easel(picture), names[label] if label < len(names) else gr.skip()
+        return picture, *_on_easel(picture), names[label] if label < len(names) else gr.skip()
 
     def _asked(self, values: list[Any], request: gr.Request, progress: gr.Progress) -> Request:
         menu, number, seed, *controls = values
@@ -225,6 +228,11 @@ class EditTab:
 
 def _sampling(settings: Any) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in SAMPLING}
+
+
+def _on_easel(picture: Image.Image) -> Any:
+    """The editor with a picture, and no hint."""
+    return gr.update(value=easel(picture), visible=True), gr.Markdown(visible=False)
 
 
 def _there(picture: Image.Image | None) -> Image.Image:

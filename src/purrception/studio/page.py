@@ -17,6 +17,7 @@ from purrception.studio.session import Studio
 FONTS = ("ui-sans-serif", "system-ui", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 STYLE = """
+.gradio-container, .block { min-width: 0 !important; }
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; padding: 0 14px 40px !important; }
 .head { display: flex; flex-wrap: wrap; align-items: baseline; gap: 6px 14px; padding: 18px 2px 4px; }
 .head h1 { font-size: 1.55rem; font-weight: 650; margin: 0; letter-spacing: -0.01em; }
@@ -24,6 +25,7 @@ STYLE = """
   background: var(--background-fill-secondary);
   border: 1px solid var(--border-color-primary); color: var(--body-text-color-subdued); white-space: nowrap; }
 .pixels img { image-rendering: pixelated; }
+.pixels .grid-container { grid-template-columns: repeat(var(--grid-cols), minmax(0, 1fr)) !important; }
 .pixels .grid-wrap { min-height: 0 !important; max-height: none !important; }
 .command .cm-scroller { min-height: 0 !important; } .command .cm-gutters { display: none; }
 .command .cm-line { white-space: pre-wrap !important; overflow-wrap: anywhere !important; }
@@ -45,6 +47,8 @@ STYLE = """
 .curves .mean-name { fill: var(--color-accent); } .curves .largest-name { fill: #f59e0b; }
 #look-picture { max-width: 400px; } #look-picture img { cursor: crosshair; width: 100%; height: auto; }
 #generate-cost, #look-when, #look-token, #edit-cost, #compare-verdict { padding: 4px 2px; }
+#generate-classes .thumbnail-item { aspect-ratio: 1 !important; height: auto !important; }
+.quiet { color: var(--body-text-color-subdued) !important; }
 #generate-view { margin-bottom: 4px; }
 #generate-classes .grid-container { grid-template-columns: repeat(auto-fill, minmax(58px, 1fr)) !important;
   max-height: 280px; overflow-y: auto; gap: 6px; }
@@ -70,6 +74,10 @@ def theme() -> gr.themes.Base:
         block_title_text_color="*body_text_color",
         block_title_text_color_dark="*body_text_color",
         block_title_padding="0",
+        block_label_background_fill="transparent",
+        block_label_background_fill_dark="transparent",
+        block_label_text_color="*body_text_color_subdued",
+        block_label_text_color_dark="*body_text_color_subdued",
     )
 
 
