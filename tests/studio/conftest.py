@@ -57,11 +57,13 @@ def start_studio(run: Path, around: Path, *options: str) -> Server:
     """``purrception studio``, as a person starts it."""
     (around / "guard").mkdir(exist_ok=True)
     (around / "guard/sitecustomize.py").write_text(NO_LOOKUPS)
-    (around / "tmp").mkdir(exist_ok=True)
+    for name in ("tmp", "home"):
+        (around / name).mkdir(exist_ok=True)
     lookups = around / "guard/lookups"
     environment = os.environ | {
         "PYTHONPATH": str(around / "guard"), "LOOKUPS": str(lookups), "OMP_NUM_THREADS": "2",
-        "TMPDIR": str(around / "tmp"), "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1",
+        "TMPDIR": str(around / "tmp"), "HOME": str(around / "home"),
+        "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1",
     }  # fmt: skip
     log = (around / "guard/log").open("w+")
     process = subprocess.Popen(

@@ -18,6 +18,7 @@ FONTS = ("ui-sans-serif", "system-ui", "Segoe UI", "Roboto", "Helvetica", "Arial
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 STYLE = """
 .gradio-container, .block { min-width: 0 !important; }
+.gradio-container .main, .gradio-container .contain { width: 100%; }
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; padding: 0 14px 40px !important; }
 .head { display: flex; flex-wrap: wrap; align-items: baseline; gap: 6px 14px; padding: 18px 2px 4px; }
 .head h1 { font-size: 1.55rem; font-weight: 650; margin: 0; letter-spacing: -0.01em; }
@@ -51,6 +52,7 @@ STYLE = """
 .quiet { color: var(--body-text-color-subdued) !important; }
 #generate-view { margin-bottom: 4px; }
 #generate-classes .grid-container { grid-template-columns: repeat(auto-fill, minmax(58px, 1fr)) !important;
+  grid-template-rows: none !important; grid-auto-rows: min-content;
   max-height: 280px; overflow-y: auto; gap: 6px; }
 @media (max-width: 640px) {
   .gradio-container { padding: 0 4px 32px !important; } .gradio-container .main { padding: 0 8px !important; }
