@@ -16,7 +16,7 @@ from tests.studio.conftest import Server
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-PATIENCE = 20_000
+PATIENCE = 90_000
 
 
 class Visit:
@@ -91,7 +91,7 @@ def test_looking_inside_moves_through_time_and_names_the_codes_of_a_token(studio
     page.wait_for_function("plain => document.querySelector('#look-picture img').src !== plain", arg=plain)
     page.wait_for_timeout(500)
     page.locator("#look-picture img").click(position={"x": 60, "y": 150})
-    page.wait_for_selector("#look-others img")
+    page.wait_for_selector("#look-others img", state="attached")
     assert "Token in row 2, column 1" in page.locator("#look-token").inner_text()
     assert page.locator("#look-others img").count() == 6
     assert page.locator("svg.curves").count() == 1
@@ -119,7 +119,7 @@ def test_painting_and_repainting(studio: Server, visit: Visit, tmp_path: Path) -
     page.mouse.up()
     page.wait_for_timeout(500)
     page.locator("#edit-repaint").click()
-    page.wait_for_selector("#edit-gallery img")
+    page.wait_for_selector("#edit-gallery img", state="attached")
     assert page.locator("#edit-gallery img").count() == 4
     text = re.sub(r"\s+", " ", page.locator("#edit-command").inner_text())
     assert "purrception edit inpaint" in text

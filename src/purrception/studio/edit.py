@@ -64,6 +64,7 @@ class EditTab:
                     canvas_size=(384, 384), height=460, elem_id="edit-easel", elem_classes="pixels", format="png",
                     visible=False, buttons=[],
                 )  # fmt: skip
+                outputs = self._results()
             with gr.Column(scale=5, min_width=320):
                 with gr.Row():
                     menu = class_menu(studio, "Under the class", "edit-class")
@@ -72,7 +73,6 @@ class EditTab:
                 actions = self._actions(picture, editor, generated.made)
                 self._controls = SamplingControls(studio.defaults, bool(studio.class_names), "edit")
                 stop = gr.Button("Stop", variant="stop", elem_id="edit-stop")
-        outputs = self._results()
         upload.upload(self._upload, upload, [picture, editor, hint], api_name="upload", queue=False)
         take.click(
             self._take, [generated.made, generated.chosen], [picture, editor, hint, menu], queue=False,
@@ -118,7 +118,7 @@ class EditTab:
     def _results(self) -> list[Any]:
         """A gallery, what it cost, its command line, a download."""
         gallery = gr.Gallery(
-            label="Edited", columns=8, height="auto", object_fit="contain", format="png", elem_id="edit-gallery",
+            show_label=False, columns=4, height="auto", object_fit="contain", format="png", elem_id="edit-gallery",
             elem_classes="pixels", buttons=["fullscreen"], interactive=False, visible=False,
         )  # fmt: skip
         cost = gr.Markdown(elem_id="edit-cost")

@@ -31,7 +31,7 @@ STYLE = """
 .command .cm-scroller { min-height: 0 !important; } .command .cm-gutters { display: none; }
 .command .cm-line { white-space: pre-wrap !important; overflow-wrap: anywhere !important; }
 .buttons button { min-width: 90px; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(92px, 1fr)); gap: 8px; }
+.cards { display: grid; grid-template-columns: repeat(6, minmax(0, 1fr)); gap: 8px; }
 .cards figure { margin: 0; padding: 8px; border-radius: 10px; background: var(--block-background-fill);
   border: 1px solid var(--border-color-primary); }
 .cards img { width: 100%; border-radius: 6px; image-rendering: pixelated; display: block; }
@@ -55,6 +55,7 @@ STYLE = """
   grid-template-rows: none !important; grid-auto-rows: min-content;
   max-height: 280px; overflow-y: auto; gap: 6px; }
 @media (max-width: 640px) {
+  .cards { grid-template-columns: repeat(3, minmax(0, 1fr)); }
   .gradio-container { padding: 0 4px 32px !important; } .gradio-container .main { padding: 0 8px !important; }
   .head { padding-top: 12px; } .head h1 { font-size: 1.25rem; width: 100%; }
 }
