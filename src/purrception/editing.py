@@ -65,7 +65,8 @@ class Editor:
     def refine(self, made: Generation, labels: Tensor, threshold: float) -> Generation:
         """Make anew what a generation was unsure of: the tokens whose entropy is above ``threshold``, in nats.
 
-        The others stay to the bit, and images without such tokens are not touched at all.
+        The others stay to the bit, and images without such tokens are not touched at all. An image takes its new
+        tokens only if the model is less unsure of them, on average, than it was of the old ones.
 
         Raises:
             InputError: the objective has no posterior, hence no entropy, or the threshold is negative.
@@ -79,10 +80,13 @@ class Editor:
         if not bool(rows.any()):
             return replace(made, nfe=0)
         again = self.inpaint(made.indices[rows], uncertain[rows], labels[rows])
+        assert again.entropy is not None
+        before = made.entropy.where(uncertain, 0)[rows].flatten(1).sum(1)
+        surer = again.entropy.flatten(1).sum(1) < before  # 0 where a token was given
+        taken = uncertain[rows] & surer[:, None, None]
         indices, entropy = made.indices.clone(), made.entropy.clone()
-        indices[rows] = again.indices
-        if again.entropy is not None:
-            entropy[uncertain] = again.entropy[uncertain[rows]]
+        indices[rows] = indices[rows].where(~taken, again.indices)
+        entropy[rows] = entropy[rows].where(~taken, again.entropy)
         return Generation(indices, entropy, again.nfe)
 
     @torch.no_grad()

@@ -298,8 +298,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         """Variations of a whole image: it is noised to t = 1 − ``strength`` and sampled from there.
 
         Of the grid the steps after that time are made, so that a small strength costs few evaluations. Every
-        token may change; near strength 1 nothing but the class is left of the original. Arguments are
-        :meth:`inpaint`'s.
+        token may change; at strength 1 nothing is left of the original. Arguments are :meth:`inpaint`'s.
 
         Raises:
             InputError: a strength outside (0, 1]; see also :meth:`inpaint`.
@@ -318,8 +317,8 @@ class PurrceptionPipeline(DiffusionPipeline):
     ) -> PurrceptionOutput:
         """Make anew the tokens of ``out`` whose entropy is above ``threshold`` (nats), under the others.
 
-        Tokens below it never change. Entropy is the model's own doubt at its last evaluation: a token can be
-        certain and wrong, and stays so.
+        Tokens below it never change, and an image whose new tokens the model doubts more keeps its old ones.
+        Entropy is the model's own doubt at its last evaluation: a token can be certain and wrong, and stays so.
 
         Raises:
             InputError: a model without a posterior, or a negative threshold.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,10 @@ class CompareTab:
                     menus.append(
                         gr.Dropdown(choices, value=runs[0], label=f"Run {name}", elem_id=f"compare-run-{name}")
                     )
-                    prefix = f"compare-{name}"
-                    self._sides.append(SamplingControls(studio.defaults, bool(studio.class_names), prefix))
+                    settings = studio.defaults
+                    if name == "B" and studio.class_names:  # so that there is something to see at once
+                        settings = replace(settings, guidance=settings.guidance + 1)
+                    self._sides.append(SamplingControls(settings, bool(studio.class_names), f"compare-{name}"))
         with gr.Row():
             go = gr.Button("Compare", variant="primary", elem_id="compare-go")
             stop = gr.Button("Stop", variant="stop", elem_id="compare-stop")
@@ -68,7 +71,7 @@ class CompareTab:
         self._studio.stop(session_of(request))
 
     @told
-    def _compare(self, *values: Any, request: gr.Request, progress: gr.Progress = gr.Progress()) -> Any:  # noqa: B008
+    def _compare(self, request: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008
         number, seed, first, second, *rest = values
         half = len(rest) // 2
         sides = [self._sides[0].read(tuple(rest[:half])), self._sides[1].read(tuple(rest[half:]))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -110,7 +111,7 @@ def told(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*args, **kwargs)
         except InputError as error:
-            message = str(error)
+            message = html.escape(str(error))  # a file may have any name
             raise gr.Error(
                 message[:1].upper() + message[1:], title="Not like this", print_exception=False
             ) from error

@@ -55,12 +55,16 @@ class EditTab:
                 with gr.Row():
                     upload = gr.UploadButton("Upload a picture", size="sm", elem_id="edit-upload")
                     take = gr.Button("Take the chosen generated image", size="sm", elem_id="edit-take")
+                hint = gr.Markdown(
+                    "*No picture yet: upload one, or take one that you generated.*", elem_id="edit-hint"
+                )
                 editor = gr.ImageEditor(
                     label="Paint what may change", type="numpy", image_mode="RGBA", sources=(), transforms=(),
                     layers=False, brush=gr.Brush(default_size=40, colors=["#ff7a1a"], color_mode="fixed"),
                     canvas_size=(384, 384), height=460, elem_id="edit-easel", elem_classes="pixels", format="png",
-                    placeholder="Upload a picture or take a generated one, then paint.", buttons=[],
+                    visible=False, buttons=[],
                 )  # fmt: skip
+                outputs = self._results()
             with gr.Column(scale=5, min_width=320):
                 with gr.Row():
                     menu = class_menu(studio, "Under the class", "edit-class")
@@ -69,10 +73,9 @@ class EditTab:
                 actions = self._actions(picture, editor, generated.made)
                 self._controls = SamplingControls(studio.defaults, bool(studio.class_names), "edit")
                 stop = gr.Button("Stop", variant="stop", elem_id="edit-stop")
-        outputs = self._results()
-        upload.upload(self._upload, upload, [picture, editor], api_name="upload", queue=False)
+        upload.upload(self._upload, upload, [picture, editor, hint], api_name="upload", queue=False)
         take.click(
-            self._take, [generated.made, generated.chosen], [picture, editor, menu], queue=False,
+            self._take, [generated.made, generated.chosen], [picture, editor, hint, menu], queue=False,
             api_visibility="private",
         )  # fmt: skip
         common = [menu, number, seed, *self._controls.components]
@@ -115,13 +118,13 @@ class EditTab:
     def _results(self) -> list[Any]:
         """A gallery, what it cost, its command line, a download."""
         gallery = gr.Gallery(
-            label="Edited", columns=8, height="auto", object_fit="contain", format="png", elem_id="edit-gallery",
+            show_label=False, columns=4, height="auto", object_fit="contain", format="png", elem_id="edit-gallery",
             elem_classes="pixels", buttons=["fullscreen"], interactive=False, visible=False,
         )  # fmt: skip
         cost = gr.Markdown(elem_id="edit-cost")
         command = gr.Code(
             language="shell", label="The same edit on the command line", visible=False, elem_id="edit-command",
-            wrap_lines=True, interactive=False,
+            wrap_lines=True, interactive=False, elem_classes="command",
         )  # fmt: skip
         return [gallery, cost, command, gr.DownloadButton("Download PNGs and manifest", visible=False)]
 
@@ -131,7 +134,7 @@ class EditTab:
     @told
     def _upload(self, path: Any) -> Any:
         taken = take_picture(path, self._studio.pipeline.canvas, self._studio.folder / "uploads")
-        return taken, easel(taken)
+        return taken, *_on_easel(taken)
 
     @told
     def _take(self, made: Made | None, chosen: int) -> Any:
@@ -140,9 +143,9 @@ class EditTab:
         number = min(int(chosen or 0), len(made.out.images) - 1)
         picture, label = made.out.images[number], made.out.labels[number]
         names = self._studio.class_names
-        return picture, easel(picture), names[label] if label < len(names) else gr.skip()
+        return picture, *_on_easel(picture), names[label] if label < len(names) else gr.skip()
 
-    def _asked(self, values: tuple[Any, ...], request: gr.Request, progress: gr.Progress) -> Request:
+    def _asked(self, values: list[Any], request: gr.Request, progress: gr.Progress) -> Request:
         menu, number, seed, *controls = values
         count = check_number("the number of variants", number, 16)
         return Request(
@@ -150,17 +153,9 @@ class EditTab:
         )
 
     @told
-    def _repaint(
-        self,
-        picture: Image.Image | None,
-        editor: Any,
-        margin: float,
-        keep: bool,
-        *values: Any,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> Any:
-        asked, picture = self._asked(values, request, progress), _there(picture)
+    def _repaint(self, request: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008
+        picture, editor, margin, keep, *common = values
+        asked, picture = self._asked(common, request, progress), _there(picture)
         mask = painted_pixels(editor, picture)
         files = self._keep(image=picture, mask=Image.fromarray(mask.astype(np.uint8) * 255))
         options = {**files, "margin": int(margin), "keep_pixels": bool(keep), "num": asked.count}
@@ -173,15 +168,9 @@ class EditTab:
         return self._edited("inpaint", asked, options | {"seed": asked.seed}, run)
 
     @told
-    def _vary(
-        self,
-        picture: Image.Image | None,
-        strength: float,
-        *values: Any,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> Any:
-        asked, picture = self._asked(values, request, progress), _there(picture)
+    def _vary(self, request: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008
+        picture, strength, *common = values
+        asked, picture = self._asked(common, request, progress), _there(picture)
         options = {**self._keep(image=picture), "strength": strength, "num": asked.count, "seed": asked.seed}
 
         def run(label: str | None, settings: Any, watch: Any) -> Any:
@@ -190,15 +179,9 @@ class EditTab:
         return self._edited("vary", asked, options, run)
 
     @told
-    def _refine(
-        self,
-        made: Made | None,
-        threshold: float,
-        *values: Any,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> Any:
-        asked = self._asked(values, request, progress)
+    def _refine(self, request: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008
+        made, threshold, *common = values
+        asked = self._asked(common, request, progress)
         if made is None:
             raise InputError("nothing has been generated yet: make images in the tab Generate, then refine them")
         began = time.monotonic()
@@ -214,14 +197,9 @@ class EditTab:
         return _shown(self._studio.finish(out, made.settings, made.seed, began, command), note)
 
     @told
-    def _between(
-        self,
-        other: float,
-        *values: Any,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> Any:
-        asked, end = self._asked(values, request, progress), seed_of(other)
+    def _between(self, request: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008
+        other, *common = values
+        asked, end = self._asked(common, request, progress), seed_of(other)
 
         def run(label: str | None, settings: Any, watch: Any) -> Any:
             return self._studio.pipeline.interpolate((asked.seed, end), asked.count, label, settings, watch)
@@ -250,6 +228,11 @@ class EditTab:
 
 def _sampling(settings: Any) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in SAMPLING}
+
+
+def _on_easel(picture: Image.Image) -> Any:
+    """The editor with a picture, and no hint."""
+    return gr.update(value=easel(picture), visible=True), gr.Markdown(visible=False)
 
 
 def _there(picture: Image.Image | None) -> Image.Image:

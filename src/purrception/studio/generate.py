@@ -42,10 +42,10 @@ class GenerateTab:
                     )
                     seed = gr.Number(0, precision=0, minimum=0, label="Seed", elem_id="generate-seed")
                 self._controls = SamplingControls(studio.defaults, bool(studio.class_names), "generate")
-                with gr.Row():
-                    go = gr.Button("Generate", variant="primary", elem_id="generate-go")
-                    dice = gr.Button("Another seed", elem_id="generate-dice")
-                    stop = gr.Button("Stop", variant="stop", elem_id="generate-stop")
+                with gr.Row(elem_classes="buttons"):
+                    go = gr.Button("Generate", variant="primary", elem_id="generate-go", min_width=90)
+                    dice = gr.Button("New seed", elem_id="generate-dice", min_width=90)
+                    stop = gr.Button("Stop", variant="stop", elem_id="generate-stop", min_width=90)
             with gr.Column(scale=6, min_width=320):
                 view = gr.Radio(
                     [IMAGES, DOUBT], value=IMAGES, show_label=False, container=False, elem_id="generate-view"
@@ -59,7 +59,7 @@ class GenerateTab:
                 )
                 command = gr.Code(
                     language="shell", label="The same images on the command line", visible=False,
-                    elem_id="generate-command", wrap_lines=True, interactive=False,
+                    elem_id="generate-command", wrap_lines=True, interactive=False, elem_classes="command",
                 )  # fmt: skip
                 download = gr.DownloadButton(
                     "Download PNGs and manifest", visible=False, elem_id="generate-download"
@@ -83,10 +83,11 @@ class GenerateTab:
     def _thumbnails(self) -> gr.Gallery | None:
         if not self._studio.class_names:
             return None
+        gr.HTML("<p class='quiet'>A training image of each class; click one to choose it.</p>")
         return gr.Gallery(
-            self._studio.thumbnails(), columns=5, height=190, allow_preview=False, object_fit="contain",
-            label="A training image of each class; click to choose", elem_id="generate-classes",
-            elem_classes="pixels", format="png", buttons=[], interactive=False,
+            self._studio.thumbnails(), columns=5, height="auto", allow_preview=False, object_fit="contain",
+            show_label=False, elem_id="generate-classes", elem_classes="pixels", format="png", buttons=[],
+            interactive=False,
         )  # fmt: skip
 
     def _name(self, event: gr.SelectData) -> str:
@@ -100,7 +101,7 @@ class GenerateTab:
         gr.Info("Stopping at the next evaluation.", title="Stop")
 
     @told
-    def _make(self, *values: Any, request: gr.Request, progress: gr.Progress = gr.Progress()) -> Any:  # noqa: B008
+    def _make(self, request: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008
         menu, number, seed, *rest = values
         settings = self._controls.read(tuple(rest[:-1]))
         count = check_number("the number of images", number, MOST_IMAGES)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import io
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 
 from purrception.studio.controls import MODEL, SamplingControls, class_menu, seed_of, session_of, told
-from purrception.studio.inside import Trajectory, alternatives, curves, record
-from purrception.studio.session import Studio, display
+from purrception.studio.inside import Alternative, Trajectory, alternatives, curves, record
+from purrception.studio.session import Studio
 
 HINT = "*Move through time; click a token to see what else it could be.*"
 
@@ -32,11 +35,15 @@ class LookTab:
                     stop = gr.Button("Stop", variant="stop", elem_id="look-stop")
                 curve = gr.HTML(elem_id="look-curves")
             with gr.Column(scale=6, min_width=320):
-                with gr.Row(elem_classes="narrow"):
-                    moment = gr.Slider(
-                        0, 1, 0, step=1, precision=0, label="Moment", visible=False, elem_id="look-time"
-                    )
-                    overlay = gr.Checkbox(False, label="Show doubt", visible=False, elem_id="look-overlay")
+                moment = gr.Slider(
+                    0, 1, 0, step=1, precision=0, label="Moment", visible=False, elem_id="look-time"
+                )
+                overlay = gr.Checkbox(
+                    False,
+                    label="Show doubt: the brighter, the less certain",
+                    visible=False,
+                    elem_id="look-overlay",
+                )
                 when = gr.Markdown(
                     "*Nothing here yet: press Look inside to follow one image from noise to data.*",
                     elem_id="look-when",
@@ -46,10 +53,7 @@ class LookTab:
                     elem_id="look-picture", elem_classes="pixels",
                 )  # fmt: skip
                 token = gr.Markdown(elem_id="look-token")
-                others = gr.Gallery(
-                    show_label=False, columns=6, height="auto", object_fit="contain", visible=False, format="png",
-                    elem_id="look-others", elem_classes="pixels", buttons=[], interactive=False,
-                )  # fmt: skip
+                others = gr.HTML(elem_id="look-others")
         shown = [picture, when, curve]
         go.click(
             self._record, [menu, seed, *self._controls.components],
@@ -71,7 +75,7 @@ class LookTab:
         self._studio.stop(session_of(request))
 
     @told
-    def _record(self, *values: Any, request: gr.Request, progress: gr.Progress = gr.Progress()) -> Any:  # noqa: B008
+    def _record(self, request: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008
         menu, seed, *rest = values
         label = self._studio.pipeline.label_or_null(menu if menu in self._studio.class_names else None)
         settings = self._controls.read(tuple(rest))
@@ -85,7 +89,7 @@ class LookTab:
             gr.Checkbox(visible=True),
             *self._show(way, last, False),
             HINT,
-            gr.Gallery(visible=False),
+            "",
         )
 
     def _show(self, way: Trajectory | None, number: float, overlay: bool) -> Any:
@@ -117,8 +121,7 @@ class LookTab:
             f"**Token in row {row + 1}, column {column + 1}**, at t = {moment.t:.3f}: its likeliest codes, and "
             "the image each leads to when it is forced from this moment on."
         )
-        pictures = [(display(one.image, 128), f"code {one.code}: {one.probability:.1%}") for one in found]
-        return told_of, gr.Gallery(pictures, visible=True)
+        return told_of, _cards(found)
 
     def _site(self, way: Trajectory, pixel: Any) -> tuple[int, int]:
         """The token at a pixel (x, y) of the large picture."""
@@ -127,3 +130,18 @@ class LookTab:
         column = min(int(pixel[0] * width / picture.width), width - 1)
         row = min(int(pixel[1] * height / picture.height), height - 1)
         return row, column
+
+
+def _cards(found: Sequence[Alternative]) -> str:
+    """A card for each code: the image it leads to, its number and its probability."""
+    cards = []
+    for one in found:
+        file = io.BytesIO()
+        one.image.save(file, "PNG")
+        source = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+        cards.append(
+            f"<figure><img src='{source}' alt='with code {one.code}'><figcaption><span>code {one.code}</span>"
+            f"<b>{one.probability:.1%}</b></figcaption>"
+            f"<div class='bar' style='width:{one.probability:.1%}'></div></figure>"
+        )
+    return f"<div class='cards'>{''.join(cards)}</div>"

@@ -17,6 +17,8 @@ from purrception.studio.session import Studio
 FONTS = ("ui-sans-serif", "system-ui", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 STYLE = """
+.gradio-container, .block { min-width: 0 !important; }
+.gradio-container .main, .gradio-container .contain { width: 100%; }
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; padding: 0 14px 40px !important; }
 .head { display: flex; flex-wrap: wrap; align-items: baseline; gap: 6px 14px; padding: 18px 2px 4px; }
 .head h1 { font-size: 1.55rem; font-weight: 650; margin: 0; letter-spacing: -0.01em; }
@@ -24,6 +26,18 @@ STYLE = """
   background: var(--background-fill-secondary);
   border: 1px solid var(--border-color-primary); color: var(--body-text-color-subdued); white-space: nowrap; }
 .pixels img { image-rendering: pixelated; }
+.pixels .grid-container { grid-template-columns: repeat(var(--grid-cols), minmax(0, 1fr)) !important; }
+.pixels .grid-wrap { min-height: 0 !important; max-height: none !important; }
+.command .cm-scroller { min-height: 0 !important; } .command .cm-gutters { display: none; }
+.command .cm-line { white-space: pre-wrap !important; overflow-wrap: anywhere !important; }
+.buttons button { min-width: 90px; }
+.cards { display: grid; grid-template-columns: repeat(6, minmax(0, 1fr)); gap: 8px; }
+.cards figure { margin: 0; padding: 8px; border-radius: 10px; background: var(--block-background-fill);
+  border: 1px solid var(--border-color-primary); }
+.cards img { width: 100%; border-radius: 6px; image-rendering: pixelated; display: block; }
+.cards figcaption { font-size: 0.76rem; margin-top: 6px; display: flex; flex-wrap: wrap; gap: 0 6px;
+  justify-content: space-between; }
+.cards .bar { height: 4px; border-radius: 4px; margin-top: 4px; background: var(--color-accent); min-width: 2px; }
 .quiet { color: var(--body-text-color-subdued); font-size: 0.85rem; margin: 2px 0 0; }
 .curves { width: 100%; height: auto; color: var(--body-text-color); }
 .curves text { font-size: 13px; fill: var(--body-text-color-subdued); }
@@ -34,9 +48,15 @@ STYLE = """
 .curves .mean-name { fill: var(--color-accent); } .curves .largest-name { fill: #f59e0b; }
 #look-picture { max-width: 400px; } #look-picture img { cursor: crosshair; width: 100%; height: auto; }
 #generate-cost, #look-when, #look-token, #edit-cost, #compare-verdict { padding: 4px 2px; }
+#generate-classes .thumbnail-item { aspect-ratio: 1 !important; height: auto !important; }
+.quiet { color: var(--body-text-color-subdued) !important; }
 #generate-view { margin-bottom: 4px; }
+#generate-classes .grid-container { grid-template-columns: repeat(auto-fill, minmax(58px, 1fr)) !important;
+  grid-template-rows: none !important; grid-auto-rows: min-content;
+  max-height: 280px; overflow-y: auto; gap: 6px; }
 @media (max-width: 640px) {
-  .gradio-container { padding: 0 8px 32px !important; }
+  .cards { grid-template-columns: repeat(3, minmax(0, 1fr)); }
+  .gradio-container { padding: 0 4px 32px !important; } .gradio-container .main { padding: 0 8px !important; }
   .head { padding-top: 12px; } .head h1 { font-size: 1.25rem; width: 100%; }
 }
 """
@@ -44,8 +64,23 @@ STYLE = """
 
 def theme() -> gr.themes.Base:
     """Soft shapes, one accent, and fonts that are already there."""
-    return gr.themes.Soft(
+    soft = gr.themes.Soft(
         primary_hue="indigo", secondary_hue="indigo", neutral_hue="slate", font=FONTS, font_mono=MONO
+    )
+    return soft.set(
+        body_background_fill="*neutral_50",
+        body_background_fill_dark="*neutral_950",
+        block_background_fill="white",
+        block_background_fill_dark="*neutral_900",
+        block_title_background_fill="transparent",
+        block_title_background_fill_dark="transparent",
+        block_title_text_color="*body_text_color",
+        block_title_text_color_dark="*body_text_color",
+        block_title_padding="0",
+        block_label_background_fill="transparent",
+        block_label_background_fill_dark="transparent",
+        block_label_text_color="*body_text_color_subdued",
+        block_label_text_color_dark="*body_text_color_subdued",
     )
 
 

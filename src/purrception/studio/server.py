@@ -67,7 +67,7 @@ def open_studio(target: str, options: StudioOptions, say: Callable[[str], None] 
         server_port=port,
         auth=admit if options.password else None,
         theme=theme(),
-        css=STYLE,
+        head=f"<style>{STYLE}</style>",  # as css it would be confined to the inside of a tab
         footer_links=[],
         max_file_size=LARGEST_UPLOAD,
         state_session_capacity=SESSIONS,

@@ -1,0 +1,104 @@
+"""How well a run edits: half-masked test images repainted under their own class, and uncertain tokens refined.
+
+    python benchmarks/editing.py runs/digits
+
+A classifier that learned the real training images says whether an image is recognised as its class.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from purrception.config import load_config
+from purrception.data import images_to_tensor, load_split
+from purrception.editing import Editor
+from purrception.evaluation import train_classifier
+from purrception.evaluation.classifier import accuracy
+from purrception.experiment import load_pipeline, sampling_defaults
+from purrception.sampling import sample_codes
+from purrception.training import RunDirectory
+
+GUIDANCES = (1.0, 1.5)
+THRESHOLDS = (0.1, 0.3, 0.5, 1.0)
+BATCH = 480
+Recognised = Callable[[Tensor, Tensor], float]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run")
+    parser.add_argument("--num", type=int, default=1440, help="images that are generated and refined")
+    arguments = parser.parse_args()
+    config = load_config(RunDirectory.open(arguments.run).config_file)
+    pipeline = load_pipeline(arguments.run)
+    editor = Editor(
+        pipeline.transformer.eval(), pipeline.objective, sampling_defaults(arguments.run), batch_size=BATCH
+    )
+    images, labels = load_split(config.data, "train")
+    test_images, test_labels = load_split(config.data, "test")
+    classifier = train_classifier(images, labels, pipeline.transformer.num_classes, config.evaluation.classifier)
+
+    def recognised(indices: Tensor, wanted: Tensor) -> float:
+        decoded = images_to_tensor(list(pipeline.tokenizer.decode_images(indices)))
+        return accuracy(classifier, decoded, wanted)
+
+    codes = pipeline.tokenizer.encode(test_images)
+    print(
+        f"{len(codes)} test images: real {accuracy(classifier, test_images, test_labels):.1%} recognised, ", end=""
+    )
+    print(f"as the tokenizer shows them {recognised(codes, test_labels):.1%}")
+    inpainting(editor, codes, test_labels, recognised)
+    refinement(editor, torch.arange(arguments.num) % pipeline.transformer.num_classes, recognised)
+
+
+def inpainting(editor: Editor, codes: Tensor, labels: Tensor, recognised: Recognised) -> None:
+    """Each half of every image, made anew under its class."""
+    height, width = codes.shape[1:]
+    rows, columns = torch.arange(height)[:, None], torch.arange(width)[None]
+    halves = {
+        "left": columns < width // 2,
+        "right": columns >= width // 2,
+        "top": rows < height // 2,
+        "bottom": rows >= height // 2,
+    }
+    print("| half made anew | guidance | recognised |\n|---|---|---|")
+    for name, half in halves.items():
+        free = half.expand(len(codes), height, width)
+        for guidance in GUIDANCES:
+            made = replace(editor, settings=replace(editor.settings, guidance=guidance)).inpaint(
+                codes, free, labels
+            )
+            assert torch.equal(made.indices[~free], codes[~free])
+            print(f"| {name} | {guidance:g} | {recognised(made.indices, labels):.1%} |", flush=True)
+
+
+def refinement(editor: Editor, labels: Tensor, recognised: Recognised) -> None:
+    """Generated images before and after their uncertain tokens were made anew."""
+    print("| guidance | threshold, nats | tokens above | tokens changed | recognised before | after |")
+    print("|---|---|---|---|---|---|")
+    for guidance in GUIDANCES:
+        settings = replace(editor.settings, guidance=guidance)
+        made = sample_codes(editor.network, editor.objective, labels, settings, editor.seed, BATCH)
+        assert made.entropy is not None
+        before = recognised(made.indices, labels)
+        for threshold in THRESHOLDS:
+            refined = replace(editor, settings=settings).refine(made, labels, threshold)
+            certain = made.entropy <= threshold
+            assert torch.equal(refined.indices[certain], made.indices[certain])
+            changed = float((refined.indices != made.indices).float().mean())
+            after = recognised(refined.indices, labels)
+            above = float((~certain).float().mean())
+            print(
+                f"| {guidance:g} | {threshold:g} | {above:.1%} | {changed:.1%} | {before:.1%} | {after:.1%} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

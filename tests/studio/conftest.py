@@ -1,0 +1,121 @@
+"""A studio around a tiny run, on loopback, in a process that can look nothing up; and a real browser."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+CHROMIUM = "/usr/bin/chromium"
+SWITCHES = [
+    "--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-default-apps", "--no-first-run",
+    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
+]  # fmt: skip
+# Runs before anything else in the server: a name that is not loopback is written down and not resolved.
+NO_LOOKUPS = """
+import os, socket
+_resolve = socket.getaddrinfo
+def refuse(host, *rest, **options):
+    name = host.decode() if isinstance(host, bytes) else host
+    if name in (None, "", "127.0.0.1", "localhost", "::1", "0.0.0.0"):
+        return _resolve(host, *rest, **options)
+    with open(os.environ["LOOKUPS"], "a") as file:
+        file.write(f"{name}\\n")
+    raise socket.gaierror(f"no look-ups here: {name}")
+socket.getaddrinfo = refuse
+socket.gethostbyname = lambda host: refuse(host, None) and host
+"""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A studio that is running."""
+
+    url: str
+    run: Path
+    """Its run, a copy."""
+    around: Path
+    """The folder that holds the run; nothing else in it may change."""
+    lookups: Path
+    process: subprocess.Popen[str]
+
+
+def start_studio(run: Path, around: Path, *options: str) -> Server:
+    """``purrception studio``, as a person starts it."""
+    (around / "guard").mkdir(exist_ok=True)
+    (around / "guard/sitecustomize.py").write_text(NO_LOOKUPS)
+    for name in ("tmp", "home"):
+        (around / name).mkdir(exist_ok=True)
+    lookups = around / "guard/lookups"
+    environment = os.environ | {
+        "PYTHONPATH": str(around / "guard"), "LOOKUPS": str(lookups), "OMP_NUM_THREADS": "2",
+        "TMPDIR": str(around / "tmp"), "HOME": str(around / "home"),
+        "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1",
+    }  # fmt: skip
+    log = (around / "guard/log").open("w+")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "purrception", "studio", str(run), *options],
+        env=environment, stdout=log, stderr=subprocess.STDOUT, text=True, cwd=around,
+    )  # fmt: skip
+    until = time.monotonic() + 120
+    while time.monotonic() < until and process.poll() is None:
+        if found := re.search(r"http://127\.0\.0\.1:\d+", (around / "guard/log").read_text()):
+            return Server(found[0], run, around, lookups, process)
+        time.sleep(0.2)
+    process.kill()
+    raise AssertionError((around / "guard/log").read_text())
+
+
+def stop_studio(server: Server) -> None:
+    """End it, and wait."""
+    server.process.terminate()
+    server.process.wait(timeout=20)
+
+
+@pytest.fixture(scope="session")
+def studio(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A studio for all tests, which begin with a page of their own."""
+    pytest.importorskip("gradio")
+    around = tmp_path_factory.mktemp("studio")
+    shutil.copytree(tiny_run, around / "tiny")
+    report = around / "tiny/evaluation/000"
+    report.mkdir(parents=True)
+    (report / "report.md").write_text("# Evaluation\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n![grid](grid.png)\n")
+    shutil.copy(next((around / "tiny/samples").glob("*.png")), report / "grid.png")
+    server = start_studio(around / "tiny", around)
+    yield server
+    stop_studio(server)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium, headless."""
+    if not Path(CHROMIUM).exists():
+        pytest.skip("Debian's chromium is not installed")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        made = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
+        yield made
+        made.close()
+
+
+@pytest.fixture(scope="session")
+def artefacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where screenshots go: PURRCEPTION_ARTEFACTS, or a temporary folder."""
+    named = os.environ.get("PURRCEPTION_ARTEFACTS")
+    folder = Path(named) if named else tmp_path_factory.mktemp("screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

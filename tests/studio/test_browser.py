@@ -1,0 +1,179 @@
+"""The page, in a real browser, as a visitor uses it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import pytest
+from PIL import Image
+
+from tests.studio.conftest import Server
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+PATIENCE = 90_000
+
+
+class Visit:
+    """A page that remembers every address it asked for, and every error it logged."""
+
+    def __init__(self, page: Page, artefacts: Path) -> None:
+        self.page, self._artefacts = page, artefacts
+        self.hosts: set[str] = set()
+        self.errors: list[str] = []
+        page.set_default_timeout(PATIENCE)
+        page.on("request", lambda request: self.hosts.add(urlsplit(request.url).hostname or "data"))
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def open(self, url: str, tab: str = "Generate") -> None:
+        self.page.goto(url)
+        self.page.get_by_role("tab", name=tab, exact=True).click()
+
+    def picture(self, name: str) -> None:
+        self.page.wait_for_timeout(400)
+        self.page.screenshot(path=self._artefacts / f"{name}.png", full_page=True)
+
+    def fill(self, element: str, value: float) -> None:
+        """Type into a number field or the number of a slider."""
+        field = self.page.locator(f"#{element} input[type=number]").first
+        field.fill(str(value))
+        field.press("Tab")
+
+
+@pytest.fixture
+def visit(browser: Browser, artefacts: Path, request: pytest.FixtureRequest) -> Iterator[Visit]:
+    options = getattr(request, "param", {"viewport": {"width": 1280, "height": 900}})
+    page = browser.new_page(**options)
+    one = Visit(page, artefacts)
+    yield one
+    page.close()
+    assert one.hosts <= {"127.0.0.1", "data"}
+    assert not one.errors
+
+
+def test_generating_shows_images_their_cost_and_how_to_repeat_them(studio: Server, visit: Visit) -> None:
+    visit.open(studio.url)
+    page = visit.page
+    visit.picture("generate-empty")
+    page.locator("#generate-classes button").nth(3).click()
+    page.wait_for_function("document.querySelector('#generate-class input').value === '3'")
+    visit.fill("generate-number", 4)
+    page.locator("#generate-go").click()
+    page.wait_for_selector("#generate-command:visible")
+    assert page.locator("#generate-gallery img").count() == 4
+    text = page.locator("#generate-command").inner_text()
+    assert "purrception sample" in re.sub(r"\s+", " ", text)
+    assert "--classes 3 3 3 3" in re.sub(r"\s+", " ", text)
+    assert "3 network evaluations each" in page.locator("#generate-cost").inner_text()
+    visit.picture("generate")
+    page.get_by_label("Doubt").click()
+    visit.picture("generate-doubt")
+    with page.expect_download() as download:
+        page.locator("#generate-download").click()
+    assert download.value.suggested_filename.endswith(".zip")
+
+
+def test_looking_inside_moves_through_time_and_names_the_codes_of_a_token(studio: Server, visit: Visit) -> None:
+    visit.open(studio.url, "Look inside")
+    page = visit.page
+    page.locator("#look-go").click()
+    page.wait_for_selector("#look-picture img")
+    assert "t = 0.667 · evaluation 3 of 3" in page.locator("#look-when").inner_text()
+    visit.fill("look-time", 0)
+    page.wait_for_function("document.querySelector('#look-when').innerText.includes('t = 0.000')")
+    plain = page.locator("#look-picture img").get_attribute("src")
+    page.get_by_label("Show doubt").click()
+    page.wait_for_function("plain => document.querySelector('#look-picture img').src !== plain", arg=plain)
+    page.wait_for_timeout(500)
+    page.locator("#look-picture img").click(position={"x": 60, "y": 150})
+    page.wait_for_selector("#look-others img", state="attached")
+    assert "Token in row 2, column 1" in page.locator("#look-token").inner_text()
+    assert page.locator("#look-others img").count() == 6
+    assert page.locator("svg.curves").count() == 1
+    visit.picture("look")
+
+
+def test_painting_and_repainting(studio: Server, visit: Visit, tmp_path: Path) -> None:
+    visit.open(studio.url, "Edit")
+    page = visit.page
+    visit.picture("edit-empty")
+    page.locator("#edit-repaint").click()
+    page.wait_for_selector("text=There is no picture yet")
+    Image.new("L", (40, 40), 120).save(tmp_path / "grey.png")
+    page.locator("#edit-upload").locator("xpath=..").locator("input[type=file]").set_input_files(
+        tmp_path / "grey.png"
+    )
+    page.wait_for_selector("#edit-easel canvas")
+    page.wait_for_timeout(1500)  # the easel draws itself
+    box = page.locator("#edit-easel canvas").first.bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x - 60, y)
+    page.mouse.down()
+    page.mouse.move(x + 60, y + 30, steps=6)
+    page.mouse.up()
+    page.wait_for_timeout(500)
+    page.locator("#edit-repaint").click()
+    page.wait_for_selector("#edit-gallery img", state="attached")
+    assert page.locator("#edit-gallery img").count() == 4
+    text = re.sub(r"\s+", " ", page.locator("#edit-command").inner_text())
+    assert "purrception edit inpaint" in text
+    assert list((studio.run / "studio/edits").glob("*/mask.png"))
+    visit.picture("edit")
+
+
+def test_a_long_job_stops_and_a_reload_begins_anew(studio: Server, visit: Visit) -> None:
+    visit.open(studio.url)
+    page = visit.page
+    visit.fill("generate-number", 64)
+    visit.fill("generate-steps", 200)
+    page.locator("#generate-go").click()
+    page.wait_for_timeout(700)
+    page.locator("#generate-stop").click()
+    visit.fill("generate-number", 1)
+    visit.fill("generate-steps", 2)
+    page.locator("#generate-go").click()
+    page.wait_for_selector("#generate-command:visible")
+    assert page.locator("#generate-gallery img").count() == 1
+    page.reload()
+    page.wait_for_selector("#generate-go")
+    assert "Nothing made yet" in page.locator("#generate-cost").inner_text()
+
+
+def test_comparing_and_reports(studio: Server, visit: Visit) -> None:
+    visit.open(studio.url, "Compare")
+    page = visit.page
+    visit.fill("compare-number", 2)
+    visit.fill("compare-B-steps", 6)
+    page.locator("#compare-go").click()
+    page.wait_for_selector("text=of the tokens agree")
+    assert page.locator("#compare-gallery-B img").count() == 2
+    visit.picture("compare")
+    page.get_by_role("tab", name="Reports", exact=True).click()
+    page.wait_for_selector("#reports-page table")
+    assert page.locator("#reports-page img").get_attribute("src").startswith("data:image/png;base64,")
+    visit.picture("reports")
+
+
+@pytest.mark.parametrize(
+    "visit",
+    [{"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "is_mobile": True, "has_touch": True}],
+    indirect=True,
+)
+def test_on_a_phone_in_the_dark(studio: Server, visit: Visit) -> None:
+    visit.open(f"{studio.url}/?__theme=dark")
+    page = visit.page
+    visit.fill("generate-number", 4)
+    page.locator("#generate-go").click()
+    page.wait_for_selector("#generate-command:visible")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    visit.picture("phone-dark")
+
+
+def test_nothing_was_looked_up(studio: Server) -> None:
+    assert not studio.lookups.exists(), studio.lookups.read_text()
