@@ -129,7 +129,7 @@ def _draw(
         own = every.entropy[every.correct == wanted].numpy()
         kinds.hist(own, bins=40, range=(0, float(every.entropy.max())), alpha=0.6, density=True, label=title)
     found = overall["as trained"]
-    kinds.set(xlabel="entropy, nats", title=f"most probable code right or wrong: AUROC {found.auroc:.2f}")
+    kinds.set(xlabel="entropy, nats", title=f"entropy of right and wrong (AUROC {found.auroc:.2f})")
     for panel in (curve, loss, kinds):
         panel.legend(fontsize=7)
     return figure

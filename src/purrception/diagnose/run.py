@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from purrception.diagnose.bound import bound_section
 from purrception.diagnose.calibration import calibration_section
 from purrception.diagnose.codebook import codebook_section
@@ -49,7 +47,7 @@ class Part:
         if self.held_out and subject.held_out is None:
             return "the run holds no images out (data.test_fraction was 0, or there is no tokens/test)"
         if self.small and len(subject.train) > LARGEST_ORACLE:
-            return f"the exact posterior takes {LARGEST_ORACLE} training images at most; here are {len(subject.train)}"
+            return f"the exact posterior takes {LARGEST_ORACLE} training images at most, not {len(subject.train)}"
         if self.classes and subject.classes < 2:
             return "a classifier judges the samples, and these images have no classes"
         return ""
@@ -100,8 +98,7 @@ def diagnose(subject: Subject, only: Sequence[str], folder: Path) -> Path:
         for done, name in enumerate(wanted, start=1):
             bar.note(f"{name} …")
             began = time.monotonic()
-            with torch.no_grad():
-                sections[name] = PARTS[name].section(subject)
+            sections[name] = PARTS[name].section(subject)
             bar.note(f"{name}: {time.monotonic() - began:.0f} s")
             bar.update(done)
     steps, latest = subject.config.training.steps, subject.step
@@ -110,7 +107,7 @@ def diagnose(subject: Subject, only: Sequence[str], folder: Path) -> Path:
         "objective": subject.config.objective.name,
         "training": f"{latest} of {steps} steps" + ("" if latest == steps else " (still under way, or stopped)"),
         "images": f"{len(subject.train)} trained on, {len(subject.held_out or ())} held out; at most "
-        "{subject.num} "
+        f"{subject.num} "
         f"a measurement, seed {subject.seed}",
         **{f"left out: {name}": reason for name, reason in missing.items()},
     }
