@@ -12,6 +12,7 @@ from purrception.bench import BenchConfig
 from purrception.cli import CompareOptions, EvaluateOptions, SampleOptions, SweepOptions
 from purrception.cli.benchmarks import BenchOptions
 from purrception.cli.converting import CheckpointOptions, TokenizerOptions
+from purrception.cli.diagnosing import DiagnoseOptions, SuiteOptions
 from purrception.cli.tokenizer import ReportOptions, TrainOptions
 from purrception.config import DataOptions, TokenizerRunConfig, option_names
 from purrception.plan import PlanOptions
@@ -26,6 +27,7 @@ OPTIONS = {
     "compare": {*option_names(), *option_names(CompareOptions)},
     "sweep": set(option_names(SweepOptions)),
     "plan": {*option_names(), *option_names(PlanOptions)},
+    "diagnose": {*option_names(DiagnoseOptions), *option_names(SuiteOptions), "suite"},
     "bench": {*option_names(BenchConfig), *option_names(BenchOptions)},
     "prepare": set(option_names(PrepareOptions)),
     "convert": set(option_names(CheckpointOptions)),

@@ -126,7 +126,8 @@ def test_a_run_without_a_posterior_is_given_the_parts_that_apply(tiny_run: Path,
 
 ROWS = {
     "digits@16": [
-        {"entry": entry, "seed": seed, "step": step, "frechet": level + 0.1 * seed, "bits_per_code": 6.0 + 0.2 * seed,
+        {"entry": entry, "seed": seed, "step": step, "frechet": level + 0.1 * seed,
+         "bits_per_code": 6.0 + 0.2 * seed,
          "recall": 0.9, "recognised": 0.9}
         for entry, level in (("purrception", 2.0), ("cfm", 3.0))
         for seed in (0, 1)
