@@ -15,7 +15,7 @@ from purrception.diagnose.report import Section, table
 from purrception.diagnose.subject import Subject
 from purrception.diagnostics.temperature import TemperatureEffect
 from purrception.evaluation.judge import Judge, Quality
-from purrception.flow import SamplingConfig
+from purrception.flow import Generation, SamplingConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,7 +48,8 @@ def temperature_section(subject: Subject) -> Section:
     fitted = "piecewise:" + ",".join(f"{t:g}={by_time[t]:.2f}" for t in TIMES)
     base = replace(subject.settings, steps=min(subject.settings.steps, STEPS_AT_MOST), guidance=1.0)
     asked = [*(f"{tau:g}" for tau in TEMPERATURES), f"{single:.2f}", *SCHEDULES, fitted]
-    tried = [_try(subject, judge, base, temperature) for temperature in dict.fromkeys(asked)]
+    plain = subject.sample(subject.num, replace(base, temperature="1"))
+    tried = [_try(subject, judge, replace(base, temperature=tau), plain) for tau in dict.fromkeys(asked)]
     crossed = [
         (tau, guidance, steps, judge.measure(
             subject.network, subject.objective,
@@ -103,17 +104,15 @@ def _short(one: Tried, fitted: str) -> str:
     return "fitted at each t" if one.temperature == fitted else one.temperature
 
 
-def _try(subject: Subject, judge: Judge, base: SamplingConfig, temperature: str) -> Tried:
-    settings = replace(base, temperature=temperature)
+def _try(subject: Subject, judge: Judge, settings: SamplingConfig, plain: Generation) -> Tried:
     made = subject.sample(subject.num, settings)
-    reference = subject.sample(subject.num, replace(base, temperature="1"))
     labels = subject.labels(subject.num).cpu()
     images = subject.tokenizer.decode_images(made.indices)
     predicted = torch.cat([judge.classifier(part).argmax(1) for part in images_to_tensor(list(images)).split(256)])
     return Tried(
-        temperature,
+        str(settings.temperature),
         judge.measure(subject.network, subject.objective, settings),
-        TemperatureEffect.of(made, reference, labels, predicted, subject.classes),
+        TemperatureEffect.of(made, plain, labels, predicted, subject.classes),
         images[(predicted != labels).numpy()][:FAILURES],
     )
 
