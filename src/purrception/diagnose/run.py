@@ -90,8 +90,12 @@ def diagnose(subject: Subject, only: Sequence[str], folder: Path) -> Path:
     if only and missing:
         name, reason = next(iter(missing.items()))
         raise InputError(f"{name}: {reason}; leave it out of --only")
-    sections: dict[str, Section] = {}
     wanted = [name for name in names if name not in missing]
+    if not wanted:
+        raise InputError(f"no part applies to this run: {'; '.join(missing.values())}")
+    protocol = _protocol(subject, missing)
+    headline = f"Diagnosis of {subject.config.name}"
+    sections: dict[str, Section] = {}
     with ProgressBar("diagnose", len(wanted)) as bar:
         for name, reason in missing.items():
             bar.note(f"without {name}: {reason}")
@@ -100,17 +104,20 @@ def diagnose(subject: Subject, only: Sequence[str], folder: Path) -> Path:
             began = time.monotonic()
             sections[name] = PARTS[name].section(subject)
             bar.note(f"{name}: {time.monotonic() - began:.0f} s")
+            # After each part, so that a diagnosis that is cut short leaves what it has found.
+            report = write_report(folder, headline, protocol, sections)
             bar.update(done)
+    return report
+
+
+def _protocol(subject: Subject, missing: dict[str, str]) -> dict[str, str]:
+    """What was looked at, and what was left out."""
     steps, latest = subject.config.training.steps, subject.step
-    protocol = {
-        "run": subject.run.root,
+    return {
+        "run": str(subject.run.root),
         "objective": subject.config.objective.name,
         "training": f"{latest} of {steps} steps" + ("" if latest == steps else " (still under way, or stopped)"),
         "images": f"{len(subject.train)} trained on, {len(subject.held_out or ())} held out; at most "
-        f"{subject.num} "
-        f"a measurement, seed {subject.seed}",
+        f"{subject.num} a measurement, seed {subject.seed}",
         **{f"left out: {name}": reason for name, reason in missing.items()},
     }
-    return write_report(
-        folder, f"Diagnosis of {subject.config.name}", {k: str(v) for k, v in protocol.items()}, sections
-    )
