@@ -40,7 +40,7 @@ def test_a_collapse_is_told_once_and_again_when_it_comes_back(tiny_run: Path) ->
     network = load_pipeline(tiny_run).transformer.eval()
     numbers = torch.arange(0, len(train), 20)
     real, labels = (torch.from_numpy(part) for part in train.rows(numbers.numpy()))
-    collapsed = real[:1].expand_as(real)
+    collapsed = torch.zeros_like(real)
 
     def told(step: int, grids: torch.Tensor) -> list[str]:
         return [line for line in watch.look(step, network, grids, labels).warnings if "codes in effect" in line]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from purrception.diagnostics.bound import check_bound, growth_between
 from purrception.diagnostics.oracle import Gap, Oracle
 from purrception.diagnostics.posteriors import network_posterior
 from purrception.flow import ObjectiveConfig, TrainingBatch, build_objective
@@ -14,7 +15,7 @@ BATCH, STEPS, RATE = 256, 700, 4e-3
 
 
 @pytest.mark.slow
-def test_32_images_learned_by_heart_are_within_0_05_nats_of_the_oracle() -> None:
+def test_32_images_learned_by_heart_are_within_0_05_nats_of_the_oracle_and_the_bound_holds() -> None:
     network = PurrceptionTransformer(
         grid=(2, 2), codebook_size=8, codebook_dim=2, num_classes=0, depth=3, width=64, heads=4, patch_size=1
     )
@@ -37,3 +38,7 @@ def test_32_images_learned_by_heart_are_within_0_05_nats_of_the_oracle() -> None
         z = objective.state_at(network, grids.repeat(32, 1, 1), torch.randn(1024, 2, 2, 2), t).z
         gaps.append(float(Gap.of(exact(z, t), model(z, t), network.codebook, t).divergence.mean()))
     assert sum(gaps) / len(gaps) < 0.05
+    times = tuple(0.7 * n / 14 for n in range(15))
+    model = network_posterior(network, labels[:16])
+    noise = torch.randn(16, 2, 2, 2)
+    assert check_bound(exact, model, network.codebook, noise, times, growth_between(model, network.codebook)).held
