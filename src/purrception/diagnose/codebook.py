@@ -53,9 +53,9 @@ def codebook_section(subject: Subject) -> Section:
         f"Jensen–Shannon divergence of the histograms of samples and training images: {use.divergence:.4f} nats"
         + ("" if floor is None else f"; of held-out and training images: {floor:.4f}")
         + ".",
-        f"Codes of the training images that are never generated: {len(use.never)}, where {by_chance:.1f} would be "
-        f"missing by chance; the commonest of them: {per_line(use.never[:LISTED].tolist())}. More than 1.5 times "
-        f"too often: {per_line([f'{code} ({float(use.ratio[code]):.1f}×)' for code in over])}.",
+        f"Codes of the training images that are never generated: {len(use.never)}, where {by_chance:.1f} "
+        f"would be missing by chance; the commonest of them: {per_line(use.never[:LISTED].tolist())}. More "
+        f"than 1.5 times too often: {per_line([f'{code} ({float(use.ratio[code]):.1f}×)' for code in over])}.",
     ]
     if classes:
         worst = sorted(classes, key=lambda label: unseen_classes.get(label, 0.0) - classes[label])[:3]

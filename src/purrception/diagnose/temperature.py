@@ -65,10 +65,9 @@ def temperature_section(subject: Subject) -> Section:
         "Temperature",
         [
             f"{subject.num} samples a row from the same noise, {base.solver}, {base.steps} steps, no "
-            f"guidance; Fréchet "
-            f"distance in {judge.features} features (real training images: {judge.floor:.2f}), classifier "
-            f"right on "
-            f"{judge.accuracy:.1%} of real test images. Changed: tokens that differ from those at τ = 1.",
+            f"guidance; Fréchet distance in {judge.features} features (real training images: "
+            f"{judge.floor:.2f}), classifier right on {judge.accuracy:.1%} of real test images. Changed: "
+            "tokens that differ from those at τ = 1.",
             table(
                 ["τ", "Fréchet", "precision", "recall", "recognised", "entropy, nats", "changed"],
                 [[_short(one, fitted), one.quality.frechet, one.quality.precision, one.quality.recall,
@@ -76,10 +75,9 @@ def temperature_section(subject: Subject) -> Section:
                  for one in tried],
             ),
             f"Best by Fréchet distance: τ = {_short(best, fitted)}. The temperature that fits held-out "
-            f"likelihood is "
-            f"{single:.2f}; it is {'the same' if best.temperature == f'{single:.2f}' else 'another'}. "
-            f"Differences below "
-            "the spread over noises (tenths at these numbers of samples) decide nothing.",
+            f"likelihood is {single:.2f}; it is "
+            f"{'the same' if best.temperature == f'{single:.2f}' else 'another'}. Differences below the "
+            "spread over noises (tenths at these numbers of samples) decide nothing.",
             f"Classes moved most by τ = {TEMPERATURES[0]:g}: "
             + per_line([f"{names[c]} ({float(changes[c]):.0%} of tokens)" for c in moved])
             + ".",
