@@ -12,6 +12,7 @@ from purrception.bench import BenchConfig
 from purrception.cli import CompareOptions, SampleOptions, SweepOptions
 from purrception.cli.benchmarks import BenchOptions
 from purrception.cli.converting import CheckpointOptions, TokenizerOptions
+from purrception.cli.diagnosing import DiagnoseOptions, SuiteOptions
 from purrception.cli.editing import InpaintOptions, InterpolateOptions, RefineOptions, VaryOptions
 from purrception.cli.evaluating import EvaluateOptions
 from purrception.cli.shipping import ExportOptions
@@ -30,6 +31,7 @@ OPTIONS = {
     "compare": {*option_names(), *option_names(CompareOptions)},
     "sweep": set(option_names(SweepOptions)),
     "plan": {*option_names(), *option_names(PlanOptions)},
+    "diagnose": {*option_names(DiagnoseOptions), *option_names(SuiteOptions), "suite"},
     "bench": {*option_names(BenchConfig), *option_names(BenchOptions)},
     "prepare": set(option_names(PrepareOptions)),
     "convert": set(option_names(CheckpointOptions)),

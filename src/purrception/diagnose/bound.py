@@ -39,13 +39,10 @@ def bound_section(subject: Subject) -> Section:
         [f"{times[n]:.2f}", *(float(getattr(found, name)[n]) for name in columns)] for n in spread(len(times), 10)
     ]
     text = [
-        "The truth here is the flow of the training set's exact posterior. ε: velocity error, measured, "
-        "and bounded "
-        "through total variation and through KL (Pinsker). λ: largest growth rate between the two flows. "
-        "Then the "
-        "distance of the two flows from the same noise, which is at least W₂, and bounds on it: by the "
-        "constants of "
-        "each path, by ε and the largest λ, and from KL alone.",
+        "The truth here is the flow of the training set's exact posterior. ε: velocity error, measured, and "
+        "bounded through total variation and through KL (Pinsker). λ: largest growth rate between the two "
+        "flows. Then the distance of the two flows from the same noise, which is at least W₂, and bounds on "
+        "it: by the constants of each path, by ε and the largest λ, and from KL alone.",
         table(
             [
                 "t",
@@ -61,8 +58,8 @@ def bound_section(subject: Subject) -> Section:
             rows,
         ),
         f"Every inequality held: {'yes' if found.held else '**no**'}. Diameter of the codebook "
-        f"{diameter:.2f}; two grids "
-        f"are never further apart than {widest:.1f}, so that a bound above says nothing. "
+        f"{diameter:.2f}; two grids are never further apart than {widest:.1f}, so that a bound above says "
+        "nothing. "
         + (
             f"The bound by paths gets there at t = {vacuous:.2f}. "
             if vacuous

@@ -61,14 +61,12 @@ def calibration_section(subject: Subject) -> Section:
         [
             f"Tokens of {min(len(held_out), 2 * subject.num)} held-out images at {len(TIMES)} times each. The "
             "temperatures are fitted on every other image and all figures are of the others. ECE: expected "
-            "calibration "
-            "error, 15 bins; AUROC: how well a large entropy foretells a wrong most probable code (½: not "
-            "at all).",
+            "calibration error, 15 bins; AUROC: how well a large entropy foretells a wrong most probable "
+            "code (½: not at all).",
             table(header, rows),
             table(["t", "ECE as trained", "accuracy", "confidence", "AUROC", "τ fitted", "ECE with it"], each),
-            f"As a schedule for `sample --temperature`: `{schedule}`. What mends the probabilities need "
-            f"not sample "
-            "best: the part on temperature tries both.",
+            f"As a schedule for `sample --temperature`: `{schedule}`. What mends the probabilities need not "
+            "sample best: the part on temperature tries both.",
         ],
         {
             "temperature": single,
@@ -129,7 +127,7 @@ def _draw(
         own = every.entropy[every.correct == wanted].numpy()
         kinds.hist(own, bins=40, range=(0, float(every.entropy.max())), alpha=0.6, density=True, label=title)
     found = overall["as trained"]
-    kinds.set(xlabel="entropy, nats", title=f"most probable code right or wrong: AUROC {found.auroc:.2f}")
+    kinds.set(xlabel="entropy, nats", title=f"entropy of right and wrong (AUROC {found.auroc:.2f})")
     for panel in (curve, loss, kinds):
         panel.legend(fontsize=7)
     return figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +12,7 @@ from purrception.diagnose.plotting import panels, per_line
 from purrception.diagnose.report import Section, table
 from purrception.diagnose.subject import Subject
 from purrception.diagnostics.codebook_use import CodebookUse, histogram, jensen_shannon
+from purrception.tokenizers.quality import perplexity
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,59 +24,65 @@ def codebook_section(subject: Subject) -> Section:
     """Use and perplexity of data and samples, what is never or too often generated, and in which classes."""
     codes = len(subject.codebook)
     samples, labels = subject.samples.indices, subject.labels(subject.num).cpu()
-    # As many training images as samples, since perplexity and divergence depend on their number.
     train, train_labels = (part.cpu() for part in subject.training_rows)
-    chosen = torch.linspace(0, len(train) - 1, min(len(samples), len(train))).long()
-    data, sampled = histogram(train[chosen], codes), histogram(samples, codes)
+    data, sampled = histogram(train, codes), histogram(samples, codes)
     use = CodebookUse.of(data, sampled)
-    floor = _floor(subject, histogram(train, codes))
+    # Perplexity and the number of codes grow with the number of images: compared at equal numbers.
+    chosen = torch.linspace(0, len(train) - 1, min(len(samples), len(train))).long()
+    like = histogram(train[chosen], codes)
+    by_chance = float(((1 - data / data.sum()) ** samples.numel())[data > 0].sum())
     classes = _by_class(subject, samples, labels, train, train_labels)
-    rows = [
-        ["codes that occur", use.data_codes, use.sample_codes],
-        ["perplexity", use.data_perplexity, use.sample_perplexity],
-    ]
+    floor: float | None = None
+    unseen_classes: dict[int, float] = {}
+    if subject.held_out is not None:
+        grids, own = (part.cpu() for part in subject.rows(subject.held_out, subject.num))
+        counts = histogram(grids, codes)
+        floor = jensen_shannon(data / data.sum(), counts / counts.sum())
+        unseen_classes = _by_class(subject, grids, own, train, train_labels)
     names = subject.pipeline.class_names
-    worst = sorted(classes, key=lambda label: -classes[label])[:3]
     over = [int(code) for code in use.over[:LISTED] if use.ratio[code] > 1.5]
     text = [
-        f"{len(samples)} samples beside as many training images, of {codes} codes.",
-        table(["", "data", "samples"], rows),
-        f"Jensen–Shannon divergence of the two histograms: {use.divergence:.4f} nats"
-        + ("" if floor is None else f" (held-out images against all training images: {floor:.4f})")
+        f"{len(samples)} samples beside {len(train)} training images, of {codes} codes.",
+        table(
+            ["", f"{len(chosen)} training images", f"{len(samples)} samples"],
+            [
+                ["codes that occur", int((like > 0).sum()), use.sample_codes],
+                ["perplexity", perplexity(like), use.sample_perplexity],
+            ],
+        ),
+        f"Jensen–Shannon divergence of the histograms of samples and training images: {use.divergence:.4f} nats"
+        + ("" if floor is None else f"; of held-out and training images: {floor:.4f}")
         + ".",
-        f"In these training images but never generated: {len(use.never)} codes, the commonest "
-        f"{per_line(use.never[:LISTED].tolist())}. "
-        f"More than 1.5 times too often: "
-        f"{per_line([f'{code} ({float(use.ratio[code]):.1f}×)' for code in over])}.",
+        f"Codes of the training images that are never generated: {len(use.never)}, where {by_chance:.1f} "
+        f"would be missing by chance; the commonest of them: {per_line(use.never[:LISTED].tolist())}. More "
+        f"than 1.5 times too often: {per_line([f'{code} ({float(use.ratio[code]):.1f}×)' for code in over])}.",
     ]
     if classes:
+        worst = sorted(classes, key=lambda label: unseen_classes.get(label, 0.0) - classes[label])[:3]
         text.append(
-            "The classes where samples and data differ most: "
-            + per_line([f"{names[label]} ({classes[label]:.3f} nats)" for label in worst])
+            "The classes where samples differ most from the data, and held-out images in brackets: "
+            + per_line(
+                [f"{names[k]} {classes[k]:.3f} nats ({unseen_classes.get(k, math.nan):.3f})" for k in worst]
+            )
             + "."
         )
-    data_out = {
-        "use": {"data_codes": use.data_codes, "data_perplexity": use.data_perplexity,
-                "sample_codes": use.sample_codes, "sample_perplexity": use.sample_perplexity,
-                "divergence": use.divergence, "divergence_of_held_out": floor},
-        "never": use.never, "over": {str(code): float(use.ratio[code]) for code in over},
+    found = {
+        "data_codes": int((like > 0).sum()), "data_perplexity": perplexity(like), "sample_codes": use.sample_codes,
+        "sample_perplexity": use.sample_perplexity, "divergence": use.divergence, "divergence_of_held_out": floor,
+        "never": use.never, "never_by_chance": by_chance,
+        "over": {str(code): float(use.ratio[code]) for code in over},
         "divergence_by_class": {names[label]: value for label, value in classes.items()},
+        "divergence_by_class_of_held_out": {names[label]: value for label, value in unseen_classes.items()},
     }  # fmt: skip
-    drawn = _draw(data / data.sum(), sampled / sampled.sum(), use, {names[k]: v for k, v in classes.items()})
-    return Section("Codebook use", text, data_out, {"codebook.png": drawn})
-
-
-def _floor(subject: Subject, data: Tensor) -> float | None:
-    if subject.held_out is None:
-        return None
-    held_out = histogram(subject.rows(subject.held_out, subject.num)[0].cpu(), len(subject.codebook))
-    return jensen_shannon(data / data.sum(), held_out / held_out.sum())
+    both = [{names[label]: value for label, value in one.items()} for one in (classes, unseen_classes)]
+    drawn = _draw(data / data.sum(), sampled / sampled.sum(), use, both[0], both[1])
+    return Section("Codebook use", text, found, {"codebook.png": drawn})
 
 
 def _by_class(
     subject: Subject, samples: Tensor, labels: Tensor, train: Tensor, train_labels: Tensor
 ) -> dict[int, float]:
-    """Divergence of the histograms of one class."""
+    """Divergence of the histograms of each class: of samples, or of other images, against training images."""
     codes, found = len(subject.codebook), {}
     for label in range(subject.classes):
         own = [histogram(grids[of == label], codes) for grids, of in ((train, train_labels), (samples, labels))]
@@ -83,7 +91,9 @@ def _by_class(
     return found
 
 
-def _draw(data: Tensor, samples: Tensor, use: CodebookUse, classes: dict[str, float]) -> Figure:
+def _draw(
+    data: Tensor, samples: Tensor, use: CodebookUse, classes: dict[str, float], unseen: dict[str, float]
+) -> Figure:
     figure, made = panels(3 if classes else 2, width=4.2)
     order = data.argsort(descending=True)
     made[0].plot(data[order].numpy(), label="data", linewidth=1.4)
@@ -97,8 +107,12 @@ def _draw(data: Tensor, samples: Tensor, use: CodebookUse, classes: dict[str, fl
     made[1].axvline(0, color="grey", linestyle=":")
     made[1].set(xlabel="log₂ of share in samples over share in data", ylabel="codes", title="too rare, too common")
     if classes:
-        made[2].bar(list(classes), list(classes.values()), color="C3")
-        made[2].set(xlabel="class", ylabel="nats", title="divergence of data and samples, by class")
+        for shift, (values, label) in enumerate(((classes, "samples"), (unseen, "held-out images"))):
+            places = [place + 0.4 * shift - 0.2 for place in range(len(values))]
+            made[2].bar(places, list(values.values()), width=0.38, color=("C1", "C7")[shift], label=label)
+        made[2].set_xticks(range(len(classes)), list(classes))
+        made[2].set(xlabel="class", ylabel="nats", title="divergence from training images, by class")
+        made[2].legend(fontsize=8)
         if len(classes) > 12:
             made[2].set_xticks([])
     return figure

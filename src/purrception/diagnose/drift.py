@@ -35,10 +35,10 @@ def drift_section(subject: Subject) -> Section:
     found = drift_over_time(subject.network, subject.objective, batch, TIMES, weight)
     rows = [[f"{one.t:.2f}", one.mean, one.deviation, one.largest, one.pull] for one in found]
     text = [
-        "A softmax does not see a constant added to all logits of a site; logsumexp does, and the z-loss "
-        f"λ logsumexp² (here λ = {weight:g}) holds it. Measured on {count} "
-        f"{'held-out' if subject.held_out else 'training'} "
-        "images, the network's own logits, without evidence.",
+        "A softmax does not see a constant added to all logits of a site; logsumexp does, and the z-loss λ "
+        f"logsumexp² (here λ = {weight:g}) holds it. Measured on {count} "
+        f"{'held-out' if subject.held_out else 'training'} images, the network's own logits, without "
+        "evidence.",
         table(["t", "mean", "standard deviation", "largest", "pull of the z-loss, 2 λ"], rows),
         _story(history, weight),
     ]

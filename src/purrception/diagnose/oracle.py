@@ -75,14 +75,12 @@ def oracle_section(subject: Subject) -> Section:
         f"The exact posterior of the {len(subject.oracle.grids)} training grids"
         + (", each class by itself" if subject.classes else "")
         + ": what the training loss is lowest for, and what repeats the training set. KL(exact ‖ model) in "
-        "nats per "
-        f"token and total variation, at z_t of up to {subject.num} training and held-out images. A model "
-        f"that generalises "
-        "departs from it most on held-out images, where the exact posterior knows only its training grids.",
+        f"nats per token and total variation, at z_t of up to {subject.num} training and held-out images. A "
+        "model that generalises departs from it most on held-out images, where the exact posterior knows "
+        "only its training grids.",
         table(header, rows),
-        f"With the exact posterior in place of the network: share of {LANDINGS} samples that are a "
-        f"training grid, code "
-        "for code, by steps.",
+        f"With the exact posterior in place of the network: share of {LANDINGS} samples that are a training "
+        "grid, code for code, by steps.",
         table(
             ["solver", *(f"{steps} steps" for steps in STEPS)],
             [[name, *shares] for name, shares in landed.items()],
@@ -170,9 +168,8 @@ def _verdict(memory: Memorisation, sites: int) -> str:
     return (
         f"Memorised or generalised: {memory.copies:.1%} of samples are a training grid, of held-out images "
         f"{memory.held_out_copies:.1%}. Tokens of {sites} that differ from the nearest training grid "
-        f"(quartiles): samples "
-        f"{quarters[0]}, held-out images {quarters[1]}. A sample is the nearer of the two with probability "
-        f"{memory.nearer:.2f} (½: generalises, 1: repeats). The model {word}."
+        f"(quartiles): samples {quarters[0]}, held-out images {quarters[1]}. A sample is the nearer of the "
+        f"two with probability {memory.nearer:.2f} (½: generalises, 1: repeats). The model {word}."
     )
 
 

@@ -35,12 +35,14 @@ def show_map(panel: Axes, values: Tensor, largest: float, image: np.ndarray | No
     """A map of numbers ``[h, w]``, over the image it is of where one is given; returns what a colour bar takes."""
     height, width = (len(image), image.shape[1]) if image is not None else values.shape
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-    if image is not None:
-        panel.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest", extent=extent)
+    if image is not None and image.shape[2] > 1:
+        panel.imshow(image, interpolation="nearest", extent=extent)
     drawn = panel.imshow(
         values.cpu().numpy(), cmap="inferno", vmin=0, vmax=max(largest, 1e-9), interpolation="nearest",
-        extent=extent, alpha=0.72 if image is not None else 1.0,
+        extent=extent, alpha=0.65 if image is not None and image.shape[2] > 1 else 1.0,
     )  # fmt: skip
+    if image is not None and image.shape[2] == 1:  # a grey image shows better as the outline of what is drawn
+        panel.contour(image[..., 0], levels=[110], colors="white", linewidths=1.1, alpha=0.9)
     bare(panel, title)
     return drawn
 

@@ -42,7 +42,7 @@ def _cell(value: Any) -> str:
 def write_report(
     folder: Path, headline: str, protocol: Mapping[str, Any], sections: Mapping[str, Section]
 ) -> Path:
-    """Write all of it to ``folder``; returns the Markdown's path."""
+    """Write all of it to ``folder``; returns the Markdown's path. Pictures that are there already stay."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = [f"# {headline}", "", *(f"- {name}: {value}" for name, value in protocol.items()), ""]
     for section in sections.values():
@@ -50,7 +50,8 @@ def write_report(
         for paragraph in section.text:
             lines += [paragraph, ""]
         for name, picture in section.pictures.items():
-            save(picture, folder / name)
+            if not (folder / name).exists():
+                save(picture, folder / name)
             lines += [f"![{section.title}]({name})", ""]
     result = {"protocol": dict(protocol), **{name: plain(section.data) for name, section in sections.items()}}
     (folder / REPORT_JSON).write_text(json.dumps(result, indent=2, ensure_ascii=False))

@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from purrception.diagnose.bound import bound_section
 from purrception.diagnose.calibration import calibration_section
 from purrception.diagnose.codebook import codebook_section
@@ -49,7 +47,7 @@ class Part:
         if self.held_out and subject.held_out is None:
             return "the run holds no images out (data.test_fraction was 0, or there is no tokens/test)"
         if self.small and len(subject.train) > LARGEST_ORACLE:
-            return f"the exact posterior takes {LARGEST_ORACLE} training images at most; here are {len(subject.train)}"
+            return f"the exact posterior takes {LARGEST_ORACLE} training images at most, not {len(subject.train)}"
         if self.classes and subject.classes < 2:
             return "a classifier judges the samples, and these images have no classes"
         return ""
@@ -92,28 +90,34 @@ def diagnose(subject: Subject, only: Sequence[str], folder: Path) -> Path:
     if only and missing:
         name, reason = next(iter(missing.items()))
         raise InputError(f"{name}: {reason}; leave it out of --only")
-    sections: dict[str, Section] = {}
     wanted = [name for name in names if name not in missing]
+    if not wanted:
+        raise InputError(f"no part applies to this run: {'; '.join(missing.values())}")
+    protocol = _protocol(subject, missing)
+    headline = f"Diagnosis of {subject.config.name}"
+    sections: dict[str, Section] = {}
     with ProgressBar("diagnose", len(wanted)) as bar:
         for name, reason in missing.items():
             bar.note(f"without {name}: {reason}")
         for done, name in enumerate(wanted, start=1):
             bar.note(f"{name} …")
             began = time.monotonic()
-            with torch.no_grad():
-                sections[name] = PARTS[name].section(subject)
+            sections[name] = PARTS[name].section(subject)
             bar.note(f"{name}: {time.monotonic() - began:.0f} s")
+            # After each part, so that a diagnosis that is cut short leaves what it has found.
+            report = write_report(folder, headline, protocol, sections)
             bar.update(done)
+    return report
+
+
+def _protocol(subject: Subject, missing: dict[str, str]) -> dict[str, str]:
+    """What was looked at, and what was left out."""
     steps, latest = subject.config.training.steps, subject.step
-    protocol = {
-        "run": subject.run.root,
+    return {
+        "run": str(subject.run.root),
         "objective": subject.config.objective.name,
         "training": f"{latest} of {steps} steps" + ("" if latest == steps else " (still under way, or stopped)"),
         "images": f"{len(subject.train)} trained on, {len(subject.held_out or ())} held out; at most "
-        "{subject.num} "
-        f"a measurement, seed {subject.seed}",
+        f"{subject.num} a measurement, seed {subject.seed}",
         **{f"left out: {name}": reason for name, reason in missing.items()},
     }
-    return write_report(
-        folder, f"Diagnosis of {subject.config.name}", {k: str(v) for k, v in protocol.items()}, sections
-    )

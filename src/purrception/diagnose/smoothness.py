@@ -61,19 +61,17 @@ def smoothness_section(subject: Subject) -> Section:
     proposal = ", ".join(f"{t:.3f}" for t in grids[STEPS[1]]["proposed"])
     text = [
         f"Largest singular value σ of the velocity's Jacobian (power iteration, {ITERATIONS} rounds, from "
-        f"below) and "
-        f"largest growth rate λ (of its symmetric part) at {min(IMAGES, subject.num)} training images. σ "
-        f"near t = 1 is "
-        "1/(1 − t) for a field that only contracts; λ above 0 is where neighbours part and images are decided.",
+        f"below) and largest growth rate λ (of its symmetric part) at {min(IMAGES, subject.num)} training "
+        "images. σ near t = 1 is 1/(1 − t) for a field that only contracts; λ above 0 is where neighbours "
+        "part and images are decided.",
         table(["t", "σ, mean", "σ, largest", "λ, mean", "λ, largest"], rows),
         table(["checkpoint", *(f"σ at t = {t:.2f}" for t in TIMES)],
               [[step, *(float(found[t].largest.mean()) for t in TIMES)] for step, found in fields.items()]),
         f"Straightness of {len(labels)} paths {bent.straightness:.3f} (1: straight lines); their length is "
-        f"{bent.detour:.2f} times the distance of their ends. Steps cost most where |dv/dt| is large: spent in "
-        f"proportion to its root, {STEPS[1]} steps are at {proposal}.",
-        f"Euler on each grid against {FINE} uniform steps from the same noise: root mean square error of "
-        f"the end, and "
-        "in brackets the share of tokens whose code is another one.",
+        f"{bent.detour:.2f} times the distance of their ends. Steps cost most where |dv/dt| is large: spent "
+        f"in proportion to its root, {STEPS[1]} steps are at {proposal}.",
+        f"Euler on each grid against {FINE} uniform steps from the same noise: root mean square error of the "
+        "end, and in brackets the share of tokens whose code is another one.",
         table(["grid", *(f"NFE {steps}" for steps in STEPS)], _grid_rows(errors)),
     ]  # fmt: skip
     data = {

@@ -120,9 +120,8 @@ class Subject:
         """
         if len(self.train) > LARGEST_ORACLE:
             raise InputError(
-                f"the exact posterior looks through every training grid; here are {len(self.train)}, "
-                f"accepted up to "
-                f"{LARGEST_ORACLE}: leave oracle and bound out"
+                f"the exact posterior looks through every training grid; here are {len(self.train)}, accepted "
+                f"up to {LARGEST_ORACLE}: leave oracle and bound out"
             )
         grids, labels = self.training_rows
         return Oracle(grids, self.codebook, labels if self.classes else None)
@@ -142,8 +141,8 @@ def open_subject(root: Path | str, num: int, seed: int, device: torch.device) ->
         raise InputError(f"the run {root} has no checkpoint yet: let it train, or --resume it")
     if unfinished and not (run.tokenizer / "config.json").is_file():
         raise InputError(
-            f"the tokenizer of the run is gone: {run.tokenizer} is missing; put the folder back, since another "
-            "tokenizer would have other codes"
+            f"the tokenizer of the run is gone: {run.tokenizer} is missing; put the folder back, since "
+            "another tokenizer would have other codes"
         )
     config = load_config(run.config_file)
     pipeline = load_pipeline(root).to(device)

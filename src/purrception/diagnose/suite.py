@@ -136,14 +136,11 @@ def write_suite(results: dict[str, Rows], protocol: Protocol, steps: int, folder
         "At the end of training",
         [
             f"{steps} steps, {protocol.seeds} seeds, {protocol.num} images; mean ± standard deviation over "
-            f"seeds. Each "
-            "set has a tokenizer of its own, which its objectives share; distances are in the features of "
-            "each set's "
-            "own classifier, so that they compare within a set and not between sets.",
+            "seeds. Each set has a tokenizer of its own, which its objectives share; distances are in the "
+            "features of each set's own classifier, so that they compare within a set and not between sets.",
             table(["images", "objective", *METRICS.values()], rows),
             f"The advantage of {first}: how many times lower than the other, and whether the difference is "
-            f"larger than "
-            "the standard deviations of both together.",
+            "larger than the standard deviations of both together.",
             table(["images", "against", "metric", "times lower", "holds"], verdicts),
         ],
         {"rows": results, "advantages": [asdict(one) for one in held]},

@@ -15,7 +15,7 @@ from purrception.diagnose.report import Section, table
 from purrception.diagnose.subject import Subject
 from purrception.diagnostics.temperature import TemperatureEffect
 from purrception.evaluation.judge import Judge, Quality
-from purrception.flow import SamplingConfig
+from purrception.flow import Generation, SamplingConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,7 +48,8 @@ def temperature_section(subject: Subject) -> Section:
     fitted = "piecewise:" + ",".join(f"{t:g}={by_time[t]:.2f}" for t in TIMES)
     base = replace(subject.settings, steps=min(subject.settings.steps, STEPS_AT_MOST), guidance=1.0)
     asked = [*(f"{tau:g}" for tau in TEMPERATURES), f"{single:.2f}", *SCHEDULES, fitted]
-    tried = [_try(subject, judge, base, temperature) for temperature in dict.fromkeys(asked)]
+    plain = subject.sample(subject.num, replace(base, temperature="1"))
+    tried = [_try(subject, judge, replace(base, temperature=tau), plain) for tau in dict.fromkeys(asked)]
     crossed = [
         (tau, guidance, steps, judge.measure(
             subject.network, subject.objective,
@@ -64,10 +65,9 @@ def temperature_section(subject: Subject) -> Section:
         "Temperature",
         [
             f"{subject.num} samples a row from the same noise, {base.solver}, {base.steps} steps, no "
-            f"guidance; Fréchet "
-            f"distance in {judge.features} features (real training images: {judge.floor:.2f}), classifier "
-            f"right on "
-            f"{judge.accuracy:.1%} of real test images. Changed: tokens that differ from those at τ = 1.",
+            f"guidance; Fréchet distance in {judge.features} features (real training images: "
+            f"{judge.floor:.2f}), classifier right on {judge.accuracy:.1%} of real test images. Changed: "
+            "tokens that differ from those at τ = 1.",
             table(
                 ["τ", "Fréchet", "precision", "recall", "recognised", "entropy, nats", "changed"],
                 [[_short(one, fitted), one.quality.frechet, one.quality.precision, one.quality.recall,
@@ -75,10 +75,9 @@ def temperature_section(subject: Subject) -> Section:
                  for one in tried],
             ),
             f"Best by Fréchet distance: τ = {_short(best, fitted)}. The temperature that fits held-out "
-            f"likelihood is "
-            f"{single:.2f}; it is {'the same' if best.temperature == f'{single:.2f}' else 'another'}. "
-            f"Differences below "
-            "the spread over noises (tenths at these numbers of samples) decide nothing.",
+            f"likelihood is {single:.2f}; it is "
+            f"{'the same' if best.temperature == f'{single:.2f}' else 'another'}. Differences below the "
+            "spread over noises (tenths at these numbers of samples) decide nothing.",
             f"Classes moved most by τ = {TEMPERATURES[0]:g}: "
             + per_line([f"{names[c]} ({float(changes[c]):.0%} of tokens)" for c in moved])
             + ".",
@@ -103,17 +102,15 @@ def _short(one: Tried, fitted: str) -> str:
     return "fitted at each t" if one.temperature == fitted else one.temperature
 
 
-def _try(subject: Subject, judge: Judge, base: SamplingConfig, temperature: str) -> Tried:
-    settings = replace(base, temperature=temperature)
+def _try(subject: Subject, judge: Judge, settings: SamplingConfig, plain: Generation) -> Tried:
     made = subject.sample(subject.num, settings)
-    reference = subject.sample(subject.num, replace(base, temperature="1"))
     labels = subject.labels(subject.num).cpu()
     images = subject.tokenizer.decode_images(made.indices)
     predicted = torch.cat([judge.classifier(part).argmax(1) for part in images_to_tensor(list(images)).split(256)])
     return Tried(
-        temperature,
+        str(settings.temperature),
         judge.measure(subject.network, subject.objective, settings),
-        TemperatureEffect.of(made, reference, labels, predicted, subject.classes),
+        TemperatureEffect.of(made, plain, labels, predicted, subject.classes),
         images[(predicted != labels).numpy()][:FAILURES],
     )
 

@@ -56,14 +56,13 @@ def uncertainty_section(subject: Subject) -> Section:
     return Section(
         "Uncertainty over the path",
         [
-            f"{count} samples, as the run samples (τ {subject.settings.temperature}, {subject.settings.solver}, "
-            f"{subject.settings.steps} steps), means over their tokens. A posterior that knows nothing has "
-            f"{np.log(len(subject.codebook)):.2f} nats.",
+            f"{count} samples, as the run samples (τ {subject.settings.temperature}, "
+            f"{subject.settings.solver}, {subject.settings.steps} steps), means over their tokens. A "
+            f"posterior that knows nothing has {np.log(len(subject.codebook)):.2f} nats.",
             table(["t", *FIGURES.values()], rows),
-            f"Half of the tokens have taken their last most probable code by t = {settled:.2f}. The film "
-            f"is of the "
-            f"sample that stayed undecided longest, and the token in it, row {site[0]}, column {site[1]}, "
-            f"likewise.",
+            f"Half of the tokens have taken their last most probable code by t = {settled:.2f}. The film is "
+            f"of the sample that stayed undecided longest, and the token in it, row {site[0]}, column "
+            f"{site[1]}, likewise.",
         ],
         {"times": recorded.times, **means, "half_settled_at": settled, "token": site, "top_codes": tops},
         {
