@@ -16,6 +16,8 @@ from purrception.evaluation.extractors.classifier import (
     load_classifier,
     save_classifier,
 )
+from purrception.evaluation.features import FeatureCache
+from purrception.evaluation.learning import learn_classifier, split_images
 
 
 def test_a_saved_classifier_is_the_same_one(tmp_path: Path) -> None:
@@ -28,6 +30,25 @@ def test_a_saved_classifier_is_the_same_one(tmp_path: Path) -> None:
         load_classifier(tmp_path / "c.safetensors")
     with pytest.raises(InputError, match="no classifier at"):
         load_classifier(tmp_path / "nowhere")
+
+
+def test_what_was_learned_comes_from_the_cache_unless_it_is_damaged(tmp_path: Path) -> None:
+    cache, images, config = (
+        FeatureCache(str(tmp_path)),
+        split_images(DataConfig(), "test", 40),
+        ClassifierConfig(2),
+    )
+    learned = learn_classifier(images, 10, config, cache=cache)
+    (file,) = (tmp_path / "classifiers").iterdir()
+    written = file.stat().st_mtime_ns
+    assert ClassifierExtractor(learn_classifier(images, 10, config, cache=cache)).fingerprint == (
+        ClassifierExtractor(learned).fingerprint
+    )
+    assert file.stat().st_mtime_ns == written
+    file.write_bytes(b"damaged")
+    assert ClassifierExtractor(learn_classifier(images, 10, config, cache=cache)).fingerprint == (
+        ClassifierExtractor(learned).fingerprint
+    )
 
 
 def test_images_of_another_size_are_refused() -> None:

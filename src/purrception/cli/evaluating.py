@@ -47,7 +47,7 @@ class EvaluateOptions:
     seed: int | None = None
     """Of the generated images and of the classifier."""
     bootstrap: int = 100
-    """Rounds of the intervals; 0: no intervals."""
+    """Rounds of the intervals, at most 20 above 512 dimensions; 0: no intervals."""
     strict: bool = False
     """Stop at a broken image instead of leaving it out and counting it."""
     cache: str = ""

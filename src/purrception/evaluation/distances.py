@@ -14,6 +14,7 @@ from purrception.keyed_rng import Stream, keyed_rng
 
 KERNEL_SUBSETS, KERNEL_SUBSET_SIZE = 100, 1000
 SCORE_SPLITS = 10
+FEW_DIMENSIONS, FEW_ROUNDS = 512, 20
 
 
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
@@ -126,7 +127,7 @@ def frechet_interval(features: Tensor, reference: FeatureStatistics, rounds: int
     Args:
         features: of the generated images.
         reference: kept as it is.
-        rounds: sets drawn.
+        rounds: sets drawn; above 512 dimensions at most 20, since each costs the eigenvalues of a matrix.
         seed: of the draws, which are keyed by it.
     """
     features = features.double()
@@ -134,7 +135,7 @@ def frechet_interval(features: Tensor, reference: FeatureStatistics, rounds: int
     own = FeatureStatistics.of(features)
     centred = features - own.mean
     found = []
-    for number in range(rounds):
+    for number in range(rounds if own.dimension <= FEW_DIMENSIONS else min(rounds, FEW_ROUNDS)):
         rng = keyed_rng(seed, Stream.EVALUATION, number, part=1)
         drawn = rng.multinomial(count, [1 / count] * count)
         weights = torch.from_numpy(drawn).to(features)[:, None]

@@ -18,6 +18,7 @@ from purrception.errors import InputError
 from purrception.evaluation.extractors import Extracted, Extractor, extract_in_groups
 from purrception.evaluation.image_sets import ImageSet
 from purrception.evaluation.statistics import FeatureStatistics, RunningStatistics, merged, require_finite
+from purrception.keyed_rng import Stream, keyed_rng
 from purrception.progress import ProgressBar
 
 CHUNK = 256
@@ -34,6 +35,8 @@ class ImageFeatures:
     """Of all of them."""
     spatial: FeatureStatistics | None = None
     """Of features that know where things are; none where the extractor has none."""
+    spatial_halves: tuple[FeatureStatistics, FeatureStatistics] | None = None
+    """The same of two halves of the images, drawn by a key; none where a half is smaller than two images."""
     features: Tensor | None = None
     """``[n, d]``; none where only statistics were saved."""
     logits: Tensor | None = None
@@ -151,7 +154,8 @@ def extract_features(
     chunks = -(-len(images) // CHUNK)
     own = processes.share(chunks)
     kept = spread_rows(len(images), KEPT)
-    running, spatial = RunningStatistics(), RunningStatistics()
+    in_first_half = keyed_rng(0, Stream.EVALUATION, part=5).permutation(len(images)) % 2 == 0
+    running, spatial = RunningStatistics(), (RunningStatistics(), RunningStatistics())
     parts: list[_Chunk] = []
     with ProgressBar(title, len(own), silent=len(own) < 2) as bar:
         for done, number in enumerate(own, start=1):
@@ -160,14 +164,17 @@ def extract_features(
             if chunk.extracted is not None:
                 running.update(chunk.extracted.features)
                 if chunk.extracted.spatial is not None:
-                    spatial.update(chunk.extracted.spatial)
+                    chosen = torch.from_numpy(in_first_half[chunk.rows])
+                    spatial[0].update(chunk.extracted.spatial[chosen])
+                    spatial[1].update(chunk.extracted.spatial[~chosen])
                 _forget(chunk, kept)
             parts.append(chunk)
             bar.update(done)
     gathered = processes.gather((parts, running, spatial))
     everything = [part for theirs, _, _ in gathered for part in theirs]
     _require_one_shape(everything)
-    return _joined(images, everything, [one for _, one, _ in gathered], [one for _, _, one in gathered])
+    halves = merged(pair[0] for _, _, pair in gathered), merged(pair[1] for _, _, pair in gathered)
+    return _joined(images, everything, merged(one for _, one, _ in gathered), halves)
 
 
 def _extract_chunk(
@@ -215,17 +222,20 @@ def _forget(chunk: _Chunk, kept: np.ndarray) -> None:
 def _joined(
     images: ImageSet,
     parts: Sequence[_Chunk],
-    running: Sequence[RunningStatistics],
-    spatial: Sequence[RunningStatistics],
+    running: RunningStatistics,
+    spatial: tuple[RunningStatistics, RunningStatistics],
 ) -> ImageFeatures:
     known = [part.extracted for part in parts if part.extracted is not None]
     whole = merged(spatial)
     digest = hashlib.sha256("".join(part.content for part in parts).encode()).hexdigest()
-    statistics = merged(running).result()
+    statistics = running.result()
     logits = [one.logits for one in known if one.logits is not None]
     return ImageFeatures(
         statistics,
         spatial=whole.result() if whole.count else None,
+        spatial_halves=(spatial[0].result(), spatial[1].result())
+        if min(part.count for part in spatial) >= 2
+        else None,
         features=torch.cat([one.features for one in known]),
         logits=torch.cat(logits) if logits else None,
         labels=torch.tensor([label for part in parts for label in part.labels]) if images.class_names else None,

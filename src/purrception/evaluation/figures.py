@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from purrception.data import spread_rows
 from purrception.evaluation.distances import (
     Interval,
     Spread,
@@ -18,7 +20,8 @@ from purrception.evaluation.extractors.classifier import agreement
 from purrception.evaluation.features import ImageFeatures
 from purrception.evaluation.neighbours import NEIGHBOURS, Overlap, overlap
 
-FEWEST_FOR_OVERLAP = NEIGHBOURS + 1
+FEWEST_FOR_OVERLAP, MOST_FOR_OVERLAP = NEIGHBOURS + 1, 10_000
+"""Images of a set that neighbours are looked for among: of more, so many evenly spread."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def measure_set(
     if own is not None and real is not None:
         kid = kernel_distance(own, real, seed=seed)
         if min(len(own), len(real)) >= FEWEST_FOR_OVERLAP:
-            around = overlap(real, own)
+            around = overlap(_at_most(real), _at_most(own))
     return Figures(
         count=images.count,
         frechet=frechet_distance(images.statistics, reference.statistics),
@@ -86,6 +89,10 @@ def measure_set(
         if class_logits is None or images.labels is None
         else agreement(class_logits, images.labels),
     )
+
+
+def _at_most(features: Tensor) -> Tensor:
+    return features[torch.from_numpy(spread_rows(len(features), MOST_FOR_OVERLAP))]
 
 
 def flat(figures: Figures) -> dict[str, float | int | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -70,12 +71,21 @@ def learn_classifier(
     path = None if cache.folder is None else cache.folder / "classifiers" / name
     if path is None:
         return train_classifier(images_to_tensor(arrays), torch.tensor(labels), classes, config, seed)
-    if processes.rank() == 0 and not path.is_file():
+    if processes.rank() == 0 and not _can_be_loaded(path):
         made = train_classifier(images_to_tensor(arrays), torch.tensor(labels), classes, config, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_classifier(made, path)
     processes.wait()
     return load_classifier(path)
+
+
+def _can_be_loaded(path: Path) -> bool:
+    """A damaged file of the cache counts as none."""
+    try:
+        load_classifier(path)
+    except InputError:
+        return False
+    return True
 
 
 def _readable(images: ImageSet, rows: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:

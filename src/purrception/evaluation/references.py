@@ -75,8 +75,8 @@ class Reference:
                     return self.saved
                 seen = extract_features(self.images, extractor, cache, strict=strict, title="reference")
                 return ImageFeatures(
-                    self.saved.statistics, self.saved.spatial, seen.features, seen.logits, seen.labels,
-                    seen.rows, self.saved.content, seen.broken,
+                    self.saved.statistics, self.saved.spatial, seen.spatial_halves, seen.features, seen.logits,
+                    seen.labels, seen.rows, self.saved.content, seen.broken,
                 )  # fmt: skip
             if self.images is None:
                 saved_beside = " and the --classifier saved beside it" if theirs[0] == mine[0] else ""

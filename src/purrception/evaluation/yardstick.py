@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from purrception.evaluation.distances import frechet_distance
 from purrception.evaluation.extractors import Extractor, ImageClassifier
 from purrception.evaluation.extractors.classifier import ClassifierExtractor, agreement
 from purrception.evaluation.features import NO_CACHE, FeatureCache, ImageFeatures, extract_features
@@ -96,7 +97,11 @@ class Yardstick:
         if size < FEWEST_IN_A_HALF:
             return None
         one, other = self.real.subset(order[:size]), self.real.subset(order[size : 2 * size])
-        return measure_set(one, other, bootstrap=self._bootstrap, seed=self._seed)
+        figures = measure_set(one, other, bootstrap=self._bootstrap, seed=self._seed)
+        spatial = self.real.spatial_halves
+        if spatial is None or size < self.real.count // 2:  # those halves are whole, and not of this count
+            return figures
+        return replace(figures, spatial_frechet=frechet_distance(*spatial))
 
     def warnings(self, measured: list[Measured]) -> list[str]:
         """What a reader of the figures must know."""

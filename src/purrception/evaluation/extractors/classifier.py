@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -149,8 +150,9 @@ def save_classifier(model: ImageClassifier, path: Path) -> None:
     """Write weights and sizes as safetensors; the file appears whole or not at all."""
     from safetensors.torch import save
 
-    sizes = {name: str(getattr(model, name)) for name in SIZES}
-    write_whole(path, save(model.state_dict(), metadata=sizes))
+    # One entry: of several, safetensors writes the order that a hash table has, another one each time.
+    sizes = json.dumps({name: getattr(model, name) for name in SIZES})
+    write_whole(path, save(model.state_dict(), metadata={"sizes": sizes}))
 
 
 def load_classifier(path: Path | str) -> ImageClassifier:
@@ -165,10 +167,10 @@ def load_classifier(path: Path | str) -> ImageClassifier:
         raise InputError(f"no classifier at {path}: `purrception evaluate` writes classifier.safetensors")
     try:
         with safe_open(path, "pt") as file:
-            sizes = file.metadata() or {}
+            sizes = json.loads((file.metadata() or {})["sizes"])
             model = ImageClassifier(**{name: int(sizes[name]) for name in SIZES})
             model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{path} is no classifier that `purrception evaluate` wrote: {' '.join(str(error).split())[:200]}"
         ) from error
