@@ -1,8 +1,8 @@
-"""What the Fréchet distance of `photos` sees: real training crops, spoiled in known ways, against the test crops.
+"""What Fréchet distances on `photos` see: real training crops, spoiled in known ways, against the test crops.
 
     python benchmarks/photo_features.py
 
-Prints each distance, and its share of the features' total variance on the test crops.
+Prints the distances in each kind of features, and their share of the features' total variance on the test crops.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from purrception.data import load_split
-from purrception.evaluation.classifier import ClassifierConfig, extract_features, train_classifier
+from purrception.evaluation.classifier import ClassifierConfig, train_classifier
+from purrception.evaluation.features import FEATURES, Extractor, build_features
 from purrception.evaluation.metrics import FeatureStatistics, frechet_distance
 from purrception.recipes import get_recipe
 
@@ -40,6 +41,16 @@ def with_more(images: Tensor, chosen: Tensor, share: float) -> Tensor:
     return torch.cat([images[torch.randperm(len(images))[count:]], extra])
 
 
+def distances(extract: Extractor, test: Tensor, cases: dict[str, tuple[Tensor, Tensor]]) -> dict[str, str]:
+    """Of each pair of sets of images: ``distance (share of the variance of the test crops)``."""
+    variance = float(FeatureStatistics.of(extract(test)).covariance.trace())
+    found = {}
+    for name, pair in cases.items():
+        distance = frechet_distance(*(FeatureStatistics.of(extract(images)) for images in pair))
+        found[name] = f"{distance:.2f} ({distance / variance:.4f})"
+    return found
+
+
 def main() -> None:
     """Print the table."""
     torch.manual_seed(0)
@@ -47,18 +58,14 @@ def main() -> None:
     train, labels = load_split(data, "train")
     test, _ = load_split(data, "test")
     classifier = train_classifier(train, labels, 2, ClassifierConfig())
-
-    def statistics(images: Tensor) -> FeatureStatistics:
-        return FeatureStatistics.of(extract_features(classifier, images))
-
-    real = statistics(test)
     crops = train[torch.randperm(len(train))[:COUNT]]
-    halves = test[torch.randperm(len(test))].chunk(2)
+    halves = [tuple(test[torch.randperm(len(test))].chunk(2)) for _ in range(3)]
     flat = crops.std(dim=(1, 2, 3)) < FLAT
-    print(f"total variance {float(real.covariance.trace()):.0f}; flat crops {float(flat.float().mean()):.1%}")
-    cases = {
-        "two halves of the test crops": None,
+    print(f"flat crops {float(flat.float().mean()):.1%}")
+    spoiled = {
         "training crops": crops,
+        "500 training crops": crops[:500],
+        "another 500 training crops": crops[500:1000],
         "averaged over 2×2 pixels": averaged(crops, 2),
         "averaged over 4×4 pixels": averaged(crops, 4),
         "noise of deviation 0.1": (crops + 0.1 * torch.randn_like(crops)).clamp(-1, 1),
@@ -69,13 +76,12 @@ def main() -> None:
         "10 % replaced by flat crops": with_more(crops, flat, 0.1),
         "20 % replaced by flat crops": with_more(crops, flat, 0.2),
     }
-    print("| images | Fréchet distance | share of the variance |\n|---|---|---|")
-    for name, images in cases.items():
-        if images is None:
-            distance = frechet_distance(*map(statistics, halves))
-        else:
-            distance = frechet_distance(statistics(images), real)
-        print(f"| {name} | {distance:.2f} | {distance / float(real.covariance.trace()):.4f} |")
+    cases = {f"two halves of the test crops, split {i}": (one, other) for i, (one, other) in enumerate(halves)}
+    cases |= {name: (images, test) for name, images in spoiled.items()}
+    columns = {name: distances(build_features(name, classifier), test, cases) for name in FEATURES}
+    print(f"| images | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}")
+    for name in cases:
+        print(f"| {name} | {' | '.join(column[name] for column in columns.values())} |")
 
 
 if __name__ == "__main__":
