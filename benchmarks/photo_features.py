@@ -1,21 +1,28 @@
 """What Fréchet distances on `photos` see: real training crops, spoiled in known ways, against the test crops.
 
     python benchmarks/photo_features.py
+    python benchmarks/photo_features.py runs/photos/tokenizer
 
 Prints the distances in each kind of features, and their share of the features' total variance on the test crops.
+Given a tokenizer, prints what it leaves of training crops, in texture features alone: what a perfect network
+would get.
 """
 
 from __future__ import annotations
+
+import sys
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from purrception.data import load_split
+from purrception.data import images_to_tensor, load_split
 from purrception.evaluation.classifier import ClassifierConfig, train_classifier
 from purrception.evaluation.features import FEATURES, Extractor, build_features
-from purrception.evaluation.metrics import FeatureStatistics, frechet_distance
+from purrception.evaluation.metrics import FeatureStatistics, frechet_distance, precision_recall
+from purrception.evaluation.random_features import random_features
 from purrception.recipes import get_recipe
+from purrception.tokenizers import VQTokenizer
 
 COUNT = 1824
 FLAT = 0.05
@@ -49,6 +56,22 @@ def distances(extract: Extractor, test: Tensor, cases: dict[str, tuple[Tensor, T
         distance = frechet_distance(*(FeatureStatistics.of(extract(images)) for images in pair))
         found[name] = f"{distance:.2f} ({distance / variance:.4f})"
     return found
+
+
+def judge_tokenizer(folder: str, count: int = 300) -> None:
+    """Print how far ``count`` training crops are from the test crops, before and after the tokenizer."""
+    torch.manual_seed(0)
+    data, tokenizer = get_recipe("photos").data, VQTokenizer.load(folder)
+    real = random_features(load_split(data, "test")[0])
+    train, _ = load_split(data, "train")
+    crops = train[torch.randperm(len(train))[:count]]
+    decoded = images_to_tensor(list(tokenizer.decode_images(tokenizer.encode(crops))))
+    print("| images | texture | precision | recall |\n|---|---|---|---|")
+    for name, images in (("training crops", crops), ("training crops, encoded and decoded", decoded)):
+        features = random_features(images)
+        distance = frechet_distance(FeatureStatistics.of(features), FeatureStatistics.of(real))
+        near = precision_recall(real, features)
+        print(f"| {count} {name} | {distance:.2f} | {near.precision:.2f} | {near.recall:.2f} |")
 
 
 def main() -> None:
@@ -85,4 +108,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:]:
+        judge_tokenizer(sys.argv[1])
+    else:
+        main()
