@@ -1,21 +1,29 @@
-"""What the Fréchet distance of `photos` sees: real training crops, spoiled in known ways, against the test crops.
+"""What Fréchet distances on `photos` see: real training crops, spoiled in known ways, against the test crops.
 
     python benchmarks/photo_features.py
+    python benchmarks/photo_features.py runs/photos/tokenizer
 
-Prints each distance, and its share of the features' total variance on the test crops.
+Prints the distances in each kind of features, and their share of the features' total variance on the test crops.
+Given a tokenizer, prints what it leaves of training crops, in texture features alone: what a perfect network
+would get.
 """
 
 from __future__ import annotations
+
+import sys
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from purrception.data import load_split
+from purrception.data import images_to_tensor, load_split
 from purrception.evaluation import FeatureStatistics, frechet_distance
-from purrception.evaluation.extractors import extract_in_groups
+from purrception.evaluation.extractors import Extractor, extract_in_groups
 from purrception.evaluation.extractors.classifier import ClassifierConfig, ClassifierExtractor, train_classifier
+from purrception.evaluation.extractors.random_features import TextureExtractor
+from purrception.evaluation.neighbours import overlap
 from purrception.recipes import get_recipe
+from purrception.tokenizers import VQTokenizer
 
 COUNT = 1824
 FLAT = 0.05
@@ -41,25 +49,52 @@ def with_more(images: Tensor, chosen: Tensor, share: float) -> Tensor:
     return torch.cat([images[torch.randperm(len(images))[count:]], extra])
 
 
+def distances(extract: Extractor, test: Tensor, cases: dict[str, tuple[Tensor, Tensor]]) -> dict[str, str]:
+    """Of each pair of sets of images: ``distance (share of the variance of the test crops)``."""
+
+    def statistics(images: Tensor) -> FeatureStatistics:
+        return FeatureStatistics.of(extract_in_groups(extract, images).features)
+
+    variance = float(statistics(test).covariance.trace())
+    found = {}
+    for name, pair in cases.items():
+        distance = frechet_distance(*map(statistics, pair))
+        found[name] = f"{distance:.2f} ({distance / variance:.4f})"
+    return found
+
+
+def judge_tokenizer(folder: str, count: int = 300) -> None:
+    """Print how far ``count`` training crops are from the test crops, before and after the tokenizer."""
+    torch.manual_seed(0)
+    data, tokenizer = get_recipe("photos").data, VQTokenizer.load(folder)
+    extract = TextureExtractor()
+    real = extract_in_groups(extract, load_split(data, "test")[0]).features
+    train, _ = load_split(data, "train")
+    crops = train[torch.randperm(len(train))[:count]]
+    decoded = images_to_tensor(list(tokenizer.decode_images(tokenizer.encode(crops))))
+    print("| images | texture | precision | recall |\n|---|---|---|---|")
+    for name, images in (("training crops", crops), ("training crops, encoded and decoded", decoded)):
+        features = extract_in_groups(extract, images).features
+        distance = frechet_distance(FeatureStatistics.of(features), FeatureStatistics.of(real))
+        near = overlap(real, features)
+        print(f"| {count} {name} | {distance:.2f} | {near.precision:.2f} | {near.recall:.2f} |")
+
+
 def main() -> None:
     """Print the table."""
     torch.manual_seed(0)
     data = get_recipe("photos").data
     train, labels = load_split(data, "train")
     test, _ = load_split(data, "test")
-    extractor = ClassifierExtractor(train_classifier(train, labels, 2, ClassifierConfig()))
-
-    def statistics(images: Tensor) -> FeatureStatistics:
-        return FeatureStatistics.of(extract_in_groups(extractor, images).features)
-
-    real = statistics(test)
+    classifier = train_classifier(train, labels, 2, ClassifierConfig())
     crops = train[torch.randperm(len(train))[:COUNT]]
-    halves = test[torch.randperm(len(test))].chunk(2)
+    halves = [tuple(test[torch.randperm(len(test))].chunk(2)) for _ in range(3)]
     flat = crops.std(dim=(1, 2, 3)) < FLAT
-    print(f"total variance {float(real.covariance.trace()):.0f}; flat crops {float(flat.float().mean()):.1%}")
-    cases = {
-        "two halves of the test crops": None,
+    print(f"flat crops {float(flat.float().mean()):.1%}")
+    spoiled = {
         "training crops": crops,
+        "500 training crops": crops[:500],
+        "another 500 training crops": crops[500:1000],
         "averaged over 2×2 pixels": averaged(crops, 2),
         "averaged over 4×4 pixels": averaged(crops, 4),
         "noise of deviation 0.1": (crops + 0.1 * torch.randn_like(crops)).clamp(-1, 1),
@@ -70,14 +105,17 @@ def main() -> None:
         "10 % replaced by flat crops": with_more(crops, flat, 0.1),
         "20 % replaced by flat crops": with_more(crops, flat, 0.2),
     }
-    print("| images | Fréchet distance | share of the variance |\n|---|---|---|")
-    for name, images in cases.items():
-        if images is None:
-            distance = frechet_distance(*map(statistics, halves))
-        else:
-            distance = frechet_distance(statistics(images), real)
-        print(f"| {name} | {distance:.2f} | {distance / float(real.covariance.trace()):.4f} |")
+    cases = {f"two halves of the test crops, split {i}": (one, other) for i, (one, other) in enumerate(halves)}
+    cases |= {name: (images, test) for name, images in spoiled.items()}
+    kinds = ClassifierExtractor(classifier), TextureExtractor()
+    columns = {kind.name: distances(kind, test, cases) for kind in kinds}
+    print(f"| images | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}")
+    for name in cases:
+        print(f"| {name} | {' | '.join(column[name] for column in columns.values())} |")
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:]:
+        judge_tokenizer(sys.argv[1])
+    else:
+        main()

@@ -197,7 +197,7 @@ def _ratio(value: float, only_a_bound: bool) -> str:
 def _draw(rows: Rows, entries: list[str], floor: float, path: Path) -> None:
     """Quality against steps, seconds and FLOPs: a thin line a seed, a thick one the mean."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, FuncFormatter, NullLocator
+    from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullLocator
 
     large = EngFormatter(places=1)
     short = FuncFormatter(lambda value, _: large(value) if value >= 1e4 else f"{value:.0f}")
@@ -215,11 +215,14 @@ def _draw(rows: Rows, entries: list[str], floor: float, path: Path) -> None:
             if metric == "frechet":
                 panel.axhline(floor, color="grey", linestyle=":", label="real training images")
                 panel.set_yscale("log")
+                panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                panel.yaxis.set_minor_locator(NullLocator())
             panel.set(xscale="log", xlabel=axis_title, ylabel=metric_title)
             # Often less than a decade, where the usual ticks of a logarithmic axis are none or too many.
             low, high = (end(row[axis] for row in rows) for end in (min, max))
             panel.set_xticks([low, math.sqrt(low * high), high] if low < high else [low])
             panel.xaxis.set_major_formatter(short)
             panel.xaxis.set_minor_locator(NullLocator())
-    panels[0][0].legend(fontsize=8)
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     figure.savefig(path, dpi=110)
