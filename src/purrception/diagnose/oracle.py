@@ -66,7 +66,7 @@ def oracle_section(subject: Subject) -> Section:
         "KL",
         "TV",
         "error of v",
-        "|v|",
+        "length of v",
         "KL, held out",
         "TV, held out",
         "error of v, held out",

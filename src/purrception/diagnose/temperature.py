@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 TEMPERATURES = (0.5, 0.7, 0.8, 0.9, 1.0, 1.15, 1.4)
 SCHEDULES = ("linear:1.0:0.7", "linear:0.7:1.0", "cosine:1.0:0.7")
 GUIDANCES, STEPS, CROSSED = (1.0, 1.5), (5, 16), (0.7, 0.9, 1.0)
-STEPS_AT_MOST, FAILURES = 16, 10
+STEPS_AT_MOST, SAMPLES_AT_MOST, FAILURES = 16, 200, 10
+"""More would cost more than all other parts together: this one samples some forty times."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,16 @@ class Tried:
 
 def temperature_section(subject: Subject) -> Section:
     """τ × class × metric at equal evaluations, all from the same noise."""
-    judging = subject.config.evaluation
+    judging, num = subject.config.evaluation, min(subject.num, SAMPLES_AT_MOST)
     judge = Judge(
-        subject.config.data, subject.tokenizer, subject.classes, subject.num, judging.classifier,
+        subject.config.data, subject.tokenizer, subject.classes, num, judging.classifier,
         judging.features, subject.seed,
     )  # fmt: skip
     single, by_time = fitted_temperatures(subject)
     fitted = "piecewise:" + ",".join(f"{t:g}={by_time[t]:.2f}" for t in TIMES)
     base = replace(subject.settings, steps=min(subject.settings.steps, STEPS_AT_MOST), guidance=1.0)
     asked = [*(f"{tau:g}" for tau in TEMPERATURES), f"{single:.2f}", *SCHEDULES, fitted]
-    plain = subject.sample(subject.num, replace(base, temperature="1"))
+    plain = subject.sample(num, replace(base, temperature="1"))
     tried = [_try(subject, judge, replace(base, temperature=tau), plain) for tau in dict.fromkeys(asked)]
     crossed = [
         (tau, guidance, steps, judge.measure(
@@ -64,7 +65,7 @@ def temperature_section(subject: Subject) -> Section:
     return Section(
         "Temperature",
         [
-            f"{subject.num} samples a row from the same noise, {base.solver}, {base.steps} steps, no "
+            f"{num} samples a row from the same noise, {base.solver}, {base.steps} steps, no "
             f"guidance; Fréchet distance in {judge.features} features (real training images: "
             f"{judge.floor:.2f}), classifier right on {judge.accuracy:.1%} of real test images. Changed: "
             "tokens that differ from those at τ = 1.",
@@ -103,8 +104,8 @@ def _short(one: Tried, fitted: str) -> str:
 
 
 def _try(subject: Subject, judge: Judge, settings: SamplingConfig, plain: Generation) -> Tried:
-    made = subject.sample(subject.num, settings)
-    labels = subject.labels(subject.num).cpu()
+    made = subject.sample(len(plain.indices), settings)
+    labels = subject.labels(len(plain.indices)).cpu()
     images = subject.tokenizer.decode_images(made.indices)
     predicted = torch.cat([judge.classifier(part).argmax(1) for part in images_to_tensor(list(images)).split(256)])
     return Tried(
