@@ -62,11 +62,12 @@ class Editor:
         """
         return self.inpaint(indices, torch.ones_like(indices, dtype=torch.bool), labels, strength)
 
-    def refine(self, made: Generation, labels: Tensor, threshold: float) -> Generation:
+    def refine(self, made: Generation, labels: Tensor, threshold: float, strength: float = 0.5) -> Generation:
         """Make anew what a generation was unsure of: the tokens whose entropy is above ``threshold``, in nats.
 
-        The others stay to the bit, and images without such tokens are not touched at all. An image takes its new
-        tokens only if the model is less unsure of them, on average, than it was of the old ones.
+        The others stay to the bit, and images without such tokens are not touched at all. Sampling starts at
+        t = 1 − ``strength``, where the certain tokens already say what fits them. An image takes its new tokens
+        only if the model is less unsure of them, on average, than it was of the old ones.
 
         Raises:
             InputError: the objective has no posterior, hence no entropy, or the threshold is negative.
@@ -79,7 +80,7 @@ class Editor:
         rows = uncertain.flatten(1).any(1)
         if not bool(rows.any()):
             return replace(made, nfe=0)
-        again = self.inpaint(made.indices[rows], uncertain[rows], labels[rows])
+        again = self.inpaint(made.indices[rows], uncertain[rows], labels[rows], strength)
         assert again.entropy is not None
         before = made.entropy.where(uncertain, 0)[rows].flatten(1).sum(1)
         surer = again.entropy.flatten(1).sum(1) < before  # 0 where a token was given

@@ -229,8 +229,6 @@ class PurrceptionPipeline(DiffusionPipeline):
 
         ``watch`` is told of every evaluation, as ``(t, state, prediction)``, and may raise to stop.
         """
-        if batch_size < 1:
-            raise InputError(f"batch_size is at least 1; given {batch_size}")
         wanted = torch.tensor(labels)
         network = self.transformer.eval()
         with ProgressBar("sampling", len(labels)) as bar:
@@ -313,19 +311,20 @@ class PurrceptionPipeline(DiffusionPipeline):
         threshold: float,
         settings: SamplingConfig = DEFAULTS,
         seed: int = 0,
+        strength: float = 0.5,
         watch: Watcher = unwatched,
     ) -> PurrceptionOutput:
-        """Make anew the tokens of ``out`` whose entropy is above ``threshold`` (nats), under the others.
+        """Make anew, from t = 1 − ``strength``, tokens of ``out`` with an entropy above ``threshold`` (nats).
 
         Tokens below it never change, and an image whose new tokens the model doubts more keeps its old ones.
         Entropy is the model's own doubt at its last evaluation: a token can be certain and wrong, and stays so.
 
         Raises:
-            InputError: a model without a posterior, or a negative threshold.
+            InputError: a model without a posterior, a negative threshold, or a strength outside (0, 1].
         """
+        editor = self._editor(settings, seed, watch)
         made = Generation(out.indices, out.entropy, out.nfe)
-        labels = torch.tensor(out.labels)
-        return self._decoded(self._editor(settings, seed, watch).refine(made, labels, threshold), out.labels)
+        return self._decoded(editor.refine(made, torch.tensor(out.labels), threshold, strength), out.labels)
 
     def interpolate(
         self,
@@ -337,7 +336,7 @@ class PurrceptionPipeline(DiffusionPipeline):
     ) -> PurrceptionOutput:
         """Images from noise on the way between that of two seeds; the ends are what those seeds draw first.
 
-        Codes are discrete and change one after the other, so the way is continuous in noise but not in images.
+        Codes are discrete and change one by one: the way is continuous in noise, not in images.
 
         Raises:
             InputError: fewer than two images; see also :meth:`inpaint`.
@@ -349,8 +348,8 @@ class PurrceptionPipeline(DiffusionPipeline):
     @property
     def canvas(self) -> Canvas:
         """Size and channels of this model's images."""
-        height, width = (sites * self.tokenizer.downsampling for sites in self.transformer.grid)
-        return Canvas(height, width, self.tokenizer.image_channels)
+        sides = [sites * self.tokenizer.downsampling for sites in self.transformer.grid]
+        return Canvas(*sides, channels=self.tokenizer.image_channels)
 
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
         """Codes of images, long ``[n, h, w]``; each is brought to the model's size first."""

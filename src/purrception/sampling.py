@@ -124,6 +124,8 @@ def sample_together(
     Whole batches are dealt out, as long as there are enough of them, so that an image is computed in the company
     it would have had in one process.
     """
+    if batch_size < 1:
+        raise InputError(f"batch_size is at least 1; given {batch_size}")
     batch_size = max(1, min(batch_size, -(-len(labels) // processes.count())))
     batches = processes.share(-(-len(labels) // batch_size))
     begin, end = batches.start * batch_size, min(batches.stop * batch_size, len(labels))

@@ -70,7 +70,7 @@ def start_studio(run: Path, around: Path, *options: str) -> Server:
         [sys.executable, "-m", "purrception", "studio", str(run), *options],
         env=environment, stdout=log, stderr=subprocess.STDOUT, text=True, cwd=around,
     )  # fmt: skip
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while time.monotonic() < until and process.poll() is None:
         if found := re.search(r"http://127\.0\.0\.1:\d+", (around / "guard/log").read_text()):
             return Server(found[0], run, around, lookups, process)

@@ -29,10 +29,10 @@ def visitor(server: Server, **options: Any) -> Any:
     return gradio_client.Client(server.url, verbose=False, download_files=tempfile.mkdtemp(), **options)
 
 
-def generate(client: Any, name: str, seed: int, steps: int = 3) -> Any:
+def generate(client: Any, name: str, seed: int, schedule: str = "") -> Any:
     """Two images of a class; (gallery, cost, command, download)."""
     return client.predict(
-        name, 2, seed, steps, "euler", 1.0, 1.0, 0.0, 1.0, "uniform", "nearest", 0, 1.0, "", "Images",
+        name, 2, seed, 3, "euler", 1.0, 1.0, 0.0, 1.0, "uniform", "nearest", 0, 1.0, schedule, "Images",
         api_name="/generate",
     )  # fmt: skip
 
@@ -62,8 +62,8 @@ def test_twenty_visitors_at_once_each_get_their_own(studio: Server) -> None:
 
 def test_mistakes_are_told_in_a_sentence(studio: Server) -> None:
     client = visitor(studio)
-    with pytest.raises(Exception, match="from 0 to 1000"):
-        generate(client, "3", 0, steps=5000)
+    with pytest.raises(Exception, match="Unknown temperature schedule &#x27;linaer&#x27;: did you mean"):
+        generate(client, "3", 0, schedule="linaer:1:0.7")
     assert generate(client, "3", 0)  # and the page goes on
 
 

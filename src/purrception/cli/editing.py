@@ -97,6 +97,8 @@ class RefineOptions(Common):
     """Class labels or names, one image each."""
     threshold: float = 0.5
     """Tokens whose entropy is above this many nats are made anew; the others stay to the bit."""
+    strength: float = 0.5
+    """Made anew from t = 1 − strength; 1 forgets them altogether."""
     seed: int = 0
     """Of the images and of what is made anew."""
 
@@ -148,7 +150,7 @@ def refine(arguments: list[str]) -> None:
         classes = max(pipeline.transformer.num_classes, 1)
         labels = pipeline.labels_of(options.classes) or [number % classes for number in range(options.num)]
         made = pipeline.sample(labels, settings, options.seed)
-        refined = pipeline.refine(made, options.threshold, settings, options.seed)
+        refined = pipeline.refine(made, options.threshold, settings, options.seed, options.strength)
         changed = int((refined.indices != made.indices).sum())
         print(f"{changed} of {made.indices.numel()} tokens changed")
         return refined

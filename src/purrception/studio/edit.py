@@ -186,7 +186,7 @@ class EditTab:
             raise InputError("nothing has been generated yet: make images in the tab Generate, then refine them")
         began = time.monotonic()
         with self._studio.work(asked.session, asked.report) as watch:
-            out = self._studio.pipeline.refine(made.out, threshold, made.settings, made.seed, watch)
+            out = self._studio.pipeline.refine(made.out, threshold, made.settings, made.seed, watch=watch)
         changed = int((out.indices != made.out.indices).sum())
         wanted: dict[str, Any] = (
             {"classes": tuple(out.labels)} if self._studio.class_names else {"num": len(out.labels)}
