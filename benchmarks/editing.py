@@ -18,7 +18,7 @@ from purrception.config import load_config
 from purrception.data import images_to_tensor, load_split
 from purrception.editing import Editor
 from purrception.evaluation import train_classifier
-from purrception.evaluation.classifier import accuracy
+from purrception.evaluation.extractors.classifier import accuracy
 from purrception.experiment import load_pipeline, sampling_defaults
 from purrception.sampling import sample_codes
 from purrception.training import RunDirectory
