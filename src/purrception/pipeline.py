@@ -348,8 +348,8 @@ class PurrceptionPipeline(DiffusionPipeline):
     @property
     def canvas(self) -> Canvas:
         """Size and channels of this model's images."""
-        sides = [sites * self.tokenizer.downsampling for sites in self.transformer.grid]
-        return Canvas(*sides, channels=self.tokenizer.image_channels)
+        height, width = (sites * self.tokenizer.downsampling for sites in self.transformer.grid)
+        return Canvas(height, width, self.tokenizer.image_channels)
 
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
         """Codes of images, long ``[n, h, w]``; each is brought to the model's size first."""
