@@ -68,8 +68,8 @@ def smoothness_section(subject: Subject) -> Section:
         table(["checkpoint", *(f"σ at t = {t:.2f}" for t in TIMES)],
               [[step, *(float(found[t].largest.mean()) for t in TIMES)] for step, found in fields.items()]),
         f"Straightness of {len(labels)} paths {bent.straightness:.3f} (1: straight lines); their length is "
-        f"{bent.detour:.2f} times the distance of their ends. Steps cost most where |dv/dt| is large: spent "
-        f"in proportion to its root, {STEPS[1]} steps are at {proposal}.",
+        f"{bent.detour:.2f} times the distance of their ends. Steps cost most where the mean "
+        f"moves: in proportion to the root of |dμ/dt| = (1 − t) |dv/dt|, {STEPS[1]} steps are at {proposal}.",
         f"Euler on each grid against {FINE} uniform steps from the same noise: root mean square error of the "
         "end, and in brackets the share of tokens whose code is another one.",
         table(["grid", *(f"NFE {steps}" for steps in STEPS)], _grid_rows(errors)),
