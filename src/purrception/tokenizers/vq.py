@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
+from diffusers import ModelMixin as ModelMixin  # diffusers looks for it beside a class that it loads by name
 from diffusers import VQModel
 from torch import Tensor, nn
 
