@@ -115,7 +115,8 @@ class Watch:
 
     def _of_samples(self, indices: Tensor, labels: Tensor) -> dict[str, float]:
         # As many real grids, evenly spread: perplexity grows with the number of images.
-        real = self._grids[torch.linspace(0, len(self._grids) - 1, len(indices)).long()]
+        rows = torch.linspace(0, len(self._grids) - 1, len(indices)).long()
+        real = self._grids[rows]
         use = CodebookUse.of(histogram(real, self._codes), histogram(indices, self._codes))
         figures = {
             "sample_perplexity": use.sample_perplexity,
@@ -124,7 +125,7 @@ class Watch:
             "code_divergence": use.divergence,
         }
         if self._classifier is not None:
-            own = self._classifier.classes_of(self._grids) == self._labels
+            own = self._classifier.classes_of(real) == self._labels[rows]
             agreement = self._classifier.classes_of(indices) == labels
             figures["class_agreement"] = float(agreement.double().mean())
             figures["data_class_agreement"] = float(own.double().mean())

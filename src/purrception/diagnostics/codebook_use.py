@@ -70,23 +70,29 @@ class CodeClassifier:
     """Naive Bayes over the codes of a grid: a judge of classes that needs no images and no training.
 
     ln p(y | c) = Σ_i ln p(c_i | y, i) + const, from counts per class and site with one more spread over all codes.
+    The counts are taken from the grids a site at a time, when they are asked for: a table of classes × sites ×
+    codes has 17 billion entries for ImageNet.
     """
 
-    log_likelihood: Tensor
-    """ln p(c_i = k | y), float64 ``[classes, sites, K]``."""
+    grids: Tensor
+    """Learned from, long ``[n, sites]``."""
+    labels: Tensor
+    """Of them, long ``[n]``."""
+    classes: int
+    codes: int
 
     @classmethod
     def of(cls, grids: Tensor, labels: Tensor, classes: int, codes: int) -> CodeClassifier:
         """Learned from grids, long ``[n, h, w]``, with labels, long ``[n]``."""
-        flat = grids.flatten(1)
-        counts = torch.full((classes, flat.shape[1], codes), 1 / codes, dtype=torch.float64)
-        for label in range(classes):
-            own = flat[labels == label].T
-            counts[label].scatter_add_(1, own, torch.ones_like(own, dtype=torch.float64))
-        return cls((counts / counts.sum(-1, keepdim=True)).log())
+        return cls(grids.flatten(1), labels.long(), classes, codes)
 
     def classes_of(self, grids: Tensor) -> Tensor:
-        """The likeliest class of grids, long ``[n, h, w]`` → long ``[n]``."""
+        """The likeliest class of grids, long ``[m, h, w]`` → long ``[m]``."""
         flat = grids.flatten(1)
-        sites = torch.arange(flat.shape[1], device=flat.device)
-        return torch.stack([one[sites, flat].sum(1) for one in self.log_likelihood]).argmax(0)
+        members = self.labels.bincount(minlength=self.classes).double()
+        scores = -flat.shape[1] * (members + 1).log().expand(len(flat), -1)
+        for asked, known in zip(flat.T, self.grids.T, strict=True):
+            same = (asked[:, None] == known[None]).double()
+            counts = same.new_zeros(scores.shape).index_add_(1, self.labels, same)
+            scores = scores + (counts + 1 / self.codes).log()
+        return scores.argmax(dim=1)
