@@ -138,14 +138,13 @@ def _landings(subject: Subject) -> dict[str, list[float]]:
     labels = subject.labels(LANDINGS)
     mean = mean_function(subject.oracle.posterior(labels), subject.codebook)
     noise = subject.noise(LANDINGS)
-    fresh = torch.Generator(device="cpu").manual_seed(subject.seed)
 
-    def more(step: int) -> Tensor:
-        return torch.randn(noise.shape, generator=fresh).to(noise)
+    def fresh(step: int) -> Tensor:
+        return subject.noise(LANDINGS, step=step + 1)
 
     found: dict[str, list[float]] = {}
     for name in SOLVERS:
-        ends = [get_solver(name, noise=more)(mean, noise, get_grid("uniform", steps)) for steps in STEPS]
+        ends = [get_solver(name, noise=fresh)(mean, noise, get_grid("uniform", steps)) for steps in STEPS]
         nearest = [nearest_grid(nearest_codes(end, subject.codebook), subject.oracle.grids) for end in ends]
         found[name] = [float((differing == 0).double().mean()) for differing in nearest]
     return found

@@ -88,9 +88,9 @@ class Subject:
         indices, labels = tokens.rows(spread_rows(len(tokens), count))
         return torch.from_numpy(indices).to(self.network.device), torch.from_numpy(labels).to(self.network.device)
 
-    def noise(self, count: int, stream: Stream = Stream.SAMPLING) -> Tensor:
-        """Standard normal ``[count, D, h, w]``; that of image i depends on (seed, i) alone."""
-        return KeyedDraws(self.seed, range(count), self.network, stream).normal(0)
+    def noise(self, count: int, stream: Stream = Stream.SAMPLING, step: int = 0) -> Tensor:
+        """Standard normal ``[count, D, h, w]``; image i's depends on (seed, i) alone. Step 0: the start."""
+        return KeyedDraws(self.seed, range(count), self.network, stream).normal(step)
 
     def labels(self, count: int) -> Tensor:
         """Classes that take turns, long ``[count]``."""

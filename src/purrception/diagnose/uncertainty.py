@@ -13,13 +13,12 @@ from purrception.diagnose.report import Section, table
 from purrception.diagnose.subject import Subject
 from purrception.diagnostics.posteriors import LogPosterior, network_posterior
 from purrception.diagnostics.uncertainty import (
-    TopCodes,
     Trajectory,
     decode_in_place,
     record_trajectory,
     top_codes,
 )
-from purrception.flow import PredictionOptions
+from purrception.flow import PredictionOptions, TopCodes
 from purrception.nearest import nearest_codes
 
 if TYPE_CHECKING:
@@ -39,7 +38,8 @@ def uncertainty_section(subject: Subject) -> Section:
     count = min(IMAGES, subject.num)
     recorded = record_trajectory(
         _posterior(subject, subject.labels(count)), subject.codebook, subject.noise(count),
-        subject.settings.build_solver(lambda step: subject.noise(count)), subject.settings.build_grid(),
+        subject.settings.build_solver(lambda step: subject.noise(count, step=step + 1)),
+        subject.settings.build_grid(),
     )  # fmt: skip
     final = nearest_codes(recorded.end, subject.codebook)
     images = subject.tokenizer.decode_images(final)
