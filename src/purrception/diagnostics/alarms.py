@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -84,15 +85,11 @@ class Watch:
     seed: int
     _raised: set[str] = field(default_factory=set)
 
-    def __post_init__(self) -> None:
-        """Read the training grids once."""
-        manifest = self.train.manifest
-        chosen = spread_rows(len(self.train), REFERENCE_ROWS)
-        self._grids, self._labels = (torch.from_numpy(part) for part in self.train.rows(chosen))
-        self._codes, self._classes = manifest.codebook_size, manifest.num_classes
-        self._classifier = None
-        if self._classes > 1:
-            self._classifier = CodeClassifier.of(self._grids, self._labels, self._classes, self._codes)
+    @cached_property
+    def _reference(self) -> tuple[Tensor, Tensor]:
+        """Training grids and labels; read at the first look, when training has been through its shards."""
+        indices, labels = self.train.rows(spread_rows(len(self.train), REFERENCE_ROWS))
+        return torch.from_numpy(indices), torch.from_numpy(labels)
 
     def look(self, step: int, network: PurrceptionTransformer, indices: Tensor, labels: Tensor) -> Watched:
         """Figures for the metrics, and warnings that are new.
@@ -115,18 +112,20 @@ class Watch:
 
     def _of_samples(self, indices: Tensor, labels: Tensor) -> dict[str, float]:
         # As many real grids, evenly spread: perplexity grows with the number of images.
-        rows = torch.linspace(0, len(self._grids) - 1, len(indices)).long()
-        real = self._grids[rows]
-        use = CodebookUse.of(histogram(real, self._codes), histogram(indices, self._codes))
+        manifest, (grids, classes) = self.train.manifest, self._reference
+        rows = torch.linspace(0, len(grids) - 1, len(indices)).long()
+        real, codes = grids[rows], manifest.codebook_size
+        use = CodebookUse.of(histogram(real, codes), histogram(indices, codes))
         figures = {
             "sample_perplexity": use.sample_perplexity,
             "data_perplexity": use.data_perplexity,
             "sample_codes": float(use.sample_codes),
             "code_divergence": use.divergence,
         }
-        if self._classifier is not None:
-            own = self._classifier.classes_of(real) == self._labels[rows]
-            agreement = self._classifier.classes_of(indices) == labels
+        if manifest.num_classes > 1:
+            classifier = CodeClassifier.of(grids, classes, manifest.num_classes, codes)
+            own = classifier.classes_of(real) == classes[rows]
+            agreement = classifier.classes_of(indices) == labels
             figures["class_agreement"] = float(agreement.double().mean())
             figures["data_class_agreement"] = float(own.double().mean())
         return figures
