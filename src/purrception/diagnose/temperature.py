@@ -110,7 +110,7 @@ def _try(subject: Subject, judge: Judge, settings: SamplingConfig, plain: Genera
     predicted = torch.cat([judge.classifier(part).argmax(1) for part in images_to_tensor(list(images)).split(256)])
     return Tried(
         str(settings.temperature),
-        judge.measure(subject.network, subject.objective, settings),
+        judge.judge(made),
         TemperatureEffect.of(made, plain, labels, predicted, subject.classes),
         images[(predicted != labels).numpy()][:FAILURES],
     )

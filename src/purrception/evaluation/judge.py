@@ -16,7 +16,7 @@ from purrception.evaluation.image_sets import CodeImages
 from purrception.evaluation.learning import learn_classifier, require_classes, split_images
 from purrception.evaluation.references import open_reference
 from purrception.evaluation.yardstick import Yardstick
-from purrception.flow import Objective, SamplingConfig
+from purrception.flow import Generation, Objective, SamplingConfig
 from purrception.models import PurrceptionTransformer
 from purrception.sampling import sample_codes
 from purrception.tokenizers import VQTokenizer
@@ -113,6 +113,10 @@ class Judge:
         made = sample_codes(
             network, objective, self._labels, settings, chosen, batch_size=256, on_progress=on_progress
         )
+        return self.judge(made)
+
+    def judge(self, made: Generation) -> Quality:
+        """Judge ``num`` generated images that are there; their classes take turns."""
         codes, labels = made.indices.numpy(), self._labels.numpy()
         images = CodeImages(self.num, lambda rows: (codes[rows], labels[rows]), self.tokenizer, self._names)
         figures = _require_overlap(self._yardstick.measure(images).figures)

@@ -9,17 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from purrception import processes
-from purrception.data import DataConfig, spread_rows
+from purrception.data import DataConfig, Split, spread_rows
 from purrception.errors import InputError
-from purrception.evaluation.extractors import Extractor, ImageClassifier, Ingredients, build_extractor
+from purrception.evaluation.extractors import ImageClassifier, Ingredients, build_extractor
 from purrception.evaluation.extractors.classifier import load_classifier, save_classifier
 from purrception.evaluation.features import FeatureCache
 from purrception.evaluation.figures import flat
 from purrception.evaluation.generation import (
-    GeneratedCodes,
     Request,
     describe,
     generate,
@@ -41,7 +41,7 @@ from purrception.tokenizers.quality import perplexity
 from purrception.tokens import TokenDataset
 
 CLASSIFIER_FILE = "classifier.safetensors"
-OTHER_SPLIT = {"test": "train", "train": "test"}
+OTHER_SPLIT: dict[str, Split] = {"test": "train", "train": "test"}
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,7 @@ def evaluate(
     cache = FeatureCache(procedure.cache)
     reference = open_reference(procedure.reference, data, pipeline.tokenizer, procedure.protocol, data.channels)
     classifier, origin = _classifier_of_run(data, classes, config, procedure, cache)
-    extractor = build_extractor(config.features, Ingredients(classifier, procedure.weights, procedure.device))
-    yardstick = _yardstick(reference, extractor, classifier, cache, procedure, config.seed)
+    yardstick = _yardstick(reference, classifier, cache, config, procedure)
     judged = []
     for guidance in config.guidances:
         request = Request(
@@ -102,7 +101,7 @@ def evaluate(
         codes = generate(pipeline, request, config.num, samples, procedure.batch_size)
         images = images_of(codes, pipeline)
         extra: dict[str, Any] = {"guidance": guidance, "nfe": codes.nfe}
-        extra |= _codes_used(codes, len(pipeline.transformer.codebook))
+        extra |= _codes_used(codes.counts(len(pipeline.transformer.codebook)))
         judged.append(_Judged(images, yardstick.measure(images), extra))
         if procedure.save_images:
             how = {**describe(pipeline, request), "nfe": codes.nfe, "count": config.num}
@@ -131,8 +130,7 @@ def evaluate_images(
     channels = images.channels if isinstance(images, FolderOfImages) else None
     reference = open_reference(procedure.reference, None, None, procedure.protocol, channels)
     classifier, origin = _classifier_of_images(reference, config, procedure, cache)
-    extractor = build_extractor(config.features, Ingredients(classifier, procedure.weights, procedure.device))
-    yardstick = _yardstick(reference, extractor, classifier, cache, procedure, config.seed)
+    yardstick = _yardstick(reference, classifier, cache, config, procedure)
     measured = yardstick.measure(images, "images")
     judged = _Judged(images, measured, {})
     manifest = build_manifest(
@@ -146,8 +144,7 @@ def save_reference(target: Path, config: EvaluationConfig, procedure: Procedure)
     cache = FeatureCache(procedure.cache)
     reference = Reference(str(target), procedure.protocol or "custom", open_images_at(target))
     classifier, origin = _classifier_of_images(reference, config, procedure, cache)
-    extractor = build_extractor(config.features, Ingredients(classifier, procedure.weights, procedure.device))
-    yardstick = _yardstick(reference, extractor, classifier, cache, procedure, config.seed)
+    yardstick = _yardstick(reference, classifier, cache, config, procedure)
     _save_statistics(
         yardstick, procedure, build_manifest(yardstick, {"path": str(target)}, yardstick.real.count, origin)
     )
@@ -170,21 +167,16 @@ def open_images_at(target: Path) -> FolderOfImages | NpzImages:
 
 def _yardstick(
     reference: Reference,
-    extractor: Extractor,
     classifier: ImageClassifier | None,
     cache: FeatureCache,
+    config: EvaluationConfig,
     procedure: Procedure,
-    seed: int,
 ) -> Yardstick:
+    extractor = build_extractor(config.features, Ingredients(classifier, procedure.weights, procedure.device))
     return Yardstick(
-        reference,
-        extractor,
-        classifier,
-        cache=cache,
-        strict=procedure.strict,
-        bootstrap=procedure.bootstrap,
-        seed=seed,
-    )
+        reference, extractor, classifier, cache=cache, strict=procedure.strict, bootstrap=procedure.bootstrap,
+        seed=config.seed,
+    )  # fmt: skip
 
 
 def _classifier_of_run(
@@ -224,9 +216,9 @@ def _label_shares(procedure: Procedure, tokens: TokenDataset | None, classes: in
     return tuple(label_shares(labels, classes).tolist())
 
 
-def _codes_used(codes: GeneratedCodes, codebook_size: int) -> dict[str, float]:
-    counts = torch.from_numpy(codes.counts(codebook_size)).double()
-    return {"codes_used": float((counts > 0).double().mean()), "perplexity": perplexity(counts)}
+def _codes_used(counts: np.ndarray) -> dict[str, float]:
+    """Share of codes that occur, and their perplexity, from how often each does."""
+    return {"codes_used": float((counts > 0).mean()), "perplexity": perplexity(torch.from_numpy(counts).double())}
 
 
 def _others(reference: str, data: DataConfig, count: int) -> ImageSet | None:
@@ -234,7 +226,7 @@ def _others(reference: str, data: DataConfig, count: int) -> ImageSet | None:
     if reference not in OTHER_SPLIT:
         return None
     try:
-        return split_images(data, "train" if reference == "test" else "test", count)
+        return split_images(data, OTHER_SPLIT[reference], count)
     except InputError:
         return None
 
@@ -252,8 +244,7 @@ def _floors(
         rows.append({"images": "halves of the reference", **flat(halves)})
     if tokens is not None and rows:
         indices, _ = tokens.rows(spread_rows(len(tokens), min(count, len(tokens))))
-        counts = torch.from_numpy(indices).flatten().bincount(minlength=tokens.manifest.codebook_size).double()
-        rows[0] |= {"codes_used": float((counts > 0).double().mean()), "perplexity": perplexity(counts)}
+        rows[0] |= _codes_used(np.bincount(indices.reshape(-1), minlength=tokens.manifest.codebook_size))
     return rows
 
 
