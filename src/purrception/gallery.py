@@ -24,6 +24,8 @@ from purrception.pipeline import PurrceptionOutput, PurrceptionPipeline
 from purrception.tokenizers import fingerprint
 
 MANIFEST_FILE = "manifest.json"
+NOT_OF_EDITS = ("guidance_space", "strength", "tolerance")
+"""Settings that ``purrception edit`` leaves to the run; an edit has a strength of its own."""
 LARGEST_GRID = 100
 
 
@@ -131,6 +133,12 @@ def sample_command(
     """The command line that makes the same images again."""
     wanted = {"classes": tuple(labels)} if has_classes else {"num": len(labels)}
     return command_line(["sample", source], {**wanted, **asdict(settings), "seed": seed})
+
+
+def edit_command(verb: str, source: str, options: Mapping[str, Any], settings: SamplingConfig) -> str:
+    """The command line that makes an edit again; ``options`` are what its verb takes besides ``settings``."""
+    sampling = {name: value for name, value in asdict(settings).items() if name not in NOT_OF_EDITS}
+    return command_line(["edit", verb, source], {**options, **sampling})
 
 
 def command_line(words: Sequence[str], options: Mapping[str, Any]) -> str:

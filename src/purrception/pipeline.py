@@ -165,6 +165,19 @@ class PurrceptionPipeline(DiffusionPipeline):
                 raise InputError(f"class labels are 0 to {classes - 1}; given {given}")
         return labels
 
+    def resolve_labels(self, class_labels: Sequence[int | str] | None, num_images: int | None) -> list[int]:
+        """Labels of the classes that are named; without any, of ``num_images`` (default 1) classes in turn."""
+        if class_labels is not None:
+            labels = self.labels_of(class_labels)
+            if num_images not in (None, len(labels)):
+                raise InputError(f"given {len(labels)} class labels but num_images {num_images}")
+        else:
+            count = 1 if num_images is None else num_images
+            labels = [number % max(self.transformer.num_classes, 1) for number in range(count)]
+        if not labels:
+            raise InputError("at least one image must be asked for; given none")
+        return labels
+
     def __call__(
         self,
         class_labels: Sequence[int | str] | None = None,
@@ -214,7 +227,7 @@ class PurrceptionPipeline(DiffusionPipeline):
             num_inference_steps, solver, grid, temperature, top_k, top_p,
             guidance_scale, guidance_interval, guidance_space, last_step, strength, tolerance,
         )  # fmt: skip
-        return self.sample(self._resolve_labels(class_labels, num_images), settings, seed, batch_size)
+        return self.sample(self.resolve_labels(class_labels, num_images), settings, seed, batch_size)
 
     @torch.no_grad()
     def sample(
@@ -385,15 +398,3 @@ class PurrceptionPipeline(DiffusionPipeline):
         return PurrceptionOutput(
             images=images, indices=made.indices, entropy=made.entropy, nfe=made.nfe, labels=list(labels)
         )
-
-    def _resolve_labels(self, class_labels: Sequence[int | str] | None, num_images: int | None) -> list[int]:
-        if class_labels is not None:
-            labels = self.labels_of(class_labels)
-            if num_images not in (None, len(labels)):
-                raise InputError(f"given {len(labels)} class labels but num_images {num_images}")
-        else:
-            count = 1 if num_images is None else num_images
-            labels = [number % max(self.transformer.num_classes, 1) for number in range(count)]
-        if not labels:
-            raise InputError("at least one image must be asked for; given none")
-        return labels

@@ -15,6 +15,7 @@ from purrception.cli.editing import EDIT_VERBS
 from purrception.cli.evaluating import evaluate
 from purrception.cli.parsing import Verb, configure, override, parse, parse_known, run_verb, say, target_of
 from purrception.cli.preparing import prepare
+from purrception.cli.sampling import SamplingOptions
 from purrception.cli.shipping import EXPORT
 from purrception.cli.studio import STUDIO
 from purrception.cli.tokenizer import TOKENIZER_VERBS
@@ -23,8 +24,8 @@ from purrception.errors import InputError
 SUMMARY = "Image generation in vector-quantised latent spaces with variational flow matching."
 
 
-@dataclass(frozen=True)
-class SampleOptions:
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions(SamplingOptions):
     """What ``purrception sample`` takes. What is left out is the run's own setting."""
 
     num: int = 64
@@ -33,26 +34,8 @@ class SampleOptions:
     """Class labels or names, one image each."""
     preset: str = ""
     """Settings that ``purrception sweep`` found, a YAML file; options given beside it win."""
-    steps: int | None = None
-    """Intervals of the time grid."""
-    solver: str | None = None
-    """euler, heun, midpoint, dpmpp_2m, stochastic or dopri5."""
-    grid: str | None = None
-    """Where the steps lie: uniform, cosine, shifted or log_snr."""
-    temperature: str | None = None
-    """τ of the posterior, below 1 sharper: a number, or a schedule over t such as linear:1.0:0.7."""
-    top_k: int | None = None
-    """Codes kept per site, the most probable ones; 0 keeps all."""
-    top_p: float | None = None
-    """Probability kept per site, in the fewest codes; 1 keeps all."""
-    guidance: float | None = None
-    """Strength of the class: 1 conditional, 0 unconditional, above 1 exaggerated."""
-    guidance_interval: tuple[float, float] | None = None
-    """Times between which guidance holds."""
     guidance_space: Literal["logits", "mean"] | None = None
     """Where guidance acts; in the logits it needs one head pass, in the mean two."""
-    last_step: str | None = None
-    """How a code is chosen at t = 1: nearest (the paper's), argmax or draw."""
     strength: float | None = None
     """Share of noise drawn anew by solver stochastic; for dfm, the weight of its corrector."""
     tolerance: float | None = None
@@ -162,8 +145,7 @@ def sample(arguments: list[str]) -> None:
         pipeline.transformer.half_backbone = options.precision == "bfloat16"
         if options.compile:
             pipeline.transformer.compile_parts()
-        classes = max(pipeline.transformer.num_classes, 1)
-        labels = pipeline.labels_of(options.classes) or [i % classes for i in range(options.num)]
+        labels = pipeline.resolve_labels(options.classes or None, None if options.classes else options.num)
         folder = output_folder(options.out, Path(target) / "generated")
         out = pipeline.sample(labels, settings, options.seed, options.batch_size)
         if processes.rank() > 0:
@@ -263,9 +245,8 @@ VERBS = {
     "diagnose": Verb(
         diagnose,
         "diagnose RUN [--only PART,…] [--key value …]  |  diagnose --suite [--key value …]",
-        "What a run does not know: uncertainty, calibration, codebook, drift, the exact posterior, "
-        "smoothness, an error "
-        "bound, temperature; one report. --suite compares the objectives on several sets of images.",
+        "What a run does not know: uncertainty, calibration, codebook, drift, the exact posterior, smoothness, an "
+        "error bound, temperature; one report. --suite compares the objectives on several sets of images.",
         "purrception diagnose runs/digits --only calibration,oracle",
     ),
     "bench": Verb(

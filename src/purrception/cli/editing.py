@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, TypeVar
 
 from purrception.cli.parsing import Verb, override, parse, target_of
+from purrception.cli.sampling import SamplingOptions
 from purrception.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,34 +20,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Common:
+class Common(SamplingOptions):
     """How to sample, on what, and where to. What is left out is the run's own setting."""
 
-    steps: int | None = None
-    """Intervals of the time grid; from a later start, those that are left of it."""
-    solver: str | None = None
-    """euler, heun, midpoint, dpmpp_2m, stochastic or dopri5."""
-    grid: str | None = None
-    """Where the steps lie: uniform, cosine, shifted or log_snr."""
-    temperature: str | None = None
-    """τ of the posterior: a number, or a schedule over t such as linear:1.0:0.7."""
-    top_k: int | None = None
-    """Codes kept per site, the most probable ones; 0 keeps all."""
-    top_p: float | None = None
-    """Probability kept per site, in the fewest codes; 1 keeps all."""
-    guidance: float | None = None
-    """Strength of the class: 1 conditional, 0 unconditional, above 1 exaggerated."""
-    guidance_interval: tuple[float, float] | None = None
-    """Times between which guidance holds."""
-    last_step: str | None = None
-    """How a code is chosen at t = 1: nearest (the paper's), argmax or draw."""
     device: str = "auto"
     """cpu, cuda, …; auto takes a GPU when there is one."""
     out: str = ""
     """Folder for the images; default: RUN/edited/000, 001, …"""
-
-
-SAMPLING = tuple(field.name for field in fields(Common) if field.name not in ("device", "out"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,8 +127,7 @@ def refine(arguments: list[str]) -> None:
     """``purrception edit refine``: sample, then make the uncertain tokens anew."""
 
     def run(pipeline: PurrceptionPipeline, options: RefineOptions, settings: SamplingConfig) -> PurrceptionOutput:
-        classes = max(pipeline.transformer.num_classes, 1)
-        labels = pipeline.labels_of(options.classes) or [number % classes for number in range(options.num)]
+        labels = pipeline.resolve_labels(options.classes or None, None if options.classes else options.num)
         made = pipeline.sample(labels, settings, options.seed)
         refined = pipeline.refine(made, options.threshold, settings, options.seed, options.strength)
         changed = int((refined.indices != made.indices).sum())
@@ -179,19 +158,19 @@ def _edit(
     target, rest = target_of(EDIT_VERBS[name], arguments)
     options = parse(kind, EDIT_VERBS[name], rest)
     from purrception.experiment import load_pipeline, sampling_defaults
-    from purrception.gallery import command_line, output_folder, save_gallery
+    from purrception.gallery import edit_command, output_folder, save_gallery
     from purrception.training.config import resolve_device
 
-    given = SimpleNamespace(**{option: getattr(options, option) for option in SAMPLING})
+    # A verb's own strength is that of the edit, and not the stochastic solver's.
+    given = SimpleNamespace(**{field.name: getattr(options, field.name) for field in fields(SamplingOptions)})
     settings = override(sampling_defaults(target), given)
     pipeline = load_pipeline(target).to(resolve_device(options.device))
     folder = output_folder(options.out, Path(target) / "edited")
     out = run(pipeline, options, settings)
-    used = {option: getattr(settings, option) for option in SAMPLING}
     named = {
         option: value for option, value in asdict(options).items() if value not in ("", ()) and option != "out"
     }
-    command = command_line(["edit", name, target], named | used)
+    command = edit_command(name, target, named, settings)
     save_gallery(pipeline, out, settings, getattr(options, "seed", 0), target, folder, command)
     print(f"{len(out.images)} images, {out.nfe} network evaluations each: {folder}")
 

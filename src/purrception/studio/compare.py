@@ -91,9 +91,8 @@ class CompareTab:
             raise InputError(f"{run} is no run beside this one: choose one from the menu")
         check_size(count, settings)
         pipeline = self._studio.pipeline_of(run)
-        classes = max(pipeline.transformer.num_classes, 1)
         with torch.no_grad():
-            return pipeline.sample([index % classes for index in range(count)], settings, seed, watch=watch)
+            return pipeline.sample(pipeline.resolve_labels(None, count), settings, seed, watch=watch)
 
 
 def _verdict(a: PurrceptionOutput, b: PurrceptionOutput) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from purrception.errors import InputError
-from purrception.gallery import command_line
+from purrception.gallery import edit_command
 from purrception.studio.controls import (
     MODEL,
     SamplingControls,
@@ -26,10 +26,6 @@ from purrception.studio.controls import (
 from purrception.studio.generate import GenerateTab
 from purrception.studio.session import Made, Report, Studio, display
 from purrception.studio.uploads import easel, painted_pixels, take_picture
-
-SAMPLING = (
-    "steps", "solver", "grid", "temperature", "top_k", "top_p", "guidance", "guidance_interval", "last_step",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -191,8 +187,8 @@ class EditTab:
         wanted: dict[str, Any] = (
             {"classes": tuple(out.labels)} if self._studio.class_names else {"num": len(out.labels)}
         )
-        options = {**wanted, "threshold": threshold, "seed": made.seed, **_sampling(made.settings)}
-        command = command_line(["edit", "refine", self._studio.target], options)
+        options = {**wanted, "threshold": threshold, "seed": made.seed}
+        command = edit_command("refine", self._studio.target, options, made.settings)
         note = f" · **{changed}** of {out.indices.numel()} tokens changed"
         return _shown(self._studio.finish(out, made.settings, made.seed, began, command), note)
 
@@ -215,7 +211,7 @@ class EditTab:
             out = run(label, settings, watch)
         if label is not None:
             options["class_label"] = label
-        command = command_line(["edit", verb, self._studio.target], options | _sampling(settings))
+        command = edit_command(verb, self._studio.target, options, settings)
         return _shown(self._studio.finish(out, settings, asked.seed, began, command))
 
     def _keep(self, **pictures: Image.Image) -> dict[str, str]:
@@ -224,10 +220,6 @@ class EditTab:
         for name, image in pictures.items():
             image.save(folder / f"{name}.png")
         return {name: str(folder / f"{name}.png") for name in pictures}
-
-
-def _sampling(settings: Any) -> dict[str, Any]:
-    return {name: getattr(settings, name) for name in SAMPLING}
 
 
 def _on_easel(picture: Image.Image) -> Any:

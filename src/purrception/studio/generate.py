@@ -105,9 +105,8 @@ class GenerateTab:
         menu, number, seed, *rest = values
         settings = self._controls.read(tuple(rest[:-1]))
         count = check_number("the number of images", number, MOST_IMAGES)
-        classes = max(len(self._studio.class_names), 1)
-        one = self._studio.class_names.index(menu) if menu in self._studio.class_names else None
-        labels = [index % classes if one is None else one for index in range(count)]
+        named = [menu] * count if menu in self._studio.class_names else None
+        labels = self._studio.pipeline.resolve_labels(named, count)
         made = self._studio.generate(
             labels, settings, seed_of(seed), session_of(request), lambda share: progress(share, desc="sampling")
         )

@@ -116,7 +116,8 @@ class Studio:
 
     def stop(self, session: str) -> None:
         """Stop what a visitor has under way."""
-        self._stops.setdefault(session, threading.Event()).set()
+        if (event := self._stops.get(session)) is not None:
+            event.set()
 
     @contextmanager
     def work(self, session: str, report: Report, parts: int = 1) -> Iterator[Watcher]:
