@@ -15,7 +15,8 @@ from purrception.hub import CARD, GRID, RECIPE
 from purrception.pipeline import PurrceptionPipeline
 from purrception.tokenizers import PUBLIC_TOKENIZERS
 from purrception.tokenizers.convert import ORIGIN_FILE
-from purrception.training import RunDirectory
+from purrception.training import CheckpointStore, RunDirectory
+from purrception.training.metrics import read_json_lines
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DATA = {
@@ -129,8 +130,8 @@ done to keep the model from what its data holds.
 
 def _training(run: RunDirectory, config: RunConfig) -> str:
     made = config.training
-    states = sorted(run.checkpoints.glob("step-*/state.json"))
-    step = max((json.loads(path.read_text()).get("step", 0) for path in states), default=made.steps)
+    latest = CheckpointStore(run.checkpoints).latest()
+    step = made.steps if latest is None else latest.state.step
     return (
         f"{step} of {made.steps} steps of {made.batch_size} images, AdamW, peak learning rate "
         f"{made.learning_rate:g}, label dropout {made.label_dropout:g}, seed {config.seed}"
@@ -162,9 +163,7 @@ def _figures(run: RunDirectory) -> str:
     if reports:
         lines = reports[-1].read_text().splitlines()
         return "\n".join(f"##{line}" if line.startswith("#") else line for line in lines if "![" not in line)
-    losses = []
-    if run.metrics_file.is_file():
-        rows = [json.loads(line) for line in run.metrics_file.read_text().splitlines() if line]
-        losses = [row["validation_loss"] for row in rows if math.isfinite(row.get("validation_loss", math.nan))]
+    rows = read_json_lines(run.metrics_file)
+    losses = [row["validation_loss"] for row in rows if math.isfinite(row.get("validation_loss", math.nan))]
     held_out = f" Held-out loss at the end: {losses[-1]:.4f}." if losses else ""
     return f"Not evaluated yet.{held_out}"

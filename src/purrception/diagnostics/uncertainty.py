@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from purrception.diagnostics.posteriors import LogPosterior, posterior_mean
+from purrception.flow.posterior import TopCodes
 from purrception.flow.schedules import TimeGrid
 from purrception.flow.solvers import Solver
 
@@ -93,20 +94,10 @@ def record_trajectory(
     return Trajectory(tuple(times), torch.stack(states), torch.stack(means), Uncertainty(**stacked), end)
 
 
-@dataclass(frozen=True)
-class TopCodes:
-    """The most probable codes of one token over time."""
-
-    codes: Tensor
-    """long ``[T, k]``."""
-    probabilities: Tensor
-    """float ``[T, k]``."""
-
-
 def top_codes(
     log_posterior: LogPosterior, trajectory: Trajectory, image: int, site: tuple[int, int], count: int
 ) -> TopCodes:
-    """The ``count`` most probable codes of one site of one image, at every recorded state.
+    """The ``count`` most probable codes of one site of one image at each of T recorded states, ``[T, count]``.
 
     Args:
         log_posterior: the model, asked about the one image alone.

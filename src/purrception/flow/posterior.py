@@ -19,9 +19,9 @@ class TopCodes:
     """The likeliest codes of each site, the most probable first; equals come in any order."""
 
     codes: Tensor
-    """long ``[B, h, w, k]``."""
+    """long ``[…, k]``."""
     probabilities: Tensor
-    """π of each, float32 ``[B, h, w, k]``."""
+    """π of each, float32 ``[…, k]``."""
 
 
 @dataclass(frozen=True)
