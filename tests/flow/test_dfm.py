@@ -12,7 +12,7 @@ from purrception.errors import InputError
 from purrception.flow import Objective, ObjectiveConfig, SamplingConfig, TrainingBatch, build_objective
 from purrception.models import PurrceptionTransformer
 from purrception.models.head import CategoricalHead
-from purrception.models.vocabulary import FactoredLogits
+from purrception.models.logits import FactoredLogits
 
 CODES = 5
 

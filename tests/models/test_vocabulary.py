@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from purrception.errors import InputError
 from purrception.flow import Evidence, Truncation, posterior_from_logits
 from purrception.models import CategoricalHead, HeadConfig, categorical_heads
-from purrception.models.vocabulary import FactoredLogits
+from purrception.models.logits import FactoredLogits
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5}
 Z_LOSS = 1e-2
@@ -331,3 +331,43 @@ def test_sites_come_back_to_their_places() -> None:
 def test_a_temperature_that_is_not_positive_is_refused() -> None:
     with pytest.raises(InputError, match="temperature"):
         random_head("linear", codes=5).posterior(torch.randn(1, 1, 1, 8), temperature=0.0)
+
+
+def test_few_rows_of_many_codes_are_taken_in_tiles() -> None:
+    logits = FactoredLogits(torch.randn(100, 4), torch.randn(1, 1000, 4), torch.zeros(1, 1000), (1, 10, 10))
+    tiles = list(logits.tiles(1, chunk_bytes=4 * 10_000))  # room for ten rows
+    assert [rows for _, rows, _ in tiles] == [slice(0, 100)]
+    assert tiles[0][2] == [slice(start, start + 100) for start in range(0, 1000, 100)]
+    assert [codes for _, _, codes in logits.tiles(1, chunk_bytes=4 * 70_000)] == [[slice(0, 1000)]] * 2
+
+
+@pytest.mark.parametrize("with_evidence", [False, True])
+def test_tiles_give_what_whole_rows_give(with_evidence: bool) -> None:
+    torch.manual_seed(3)
+    head = random_head("linear", 1000, patch=2).double()
+    features = torch.randn(2, 8, 8, 8, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(1000, (2, 16, 16))
+    evidence = Evidence.of(torch.randn(2, 3, 16, 16), torch.rand(2)) if with_evidence else None
+
+    def all_of(chunk_bytes: int) -> list[Tensor]:
+        head.chunk_bytes = chunk_bytes
+        made = head.loss(features, targets, Z_LOSS, evidence)
+        gradients = torch.autograd.grad(made.total, [features, *head.parameters()])
+        posterior = head.posterior(features.detach(), evidence, 0.7, top=5)
+        assert posterior.top is not None
+        statistics = [posterior.mean, posterior.entropy, posterior.max_probability, posterior.codes]
+        figures = [getattr(made, field.name) for field in fields(made)]
+        return [*figures, *gradients, *statistics, posterior.top.codes, posterior.top.probabilities]
+
+    for whole, tiled in zip(all_of(2**30), all_of(4 * 20_000), strict=True):
+        torch.testing.assert_close(tiled, whole, rtol=1e-10, atol=1e-12)
+
+
+def test_codes_that_a_truncation_leaves_out_are_not_drawn() -> None:
+    logits = torch.tensor([-5.0, 0.0, 1.0, -300.0]).expand(1, 4, 4, 4)
+    uniforms = torch.zeros(1, 4, 4)  # the number that points at the first code of any mass
+    drawn = posterior_from_logits(
+        logits, torch.randn(4, 3), truncation=Truncation(top_k=2), uniforms=uniforms
+    ).drawn
+    assert drawn is not None
+    assert (drawn == 1).all()

@@ -33,6 +33,7 @@ from purrception.flow.paths import LinearPath, PathSample
 from purrception.flow.posterior import (
     LAST_STEPS,
     Posterior,
+    PosteriorSums,
     TopCodes,
     Truncation,
     draw_codes,
@@ -87,6 +88,7 @@ __all__ = [
     "ObjectiveConfig",
     "PathSample",
     "Posterior",
+    "PosteriorSums",
     "Prediction",
     "PredictionOptions",
     "Purrception",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -110,24 +111,115 @@ def posterior_from_logits(
     scaled = logits.to(torch.promote_types(logits.dtype, torch.float32)) / check_temperature(temperature)
     if truncation is not None and truncation != Truncation():
         scaled = truncate(scaled, truncation)
-    likeliest = scaled.max(dim=-1)
-    shifted = scaled.sub_(likeliest.values[..., None])
-    weights = shifted.exp()
-    total = weights.sum(dim=-1)
-    kept = None
-    if top:
-        heights, codes = shifted.topk(min(top, shifted.shape[-1]), dim=-1)
-        kept = TopCodes(codes, heights.exp() / total[..., None])
-    # Where a weight is 0 the shifted logit may be −inf; the product must be 0 there.
-    surprise = torch.einsum("...k,...k->...", weights, shifted.clamp_(min=torch.finfo(shifted.dtype).min))
-    return Posterior(
-        mean=(weights @ codebook.to(weights) / total[..., None]).permute(0, 3, 1, 2),
-        entropy=(total.log() - surprise / total).clamp_min(0),
-        max_probability=total.reciprocal(),
-        codes=likeliest.indices,
-        drawn=None if uniforms is None else draw_codes(weights, uniforms),
-        top=kept,
-    )
+    posterior = PosteriorSums.of(scaled, codebook, top=top).posterior()
+    if uniforms is None:
+        return posterior
+    # What was raised is not to be drawn: a truncation may have left it out.
+    weights = F.threshold(scaled, _least_exponent(scaled.dtype), -torch.inf).exp_()
+    return replace(posterior, drawn=draw_codes(weights, uniforms))
+
+
+def above_underflow_(exponents: Tensor) -> Tensor:
+    """Raise exponents, in place, so far that their exp, and 1e-12 times it, are normal numbers.
+
+    Most weights of a sharp posterior are below, where a processor's arithmetic takes up to a hundred times as
+    long. What they are raised to, 5e-26 in float32, weighs nothing beside the largest weight, which is 1.
+    """
+    return exponents.clamp_(min=_least_exponent(exponents.dtype))
+
+
+def _least_exponent(dtype: torch.dtype) -> float:
+    return 2 / 3 * math.log(torch.finfo(dtype).tiny)
+
+
+@dataclass(frozen=True)
+class PosteriorSums:
+    """Sums over some of the codes; those over others can be added, and all of them give the posterior.
+
+    The online softmax (arXiv 1805.02867), carried from the normaliser to the mean and the entropy: a site's
+    logits need never exist all at once. With l the logits seen and w = exp(l − height):
+    """
+
+    height: Tensor
+    """max l, ``[…]``."""
+    total: Tensor
+    """Σ w, ``[…]``."""
+    weighted: Tensor
+    """Σ w e, ``[…, D]``."""
+    surprise: Tensor
+    """Σ w (l − height), ``[…]``."""
+    codes: Tensor
+    """The code of the largest logit, long ``[…]``."""
+    heights: Tensor
+    """The largest logits, ``[…, k]``."""
+    likeliest: Tensor
+    """Their codes, long ``[…, k]``."""
+    wanted: int
+    """How many of those to keep; k is less while fewer codes were seen."""
+
+    @classmethod
+    def of(cls, logits: Tensor, codebook: Tensor, first: int = 0, top: int = 0) -> PosteriorSums:
+        """The sums over the codes from ``first`` on.
+
+        Args:
+            logits: after temperature and truncation, float32 or float64 ``[…, n]``; **overwritten** by l − height,
+                as :func:`above_underflow_` leaves them.
+            codebook: their codes, ``[n, D]``.
+            first: index of the first of them.
+            top: how many of the likeliest to keep.
+        """
+        heights, likeliest = logits.topk(min(top, logits.shape[-1]), dim=-1)
+        height, codes = logits.max(dim=-1)
+        shifted = above_underflow_(logits.sub_(height[..., None]))
+        weights = shifted.exp()
+        with torch.autocast(logits.device.type, enabled=False):  # which would round the products to bfloat16
+            surprise = torch.einsum("...k,...k->...", weights, shifted)
+            weighted = weights @ codebook.to(weights)
+        total = weights.sum(dim=-1)
+        return cls(height, total, weighted, surprise, codes + first, heights, likeliest + first, top)
+
+    def __add__(self, other: PosteriorSums) -> PosteriorSums:
+        """The sums over both sets of codes; of equal logits, this one's counts as the largest."""
+        height = torch.maximum(self.height, other.height)
+        mine, theirs = self._raised_to(height), other._raised_to(height)
+        heights = torch.cat([self.heights, other.heights], dim=-1)
+        heights, places = heights.topk(min(self.wanted, heights.shape[-1]), dim=-1)
+        return PosteriorSums(
+            height=height,
+            total=mine.total + theirs.total,
+            weighted=mine.weighted + theirs.weighted,
+            surprise=mine.surprise + theirs.surprise,
+            codes=torch.where(self.height >= other.height, self.codes, other.codes),
+            heights=heights,
+            likeliest=torch.cat([self.likeliest, other.likeliest], dim=-1).gather(-1, places),
+            wanted=self.wanted,
+        )
+
+    def _raised_to(self, height: Tensor) -> PosteriorSums:
+        """The same sums relative to a height that is no lower."""
+        fall = self.height - height
+        factor = fall.exp()
+        return replace(
+            self,
+            height=height,
+            total=factor * self.total,
+            weighted=factor[..., None] * self.weighted,
+            surprise=factor * (self.surprise + fall * self.total),
+        )
+
+    def posterior(self) -> Posterior:
+        """The statistics, for sums over all codes of sites ``[B, h, w]``."""
+        top = None
+        if self.heights.shape[-1]:
+            shares = (self.heights - self.height[..., None]).exp() / self.total[..., None]
+            top = TopCodes(self.likeliest, shares)
+        return Posterior(
+            mean=(self.weighted / self.total[..., None]).permute(0, 3, 1, 2),
+            entropy=(self.total.log() - self.surprise / self.total).clamp_min(0),
+            max_probability=self.total.reciprocal(),
+            codes=self.codes,
+            top=top,
+        )
 
 
 def draw_codes(probabilities: Tensor, uniforms: Tensor) -> Tensor:

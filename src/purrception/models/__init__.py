@@ -13,8 +13,8 @@ from purrception.models.head import (
     RegressionHead,
     categorical_heads,
 )
+from purrception.models.logits import chunk_budget
 from purrception.models.transformer import PurrceptionTransformer
-from purrception.models.vocabulary import chunk_budget
 
 __all__ = [
     "DIT_SIZES",

@@ -22,14 +22,13 @@ from purrception.flow import (
     Posterior,
     SiteLosses,
     Truncation,
-    posterior_from_logits,
 )
+from purrception.models.logits import FactoredLogits, group_evidence
 from purrception.models.vocabulary import (
-    FactoredLogits,
+    Reading,
     Terms,
     chunk_terms,
     chunked_posterior,
-    group_evidence,
     site_losses,
     total_loss,
 )
@@ -215,12 +214,9 @@ class CategoricalHead(Head):
             InputError: the temperature is not positive.
         """
         factors = self.factors(features)
-
-        def statistics(logits: Tensor, chances: Tensor | None) -> Posterior:
-            return posterior_from_logits(logits, self.codebook, temperature, truncation, chances, top)
-
         grouped = group_evidence(factors, evidence, self.codebook)
-        return chunked_posterior(factors, grouped, statistics, uniforms, self.chunk_bytes)
+        reading = Reading(self.codebook, temperature, truncation or Truncation(), top)
+        return chunked_posterior(factors, grouped, reading, uniforms, self.chunk_bytes)
 
 
 class LinearHead(CategoricalHead):

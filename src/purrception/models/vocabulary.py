@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from operator import attrgetter
+from functools import reduce
+from operator import add, attrgetter
 from typing import Any
 
 import torch
@@ -18,105 +19,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from purrception.flow import Evidence, HeadLosses, Posterior, SiteLosses, TopCodes
-from purrception.flow.evidence import evidence_columns
-
-CHUNK_BYTES = {"cpu": 16 * 2**20}
-"""Size of a chunk of logits by kind of device: what stays near a processor's caches."""
-ACCELERATOR_CHUNK_BYTES = 512 * 2**20
-"""On any other device: enough rows to keep it busy."""
-
-
-def chunk_budget(device: str) -> int:
-    """Bytes of a chunk of logits on a kind of device."""
-    return CHUNK_BYTES.get(device, ACCELERATOR_CHUNK_BYTES)
-
-
-@dataclass(frozen=True)
-class FactoredLogits:
-    """Logits not yet multiplied out: of group g, ``rows`` · ``weight[g]``ᵀ + ``bias[g]``.
-
-    A group is a place within a patch. A head whose patch of p² sites shares one feature vector has p² groups
-    of weights over N = B·h·w/p² rows; one with a feature vector per site has one group over B·h·w rows.
-    """
-
-    rows: Tensor
-    """Features ``[N, r]``."""
-    weight: Tensor
-    """Class weights ``[G, K, r]``."""
-    bias: Tensor
-    """``[G, K]``."""
-    sites: tuple[int, int, int]
-    """(B, h, w)."""
-
-    @property
-    def _patch(self) -> int:
-        return round(len(self.weight) ** 0.5)
-
-    def split(self, sites: Tensor) -> Tensor:
-        """``[B, h, w, …]`` → ``[G, N, …]``, the order of groups and rows."""
-        batch, height, width = self.sites
-        p = self._patch
-        tail = sites.shape[3:]
-        patches = sites.reshape(batch, height // p, p, width // p, p, *tail).movedim((2, 4), (0, 1))
-        return patches.reshape(p * p, -1, *tail)
-
-    def join(self, groups: Tensor) -> Tensor:
-        """``[G, N, …]`` → ``[B, h, w, …]``; undoes :meth:`split`."""
-        batch, height, width = self.sites
-        p = self._patch
-        tail = groups.shape[2:]
-        patches = groups.reshape(p, p, batch, height // p, width // p, *tail).movedim((0, 1), (2, 4))
-        return patches.reshape(batch, height, width, *tail)
-
-    def chunks(self, copies: int, chunk_bytes: int | None = None) -> Iterator[tuple[int, slice]]:
-        """(group, rows) of chunks so small that ``copies`` of their logits in float32 stay within the budget.
-
-        A chunk holds at least one row, and all chunks but the last of a group are of one size.
-        """
-        budget = chunk_bytes or chunk_budget(self.rows.device.type)
-        count = max(1, budget // (4 * copies * self.weight.shape[1]))
-        for group in range(len(self.weight)):
-            for start in range(0, len(self.rows), count):
-                yield group, slice(start, min(start + count, len(self.rows)))
-
-    def own(self, group: int, rows: slice) -> Tensor:
-        """The logits of a chunk, ``[n, K]``, in float32 (float64 for a head in float64)."""
-        logits = F.linear(self.rows[rows].to(self.weight.dtype), self.weight[group], self.bias[group])
-        return logits.to(_statistics_type(self.weight))
-
-    def full(self) -> Tensor:
-        """All of them, ``[B, h, w, K]``: for tests and small vocabularies."""
-        everything = slice(0, len(self.rows))
-        return self.join(torch.stack([self.own(group, everything) for group in range(len(self.weight))]))
-
-
-@dataclass(frozen=True)
-class GroupedEvidence:
-    """Evidence in the order of groups and rows."""
-
-    coefficients: Tensor
-    """``[G, N, D + 1]``."""
-    columns: Tensor
-    """(e_k, |e_k|²), ``[K, D + 1]``."""
-
-    def add_to(self, logits: Tensor, group: int, rows: slice) -> Tensor:
-        """Logits of a chunk with its evidence, ``[n, K]``; not in place, and never rounded by autocast."""
-        with torch.autocast(logits.device.type, enabled=False):
-            chosen, columns = self.coefficients[group, rows].to(logits), self.columns.to(logits)
-            return torch.addmm(logits, chosen, columns.T)
-
-
-def group_evidence(logits: FactoredLogits, evidence: Evidence | None, codebook: Tensor) -> GroupedEvidence | None:
-    """``evidence`` in the order of ``logits``."""
-    if evidence is None:
-        return None
-    return GroupedEvidence(logits.split(evidence.coefficients), evidence_columns(codebook))
-
-
-def _statistics_type(weight: Tensor) -> torch.dtype:
-    """Softmax and its kin are float32 whatever the network's precision (float64 in float64)."""
-    return torch.promote_types(weight.dtype, torch.float32)
+from purrception.flow import (
+    HeadLosses,
+    Posterior,
+    PosteriorSums,
+    SiteLosses,
+    TopCodes,
+    Truncation,
+    posterior_from_logits,
+)
+from purrception.flow.posterior import above_underflow_
+from purrception.flow.schedules import check_temperature
+from purrception.models.logits import EVERY, FactoredLogits, GroupedEvidence, statistics_type
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -137,10 +51,9 @@ def site_losses(
         own = logits.own(group, rows)
         drift = own.logsumexp(dim=1)
         sums = own if evidence is None else evidence.add_to(own, group, rows)
-        normaliser = drift if evidence is None else sums.logsumexp(dim=1)
         target = wanted[group, rows]
         correct = (sums.detach().argmax(dim=1) == target).to(own.dtype)
-        return normaliser - sums.gather(1, target[:, None])[:, 0], drift, correct
+        return F.cross_entropy(sums, target, reduction="none"), drift, correct
 
     recompute = torch.is_grad_enabled()
     parts = [
@@ -223,10 +136,8 @@ class _TotalLoss(torch.autograd.Function):
             raise RuntimeError(
                 "the gradient of the chunked loss was taken already: it is kept for one backward pass"
             )
-        gradients, ctx.gradients = (
-            ctx.gradients,
-            None,
-        )  # scaled in place: another copy of the weights' would be held
+        # Scaled in place: another copy of the weights' would be held.
+        gradients, ctx.gradients = ctx.gradients, None
         return *(gradient.mul_(upstream[0].to(gradient.dtype)) for gradient in gradients), None
 
 
@@ -235,29 +146,49 @@ def _accumulate(
 ) -> tuple[tuple[Tensor, ...], list[Tensor] | None]:
     """The sums over all chunks, and the gradients of the total in (rows, weight, bias)."""
     logits = FactoredLogits(rows, weight, bias.to(weight.dtype), problem.logits.sites)
-    exact = _statistics_type(weight)
+    exact = statistics_type(weight)
     gradients = None
     if problem.needs_gradient:
         gradients = [torch.zeros_like(tensor, dtype=exact) for tensor in (rows, weight, bias)]
     figures = torch.zeros(4, dtype=exact, device=rows.device)
     copies = 1 if problem.evidence is None else 2
-    for group, chosen in logits.chunks(copies, problem.chunk_bytes):
-        own = logits.own(group, chosen)
-        sums = None if problem.evidence is None else problem.evidence.add_to(own, group, chosen)
-        target, share = problem.targets[group, chosen], problem.weights[group, chosen].to(exact)
-        part, slope = problem.terms(own, sums, target, share, problem.z_loss)
+    for group, chosen, blocks in logits.tiles(copies, problem.chunk_bytes):
+        part, slopes = _terms_of_rows(logits, group, chosen, blocks, problem)
         figures += part
-        if gradients is not None:
-            by_rows, by_weight, by_bias = gradients
-            by_bias[group] += slope.sum(0)
+        if gradients is None:
+            continue
+        by_rows, by_weight, by_bias = gradients
+        for codes, slope in slopes:
+            by_bias[group, codes] += slope.sum(0)
             slope = slope.to(weight.dtype)
-            by_rows[chosen] += slope @ weight[group]
+            by_rows[chosen] += slope @ weight[group, codes]
             if exact == weight.dtype:
-                by_weight[group].addmm_(slope.T, rows[chosen])
+                by_weight[group, codes].addmm_(slope.T, rows[chosen])
             else:
-                by_weight[group] += slope.T @ rows[chosen]
+                by_weight[group, codes] += slope.T @ rows[chosen]
     cross_entropy, z_loss, drift, correct = figures
     return (cross_entropy + z_loss, cross_entropy, z_loss, drift, correct), gradients
+
+
+Slopes = Iterator[tuple[slice, Tensor]]
+"""Blocks of codes, and the derivative of the loss in their logits, ``[n, …]``."""
+
+
+def _terms_of_rows(
+    logits: FactoredLogits, group: int, rows: slice, blocks: list[slice], problem: _Problem
+) -> tuple[Tensor, Slopes]:
+    """The figures of :func:`chunk_terms` for some rows, and the derivative block by block."""
+    targets = problem.targets[group, rows]
+    weights = problem.weights[group, rows].to(statistics_type(logits.weight))
+
+    def multiplied_out(codes: slice) -> tuple[Tensor, Tensor | None]:
+        own = logits.own(group, rows, codes)
+        return own, None if problem.evidence is None else problem.evidence.add_to(own, group, rows, codes)
+
+    if len(blocks) > 1:
+        return _tiled_terms(multiplied_out, blocks, targets, weights, problem.z_loss)
+    figures, slope = problem.terms(*multiplied_out(EVERY), targets, weights, problem.z_loss)
+    return figures, iter([(EVERY, slope)])
 
 
 def chunk_terms(
@@ -282,51 +213,142 @@ def chunk_terms(
     at_target = decided.gather(1, targets[:, None])[:, 0]
     top, best = decided.max(dim=1)
     correct = best == targets
-    drift, p = _softmax_(own, top if sums is None else own.amax(dim=1))
-    pull = 2 * z_loss * drift
-    if sums is None:
-        normaliser, slope = drift, p.mul_((weights * (1 + pull))[:, None])
-    else:
-        normaliser, q = _softmax_(sums, top)
-        slope = q.mul_(weights[:, None]).addcmul_(p, (weights * pull)[:, None])
+    drift, p, own_total = _exponentials_(own, top if sums is None else own.amax(dim=1))
+    normaliser, q, total = (drift, None, own_total) if sums is None else _exponentials_(sums, top)
+    slope = _slope_(p, q, 2 * z_loss * drift * weights / own_total, weights / total)
     slope.scatter_add_(1, targets[:, None], -weights[:, None])
-    terms = (normaliser - at_target, z_loss * drift.square(), drift, correct.to(drift.dtype))
-    return torch.stack([(weights * term).sum() for term in terms]), slope
+    return _figures(normaliser - at_target, drift, correct, weights, z_loss), slope
 
 
-def _softmax_(logits: Tensor, top: Tensor) -> tuple[Tensor, Tensor]:
-    """(logsumexp ``[n]``, softmax ``[n, K]`` in place of the logits), given the largest logit of each row."""
-    weights = logits.sub_(top[:, None]).exp_()
-    total = weights.sum(dim=1)
-    return top + total.log(), weights.div_(total[:, None])
+def _tiled_terms(
+    multiplied_out: Callable[[slice], tuple[Tensor, Tensor | None]],
+    blocks: list[slice],
+    targets: Tensor,
+    weights: Tensor,
+    z_loss: float,
+) -> tuple[Tensor, Slopes]:
+    """As :func:`chunk_terms`, where the logits of the rows are never there all at once.
+
+    ``multiplied_out`` gives those of a block, (own, sums): once for the normalisers, again for the derivative.
+    """
+    found = []
+    for codes in blocks:
+        own, sums = multiplied_out(codes)
+        decided = own if sums is None else sums
+        inside, place = _within(codes, targets)
+        at_target = torch.where(inside, decided.gather(1, place)[:, 0], 0)
+        top, best = decided.max(dim=1)
+        drift = _exponentials_(own, top if sums is None else own.amax(dim=1))[0]
+        normaliser = drift if sums is None else _exponentials_(sums, top)[0]
+        found.append((drift, normaliser, at_target, top, best + codes.start))
+    drifts, normalisers, at_targets, tops, bests = (torch.stack(column) for column in zip(*found, strict=True))
+    drift, normaliser = drifts.logsumexp(0), normalisers.logsumexp(0)
+    correct = bests.gather(0, tops.argmax(0, keepdim=True))[0] == targets
+
+    def slopes() -> Slopes:
+        for codes in blocks:
+            p, q = (
+                None if logits is None else above_underflow_(logits.sub_(level[:, None])).exp_()
+                for logits, level in zip(multiplied_out(codes), (drift, normaliser), strict=True)
+            )
+            assert p is not None
+            slope = _slope_(p, q, 2 * z_loss * drift * weights, weights)
+            inside, place = _within(codes, targets)
+            yield codes, slope.scatter_add_(1, place, -(weights * inside)[:, None])
+
+    return _figures(normaliser - at_targets.sum(0), drift, correct, weights, z_loss), slopes()
+
+
+def _within(codes: slice, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """(whether a target is among ``codes``, its place there or any other place ``[n, 1]``)."""
+    inside = (targets >= codes.start) & (targets < codes.stop)
+    return inside, torch.where(inside, targets - codes.start, 0)[:, None]
+
+
+def _figures(nll: Tensor, drift: Tensor, correct: Tensor, weights: Tensor, z_loss: float) -> Tensor:
+    terms = (nll, z_loss * drift.square(), drift, correct.to(drift.dtype))
+    return torch.stack([(weights * term).sum() for term in terms])
+
+
+def _slope_(p: Tensor, q: Tensor | None, by_own: Tensor, by_sums: Tensor) -> Tensor:
+    """by_own · p + by_sums · q, in place of q; of p, where there is no evidence and q is p."""
+    if q is None:
+        return p.mul_((by_own + by_sums)[:, None])
+    return q.mul_(by_sums[:, None]).addcmul_(p, by_own[:, None])
+
+
+def _exponentials_(logits: Tensor, top: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(logsumexp ``[n]``, exp(logits − top) in place of the logits ``[n, K]``, its sum).
+
+    ``top`` is the largest logit of each row.
+    """
+    powers = above_underflow_(logits.sub_(top[:, None])).exp_()
+    total = powers.sum(dim=1)
+    return top + total.log(), powers, total
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How logits are read as a posterior; as the arguments of :func:`purrception.flow.posterior_from_logits`."""
+
+    codebook: Tensor
+    """Standardised codes ``[K, D]``."""
+    temperature: float
+    truncation: Truncation
+    top: int
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def chunked_posterior(
     logits: FactoredLogits,
     evidence: GroupedEvidence | None,
-    statistics: Callable[[Tensor, Tensor | None], Posterior],
+    reading: Reading,
     uniforms: Tensor | None,
     chunk_bytes: int | None = None,
 ) -> Posterior:
     """Posterior statistics of every site, a chunk of logits at a time.
 
+    A chunk is of some sites and some codes, and sums over the codes are all that is kept of it. A draw and a
+    truncation have to see all codes of a site at once: then a chunk holds fewer sites.
+
     Args:
         logits: of B×h×w sites over K codes.
         evidence: added to the logits.
-        statistics: (logits ``[1, 1, n, K]``, uniforms ``[1, 1, n]``) → posterior.
+        reading: temperature, truncation, how many of the likeliest codes to name.
         uniforms: ``[B, h, w]``, to draw a code of each site.
         chunk_bytes: memory of a chunk; left out, by the device.
+
+    Raises:
+        InputError: the temperature is not positive.
     """
+    check_temperature(reading.temperature)
     chances = None if uniforms is None else logits.split(uniforms)
-    parts = []
-    for group, rows in logits.chunks(4, chunk_bytes):
-        chunk = logits.own(group, rows)
-        if evidence is not None:
-            chunk = evidence.add_to(chunk, group, rows)
+
+    def own(group: int, rows: slice, codes: slice) -> Tensor:
+        chunk = logits.own(group, rows, codes)
+        return chunk if evidence is None else evidence.add_to(chunk, group, rows, codes)
+
+    def of_rows(group: int, rows: slice) -> Posterior:
         drawn = None if chances is None else chances[None, None, group, rows]
-        with torch.autocast(chunk.device.type, enabled=False):  # or the mean would be rounded
-            parts.append(statistics(chunk[None, None], drawn))
+        return posterior_from_logits(
+            own(group, rows, EVERY)[None, None],
+            reading.codebook, reading.temperature, reading.truncation, drawn, reading.top,
+        )  # fmt: skip
+
+    def of_tiles(group: int, rows: slice, blocks: list[slice]) -> Posterior:
+        sums = (
+            PosteriorSums.of(
+                own(group, rows, codes).div_(reading.temperature)[None, None],
+                reading.codebook[codes], codes.start, reading.top,
+            )
+            for codes in blocks
+        )  # fmt: skip
+        return reduce(add, sums).posterior()
+
+    if uniforms is None and reading.truncation == Truncation():
+        parts = [of_tiles(*tile) for tile in logits.tiles(4, chunk_bytes)]
+    else:
+        parts = [of_rows(*chunk) for chunk in logits.chunks(4, chunk_bytes)]
 
     def joined(of_chunk: Callable[[Posterior], Any]) -> Tensor:
         """``[1, 1, n, …]`` of every chunk → ``[B, h, w, …]``."""
