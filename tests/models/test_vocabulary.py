@@ -265,8 +265,15 @@ def test_what_is_done_to_a_chunk_may_be_compiled(with_evidence: bool) -> None:
     given = (features, targets, Z_LOSS, evidence)
     expected = head.loss(*given)
     wanted = torch.autograd.grad(expected.total, [features, *head.parameters()])
+    posterior = head.posterior(features.detach(), evidence, 0.8, top=3)
     head.compile_chunks("aot_eager")
     made = head.loss(*given)
+    compiled = head.posterior(features.detach(), evidence, 0.8, top=3)
+    for name in ("mean", "entropy", "max_probability", "codes"):
+        torch.testing.assert_close(getattr(compiled, name), getattr(posterior, name))
+    assert compiled.top is not None
+    assert posterior.top is not None
+    torch.testing.assert_close(compiled.top.probabilities, posterior.top.probabilities)
     for field in fields(expected):
         torch.testing.assert_close(getattr(made, field.name), getattr(expected, field.name))
     for mine, theirs in zip(torch.autograd.grad(made.total, [features, *head.parameters()]), wanted, strict=True):

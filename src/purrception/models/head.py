@@ -20,12 +20,14 @@ from purrception.flow import (
     Evidence,
     HeadLosses,
     Posterior,
+    PosteriorSums,
     SiteLosses,
     Truncation,
 )
 from purrception.models.logits import FactoredLogits, group_evidence
 from purrception.models.vocabulary import (
     Reading,
+    Sums,
     Terms,
     chunk_terms,
     chunked_posterior,
@@ -144,12 +146,15 @@ class CategoricalHead(Head):
 
     chunk_bytes: int | None = None
     """Memory of a chunk of logits; left out, chosen by the device."""
-    terms: Terms | None = None
+    terms: Terms = staticmethod(chunk_terms)
     """What makes losses and their derivative of a chunk; see :meth:`compile_chunks`."""
+    sums: Sums = PosteriorSums.of
+    """What makes a posterior's sums of a tile, likewise."""
 
     def compile_chunks(self, backend: str = "inductor") -> None:
-        """Compile what :meth:`loss` does to a chunk between its matrix products (torch.compile)."""
+        """Compile what :meth:`loss` and :meth:`posterior` make of a chunk of logits (torch.compile)."""
         self.terms = torch.compile(chunk_terms, backend=backend)
+        self.sums = torch.compile(PosteriorSums.of, backend=backend)
 
     @abstractmethod
     def factors(self, features: Tensor) -> FactoredLogits:
@@ -183,7 +188,7 @@ class CategoricalHead(Head):
             weights = torch.full(targets.shape, 1 / targets.numel(), device=targets.device)
         factors = self.factors(features)
         grouped = group_evidence(factors, evidence, self.codebook)
-        return total_loss(factors, targets, weights, z_loss, grouped, self.chunk_bytes, self.terms)
+        return total_loss(factors, targets, weights, z_loss, grouped, self.terms, self.chunk_bytes)
 
     def nll(self, features: Tensor, targets: Tensor, evidence: Evidence | None = None) -> SiteLosses:
         """Negative log-likelihood of ``targets`` per site under softmax(own logits + evidence), in float32.
@@ -215,7 +220,7 @@ class CategoricalHead(Head):
         """
         factors = self.factors(features)
         grouped = group_evidence(factors, evidence, self.codebook)
-        reading = Reading(self.codebook, temperature, truncation or Truncation(), top)
+        reading = Reading(self.codebook, temperature, truncation or Truncation(), top, self.sums)
         return chunked_posterior(factors, grouped, reading, uniforms, self.chunk_bytes)
 
 

@@ -76,8 +76,8 @@ def total_loss(
     weights: Tensor,
     z_loss: float,
     evidence: GroupedEvidence | None,
+    terms: Terms,
     chunk_bytes: int | None = None,
-    terms: Terms | None = None,
 ) -> HeadLosses:
     """Σ w (−ln π(c) + λ_z logsumexp²) over all sites, with its gradient found chunk by chunk on the way.
 
@@ -90,12 +90,12 @@ def total_loss(
         weights: w, float32 ``[B, h, w]``, without gradient.
         z_loss: λ_z.
         evidence: added to the logits, but not to those whose logsumexp is held down.
-        chunk_bytes: memory of a chunk; left out, by the device.
         terms: :func:`chunk_terms`, or what it was compiled to.
+        chunk_bytes: memory of a chunk; left out, by the device.
     """
     wanted, shares = logits.split(targets), logits.split(weights)
     needed = torch.is_grad_enabled()
-    problem = _Problem(logits, wanted, shares, z_loss, evidence, chunk_bytes, needed, terms or chunk_terms)
+    problem = _Problem(logits, wanted, shares, z_loss, evidence, chunk_bytes, needed, terms)
     return HeadLosses(*_TotalLoss.apply(logits.rows, logits.weight, logits.bias, problem))
 
 
@@ -287,6 +287,10 @@ def _exponentials_(logits: Tensor, top: Tensor) -> tuple[Tensor, Tensor, Tensor]
     return top + total.log(), powers, total
 
 
+Sums = Callable[[Tensor, Tensor, int, int], PosteriorSums]
+"""As :meth:`purrception.flow.PosteriorSums.of`."""
+
+
 @dataclass(frozen=True)
 class Reading:
     """How logits are read as a posterior; as the arguments of :func:`purrception.flow.posterior_from_logits`."""
@@ -296,6 +300,8 @@ class Reading:
     temperature: float
     truncation: Truncation
     top: int
+    sums: Sums
+    """That function, or what it was compiled to."""
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -337,7 +343,7 @@ def chunked_posterior(
 
     def of_tiles(group: int, rows: slice, blocks: list[slice]) -> Posterior:
         sums = (
-            PosteriorSums.of(
+            reading.sums(
                 own(group, rows, codes).div_(reading.temperature)[None, None],
                 reading.codebook[codes], codes.start, reading.top,
             )
