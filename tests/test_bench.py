@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from purrception.bench import BenchConfig, bench
+from purrception.bench.generation import generate, generate_plainly
 from purrception.bench.measure import peak_on_processor
 from purrception.bench.others import linear_cross_entropy
 from purrception.bench.reference import reference_loss, reference_mean
@@ -36,11 +37,19 @@ def test_the_reference_computes_what_we_do() -> None:
 
 def test_every_part_is_measured_in_every_variant() -> None:
     report = bench(
-        BenchConfig(grid=4, codebook_size=33, batch_size=1, repeats=1, memory=False, tokenizer_channels=(8, 8))
+        BenchConfig(
+            grid=4, codebook_size=33, batch_size=1, steps=2, repeats=1, memory=False, tokenizer_channels=(8, 8)
+        )
     )
     measured = {(row.part, row.variant) for row in report.rows}
     assert measured == {(part, name) for part, work in WORKLOADS.items() for name in work.variants}
     assert all(row.seconds > 0 and row.bytes_per_image is None for row in report.rows)
+
+
+def test_both_ways_of_generating_give_images_of_the_same_shape() -> None:
+    config = BenchConfig(grid=4, codebook_size=33, steps=2, tokenizer_channels=(8, 8))
+    ours, plain = (make(config, 3, torch.device("cpu"))() for make in (generate, generate_plainly))
+    assert ours.shape == plain.shape == (3, 3, 8, 8)
 
 
 def test_bench_on_the_command_line_measures_time_and_memory(tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ class BenchConfig:
     """Add the evidence to the logits."""
     batch_size: int = 2
     """Images per step."""
+    steps: int = 20
+    """Of the solver, for whole images."""
     repeats: int = 5
     """Measurements of each, in turns; the median is reported."""
     memory: bool = True
@@ -51,10 +53,10 @@ class BenchConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
-        if min(self.batch_size, self.repeats, self.grid) < 1 or self.threads < 0:
+        if min(self.batch_size, self.steps, self.repeats, self.grid) < 1 or self.threads < 0:
             raise InputError(
-                "bench needs batch_size, repeats and grid of at least 1, threads of at least 0; given "
-                f"{self.batch_size}, {self.repeats}, {self.grid} and {self.threads}"
+                "bench needs batch_size, steps, repeats and grid of at least 1, threads of at least 0; given "
+                f"{self.batch_size}, {self.steps}, {self.repeats}, {self.grid} and {self.threads}"
             )
         self.sizes().tokens((self.grid, self.grid))
         HeadConfig(self.head, self.rank, self.evidence)

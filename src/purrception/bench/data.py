@@ -78,11 +78,17 @@ def _nearest(z: Tensor, codebook: Tensor) -> Tensor:
     return torch.cdist(z.permute(0, 2, 3, 1).flatten(0, 2), codebook).argmin(1).view(len(z), *z.shape[2:])
 
 
-def _tokenizer(config: BenchConfig, images: int, device: torch.device) -> tuple[VQTokenizer, Tensor]:
+def build_tokenizer(config: BenchConfig, device: torch.device) -> VQTokenizer:
+    """A tokenizer of the configured sizes with random weights."""
     sizes = VQConfig(config.codebook_size, config.codebook_dim, config.tokenizer_channels)
-    side = config.grid * sizes.downsampling
     torch.manual_seed(0)
-    return VQTokenizer(sizes.build(3, side).to(device)), torch.rand(images, 3, side, side, device=device) * 2 - 1
+    return VQTokenizer(sizes.build(3, config.grid * sizes.downsampling).to(device))
+
+
+def _tokenizer(config: BenchConfig, images: int, device: torch.device) -> tuple[VQTokenizer, Tensor]:
+    tokenizer = build_tokenizer(config, device)
+    side = config.grid * tokenizer.downsampling
+    return tokenizer, torch.rand(images, 3, side, side, device=device) * 2 - 1
 
 
 def rebuild(config: BenchConfig, images: int, device: torch.device) -> Callable[[], Tensor]:

@@ -245,15 +245,15 @@ def _held(variant: Variant, config: BenchConfig) -> int:
 
 
 def _flops(config: BenchConfig, part: str, passes: int) -> float | None:
-    """Of one image, where a network is used; ``passes`` counts those of the backbone."""
-    if part not in ("training", "sampling"):
+    """Of one image, where a network is used, without the decoder; ``passes`` counts those of the backbone."""
+    if part not in ("training", "sampling", "generation"):
         return None
     with torch.device("meta"):
         network = replace(config, compile=False).build(torch.device("meta"))
         if part == "training":
             return training_flops(network, config.batch_size) / config.batch_size
         head = network.head.flops(config.grid**2)
-        return passes * (forward_flops(network) - head) + head
+        return (passes * (forward_flops(network) - head) + head) * (config.steps if part == "generation" else 1)
 
 
 def _peak_flops(config: BenchConfig, device: torch.device) -> float | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from purrception.bench.config import BenchConfig
 from purrception.bench.data import load_batches, load_embeddings, rebuild, rebuild_plainly
+from purrception.bench.generation import generate, generate_plainly
 from purrception.bench.others import liger, liger_is_here, linear_cross_entropy
 from purrception.bench.reference import reference_loss, reference_mean
 from purrception.flow import (
@@ -185,6 +186,10 @@ WORKLOADS: dict[str, Workload] = {
             "factored head": Variant(_sampling, "factored"),
             REFERENCE: Variant(_reference_sampling, "linear"),
         },
+    ),
+    "generation": Workload(
+        "Images, guided, from noise to pixels",
+        {"ours": Variant(generate, passes=2), REFERENCE: Variant(generate_plainly, "linear", passes=2)},
     ),
     "head": Workload(
         "Vocabulary head alone, forward and backward",

@@ -13,7 +13,7 @@ class BenchOptions:
     """What ``purrception bench`` takes besides the sizes to measure."""
 
     parts: tuple[str, ...] = ()
-    """training, sampling, head, loader, tokenizer; default: all."""
+    """training, sampling, generation, head, loader, tokenizer; default: all."""
     variants: tuple[str, ...] = ()
     """ours, reference, factored head, …; default: all."""
     vary: str = ""

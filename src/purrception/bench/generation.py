@@ -1,0 +1,54 @@
+"""Whole images: guided steps from noise to codes, and the decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from purrception.bench.config import BenchConfig
+from purrception.bench.data import build_tokenizer
+from purrception.bench.reference import full_logits
+from purrception.flow import LinearPath, ObjectiveConfig, SamplingConfig, build_objective
+from purrception.nearest import nearest_codes
+from purrception.sampling import sample_codes
+
+GUIDANCE, TEMPERATURE = 1.5, 0.9
+PATH = LinearPath()
+
+
+def generate(config: BenchConfig, images: int, device: torch.device) -> Callable[[], Tensor]:
+    """As ``purrception sample`` does: classes and their null in one pass of the backbone, and one of the head."""
+    network, tokenizer = config.build(device).eval(), build_tokenizer(config, device)
+    objective, labels = build_objective(ObjectiveConfig()), torch.arange(images)
+    settings = SamplingConfig(steps=config.steps, solver="euler", guidance=GUIDANCE, temperature=TEMPERATURE)
+
+    def step() -> Tensor:
+        with config.autocast(device):
+            codes = sample_codes(network, objective, labels, settings, 0, images).indices
+        return tokenizer.decode(codes.to(device))
+
+    return step
+
+
+def generate_plainly(config: BenchConfig, images: int, device: torch.device) -> Callable[[], Tensor]:
+    """The paper's sampler over full logits, of which guidance takes two sets."""
+    network, tokenizer = config.build(device).eval(), build_tokenizer(config, device)
+    labels = torch.arange(images, device=device)
+    nothing = torch.full_like(labels, network.num_classes)
+
+    @torch.no_grad()
+    def step() -> Tensor:
+        z = torch.randn(images, config.codebook_dim, config.grid, config.grid, device=device)
+        for number in range(config.steps):
+            t, s = number / config.steps, (number + 1) / config.steps
+            time = torch.full((images,), t, device=device)
+            with config.autocast(device):
+                given, free = (full_logits(network.head, network(z, time, y)) for y in (labels, nothing))
+            logits = free.float() + GUIDANCE * (given.float() - free.float())
+            mean = ((logits / TEMPERATURE).softmax(dim=-1) @ network.codebook).permute(0, 3, 1, 2)
+            z = PATH.advance(z, mean, t, s)
+        return tokenizer.decode(nearest_codes(z, network.codebook))
+
+    return step
