@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from purrception.bench.config import BenchConfig
 from purrception.bench.data import load_batches, load_embeddings, rebuild, rebuild_plainly
@@ -21,7 +21,7 @@ from purrception.flow import (
     TrainingBatch,
     build_objective,
 )
-from purrception.models import CategoricalHead, PurrceptionTransformer
+from purrception.models import CategoricalHead
 from purrception.training.ema import EMA
 
 Step = Callable[[], object]
@@ -59,7 +59,8 @@ class Workload:
     """By name; the first is ours, as configured."""
 
 
-def _batch(config: BenchConfig, images: int, device: torch.device) -> TrainingBatch:
+def random_batch(config: BenchConfig, images: int, device: torch.device) -> TrainingBatch:
+    """Random codes, labels, noise and times."""
     side = (images, config.grid, config.grid)
     return TrainingBatch(
         indices=torch.randint(config.codebook_size, side).to(device),
@@ -69,9 +70,7 @@ def _batch(config: BenchConfig, images: int, device: torch.device) -> TrainingBa
     )
 
 
-def _training(
-    config: BenchConfig, device: torch.device, network: PurrceptionTransformer, loss: Callable[[], Tensor]
-) -> Step:
+def optimised(config: BenchConfig, device: torch.device, network: nn.Module, loss: Callable[[], Tensor]) -> Step:
     """Loss, gradient, clipping, optimiser, moving average: a step of the training loop."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
     ema = EMA(network, 0.9999)
@@ -88,25 +87,26 @@ def _training(
     return step
 
 
-def _our_training(config: BenchConfig, images: int, device: torch.device) -> Step:
-    network, batch = config.build(device), _batch(config, images, device)
+def train_ours(config: BenchConfig, images: int, device: torch.device) -> Step:
+    """A training step as the training loop takes it."""
+    network, batch = config.build(device), random_batch(config, images, device)
     objective = build_objective(ObjectiveConfig(z_loss=Z_LOSS))
-    return _training(config, device, network, lambda: objective.loss(network, batch).total)
+    return optimised(config, device, network, lambda: objective.loss(network, batch).total)
 
 
 def _reference_training(config: BenchConfig, images: int, device: torch.device) -> Step:
-    network, batch = config.build(device), _batch(config, images, device)
+    network, batch = config.build(device), random_batch(config, images, device)
 
     def loss() -> Tensor:
         point = PATH.sample(network.embed(batch.indices), batch.noise, batch.time)
         features = network(point.z_t, point.t, batch.labels)
         return reference_loss(network.head, features, batch.indices, Z_LOSS)
 
-    return _training(config, device, network, loss)
+    return optimised(config, device, network, loss)
 
 
 def _sampling(config: BenchConfig, images: int, device: torch.device, guidance: float = 1.0) -> Step:
-    network, batch = config.build(device).eval(), _batch(config, images, device)
+    network, batch = config.build(device).eval(), random_batch(config, images, device)
     objective = build_objective(ObjectiveConfig())
     options = PredictionOptions(TEMPERATURE, guidance=Guidance(guidance))
 
@@ -124,7 +124,7 @@ def _guided_sampling(config: BenchConfig, images: int, device: torch.device) -> 
 
 
 def _reference_sampling(config: BenchConfig, images: int, device: torch.device) -> Step:
-    network, batch = config.build(device).eval(), _batch(config, images, device)
+    network, batch = config.build(device).eval(), random_batch(config, images, device)
     time = torch.full((images,), TIME, device=device)
 
     @torch.no_grad()
@@ -145,7 +145,7 @@ def _head(loss: HeadLoss) -> Callable[[BenchConfig, int, torch.device], Step]:
     """Forward and backward of a head alone."""
 
     def build(config: BenchConfig, images: int, device: torch.device) -> Step:
-        head, targets = config.build_head(device), _batch(config, images, device).indices
+        head, targets = config.build_head(device), random_batch(config, images, device).indices
         side, width = config.grid // config.sizes().patch_size, config.sizes().width
         features = torch.randn(images, side, side, width).to(device).requires_grad_(True)
 
@@ -173,8 +173,8 @@ WORKLOADS: dict[str, Workload] = {
     "training": Workload(
         "Training step",
         {
-            "ours": Variant(_our_training),
-            "factored head": Variant(_our_training, "factored"),
+            "ours": Variant(train_ours),
+            "factored head": Variant(train_ours, "factored"),
             REFERENCE: Variant(_reference_training, "linear"),
         },
     ),
