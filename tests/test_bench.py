@@ -118,7 +118,7 @@ def test_the_script_for_a_gpu_runs_dry(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     made = {path.parent.name for path in tmp_path.glob("figures/*/report.json")}
-    assert made == {"training", "training-recomputed", "reference", "sampling", "head", "codebook"}
+    assert made == {"training", "training-recomputed", "reference", "sampling", "generation", "head", "codebook"}
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
