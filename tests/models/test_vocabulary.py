@@ -342,7 +342,7 @@ def test_a_temperature_that_is_not_positive_is_refused() -> None:
 
 def test_few_rows_of_many_codes_are_taken_in_tiles() -> None:
     logits = FactoredLogits(torch.randn(100, 4), torch.randn(1, 1000, 4), torch.zeros(1, 1000), (1, 10, 10))
-    tiles = list(logits.tiles(1, chunk_bytes=4 * 10_000))  # room for ten rows
+    tiles = list(logits.tiles(1, chunk_bytes=4 * 40_000))  # room for forty rows
     assert [rows for _, rows, _ in tiles] == [slice(0, 100)]
     assert tiles[0][2] == [slice(start, start + 100) for start in range(0, 1000, 100)]
     assert [codes for _, _, codes in logits.tiles(1, chunk_bytes=4 * 70_000)] == [[slice(0, 1000)]] * 2

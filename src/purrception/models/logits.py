@@ -85,6 +85,7 @@ class FactoredLogits:
         capacity = max(1, budget // (4 * copies))
         count = capacity // self.codes
         if count < min(FEW_ROWS, len(self.rows)):
+            capacity = max(1, capacity // 4)  # two tiles may be there at once, and small ones stay near a core
             count = min(TILE_ROWS, len(self.rows), capacity)
         codes = slices(self.codes, capacity // count)
         for group, rows in self._by_rows(count):
