@@ -19,7 +19,7 @@ import tyro
 from torch import Tensor, nn
 
 from purrception.bench import BenchConfig
-from purrception.bench.measure import peak_on_processor, ratio, seconds_in_turns
+from purrception.bench.measure import peak_of_steps, ratio, seconds_in_turns
 from purrception.bench.workloads import PATH, Z_LOSS, Step, optimised, random_batch, train_ours
 from purrception.training.config import resolve_device
 
@@ -67,16 +67,7 @@ def start(name: str, checkout: Path, config: BenchConfig, images: int, device: t
 def _memory_here(name: str, checkout: str, settings: dict[str, object], images: int) -> int:
     config = BenchConfig(**settings)  # type: ignore[arg-type]
     device = resolve_device(config.device)
-
-    def work() -> None:
-        step = start(name, Path(checkout), config, images, device)
-        for _ in range(2):
-            step()
-
-    if device.type == "cuda":
-        work()
-        return int(torch.cuda.max_memory_allocated(device))
-    return peak_on_processor(work)
+    return peak_of_steps(lambda: start(name, Path(checkout), config, images, device), device)
 
 
 def main(checkout: tyro.conf.Positional[Path], config: tyro.conf.OmitArgPrefixes[BenchConfig]) -> None:
@@ -89,17 +80,19 @@ def main(checkout: tyro.conf.Positional[Path], config: tyro.conf.OmitArgPrefixes
         "training", {name: start(name, checkout, config, config.batch_size, device) for name in names},
         config.repeats, device,
     )  # fmt: skip
-    print(
-        "| training step | ms | images/s | × the public code | peak MB | MB an image |\n|---|---|---|---|---|---|"
-    )
+    print("| training step | ms | images/s | × the public code | peak MB | MB an image |")
+    print("|---|---|---|---|---|---|")
     for name in names:
-        small, large = (
-            measure_memory(name, checkout, config, count * config.batch_size) / 2**20 for count in (1, 2)
+        taken, memory = statistics.median(seconds[name]), "– | –"
+        if config.memory:
+            small, large = (
+                measure_memory(name, checkout, config, count * config.batch_size) / 2**20 for count in (1, 2)
+            )
+            memory = f"{small:.0f} | {(large - small) / config.batch_size:.1f}"
+        speed = (
+            f"{1e3 * taken:.0f} | {config.batch_size / taken:.2f} | {ratio(seconds[name], seconds['public']):.2f}"
         )
-        taken = statistics.median(seconds[name])
-        times, each = ratio(seconds[name], seconds["public"]), (large - small) / config.batch_size
-        speed = f"{1e3 * taken:.0f} | {config.batch_size / taken:.2f} | {times:.2f}"
-        print(f"| {name} | {speed} | {small:.0f} | {each:.1f} |")
+        print(f"| {name} | {speed} | {memory} |")
 
 
 if __name__ == "__main__":

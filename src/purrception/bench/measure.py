@@ -70,8 +70,17 @@ def _measure_here(config: BenchConfig, part: str, variant: str, images: int) -> 
     if config.threads:
         torch.set_num_threads(config.threads)
 
+    return peak_of_steps(lambda: WORKLOADS[part].variants[variant].start(config, images, device), device)
+
+
+def peak_of_steps(start: Callable[[], Step], device: torch.device) -> int:
+    """The most bytes of tensors that two steps hold at a time, with all that ``start`` makes for them.
+
+    On a GPU it is the peak of this process: measure one thing in each.
+    """
+
     def work() -> None:
-        step = WORKLOADS[part].variants[variant].start(config, images, device)
+        step = start()
         for _ in range(2):
             step()
 
