@@ -19,8 +19,9 @@ import tyro
 from torch import Tensor, nn
 
 from purrception.bench import BenchConfig
+from purrception.bench.generation import PATH
 from purrception.bench.measure import peak_of_steps, ratio, seconds_in_turns
-from purrception.bench.workloads import PATH, Z_LOSS, Step, optimised, random_batch, train_ours
+from purrception.bench.workloads import Z_LOSS, Step, optimised, random_batch, train_ours
 from purrception.training.config import resolve_device
 
 

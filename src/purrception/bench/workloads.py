@@ -10,12 +10,11 @@ from torch import Tensor, nn
 
 from purrception.bench.config import BenchConfig
 from purrception.bench.data import load_batches, load_embeddings, rebuild, rebuild_plainly
-from purrception.bench.generation import generate, generate_plainly
+from purrception.bench.generation import GUIDANCE, PATH, TEMPERATURE, generate, generate_plainly
 from purrception.bench.others import liger, liger_is_here, linear_cross_entropy
 from purrception.bench.reference import reference_loss, reference_mean
 from purrception.flow import (
     Guidance,
-    LinearPath,
     ObjectiveConfig,
     PredictionOptions,
     TrainingBatch,
@@ -26,8 +25,7 @@ from purrception.training.ema import EMA
 
 Step = Callable[[], object]
 REFERENCE = "reference"
-Z_LOSS, TEMPERATURE, TIME = 1e-5, 0.9, 0.4
-PATH = LinearPath()
+Z_LOSS, TIME = 1e-5, 0.4
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ def _sampling(config: BenchConfig, images: int, device: torch.device, guidance: 
 
 
 def _guided_sampling(config: BenchConfig, images: int, device: torch.device) -> Step:
-    return _sampling(config, images, device, guidance=1.5)
+    return _sampling(config, images, device, guidance=GUIDANCE)
 
 
 def _reference_sampling(config: BenchConfig, images: int, device: torch.device) -> Step:
