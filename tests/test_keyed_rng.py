@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
+import math
 
-from purrception.keyed_rng import Stream, keyed_rng
+import numpy as np
+import pytest
+import torch
+
+from purrception.errors import InputError
+from purrception.keyed_rng import Stream, keyed_normal, keyed_rng, keyed_uniform, philox
 
 
 def draw(*key: int) -> bytes:
@@ -31,3 +36,70 @@ def test_values_are_part_of_the_contract() -> None:
 
 
 EXPECTED = [-0.07747270639841249, 0.4286602385008318]
+
+
+ONES = 2**32 - 1
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "words"),
+    [
+        ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        ((ONES, ONES, ONES, ONES), (ONES, ONES), (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0),
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        ),
+    ],
+)  # fmt: skip
+def test_words_are_those_that_the_authors_of_philox_publish(
+    counter: tuple[int, ...], key: tuple[int, ...], words: tuple[int, ...]
+) -> None:
+    """The known answers of Philox4x32-10 that come with the paper's own implementation."""
+    assert tuple(int(word) for word in philox([torch.tensor(word) for word in counter], key)) == words
+
+
+def test_tensor_draws_depend_on_their_key_alone() -> None:
+    numbers = torch.tensor([0, 5, 2**40, 2**62])
+    for draw_rows in (keyed_uniform, keyed_normal):
+        rows = draw_rows(3, Stream.TRAINING, numbers, (3, 5), part=1)
+        assert rows.shape == (4, 3, 5)
+        assert rows.dtype == torch.float32
+        for number, row in zip(numbers, rows, strict=True):
+            assert torch.equal(draw_rows(3, Stream.TRAINING, number[None], (3, 5), part=1)[0], row)
+        seen = [
+            draw_rows(seed, stream, numbers, (3, 5), part=part)
+            for seed, stream, part in (
+                (3, Stream.TRAINING, 1), (4, Stream.TRAINING, 1), (3 + 2**32, Stream.TRAINING, 1),
+                (3, Stream.SAMPLING, 1), (3, Stream.TRAINING, 0), (3, Stream.TRAINING, 2**23),
+            )
+        ]  # fmt: skip
+        assert len(torch.cat(seen).flatten(1).unique(dim=0)) == 4 * len(seen)
+    with pytest.raises(InputError, match="a seed lies in"):
+        keyed_normal(-1, Stream.TRAINING, numbers, (1,))
+
+
+def test_tensor_draws_have_their_law() -> None:
+    """Moments and tails of a million numbers, within four standard errors."""
+    numbers = torch.arange(4000)
+    uniform = keyed_uniform(0, Stream.TRAINING, numbers, (250,)).double()
+    assert 0 <= uniform.min() < 1e-5
+    assert 1 - 1e-5 < uniform.max() < 1
+    assert uniform.mean().item() == pytest.approx(0.5, abs=4 * 12**-0.5 / 1000)
+    normal = keyed_normal(0, Stream.TRAINING, numbers, (250,)).double()
+    for power, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
+        assert normal.pow(power).mean().item() == pytest.approx(moment, abs=4 * variance**0.5 / 1000)
+    inside = (normal.abs() < 1).double().mean().item()
+    assert inside == pytest.approx(math.erf(0.5**0.5), abs=4 * 0.47 / 1000)
+    for shift in (1, 2, 3):  # neither along a row nor between images does one number tell of another
+        assert abs((normal[:, shift:] * normal[:, :-shift]).mean().item()) < 4 / 990
+        assert abs((normal[shift:] * normal[:-shift]).mean().item()) < 4 / 990
+
+
+def test_tensor_values_are_part_of_the_contract() -> None:
+    """What a resumed training draws must be what it drew before."""
+    drawn = keyed_normal(7, Stream.TRAINING, torch.tensor([3]), (3,))[0]
+    torch.testing.assert_close(drawn, torch.tensor(TENSOR_EXPECTED), rtol=1e-6, atol=0)
+
+
+TENSOR_EXPECTED = [0.7288839817047119, 0.7178203463554382, -1.5432460308074951]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from purrception import processes
+from purrception.devices import upload
 from purrception.errors import InputError
 from purrception.flow import Generation, Objective, SamplingConfig, Watcher, unwatched
 from purrception.keyed_rng import Stream, keyed_rng
@@ -46,7 +47,7 @@ class KeyedDraws:
 
     def _stack(self, part: int, draw: Callable[[np.random.Generator], np.ndarray]) -> Tensor:
         drawn = [draw(keyed_rng(self._seed, self._stream, number, part)) for number in self._numbers]
-        return torch.from_numpy(np.stack(drawn)).to(self._device)
+        return upload(torch.from_numpy(np.stack(drawn)), self._device)
 
 
 @torch.no_grad()
@@ -80,7 +81,7 @@ def sample_codes(
 
     def make(rows: range) -> Generation:
         draws = KeyedDraws(seed, range(first + rows.start, first + rows.stop), network)
-        chosen = labels[rows.start : rows.stop].to(network.device)
+        chosen = upload(labels[rows.start : rows.stop], network.device)
         return objective.generate(network, chosen, draws, settings, watch=watch)
 
     return in_batches(len(labels), batch_size, make, on_progress)

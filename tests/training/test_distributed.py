@@ -83,10 +83,10 @@ import os, signal, sys
 from purrception.cli import main
 from purrception.training.loop import Trainer
 step = Trainer._step
-def step_or_die(self, log, bar):
+def step_or_die(self):
     if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and self.state.step == 6:
         os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, log, bar)
+    return step(self)
 Trainer._step = step_or_die
 sys.exit(main(sys.argv[1:]))
 """

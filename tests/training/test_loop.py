@@ -17,11 +17,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.checkpoint import FileSystemWriter
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from purrception.config import RunConfig, load_config
 from purrception.errors import InputError
 from purrception.experiment import build_trainer
-from purrception.flow import Losses, TrainingBatch
+from purrception.flow import Losses, ObjectiveConfig, TrainingBatch
+from purrception.progress import ProgressBar
 from purrception.tokenizers import VQTokenizer
 from purrception.tokens import TokenDataset
 from purrception.training import CheckpointStore, RunDirectory, Trainer, TrainingDivergedError
@@ -30,11 +32,13 @@ from purrception.training.metrics import MetricsLog, read_json_lines
 from tests.conftest import run_cli
 
 
-def make_trainer(tiny_run: Path, folder: Path, **training: Any) -> Trainer:
+def make_trainer(tiny_run: Path, folder: Path, objective: str = "purrception", **training: Any) -> Trainer:
     """A trainer on the tokens of the tiny run that writes elsewhere."""
     source = RunDirectory.open(tiny_run)
     config: RunConfig = load_config(source.config_file)
-    config = replace(config, training=replace(config.training, **training))
+    config = replace(
+        config, training=replace(config.training, **training), objective=ObjectiveConfig(name=objective)
+    )
     train, held_out = (TokenDataset(source.tokens(split)) for split in ("train", "test"))
     folder.mkdir(exist_ok=True)
     return build_trainer(config, RunDirectory(folder), VQTokenizer.load(source.tokenizer), train, held_out)
@@ -161,6 +165,60 @@ def test_ten_bad_steps_in_a_row_stop_with_an_explanation(tiny_run: Path, tmp_pat
     assert all(value.isfinite().all() for value in trainer.network.state_dict().values())
 
 
+class ReadsBack(TorchDispatchMode):
+    """Counts the numbers that come back from the device: each makes the processor wait for a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: tuple[Any, ...] = (), options: dict[str, Any] | None = None
+    ) -> Any:
+        self.count += function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return function(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize("objective", ["purrception", "cfm", "dfm"])
+def test_no_number_of_a_step_comes_back_before_it_is_shown(tiny_run: Path, tmp_path: Path, objective: str) -> None:
+    trainer = make_trainer(tiny_run, tmp_path, objective=objective, accumulation=2)
+    trainer.try_step()  # the optimizer's state is made in the first
+    trainer._step()
+    with ReadsBack() as reads:
+        for _ in range(3):
+            trainer._step()
+    assert reads.count == 0
+    assert trainer.state.updates == 1
+    with (
+        MetricsLog(tmp_path / "metrics.jsonl") as log,
+        ProgressBar("test", 1, silent=True) as bar,
+        ReadsBack() as reads,
+    ):
+        figures = trainer._read(log, bar)
+    assert reads.count == 0  # one copy of all, which is no read of a single number
+    assert math.isfinite(figures["loss"])
+    assert trainer.state.updates == int(trainer._updates) == 5
+
+
+def test_skips_are_found_and_counted_when_steps_are_looked_at_late(tiny_run: Path, tmp_path: Path) -> None:
+    late = {"log_every": 8, "validate_every": 8, "sample_every": 8, "checkpoint_every": 8, "steps": 8}
+    trainer, seldom = (
+        make_trainer(tiny_run, tmp_path / "each", steps=8),
+        make_trainer(tiny_run, tmp_path / "late", **late),
+    )
+    for one in (trainer, seldom):
+        Poison(one, {3, 4, 7}, "gradient")
+        one.fit()
+    assert_same(everything(trainer), everything(seldom))
+    assert (trainer.state.updates, trainer.state.skipped) == (seldom.state.updates, seldom.state.skipped) == (5, 3)
+    skips = [
+        [line for line in read_json_lines(tmp_path / folder / "metrics.jsonl") if "skipped" in line]
+        for folder in ("each", "late")
+    ]
+    assert skips[0] == skips[1]
+    assert [line["step"] for line in skips[0]] == [3, 4, 7]
+
+
 def test_accumulation_gives_the_gradient_of_the_whole_batch(tiny_run: Path, tmp_path: Path) -> None:
     gradients = []
     for accumulation in (1, 4):
@@ -169,9 +227,9 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(tiny_run: Path, tmp_
         torch.manual_seed(0)
         for parameter in trainer.network.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
-        figures, norm = trainer._accumulate()
+        figures = trainer._accumulate()
         gradients.append([parameter.grad.clone() for parameter in trainer.network.parameters()])  # type: ignore[union-attr]
-        assert norm > 0
+        assert figures["gradient_norm"] > 0
         assert math.isfinite(figures["loss"])
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)

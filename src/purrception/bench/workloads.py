@@ -71,16 +71,17 @@ def random_batch(config: BenchConfig, images: int, device: torch.device) -> Trai
 def optimised(config: BenchConfig, device: torch.device, network: nn.Module, loss: Callable[[], Tensor]) -> Step:
     """Loss, gradient, clipping, optimiser, moving average: a step of the training loop."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
-    ema = EMA(network, 0.9999)
+    ema, updates = EMA(network, 0.9999), torch.tensor(1000, device=device)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         with config.autocast(device):
             total = loss()
         total.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        good = torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0).isfinite()
+        optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]
         optimizer.step()
-        ema.update(network, 1000)
+        ema.update(network, updates, good)
 
     return step
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterable
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from purrception import processes
 from purrception.data import ImageSource, images_to_tensor, spread_rows
+from purrception.devices import upload
 from purrception.errors import InputError
 from purrception.keyed_rng import Stream, keyed_rng
 from purrception.progress import ProgressBar
@@ -180,6 +180,8 @@ class TokenizerTrainer:
         if processes.rank():  # from here on, each process restarts codes by draws of its own
             torch.manual_seed(int(keyed_rng(seed, Stream.TOKENIZER, 0, processes.rank()).integers(2**62)))
         self.step = 0
+        self._first_bad = torch.zeros((), dtype=torch.long, device=self.device)
+        """The first step whose gradient was not finite, 0 for none; looked at where figures are."""
 
     def fit(self) -> None:
         """Train to the end.
@@ -197,10 +199,14 @@ class TokenizerTrainer:
             while self.step < config.steps:
                 self.step += 1
                 losses = self._step()
-                text = ""
-                if self.step % config.report_every == 0 or self.step == config.steps:
+                text, last = "", self.step == config.steps
+                report = last or self.step % config.report_every == 0
+                save = not last and self.step % config.checkpoint_every == 0
+                if report or save:
+                    self._check_finite()
+                if report:
                     text = self._report(losses)
-                if self.step % config.checkpoint_every == 0 and self.step < config.steps:
+                if save:
                     self._save()
                 if bar:
                     bar.update(self.step, text)
@@ -226,16 +232,21 @@ class TokenizerTrainer:
         loss.backward()
         processes.average_(gradients(self.learned))
         norm = torch.nn.utils.clip_grad_norm_(self.learned, 1.0)
-        if not math.isfinite(float(norm)):
-            raise InputError(
-                f"the gradient of step {self.step} is not finite, so that training stopped: lower learning_rate; "
-                "checkpoints before it are good"
-            )
+        bad = ~norm.isfinite() & (self._first_bad == 0)
+        self._first_bad = torch.where(bad, self.step, self._first_bad)
         self.optimizer.step()
         if critical:
             losses["discriminator"] = self._train_discriminator(images, rebuilt.detach())
         self.schedule.step()
         return losses
+
+    def _check_finite(self) -> None:
+        """Stop where a gradient was not finite: before anything that came of it is shown or saved."""
+        if first := int(self._first_bad):
+            raise InputError(
+                f"the gradient of step {first} is not finite, so that training stopped: lower learning_rate; "
+                "checkpoints before it are good"
+            )
 
     def _batch(self) -> Tensor:
         """This process's share of the step's images."""
@@ -244,7 +255,7 @@ class TokenizerTrainer:
         )
         share = len(rows) // processes.count()
         rows = rows[processes.rank() * share : (processes.rank() + 1) * share]
-        return images_to_tensor([self.train[int(row)][0] for row in rows]).to(self.device)
+        return upload(images_to_tensor([self.train[int(row)][0] for row in rows]), self.device)
 
     def _autocast(self) -> torch.autocast:
         wanted = self.config.precision

@@ -7,11 +7,13 @@ from dataclasses import fields
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from purrception import processes
 from purrception.data import spread_rows
+from purrception.devices import upload
 from purrception.flow import TrainingBatch
-from purrception.keyed_rng import Stream, keyed_rng
+from purrception.keyed_rng import Stream, keyed_normal, keyed_rng, keyed_uniform
 from purrception.tokens import ShuffledOrder, TokenDataset, rank_share
 
 
@@ -19,7 +21,7 @@ class TrainingBatches:
     """The endless stream of training samples.
 
     Sample n of the stream receives its row, noise, time and dropout from (seed, n) alone, so that neither
-    microbatches nor a resumed run change them.
+    microbatches nor a resumed run change them, nor the device on which they are drawn.
 
     Args:
         dataset: token shards.
@@ -39,33 +41,41 @@ class TrainingBatches:
         """Row numbers of samples ``position`` to ``position + count − 1``."""
         return self._order.rows(position, count)
 
+    def codes(self, position: int, count: int) -> tuple[Tensor, Tensor]:
+        """Indices, long ``[count, h, w]``, and labels, long ``[count]``, as the shards hold them; on the CPU."""
+        indices, labels = self.dataset.rows(self.rows(position, count))
+        return torch.from_numpy(indices), torch.from_numpy(labels)
+
+    def with_draws(self, indices: Tensor, labels: Tensor, position: int) -> TrainingBatch:
+        """The batch of these codes, which begin at ``position``; what is random is drawn on their device."""
+        numbers = torch.arange(position, position + len(labels), device=labels.device)
+        chances = keyed_uniform(self.seed, Stream.TRAINING, numbers, (2,))
+        return TrainingBatch(
+            indices=indices,
+            labels=labels.masked_fill(chances[:, 1] < self._label_dropout, self._null_label),
+            noise=keyed_normal(self.seed, Stream.TRAINING, numbers, self._shape, part=1),
+            time=chances[:, 0],
+        )
+
     def batch(self, position: int, count: int) -> TrainingBatch:
         """Samples ``position`` to ``position + count − 1`` of the stream, on the CPU."""
-        indices, labels = self.dataset.rows(self.rows(position, count))
-        noise = np.empty((count, *self._shape), dtype=np.float32)
-        time = np.empty(count, dtype=np.float32)
-        for i in range(count):
-            rng = keyed_rng(self.seed, Stream.TRAINING, position + i)
-            time[i] = rng.random(dtype=np.float32)
-            if rng.random() < self._label_dropout:
-                labels[i] = self._null_label
-            rng.standard_normal(out=noise[i], dtype=np.float32)
-        return TrainingBatch(*(torch.from_numpy(array) for array in (indices, labels, noise, time)))
+        return self.with_draws(*self.codes(position, count), position)
 
 
 class BatchesAhead:
     """This process's share of each batch, on its device; the next one is made while the present one is learned.
 
     What a batch holds depends on its position in the stream alone, so that neither making it early nor sharing it
-    changes anything.
+    changes anything. Only codes travel to a GPU, from pinned memory, so that nothing waits for them; all that is
+    random is drawn there.
 
     Args:
         batches: the stream.
-        device: where batches go; on the way to a GPU they lie in pinned memory.
+        device: where batches go.
     """
 
     def __init__(self, batches: TrainingBatches, device: torch.device) -> None:
-        self._batches, self._device = batches, device
+        self._batches, self._device = batches, torch.empty(0, device=device).device  # "cuda" is cuda:0 in a thread
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._next: tuple[int, int, Future[TrainingBatch]] | None = None
 
@@ -82,13 +92,13 @@ class BatchesAhead:
             made = self._make(position, count)
         following = position + count
         self._next = following, count, self._thread.submit(self._make, following, count)
-        return to_device(made, self._device)
+        return made
 
     def _make(self, position: int, count: int) -> TrainingBatch:
-        batch = self._batches.batch(*rank_share(position, count, processes.rank(), processes.count()))
-        if self._device.type != "cuda":
-            return batch
-        return TrainingBatch(*(getattr(batch, field.name).pin_memory() for field in fields(batch)))
+        start, share = rank_share(position, count, processes.rank(), processes.count())
+        with torch.cuda.device(self._device if self._device.type == "cuda" else -1):  # −1: of no effect
+            indices, labels = (upload(tensor, self._device) for tensor in self._batches.codes(start, share))
+            return self._batches.with_draws(indices, labels, start)
 
 
 def validation_batch(dataset: TokenDataset, seed: int, start: int, count: int, rows: int) -> TrainingBatch:
@@ -110,5 +120,4 @@ def validation_batch(dataset: TokenDataset, seed: int, start: int, count: int, r
 
 def to_device(batch: TrainingBatch, device: torch.device) -> TrainingBatch:
     """The batch on ``device``."""
-    tensors = (batch.indices, batch.labels, batch.noise, batch.time)
-    return TrainingBatch(*(tensor.to(device, non_blocking=True) for tensor in tensors))
+    return TrainingBatch(*(upload(getattr(batch, field.name), device) for field in fields(batch)))

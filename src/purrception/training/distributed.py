@@ -88,14 +88,19 @@ def gradients_of(module: nn.Module, *, complete: bool) -> contextlib.AbstractCon
     return contextlib.nullcontext()
 
 
-def clip_gradients(parameters: Iterable[Tensor], largest: float) -> float:
-    """Scale all gradients down to a norm of ``largest``; the norm before, over all shards."""
-    return float(full(torch.nn.utils.clip_grad_norm_(parameters, largest)))
+def clip_gradients(parameters: Iterable[Tensor], largest: float) -> Tensor:
+    """Scale all gradients down to a norm of ``largest``; the norm before, over all shards, on their device."""
+    return full(torch.nn.utils.clip_grad_norm_(parameters, largest))
 
 
 def full(tensor: Tensor) -> Tensor:
     """A tensor with all its shards; every process takes part."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def own(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this process holds."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def whole(network: PurrceptionTransformer) -> PurrceptionTransformer:

@@ -6,7 +6,9 @@ import copy
 from typing import Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from purrception.training.distributed import own
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -24,8 +26,14 @@ class EMA(Generic[N]):
         self.average: N = copy.deepcopy(network).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, network: N, updates: int) -> None:
-        """Move towards ``network``; ``updates`` counts the updates done before."""
-        decay = min(self.decay, (1 + updates) / (10 + updates))
-        current = [parameter.detach() for parameter in network.parameters()]
-        torch._foreach_lerp_(list(self.average.parameters()), current, 1 - decay)
+    def update(self, network: N, updates: Tensor, good: Tensor) -> None:
+        """Move towards ``network``, unless the step was not good; all of it without a look at the numbers.
+
+        Args:
+            network: the weights after the step.
+            updates: how many updates were done before, a scalar on the network's device.
+            good: whether this one counts, bool, likewise.
+        """
+        weight = good * (9 / (10 + updates.float())).clamp_min(1 - self.decay)
+        average, current = ([own(parameter) for parameter in of.parameters()] for of in (self.average, network))
+        torch._foreach_lerp_(average, current, [weight] * len(average))

@@ -47,6 +47,17 @@ Look = Callable[[int, PurrceptionTransformer], Glance]
 """(step, network with averaged weights) → what is seen of it."""
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """A step whose numbers have not been looked at yet."""
+
+    step: int
+    position: int
+    """In the stream of samples, where its batch begins."""
+    figures: dict[str, Tensor]
+    """Means over the batch, scalars on the device; the loss and the gradient's norm among them."""
+
+
 class TrainingDivergedError(InputError):
     """Ten steps in a row had a loss or gradient that was not finite."""
 
@@ -109,6 +120,9 @@ class Trainer:
         self.seconds = 0.0
         """Spent in optimiser steps by this process, without validation, sample grids and checkpoints."""
         self.state = TrainingState(seed=seed, tokenizer_hash=train.manifest.tokenizer_hash)
+        self._updates = torch.zeros((), dtype=torch.long, device=self.device)
+        """``state.updates`` where the steps are taken, which is ahead of what is known of them here."""
+        self._unread: list[Attempt] = []
 
     def averaged(self) -> PurrceptionTransformer:
         """The network with averaged weights, whole; every process takes part."""
@@ -131,6 +145,8 @@ class Trainer:
         checkpoint.load_network(self.ema.average, ema=True)
         checkpoint.load_optimizer(self.optimizer, self.network)
         self.state = checkpoint.state
+        self._updates.fill_(self.state.updates)
+        self._unread.clear()
 
     def fit(self, until: int | None = None) -> None:
         """Train up to step ``until`` (default: to the end), with a checkpoint there.
@@ -148,11 +164,13 @@ class Trainer:
             began, samples = time.monotonic(), self.state.samples
             while self.state.step < last:
                 start = time.monotonic()
-                figures = self._step(log, bar)
+                self._step()
+                step, report = self.state.step, ""
+                logged = step % self.config.log_every == 0 or step == last
+                if logged or self._due(step, last):
+                    figures = self._read(log, bar)
                 self.seconds += time.monotonic() - start
-                step = self.state.step
-                report = ""
-                if step % self.config.log_every == 0 or step == last:
+                if logged:
                     elapsed = time.monotonic() - began
                     codes = (self.state.samples - samples) * self._codes_per_image
                     figures["codes_per_second"] = codes / max(elapsed, 1e-9)
@@ -167,37 +185,33 @@ class Trainer:
     def try_step(self) -> dict[str, float]:
         """One optimiser step with nothing saved, as a dry run takes it; its figures."""
         with MetricsLog(self.run.metrics_file) as log, ProgressBar("training", 1, silent=True) as bar:
-            return self._step(log, bar)
+            self._step()
+            return self._read(log, bar)
 
     @property
     def _codes_per_image(self) -> int:
         return math.prod(self.network.grid)
 
-    def _step(self, log: MetricsLog, bar: ProgressBar) -> dict[str, float]:
-        """One optimiser step over all microbatches; its figures."""
+    def _step(self) -> None:
+        """One optimiser step over all microbatches, which changes nothing where a number is not finite.
+
+        No number of it comes back from the device, which may be steps behind: :meth:`_read` looks at them later.
+        """
         state, config = self.state, self.config
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate_at(state.step)
-        figures, gradient_norm = self._accumulate()
-        position = state.samples
+        figures = self._accumulate()
+        good = figures["loss"].isfinite() & figures["gradient_norm"].isfinite()
+        self.optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]  # as a gradient scaler tells it
+        self.optimizer.step()
+        self.ema.update(self.network, self._updates, good)
+        self._updates += good
         state.step += 1
+        self._unread.append(Attempt(state.step, state.samples, figures))
         state.samples += config.batch_size
-        if math.isfinite(figures["loss"]) and math.isfinite(gradient_norm):
-            self.optimizer.step()
-            self.ema.update(self.network, state.updates)
-            state.updates += 1
-            state.skipped_in_a_row = 0
-        else:
-            self._skip(position, figures["loss"], gradient_norm, log, bar)
-        if "cross_entropy" in figures:
-            figures["bits_per_code"] = figures["cross_entropy"] / math.log(2)
-        return figures | {
-            "gradient_norm": gradient_norm,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
-        }
 
-    def _accumulate(self) -> tuple[dict[str, float], float]:
-        """Gradients of all microbatches, clipped; (mean figures, norm before clipping)."""
+    def _accumulate(self) -> dict[str, Tensor]:
+        """Gradients of all microbatches, clipped; the mean figures, and the norm before clipping."""
         config, count = self.config, self.config.microbatch
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
@@ -211,43 +225,64 @@ class Trainer:
             for name, value in {"loss": losses.total.detach(), **losses.figures}.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value / config.accumulation
         processes.average_(list(sums.values()))
-        norm = clip_gradients(self.network.parameters(), config.gradient_clip)
-        return {name: float(value) for name, value in sums.items()}, norm
+        return sums | {"gradient_norm": clip_gradients(self.network.parameters(), config.gradient_clip)}
 
-    def _skip(self, position: int, loss: float, norm: float, log: MetricsLog, bar: ProgressBar) -> None:
-        """Record a step that must not touch the weights; stop after ten in a row."""
+    def _read(self, log: MetricsLog, bar: ProgressBar) -> dict[str, float]:
+        """Look at the steps since the last look, in one copy; the figures of the latest.
+
+        Raises:
+            TrainingDivergedError: ten of them in a row were not finite.
+        """
+        attempts, self._unread = self._unread, []
+        numbers = torch.stack([torch.stack([*attempt.figures.values()]).float() for attempt in attempts])
+        figures: dict[str, float] = {}
+        for attempt, row in zip(attempts, numbers.tolist(), strict=True):
+            figures = dict(zip(attempt.figures, row, strict=True))
+            if math.isfinite(figures["loss"]) and math.isfinite(figures["gradient_norm"]):
+                self.state.updates += 1
+                self.state.skipped_in_a_row = 0
+            else:
+                self._skip(attempt, figures["loss"], figures["gradient_norm"], log, bar)
+        if "cross_entropy" in figures:
+            figures["bits_per_code"] = figures["cross_entropy"] / math.log(2)
+        return figures | {"learning_rate": self.optimizer.param_groups[0]["lr"]}
+
+    def _skip(self, attempt: Attempt, loss: float, norm: float, log: MetricsLog, bar: ProgressBar) -> None:
+        """Record a step that did not touch the weights; stop after ten in a row."""
         state = self.state
         state.skipped += 1
         state.skipped_in_a_row += 1
-        rows = self.batches.rows(position, self.config.batch_size).tolist()
-        log.write(state.step, {"skipped": state.skipped, "reason": _reason(loss, norm), "rows": rows})
-        bar.note(f"step {state.step} skipped: {_reason(loss, norm)}; its rows are in {self.run.metrics_file}")
+        rows = self.batches.rows(attempt.position, self.config.batch_size).tolist()
+        log.write(attempt.step, {"skipped": state.skipped, "reason": _reason(loss, norm), "rows": rows})
+        bar.note(f"step {attempt.step} skipped: {_reason(loss, norm)}; its rows are in {self.run.metrics_file}")
         if state.skipped_in_a_row >= SKIPS_IN_A_ROW:
             raise TrainingDivergedError(
-                f"{SKIPS_IN_A_ROW} steps in a row up to step {state.step} were not finite "
+                f"{SKIPS_IN_A_ROW} steps in a row up to step {attempt.step} were not finite "
                 f"({_reason(loss, norm)}), so training stopped; the last checkpoint is good. Lower "
                 "training.learning_rate, lengthen training.warmup_steps, or set training.precision float32"
             )
 
+    def _due(self, step: int, last: int) -> set[str]:
+        """What is done after a step: ``validate``, ``sample``, ``checkpoint``."""
+        config = self.config
+        every = {
+            "validate": config.validate_every,
+            "sample": config.sample_every,
+            "checkpoint": config.checkpoint_every,
+        }
+        return {name for name, steps in every.items() if step == last or (steps > 0 and step % steps == 0)}
+
     def _milestones(self, step: int, last: int, log: MetricsLog, bar: ProgressBar) -> None:
         """Held-out loss, sample grid and checkpoint, where they are due."""
-        config = self.config
-        due = {
-            name: step == last or (every > 0 and step % every == 0)
-            for name, every in (
-                ("validate", config.validate_every),
-                ("sample", config.sample_every),
-                ("checkpoint", config.checkpoint_every),
-            )
-        }
-        if due["validate"] or due["checkpoint"]:
+        due = self._due(step, last)
+        if due & {"validate", "checkpoint"}:
             self.state.validation_loss = self._validation_loss()
             if self.state.validation_loss is not None:
                 log.write(step, {"validation_loss": self.state.validation_loss})
                 bar.note(f"step {step}: held-out loss {self.state.validation_loss:.4f}")
-        if due["checkpoint"]:
+        if "checkpoint" in due:
             self.checkpoints.save(self.state, self.network, self.ema.average, self.optimizer)
-        if due["sample"] and config.sample_every and self.look is not None:
+        if "sample" in due and self.config.sample_every and self.look is not None:
             seen = self.look(step, self.averaged())
             if processes.rank() == 0:
                 self._save_picture(self.run.samples / f"step-{step:08d}.png", seen.picture)
