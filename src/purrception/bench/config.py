@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 
-from purrception.errors import InputError
+from purrception.errors import InputError, unknown_name
 from purrception.models import CategoricalHead, DiTConfig, HeadConfig, PurrceptionTransformer
+
+Order = Literal["auto", "turns", "alone"]
 
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """Sizes of a measurement; the defaults are the issue's: DiT-S/2 over vq-f8's codes at 256 pixels."""
+    """Sizes of a measurement; by default those of DiT-S/2 over vq-f8's codes at 256 pixels."""
 
     network: str = "S/2"
     """Size of the backbone: S, B, L or XL, and the patch size."""
@@ -33,9 +36,12 @@ class BenchConfig:
     steps: int = 20
     """Of the solver, for whole images."""
     repeats: int = 5
-    """Measurements of each, in turns; the median is reported."""
+    """Measurements of each; the median is reported."""
+    order: Order = "auto"
+    """turns: all variants are there and take turns, so that what else the machine does falls on all; alone: one is
+    made, measured and forgotten before the next, which large networks ask for; auto: alone on a GPU."""
     memory: bool = True
-    """Measure memory too, each in a process of its own."""
+    """Measure the memory of one more image too; on a processor all memory, each in a process of its own."""
     precision: str = "auto"
     """float32 or bfloat16 (autocast); auto is bfloat16 on GPUs."""
     compile: bool = False
@@ -58,6 +64,8 @@ class BenchConfig:
                 "bench needs batch_size, steps, repeats and grid of at least 1, threads of at least 0; given "
                 f"{self.batch_size}, {self.steps}, {self.repeats}, {self.grid} and {self.threads}"
             )
+        if self.order not in get_args(Order):
+            raise unknown_name("order", self.order, get_args(Order))
         self.sizes().tokens((self.grid, self.grid))
         HeadConfig(self.head, self.rank, self.evidence)
 
@@ -69,14 +77,14 @@ class BenchConfig:
         """A network of these sizes with random weights everywhere: a head at zero would be measured on zeros."""
         sizes = self.sizes()
         torch.manual_seed(0)
-        network = PurrceptionTransformer(
-            (self.grid, self.grid), self.codebook_size, self.codebook_dim, num_classes=1000,
-            depth=sizes.depth, width=sizes.width, heads=sizes.heads, patch_size=sizes.patch_size,
-            head_kind=self.head, head_rank=self.rank, evidence=self.evidence,
-        )  # fmt: skip
-        network.set_codebook(torch.randn(self.codebook_size, self.codebook_dim))
+        with device:  # drawing the weights of a large network on the processor would take longer than measuring it
+            network = PurrceptionTransformer(
+                (self.grid, self.grid), self.codebook_size, self.codebook_dim, num_classes=1000,
+                depth=sizes.depth, width=sizes.width, heads=sizes.heads, patch_size=sizes.patch_size,
+                head_kind=self.head, head_rank=self.rank, evidence=self.evidence,
+            )  # fmt: skip
+            network.set_codebook(torch.randn(self.codebook_size, self.codebook_dim))
         _randomise(network.head)
-        network.to(device)
         network.backbone.recompute = self.recompute
         if self.compile:
             network.compile_parts()
@@ -92,6 +100,10 @@ class BenchConfig:
         if self.compile:
             head.compile_chunks()
         return _randomise(head)
+
+    def alone(self, device: torch.device) -> bool:
+        """Whether variants are measured one after the other."""
+        return self.order == "alone" or (self.order == "auto" and device.type == "cuda")
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """The precision of the network."""

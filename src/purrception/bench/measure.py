@@ -1,8 +1,9 @@
-"""Seconds of runs in turns; memory as the peak of a process that does nothing else."""
+"""Seconds of runs, in turns or one kind after the other; memory as the peak of what runs alone."""
 
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
 import json
 import statistics
@@ -42,6 +43,43 @@ def seconds_in_turns(
                     taken[name].append(time.perf_counter() - began)
                 bar.update(repeat * len(steps) + number)
     return taken
+
+
+@dataclasses.dataclass(frozen=True)
+class Alone:
+    """A step that had the device to itself."""
+
+    seconds: list[float]
+    bytes: int | None
+    """The most that tensors held on a GPU, with all that the step needs; not known of a processor."""
+
+
+def measure_alone(start: Callable[[], Step], repeats: int, device: torch.device) -> Alone | None:
+    """Make a step, run it, and forget it: what a GPU's memory asks for, which holds few large networks at a time.
+
+    Two runs come before those that count: compilation, and the optimizer's state.
+
+    Returns:
+        Nothing where the memory of the device does not suffice.
+    """
+    on_gpu = device.type == "cuda"
+    gc.collect()  # what ran before may lie in a cycle
+    if on_gpu:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    taken = []
+    try:
+        step = start()
+        for repeat in range(-2, repeats):
+            _synchronise(device)
+            began = time.perf_counter()
+            step()
+            _synchronise(device)
+            if repeat >= 0:
+                taken.append(time.perf_counter() - began)
+    except torch.OutOfMemoryError:
+        return None
+    return Alone(taken, int(torch.cuda.max_memory_allocated(device)) if on_gpu else None)
 
 
 def ratio(seconds: Sequence[float], others: Sequence[float]) -> float:

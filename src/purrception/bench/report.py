@@ -8,16 +8,18 @@ import platform
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from purrception.bench.config import BenchConfig
-from purrception.bench.measure import peak_memory, ratio, seconds_in_turns
+from purrception.bench.measure import measure_alone, peak_memory, ratio, seconds_in_turns
 from purrception.bench.workloads import REFERENCE, WORKLOADS, Variant
 from purrception.errors import InputError, unknown_name
 from purrception.models import training_flops
 from purrception.models.cost import forward_flops
+from purrception.progress import ProgressBar
 from purrception.training.config import resolve_device
 
 MEGABYTE = 2**20
@@ -43,7 +45,7 @@ class Row:
     codes_per_second: float
     times_the_reference: float | None
     """Its seconds over the reference's: the median of the ratios of each round."""
-    times_ours: float
+    times_ours: float | None
     """Its seconds over those of the first variant, likewise."""
     flops_per_second: float | None
     """Of the model, for training and sampling steps: what the mathematics needs, not what was recomputed."""
@@ -96,6 +98,8 @@ class Report:
     vary: str
     rows: tuple[Row, ...]
     growth: tuple[Growth, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """What the memory of the device did not suffice for."""
 
     def json(self) -> str:
         """For machines."""
@@ -117,13 +121,15 @@ class Report:
             "# Bench",
             "",
             f"{sizes}{f'; {self.vary} varied' if self.vary else ''}; {self.device}, {self.threads} threads, torch "
-            f"{self.torch}. Medians of {used.repeats} runs in turns, ratios round by round; the reference holds "
-            "all logits of a linear head. Memory an image is that of one more in the batch.",
+            f"{self.torch}. Medians of {used.repeats} runs, ratios round by round; the reference holds all logits "
+            "of a linear head. Memory an image is that of one more in the batch.",
             "",
             heading,
             "|" + "---|" * len(kept),
             *body,
         ]
+        if self.left_out:
+            lines += ["", f"No memory for: {'; '.join(self.left_out)}."]
         for growth in self.growth:
             grown = f"seconds grow as {self.vary}^{growth.seconds:.2f}"
             if growth.bytes_beyond_weights is not None:
@@ -160,10 +166,13 @@ def bench(
         torch.set_num_threads(config.threads)
     device = resolve_device(config.device)
     settings = _settings(config, vary, values)
-    rows = [row for part in parts or WORKLOADS for row in _measure(settings, part, variants, device)]
+    left_out: list[str] = []
+    rows = [row for part in parts or WORKLOADS for row in _measure(settings, part, variants, device, left_out)]
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
     growth = _growth(rows) if len(settings) > 1 and all(isinstance(value, int) for value in settings) else ()
-    return Report(config, name, torch.get_num_threads(), torch.__version__, vary, tuple(rows), growth)
+    return Report(
+        config, name, torch.get_num_threads(), torch.__version__, vary, tuple(rows), growth, tuple(left_out)
+    )
 
 
 Settings = dict[int | str | None, BenchConfig]
@@ -186,56 +195,106 @@ def _settings(config: BenchConfig, vary: str, values: Sequence[str]) -> Settings
     return {value: replace(config, **{vary: value}) for value in typed}
 
 
-def _measure(settings: Settings, part: str, only: Sequence[str], device: torch.device) -> list[Row]:
-    """Time all variants at all settings in turns, then the memory of each."""
+def _measure(
+    settings: Settings, part: str, only: Sequence[str], device: torch.device, left_out: list[str]
+) -> list[Row]:
+    """A row for each variant at each setting; what the memory does not suffice for is named in ``left_out``."""
     work = {name: variant for name, variant in WORKLOADS[part].variants.items() if not only or name in only}
+    if not work:
+        return []
+    alone = next(iter(settings.values())).alone(device)
+    found = (_one_by_one if alone else _in_turns)(settings, part, work, device)
+    rows = []
+    for (setting, name), measured in found.items():
+        config, variant = settings[setting], work[name]
+        if measured is None:
+            left_out.append(f"{WORKLOADS[part].title}, {name}{'' if setting is None else f' at {setting}'}")
+            continue
+        of_reference, of_ours = (found.get((setting, other)) for other in (REFERENCE, next(iter(work))))
+        taken = measured.seconds
+        per_second = config.batch_size / statistics.median(taken)
+        flops = _flops(variant.of(config), part, variant.passes)
+        peak = _peak_flops(config, device)
+        others = None if of_reference is None else of_reference.bytes_per_image
+        beyond = measured.bytes - _held(variant, config) if measured.bytes and part == "head" else None
+        rows.append(
+            Row(
+                part=part,
+                variant=name,
+                setting=setting,
+                seconds=statistics.median(taken),
+                images_per_second=per_second,
+                codes_per_second=per_second * config.grid**2,
+                times_the_reference=ratio(taken, of_reference.seconds) if of_reference else None,
+                times_ours=ratio(taken, of_ours.seconds) if of_ours else None,
+                flops_per_second=flops and flops * per_second,
+                utilisation=flops * per_second / peak if flops and peak else None,
+                bytes=measured.bytes,
+                bytes_per_image=measured.bytes_per_image,
+                memory_of_the_reference=measured.bytes_per_image / others
+                if others and measured.bytes_per_image
+                else None,
+                bytes_beyond_weights=beyond,
+            )
+        )
+    return rows
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is known of a variant at a setting."""
+
+    seconds: list[float]
+    bytes: float | None = None
+    bytes_per_image: float | None = None
+    """Slope between a batch and another."""
+
+
+Found = dict[tuple[int | str | None, str], Measured | None]
+
+
+def _in_turns(settings: Settings, part: str, work: dict[str, Variant], device: torch.device) -> Found:
+    """Time all variants at all settings in turns, then the memory of each in a process of its own."""
     steps = {
         (setting, name): variant.start(config, config.batch_size, device)
         for setting, config in settings.items()
         for name, variant in work.items()
     }
-    if not steps:
-        return []
     seconds = seconds_in_turns(part, steps, next(iter(settings.values())).repeats, device)
     del steps
-    rows = []
-    for setting, config in settings.items():
-        memory = {name: _memory(config, part, name) for name in work}
-        ours = next(iter(work))
-        for name, variant in work.items():
-            taken = seconds[setting, name]
-            per_second = config.batch_size / statistics.median(taken)
-            flops = _flops(variant.of(config), part, variant.passes)
-            peak = _peak_flops(config, device)
-            small, each = memory[name]
-            other = memory.get(REFERENCE, (None, None))[1]
-            rows.append(
-                Row(
-                    part=part,
-                    variant=name,
-                    setting=setting,
-                    seconds=statistics.median(taken),
-                    images_per_second=per_second,
-                    codes_per_second=per_second * config.grid**2,
-                    times_the_reference=ratio(taken, seconds[setting, REFERENCE]) if REFERENCE in work else None,
-                    times_ours=ratio(taken, seconds[setting, ours]),
-                    flops_per_second=flops and flops * per_second,
-                    utilisation=flops * per_second / peak if flops and peak else None,
-                    bytes=small,
-                    bytes_per_image=each,
-                    memory_of_the_reference=None if not other or each is None else each / other,
-                    bytes_beyond_weights=small - _held(variant, config) if small and part == "head" else None,
-                )
-            )
-    return rows
+    found: Found = {}
+    for (setting, name), taken in seconds.items():
+        config = settings[setting]
+        if config.memory:
+            small, large = (peak_memory(config, part, name, count * config.batch_size) for count in (1, 2))
+            found[setting, name] = Measured(taken, small, (large - small) / config.batch_size)
+        else:
+            found[setting, name] = Measured(taken)
+    return found
 
 
-def _memory(config: BenchConfig, part: str, variant: str) -> tuple[float | None, float | None]:
-    """Peak memory of a step, and its slope between a batch and twice that batch; nothing where not asked for."""
-    if not config.memory:
-        return None, None
-    small, large = (peak_memory(config, part, variant, count * config.batch_size) for count in (1, 2))
-    return small, (large - small) / config.batch_size
+def _one_by_one(settings: Settings, part: str, work: dict[str, Variant], device: torch.device) -> Found:
+    """Time and memory of each variant at each setting; the slope of the memory is that from half the batch."""
+    found: Found = {}
+    with ProgressBar(part, len(settings) * len(work)) as bar:
+        for setting, config in settings.items():
+            for name, variant in work.items():
+                found[setting, name] = _by_itself(variant, config, device)
+                bar.update(len(found))
+    return found
+
+
+def _by_itself(variant: Variant, config: BenchConfig, device: torch.device) -> Measured | None:
+    images, half = config.batch_size, config.batch_size // 2
+    whole = measure_alone(partial(variant.start, config, images, device), config.repeats, device)
+    if whole is None:
+        return None
+    smaller = None
+    if config.memory and half and whole.bytes is not None:
+        smaller = measure_alone(partial(variant.start, config, half, device), 1, device)
+    if smaller is None or smaller.bytes is None or whole.bytes is None:
+        return Measured(whole.seconds, whole.bytes)
+    return Measured(whole.seconds, whole.bytes, (whole.bytes - smaller.bytes) / (images - half))
 
 
 def _held(variant: Variant, config: BenchConfig) -> int:
@@ -275,6 +334,8 @@ def _growth(rows: Sequence[Row]) -> tuple[Growth, ...]:
     for part, variant in dict.fromkeys((row.part, row.variant) for row in rows):
         chosen = [row for row in rows if (row.part, row.variant) == (part, variant)]
         values = [float(row.setting) for row in chosen if row.setting is not None]
+        if len(values) < 2:  # the memory did not suffice for the others
+            continue
         seconds = exponent(list(zip(values, (row.seconds for row in chosen), strict=True)))
         assert seconds is not None
         beyond = exponent(list(zip(values, (row.bytes_beyond_weights for row in chosen), strict=True)))
