@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from purrception.errors import InputError
     from purrception.experiment import load_pipeline, resume_run, start_run
     from purrception.models import PurrceptionTransformer
-    from purrception.pipeline import PurrceptionOutput, PurrceptionPipeline
+    from purrception.outputs import PurrceptionOutput
+    from purrception.pipeline import PurrceptionPipeline
     from purrception.recipes import get_recipe
     from purrception.tokenizers import UnnormalisedVQModel, VQTokenizer
 
 _HOMES = {
     "InputError": "purrception.errors",
-    "PurrceptionOutput": "purrception.pipeline",
+    "PurrceptionOutput": "purrception.outputs",
     "PurrceptionPipeline": "purrception.pipeline",
     "PurrceptionTransformer": "purrception.models",
     "RunConfig": "purrception.config",

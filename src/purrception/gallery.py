@@ -19,8 +19,9 @@ from PIL import Image
 from purrception.data import array_to_pil
 from purrception.errors import InputError
 from purrception.flow import SamplingConfig
+from purrception.outputs import PurrceptionOutput
 from purrception.pictures import heat_map, image_grid
-from purrception.pipeline import PurrceptionOutput, PurrceptionPipeline
+from purrception.pipeline import PurrceptionPipeline
 from purrception.tokenizers import fingerprint
 
 MANIFEST_FILE = "manifest.json"

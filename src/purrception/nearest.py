@@ -26,5 +26,6 @@ def nearest_codes(z: Tensor, codebook: Tensor, chunk_bytes: int = CHUNK_BYTES) -
     squares = codes.square().sum(1)
     count = max(1, chunk_bytes // (4 * len(codes)))
     # |z − e|² = |z|² − 2 z·e + |e|²; the first term is the same for every code.
-    found = [torch.addmm(squares, part, codes.T, alpha=-2).argmin(dim=1) for part in sites.split(count)]
+    with torch.autocast(z.device.type, enabled=False):  # rounded to bfloat16, neighbours are confused
+        found = [torch.addmm(squares, part, codes.T, alpha=-2).argmin(dim=1) for part in sites.split(count)]
     return torch.cat(found).view(batch, height, width)

@@ -4,47 +4,31 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline, VQModel
-from diffusers.utils import BaseOutput
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from torch import Tensor
 
 from purrception.canvas import Canvas
 from purrception.data import array_to_pil, images_to_tensor, tensor_to_images
+from purrception.devices import ready
 from purrception.editing import Editor, free_sites
 from purrception.errors import InputError, unknown_name
 from purrception.flow import Generation, ObjectiveConfig, SamplingConfig, Watcher, build_objective, unwatched
 from purrception.hub import local_folder, read_companions, upload, write_companions
 from purrception.models import PurrceptionTransformer
+from purrception.outputs import PurrceptionOutput
 from purrception.progress import ProgressBar
 from purrception.sampling import sample_together
 from purrception.tokenizers import VQTokenizer
 
 INDEX_FILE = "model_index.json"
 DEFAULTS = SamplingConfig()
-
-
-@dataclass
-class PurrceptionOutput(BaseOutput):
-    """Images and what the model thought while it made them."""
-
-    images: list[Image.Image]
-    """Decoded images."""
-    indices: Tensor
-    """Codes, long ``[B, h, w]``."""
-    entropy: Tensor | None
-    """Entropy of the last posterior in nats, float32 ``[B, h, w]``; none for an objective without one."""
-    nfe: int
-    """Network evaluations per image."""
-    labels: list[int]
-    """Under which they were made; the null class is the number of classes."""
 
 
 class PurrceptionPipeline(DiffusionPipeline):
@@ -60,6 +44,8 @@ class PurrceptionPipeline(DiffusionPipeline):
     Raises:
         InputError: the tokenizer is another one than the network was trained with.
     """
+
+    model_cpu_offload_seq = "transformer->vqvae"
 
     def __init__(
         self,
@@ -237,15 +223,18 @@ class PurrceptionPipeline(DiffusionPipeline):
         seed: int = 0,
         batch_size: int = 64,
         watch: Watcher = unwatched,
+        record: bool = False,
     ) -> PurrceptionOutput:
         """As calling the pipeline, with settings as one object and labels as numbers.
 
-        ``watch`` is told of every evaluation, as ``(t, state, prediction)``, and may raise to stop.
+        ``watch`` is told of every evaluation, as ``(t, state, prediction)``, and may raise to stop. ``record``
+        makes a CUDA graph of the steps of a batch and replays it for the others.
         """
-        wanted = torch.tensor(labels)
-        network = self.transformer.eval()
+        wanted, network = torch.tensor(labels), ready(self.transformer).eval()
         with ProgressBar("sampling", len(labels)) as bar:
-            made = sample_together(network, self.objective, wanted, settings, seed, batch_size, bar.update, watch)
+            made = sample_together(
+                network, self.objective, wanted, settings, seed, batch_size, bar.update, watch, record
+            )
         return self._decoded(made, labels)
 
     def inpaint(
@@ -368,6 +357,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         """Codes of images, long ``[n, h, w]``; each is brought to the model's size first."""
         arrays = [np.asarray(self.canvas.fit(image)) for image in images]
         pixels = images_to_tensor([array.reshape(*array.shape[:2], -1) for array in arrays])
+        ready(self.vqvae)
         return self.tokenizer.encode(pixels).cpu()
 
     def decode_means(self, means: Tensor) -> list[Image.Image]:
@@ -376,6 +366,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         scale = (raw - raw.mean(0)).norm() / (standard - standard.mean(0)).norm()  # one deviation for all channels
         shift = raw.mean(0) - scale * standard.mean(0)
         latents = scale * means + shift.view(1, -1, 1, 1)
+        ready(self.vqvae)
         return [array_to_pil(array) for array in tensor_to_images(self.tokenizer.decode_latents(latents))]
 
     def label_or_null(self, class_label: int | str | None) -> int:
@@ -391,10 +382,16 @@ class PurrceptionPipeline(DiffusionPipeline):
         return self.encode([fitted]).repeat(num_images, 1, 1), [self.label_or_null(class_label)] * num_images
 
     def _editor(self, settings: SamplingConfig, seed: int, watch: Watcher) -> Editor:
-        return Editor(self.transformer.eval(), self.objective, settings, seed, watch=watch)
+        return Editor(ready(self.transformer).eval(), self.objective, settings, seed, watch=watch)
+
+    def enable_sequential_cpu_offload(self, *arguments: object, **options: object) -> None:
+        """Refused: the head multiplies by its weights in chunks, outside of any layer that could be loaded."""
+        raise InputError("layers cannot be offloaded one by one; enable_model_cpu_offload() moves whole parts")
 
     def _decoded(self, made: Generation, labels: Sequence[int]) -> PurrceptionOutput:
+        ready(self.vqvae)
         images = [array_to_pil(array) for array in self.tokenizer.decode_images(made.indices)]
+        self.maybe_free_model_hooks()
         return PurrceptionOutput(
             images=images, indices=made.indices, entropy=made.entropy, nfe=made.nfe, labels=list(labels)
         )

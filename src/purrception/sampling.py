@@ -11,9 +11,10 @@ from torch import Tensor
 from purrception import processes
 from purrception.devices import upload
 from purrception.errors import InputError
-from purrception.flow import Generation, Objective, SamplingConfig, Watcher, unwatched
+from purrception.flow import Draws, Generation, Objective, SamplingConfig, Watcher, unwatched
 from purrception.keyed_rng import Stream, keyed_rng
 from purrception.models import PurrceptionTransformer
+from purrception.replay import Recording
 
 
 class KeyedDraws:
@@ -61,6 +62,7 @@ def sample_codes(
     on_progress: Callable[[int], None] = lambda done: None,
     first: int = 0,
     watch: Watcher = unwatched,
+    record: bool = False,
 ) -> Generation:
     """Codes of the images ``first``, ``first`` + 1, …, one per label, in batches.
 
@@ -74,15 +76,30 @@ def sample_codes(
         on_progress: told how many images are done.
         first: number of the first image.
         watch: told of every evaluation of every batch; it may raise, to stop.
+        record: record the steps of the first batch and replay them for the others of its size
+            (:class:`purrception.replay.Recording`), which nobody can watch.
 
     Raises:
-        InputError: settings that the objective or the network cannot honour.
+        InputError: settings that the objective or the network cannot honour, or that cannot be recorded.
     """
+    if record and settings.solver == "dopri5":
+        raise InputError(
+            "dopri5 chooses its steps by what it sees, so that they cannot be recorded: sample without"
+        )
+    recording: Recording | None = None
+
+    def generate(chosen: Tensor, draws: Draws) -> Generation:
+        with network.reduced_precision():
+            return objective.generate(network, chosen, draws, settings, watch=watch)
 
     def make(rows: range) -> Generation:
+        nonlocal recording
         draws = KeyedDraws(seed, range(first + rows.start, first + rows.stop), network)
         chosen = upload(labels[rows.start : rows.stop], network.device)
-        return objective.generate(network, chosen, draws, settings, watch=watch)
+        if not record or len(rows) < batch_size or len(labels) < 2 * batch_size:
+            return generate(chosen, draws)
+        recording = recording or Recording(generate, chosen, draws)
+        return recording(chosen, draws)
 
     return in_batches(len(labels), batch_size, make, on_progress)
 
@@ -119,6 +136,7 @@ def sample_together(
     batch_size: int,
     on_progress: Callable[[int], None] = lambda done: None,
     watch: Watcher = unwatched,
+    record: bool = False,
 ) -> Generation:
     """As :func:`sample_codes`, shared by all processes; each returns all codes.
 
@@ -133,7 +151,9 @@ def sample_together(
     own = None
     if begin < end or processes.count() == 1:
         wanted = labels[begin:end]
-        own = sample_codes(network, objective, wanted, settings, seed, batch_size, on_progress, begin, watch)
+        own = sample_codes(
+            network, objective, wanted, settings, seed, batch_size, on_progress, begin, watch, record
+        )
     return _joined([part for part in processes.gather(own) if part is not None])
 
 

@@ -45,9 +45,12 @@ class SampleOptions(SamplingOptions):
     batch_size: int = 64
     """Images at a time; does not change them."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the backbone; the posterior and the flow are float32 in any case."""
+    """Of the backbone and, on a GPU, the head's products; posterior and flow are float32 in any case."""
     compile: bool = False
     """Compile the blocks of the backbone (torch.compile): pays for many images on a GPU."""
+    record: bool = False
+    """Record the steps of a batch and replay them for the others (a CUDA graph): pays for many batches of a small
+    network on a GPU."""
     device: str = "auto"
     """cpu, cuda, …; auto takes a GPU when there is one."""
     out: str = ""
@@ -147,7 +150,7 @@ def sample(arguments: list[str]) -> None:
             pipeline.transformer.compile_parts()
         labels = pipeline.resolve_labels(options.classes or None, None if options.classes else options.num)
         folder = output_folder(options.out, Path(target) / "generated")
-        out = pipeline.sample(labels, settings, options.seed, options.batch_size)
+        out = pipeline.sample(labels, settings, options.seed, options.batch_size, record=options.record)
         if processes.rank() > 0:
             return
         save_gallery(pipeline, out, settings, options.seed, target, folder)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from purrception.flow import SamplingConfig
-    from purrception.pipeline import PurrceptionOutput, PurrceptionPipeline
+    from purrception.outputs import PurrceptionOutput
+    from purrception.pipeline import PurrceptionPipeline
 
 
 @dataclass(frozen=True, kw_only=True)

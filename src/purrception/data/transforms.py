@@ -58,7 +58,12 @@ def images_to_tensor(images: Sequence[np.ndarray]) -> Tensor:
     return stacked.float() / 127.5 - 1.0
 
 
+def tensor_to_bytes(tensor: Tensor) -> Tensor:
+    """float ``[B, C, H, W]`` → uint8 ``[B, H, W, C]`` on the same device; values outside [−1, 1] are clipped."""
+    scaled = (tensor.float().clamp(-1, 1) + 1.0) * 127.5
+    return scaled.round().to(torch.uint8).permute(0, 2, 3, 1)
+
+
 def tensor_to_images(tensor: Tensor) -> np.ndarray:
     """float ``[B, C, H, W]`` → uint8 ``[B, H, W, C]``; values outside [−1, 1] are clipped."""
-    scaled = (tensor.float().clamp(-1, 1) + 1.0) * 127.5
-    return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return tensor_to_bytes(tensor).cpu().numpy()

@@ -51,7 +51,8 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
 
     config_name = "config.json"
     half_backbone = False
-    """Whether calling it runs under bfloat16 autocast whatever the caller's precision; the head does not."""
+    """Whether calling it runs under bfloat16 autocast whatever the caller's precision; the head's products do so
+    within :meth:`reduced_precision` alone."""
     head: Any  # a CategoricalHead or a RegressionHead, as the configuration says
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -98,6 +99,16 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         self.backbone.compile_blocks()
         if isinstance(self.head, CategoricalHead):
             self.head.compile_chunks()
+
+    def reduced_precision(self) -> torch.autocast:
+        """A context for sampling: on a GPU, a half backbone's head multiplies in bfloat16 too, as in training.
+
+        What is made of the logits is float32 in any case. A processor gains nothing by it.
+        """
+        kind = self.device.type
+        wanted = self.half_backbone and kind == "cuda"
+        # Weights are cast anew in each call: a recording must not lean on copies that are gone at its replay.
+        return torch.autocast(kind, dtype=torch.bfloat16, enabled=wanted, cache_enabled=False)
 
     @property
     def codebook(self) -> Tensor:

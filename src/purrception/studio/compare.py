@@ -12,7 +12,7 @@ import torch
 
 from purrception.errors import InputError
 from purrception.flow import SamplingConfig
-from purrception.pipeline import PurrceptionOutput
+from purrception.outputs import PurrceptionOutput
 from purrception.studio.controls import MODEL, SamplingControls, check_number, seed_of, session_of, told
 from purrception.studio.session import Studio, check_size, display
 

@@ -20,7 +20,8 @@ from purrception.errors import InputError
 from purrception.experiment import load_pipeline, sampling_defaults
 from purrception.flow import Prediction, SamplingConfig, Watcher
 from purrception.gallery import sample_command, save_gallery
-from purrception.pipeline import PurrceptionOutput, PurrceptionPipeline
+from purrception.outputs import PurrceptionOutput
+from purrception.pipeline import PurrceptionPipeline
 from purrception.tokens import TokenDataset
 from purrception.training import RunDirectory
 

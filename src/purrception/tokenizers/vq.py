@@ -16,7 +16,8 @@ from diffusers import ModelMixin as ModelMixin  # diffusers looks for it beside 
 from diffusers import VQModel
 from torch import Tensor, nn
 
-from purrception.data import tensor_to_images
+from purrception.data.transforms import tensor_to_bytes
+from purrception.devices import downloads
 from purrception.errors import InputError, unknown_name
 from purrception.nearest import nearest_codes
 
@@ -178,7 +179,8 @@ class VQTokenizer:
 
     def decode_images(self, indices: Tensor) -> np.ndarray:
         """Indices, long ``[B, h, w]`` → images, uint8 ``[B, H, W, C]``; floats of a few exist at a time."""
-        return np.concatenate([tensor_to_images(images) for images in self._decode_groups(indices)])
+        groups = (tensor_to_bytes(images) for images in self._decode_groups(indices))
+        return np.concatenate([images.numpy() for images in downloads(groups)])
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Latents that are no codes, such as their means, ``[B, D, h, w]`` → images, float32 ``[B, C, H, W]``."""
