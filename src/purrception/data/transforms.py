@@ -58,7 +58,8 @@ def images_to_tensor(images: Sequence[np.ndarray]) -> Tensor:
     return stacked.float() / 127.5 - 1.0
 
 
-def tensor_to_images(tensor: Tensor) -> np.ndarray:
-    """float ``[B, C, H, W]`` → uint8 ``[B, H, W, C]``; values outside [−1, 1] are clipped."""
+def tensor_to_images(tensor: Tensor, *, truncate: bool = False) -> np.ndarray:
+    """float ``[B, C, H, W]`` → uint8 ``[B, H, W, C]``, rounded or cut; values outside [−1, 1] are clipped."""
     scaled = (tensor.float().clamp(-1, 1) + 1.0) * 127.5
-    return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    levels = scaled if truncate else scaled.round()
+    return levels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

@@ -176,9 +176,13 @@ class VQTokenizer:
         """
         return torch.cat(list(self._decode_groups(indices)))
 
-    def decode_images(self, indices: Tensor) -> np.ndarray:
-        """Indices, long ``[B, h, w]`` → images, uint8 ``[B, H, W, C]``; floats of a few exist at a time."""
-        return np.concatenate([tensor_to_images(images) for images in self._decode_groups(indices)])
+    def decode_images(self, indices: Tensor, *, truncate: bool = False) -> np.ndarray:
+        """Indices, long ``[B, h, w]`` → images, uint8 ``[B, H, W, C]``; floats of a few exist at a time.
+
+        Levels are rounded, or with ``truncate`` cut, which darkens by half a level on average.
+        """
+        groups = self._decode_groups(indices)
+        return np.concatenate([tensor_to_images(images, truncate=truncate) for images in groups])
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Latents that are no codes, such as their means, ``[B, D, h, w]`` → images, float32 ``[B, C, H, W]``."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
 
 from purrception import processes
 from purrception.data import spread_rows
-from purrception.flow import TrainingBatch
+from purrception.flow import TimeSampling, TrainingBatch
 from purrception.keyed_rng import Stream, keyed_rng
 from purrception.tokens import ShuffledOrder, TokenDataset, rank_share
 
@@ -25,10 +25,17 @@ class TrainingBatches:
         dataset: token shards.
         seed: of the run.
         label_dropout: probability of the null class, where there are classes.
+        times: what becomes of the uniform number drawn for a sample's time; default: it is the time.
     """
 
-    def __init__(self, dataset: TokenDataset, seed: int, label_dropout: float) -> None:
-        self.dataset, self.seed = dataset, seed
+    def __init__(
+        self,
+        dataset: TokenDataset,
+        seed: int,
+        label_dropout: float,
+        times: TimeSampling = TimeSampling(),  # noqa: B008
+    ) -> None:
+        self.dataset, self.seed, self._times = dataset, seed, times
         manifest = dataset.manifest
         self._null_label = manifest.num_classes
         self._label_dropout = label_dropout if manifest.num_classes else 0.0
@@ -50,7 +57,8 @@ class TrainingBatches:
             if rng.random() < self._label_dropout:
                 labels[i] = self._null_label
             rng.standard_normal(out=noise[i], dtype=np.float32)
-        return TrainingBatch(*(torch.from_numpy(array) for array in (indices, labels, noise, time)))
+        made = TrainingBatch(*(torch.from_numpy(array) for array in (indices, labels, noise, time)))
+        return replace(made, time=self._times(made.time))
 
 
 class BatchesAhead:
