@@ -15,7 +15,7 @@ SOURCE = Path(purrception.__file__).parent
 ORDER = [
     "errors", "keyed_rng", "devices", "processes", "progress", "pictures", "weights", "nearest", "hub", "data",
     "canvas", "tokenizers", "tokens", "flow", "models", "replay", "sampling", "editing", "training", "prepare",
-    "outputs", "pipeline", "warm_start", "migration", "gallery", "evaluation", "diagnostics", "config",
+    "outputs", "pipeline", "warm_start", "gallery", "evaluation", "diagnostics", "config", "migration",
     "tokenizer_run", "experiment", "shipping", "dry_run", "plan", "comparison", "bench", "recipes", "diagnose",
     "studio", "cli", "__main__",
 ]  # fmt: skip

@@ -46,6 +46,16 @@ def test_a_public_checkpoint_becomes_a_pipeline_that_samples(
         main(["sample", "pipelines/last", "--num", "2", "--steps", "2", "--out", "made", "--device", "cpu"]) == 0
     )
     assert len(list(Path("made").rglob("0*.png"))) >= 2
+    assert json.loads(Path("made/manifest.json").read_text())["nfe"] == 2
+    # without options it samples as the public sampler does
+    assert main(["sample", "pipelines/last", "--num", "1", "--out", "plain", "--device", "cpu"]) == 0
+    manifest = json.loads(Path("plain/manifest.json").read_text())
+    assert (manifest["nfe"], manifest["solver"], manifest["temperature"], manifest["guidance"]) == (
+        99, "euler", 1.0, 1.0,
+    )  # fmt: skip
+    Path("other.yaml").write_text("steps: 4\n")
+    assert main(["sample", "pipelines/last", "--num", "1", "--preset", "other.yaml", "--out", "preset"]) == 0
+    assert json.loads(Path("preset/manifest.json").read_text())["nfe"] == 4
     assert main([*arguments, "--objective", "dfm", "--out", "other"]) == 2
     assert "given the objective 'dfm'" in capsys.readouterr().err
     assert not Path("other").exists()

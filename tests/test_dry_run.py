@@ -21,7 +21,7 @@ from purrception.tokenizers import PUBLIC_TOKENIZERS
 from purrception.tokens import Manifest, Standardisation
 from tests.conftest import run_cli
 
-PAPER = [name for name in RECIPES if name not in ("digits", "photos", "folder")]
+PAPER = [name for name in RECIPES if name not in ("digits", "photos", "folder") and "paper-code" not in name]
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -74,6 +74,10 @@ def test_the_whole_step_of_every_recipe_fits_shape_by_shape(name: str) -> None:
         (
             ["ffhq128", "--network.depth", "2"],
             ["vq-f8 with random weights: K = 16384, D = 4, grid 16×16", "no classes", "2 of 2 blocks"],
+        ),
+        (
+            ["paper-code-b", "--network.depth", "2", "--data.image-size", "64", "--objective.name", "dfm"],
+            ["vq-f8 with random weights: K = 16384, D = 4, grid 8×8", "1000 classes", "cross_entropy 9.704"],
         ),
         (
             ["imagenet256-xl", "--tokenizer.arch", "vq-ds8-c2i", "--data.image-size", "128"],

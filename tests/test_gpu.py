@@ -64,7 +64,7 @@ def build(objective: str = "purrception", head: str = "linear", evidence: bool =
         head_kind="regression" if family.head_family == "regression" else head,
     )  # fmt: skip
     for name, parameter in made.named_parameters():
-        torch.nn.init.normal_(parameter, std=0.02 if "weight" in name else 0.1)
+        torch.nn.init.normal_(parameter, std=0.3 if name.startswith("head") else 0.05)
     made.set_codebook(torch.randn(300, 4))
     return made
 
@@ -230,7 +230,7 @@ def test_a_run_learns_and_goes_on(tiny_run: Path, tmp_path: Path, device: torch.
 
 @contextlib.contextmanager
 def no_waiting(device: torch.device) -> Iterator[None]:
-    """Where the processor would wait for the GPU, for a number or a copy from ordinary memory, an error is raised."""
+    """An error where the processor would wait for the GPU, for a number or a copy from ordinary memory."""
     if device.type != "cuda":
         yield
         return

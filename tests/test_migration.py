@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from purrception import PurrceptionPipeline
 from purrception.errors import InputError
+from purrception.experiment import sampling_defaults
+from purrception.flow import SamplingConfig
 from purrception.migration import migrate
 from purrception.models import DIT_SIZES
 from purrception.tokenizers import VQConfig, VQTokenizer
@@ -153,6 +155,9 @@ def test_the_same_input_gives_the_same_output(
     assert expected.std() > 0.1
     torch.testing.assert_close(given, expected, atol=2e-5, rtol=0)
     assert torch.equal(pipeline.transformer.codebook, tokenizer.codebook)
+    settings = sampling_defaults(tmp_path / "pipeline")
+    assert settings == SamplingConfig(steps=99, redraw=objective == "dfm")
+    assert pipeline.sample([1], settings).nfe == 99
     out = pipeline(class_labels=[0, 4], num_inference_steps=3, seed=1)
     assert out.indices.shape == (2, SIDE, SIDE)
     assert out.images[0].size == (16, 16)

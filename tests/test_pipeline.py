@@ -77,9 +77,10 @@ def test_noise_is_the_same_whichever_images_are_drawn_beside_it(pipeline: Purrce
 
 def test_save_and_load_give_the_same_images(pipeline: PurrceptionPipeline, tmp_path: Path) -> None:
     pipeline.save_pretrained(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model_index.json", "transformer", "vqvae"]
+    names = ["model_index.json", "sampling.yaml", "transformer", "vqvae"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
     files = [path.suffix for path in tmp_path.rglob("*") if path.is_file()]
-    assert sorted(files) == [".json"] * 3 + [".safetensors"] * 2
+    assert sorted(files) == [".json"] * 3 + [".safetensors"] * 2 + [".yaml"]
     loaded = PurrceptionPipeline.from_pretrained(tmp_path)
     assert isinstance(loaded.transformer, PurrceptionTransformer)
     assert isinstance(loaded.vqvae, VQModel)

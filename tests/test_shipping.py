@@ -34,7 +34,15 @@ def exported(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_export_holds_averaged_weights_and_what_describes_them(exported: Path, tiny_run: Path) -> None:
-    names = ["README.md", "config.yaml", "model_index.json", "samples.png", "transformer", "vqvae"]
+    names = [
+        "README.md",
+        "config.yaml",
+        "model_index.json",
+        "samples.png",
+        "sampling.yaml",
+        "transformer",
+        "vqvae",
+    ]
     assert sorted(path.name for path in exported.iterdir()) == names
     assert not list(exported.rglob("*.bin")) + list(exported.rglob("*.py"))
     ours, theirs = (PurrceptionPipeline.from_pretrained(path) for path in (exported, tiny_run / "pipeline"))

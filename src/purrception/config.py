@@ -32,6 +32,9 @@ class TokenizerConfig:
     one."""
     arch: str = ""
     """What a checkpoint file holds: vq-f4, vq-f8, vq-f8-n256, vq-f16, vq-ds8-c2i, vq-ds16-c2i or vq-ds16-t2i."""
+    standardise: bool = True
+    """Shift and scale the codes so that latents have mean 0 and variance 1; False: noise is added to the codes as
+    they are, as the paper's code does."""
     model: VQConfig = field(default_factory=VQConfig)
     """Architecture of the tokenizer to train."""
     training: TokenizerTrainingConfig = field(default_factory=TokenizerTrainingConfig)

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 
 from purrception import processes
-from purrception.config import RunConfig, dump_config, load_config
+from purrception.config import RunConfig, dump_config, dump_sampling, load_config, load_sampling
 from purrception.data import open_images
 from purrception.diagnostics.alarms import Watch
 from purrception.errors import InputError
 from purrception.flow import SamplingConfig, build_objective
-from purrception.hub import HUB_PREFIX
+from purrception.hub import HUB_PREFIX, SAMPLING, local_folder, write_companions
 from purrception.models import PurrceptionTransformer, categorical_heads
 from purrception.pictures import image_grid
 from purrception.pipeline import PurrceptionPipeline
@@ -180,6 +180,8 @@ def _complete(config: RunConfig, run: RunDirectory) -> RunDirectory:
         shutil.rmtree(partial, ignore_errors=True)
         pipeline.save_pretrained(partial)
         os.rename(partial, run.pipeline)
+    elif first:  # a resumed run may sample otherwise
+        write_companions(sampling_companion(config), run.pipeline)
     processes.wait()
     return run
 
@@ -201,7 +203,10 @@ def build_trainer(
 
 
 def build_network(config: RunConfig, manifest: Manifest, tokenizer: VQTokenizer) -> PurrceptionTransformer:
-    """A network for these tokens, holding the standardised codebook."""
+    """A network for these tokens, holding the codebook: standardised, unless the run takes it as it is.
+
+    Shards hold indices and what was measured of them, so that the same ones serve both.
+    """
     objective = build_objective(config.objective)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -215,8 +220,10 @@ def build_network(config: RunConfig, manifest: Manifest, tokenizer: VQTokenizer)
             head_kind="regression" if objective.head_family == "regression" else config.head.kind,
             head_rank=config.head.rank,
             evidence=config.head.evidence,
+            token_embedding=objective.token_embedding,
         )
-    network.set_codebook(manifest.standardisation.apply(tokenizer.codebook))
+    codebook = tokenizer.codebook
+    network.set_codebook(manifest.standardisation.apply(codebook) if config.tokenizer.standardise else codebook)
     return network
 
 
@@ -236,14 +243,22 @@ def start_from(source: str, network: PurrceptionTransformer, manifest: Manifest,
 def make_pipeline(
     config: RunConfig, tokenizer: VQTokenizer, manifest: Manifest, network: PurrceptionTransformer
 ) -> PurrceptionPipeline:
-    """A pipeline around trained weights."""
-    return PurrceptionPipeline(
+    """A pipeline around trained weights, with the run's way to sample."""
+    pipeline = PurrceptionPipeline(
         transformer=network,
         vqvae=tokenizer.vq,
         objective=config.objective.name,
         tokenizer_hash=manifest.tokenizer_hash,
         class_names=list(manifest.class_names),
     )
+    pipeline.companions = sampling_companion(config)
+    return pipeline
+
+
+def sampling_companion(config: RunConfig) -> dict[str, bytes]:
+    """The file that tells how a run samples, as far as its objective can, to those who have its pipeline alone."""
+    settings = build_objective(config.objective).supported(config.sampling)
+    return {SAMPLING: dump_sampling(settings).encode()}
 
 
 def load_pipeline(path: Path | str) -> PurrceptionPipeline:
@@ -272,15 +287,17 @@ def load_pipeline(path: Path | str) -> PurrceptionPipeline:
 
 
 def sampling_defaults(path: Path | str) -> SamplingConfig:
-    """The sampling settings of a run, as far as its objective can honour them.
+    """The sampling settings of a run or pipeline, as far as its objective can honour them.
 
-    Of a pipeline folder they are those of the run around it, if any.
+    Those of the run's configuration come first, also for the pipeline folder in a run; then those that lie beside
+    a pipeline's weights; then the defaults.
     """
-    for root in (Path(path), Path(path).parent):
+    folder = local_folder(path) if str(path).startswith(HUB_PREFIX) else Path(path)
+    for root in (folder, folder.parent):
         if RunDirectory(root).config_file.is_file():
             config = load_config(RunDirectory(root).config_file)
             return build_objective(config.objective).supported(config.sampling)
-    return SamplingConfig()
+    return load_sampling(folder / SAMPLING) if (folder / SAMPLING).is_file() else SamplingConfig()
 
 
 def prepare_tokenizer(config: RunConfig, run: RunDirectory) -> VQTokenizer:

@@ -25,7 +25,7 @@ from purrception.pipeline import PurrceptionPipeline
 from purrception.tokenizers import fingerprint
 
 MANIFEST_FILE = "manifest.json"
-NOT_OF_EDITS = ("guidance_space", "strength", "tolerance")
+NOT_OF_EDITS = ("guidance_space", "strength", "tolerance", "redraw")
 """Settings that ``purrception edit`` leaves to the run; an edit has a strength of its own."""
 LARGEST_GRID = 100
 

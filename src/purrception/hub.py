@@ -10,9 +10,10 @@ from purrception.errors import InputError
 
 HUB_PREFIX = "hub:"
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
-CARD, GRID, RECIPE = "README.md", "samples.png", "config.yaml"
-COMPANIONS = (CARD, GRID, RECIPE)
-"""Files beside the weights that describe them: the model card, a grid of samples, the run's configuration."""
+CARD, GRID, RECIPE, SAMPLING = "README.md", "samples.png", "config.yaml", "sampling.yaml"
+COMPANIONS = (CARD, GRID, RECIPE, SAMPLING)
+"""Files beside the weights that describe them: the model card, a grid of samples, the run's configuration, and how
+they are sampled unless somebody says otherwise."""
 
 
 def read_companions(folder: Path) -> dict[str, bytes]:

@@ -4,7 +4,7 @@ Its network is DiT (Peebles & Xie, arXiv 2212.09748) with timm's attention and M
 the same modulation, attention, GELU and order of a patch's sites. What differs is stated in the configuration of
 the converted network: t enters its embedding unscaled, positions are stored (in its own order of channels, and
 rounded by bfloat16 training), and the masked objective has a learned vector per code. Its latents are not
-standardised, so that the codebook is the tokenizer's own.
+standardised, so that the codebook is the tokenizer's own. The settings of its sampler travel with the pipeline.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from typing import Any
 
 from torch import Tensor
 
+from purrception.config import dump_sampling
 from purrception.errors import InputError, unknown_name
+from purrception.flow import SamplingConfig
+from purrception.hub import SAMPLING
 from purrception.models import DIT_SIZES, PurrceptionTransformer
 from purrception.pipeline import PurrceptionPipeline
 from purrception.tokenizers import VQTokenizer
@@ -109,12 +112,19 @@ def migrate(
     network = _network(sizes, objective, heads or stated_heads or _published_heads(sizes), tokenizer)
     _load(network, tensors, sizes, path)
     network.set_codebook(tokenizer.codebook)
-    return PurrceptionPipeline(
+    pipeline = PurrceptionPipeline(
         transformer=network.eval(),
         vqvae=tokenizer.vq,
         objective=objective,
         tokenizer_hash=tokenizer.fingerprint,
     )
+    pipeline.companions = {SAMPLING: dump_sampling(public_sampling(objective)).encode()}
+    return pipeline
+
+
+def public_sampling(objective: str) -> SamplingConfig:
+    """How the public implementation samples: its 100 points are 99 steps, of Euler's, without guidance."""
+    return SamplingConfig(steps=99, redraw=objective == "dfm")
 
 
 def _network(sizes: Sizes, objective: str, heads: int, tokenizer: VQTokenizer) -> PurrceptionTransformer:

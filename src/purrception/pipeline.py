@@ -60,7 +60,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         self.register_to_config(objective=objective, tokenizer_hash=tokenizer_hash, class_names=class_names or [])
         self.tokenizer = VQTokenizer(vqvae)
         self.companions: dict[str, bytes] = {}
-        """Files that describe the weights and travel with them, by name: a card, a grid of samples, a recipe."""
+        """Files that describe the weights and travel with them, by name; see ``purrception.hub.COMPANIONS``."""
         self.objective = build_objective(ObjectiveConfig(name=objective))
         exact = vqvae.dtype == torch.float32  # rounded weights have another hash
         if tokenizer_hash and exact and self.tokenizer.fingerprint != tokenizer_hash:

@@ -10,7 +10,7 @@ import torch
 
 from purrception.config import RunConfig, dump_config, load_config
 from purrception.errors import unknown_name
-from purrception.experiment import load_pipeline
+from purrception.experiment import load_pipeline, sampling_companion
 from purrception.hub import CARD, GRID, RECIPE
 from purrception.pipeline import PurrceptionPipeline
 from purrception.tokenizers import PUBLIC_TOKENIZERS
@@ -57,6 +57,7 @@ def export_run(
     pipeline.companions = {
         CARD: model_card(run, config, pipeline, dtype, licence).encode(),
         RECIPE: dump_config(config).encode(),
+        **sampling_companion(config),
     }
     if grids := sorted(run.samples.glob("step-*.png")):
         pipeline.companions[GRID] = grids[-1].read_bytes()

@@ -40,6 +40,8 @@ class SampleOptions(SamplingOptions):
     """Share of noise drawn anew by solver stochastic; for dfm, the weight of its corrector."""
     tolerance: float | None = None
     """Of a step of solver dopri5, relative and absolute."""
+    redraw: bool | None = None
+    """dfm, as the paper's code samples it: known sites are drawn anew as often as masked ones are drawn."""
     seed: int = 0
     """Image i depends on (seed, i) alone."""
     batch_size: int = 64
@@ -203,7 +205,8 @@ VERBS = {
         "train RECIPE_OR_YAML [--dry-run] [--key value …]  |  train --resume RUN",
         "Everything a recipe needs: tokenizer, token shards, training, sample grids, a pipeline in the end. "
         "--dry-run stops after the first step, on images of noise. Recipes: digits, photos, folder, "
-        "imagenet256-b, -l, -xl, and ffhq, lsun, coco, also with 128 behind them.",
+        "imagenet256-b, -l, -xl, paper-code (also -l, -b: as the paper's public code has it), and ffhq, lsun, "
+        "coco, also with 128 behind them.",
         "purrception train digits --training.steps 600 --name quick",
     ),
     "prepare": Verb(

@@ -67,6 +67,7 @@ def convert(arguments: list[str]) -> None:
     if not options.tokenizer:
         raise InputError("give the tokenizer that the checkpoint was trained with: --tokenizer DIR")
     from purrception.gallery import unused_folder
+    from purrception.hub import SAMPLING
     from purrception.migration import migrate
     from purrception.tokenizers import open_tokenizer
 
@@ -75,6 +76,7 @@ def convert(arguments: list[str]) -> None:
     pipeline = migrate(target, tokenizer, options.objective, options.heads, options.ema)
     pipeline.save_pretrained(folder)
     print(f"a pipeline of {pipeline.config.objective}: {folder}  (next: purrception sample {folder})")
+    print(f"its settings, those of the public sampler: {folder / SAMPLING}; options given to sample win")
     if pipeline.transformer.num_classes:
         print("guidance needs a null class that was trained; the public training configurations do not train it")
 

@@ -44,6 +44,8 @@ class EvaluateOptions:
     """As for sample."""
     labels: Literal["balanced", "data"] = "balanced"
     """Of the generated images: classes take turns, or come as often as in the training shards."""
+    truncate: bool | None = None
+    """Cut the levels of generated images down to whole numbers instead of rounding them."""
     seed: int | None = None
     """Of the generated images and of the classifier."""
     bootstrap: int = 100
@@ -134,7 +136,10 @@ def _evaluate_images(target: Path, options: EvaluateOptions) -> None:
 def _refuse_settings_of_runs(options: EvaluateOptions) -> None:
     """Options about sampling mean nothing where nothing is sampled."""
     plain = EvaluateOptions()
-    about_runs = ("num", "guidances", "steps", "solver", "grid", "temperature", "guidance_interval", "labels")
+    about_runs = (
+        "num", "guidances", "steps", "solver", "grid", "temperature", "guidance_interval", "labels",
+        "truncate",
+    )  # fmt: skip
     given = [name for name in (*about_runs, "save_images") if getattr(options, name) != getattr(plain, name)]
     if given:
         named = ", ".join(f"--{name.replace('_', '-')}" for name in given)

@@ -58,10 +58,11 @@ def images_to_tensor(images: Sequence[np.ndarray]) -> Tensor:
     return stacked.float() / 127.5 - 1.0
 
 
-def tensor_to_bytes(tensor: Tensor) -> Tensor:
-    """float ``[B, C, H, W]`` → uint8 ``[B, H, W, C]`` on the same device; values outside [−1, 1] are clipped."""
+def tensor_to_bytes(tensor: Tensor, *, truncate: bool = False) -> Tensor:
+    """float ``[B, C, H, W]`` → uint8 ``[B, H, W, C]``, rounded or cut, on the same device; clipped to [−1, 1]."""
     scaled = (tensor.float().clamp(-1, 1) + 1.0) * 127.5
-    return scaled.round().to(torch.uint8).permute(0, 2, 3, 1)
+    levels = scaled if truncate else scaled.round()
+    return levels.to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def tensor_to_images(tensor: Tensor) -> np.ndarray:

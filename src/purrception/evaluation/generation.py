@@ -181,11 +181,11 @@ def generate(
     return codes
 
 
-def images_of(codes: GeneratedCodes, pipeline: PurrceptionPipeline) -> CodeImages:
+def images_of(codes: GeneratedCodes, pipeline: PurrceptionPipeline, *, truncate: bool = False) -> CodeImages:
     """The images of generated codes, decoded as they are read."""
     classes = pipeline.transformer.num_classes
     names = tuple(pipeline.class_names) or tuple(map(str, range(classes)))
-    return CodeImages(codes.num, codes.rows, pipeline.tokenizer, names)
+    return CodeImages(codes.num, codes.rows, pipeline.tokenizer, names, truncate=truncate)
 
 
 def save_images(images: CodeImages, folder: Path, kind: Literal["png", "npz"], manifest: dict[str, Any]) -> Path:
@@ -194,8 +194,8 @@ def save_images(images: CodeImages, folder: Path, kind: Literal["png", "npz"], m
     ``png-N/000000.png``, …: an image's number is its name, so that no two share one. ``images-N.npz`` is ADM's
     layout. What a killed job had written is kept.
     """
-    count = len(images)
-    place = folder / f"png-{count}" if kind == "png" else folder / f"images-{count}.npz"
+    name = f"{len(images)}{'-truncated' if images.truncate else ''}"
+    place = folder / f"png-{name}" if kind == "png" else folder / f"images-{name}.npz"
     if kind == "png":
         _save_pngs(images, place)
     elif processes.rank() == 0 and not place.is_file():

@@ -120,6 +120,7 @@ class CodeImages:
         tokenizer: decodes them.
         class_names: names by label.
         title: what a row is called in messages.
+        truncate: cut decoded levels down to whole ones instead of rounding them.
     """
 
     def __init__(
@@ -129,9 +130,11 @@ class CodeImages:
         tokenizer: VQTokenizer,
         class_names: tuple[str, ...] = (),
         title: str = "generated image",
+        *,
+        truncate: bool = False,
     ) -> None:
         self.count, self.read_codes, self.tokenizer = count, read_codes, tokenizer
-        self.class_names, self.title = class_names, title
+        self.class_names, self.title, self.truncate = class_names, title, truncate
 
     @classmethod
     def of_tokens(cls, tokens: TokenDataset, tokenizer: VQTokenizer) -> Self:
@@ -159,7 +162,7 @@ class CodeImages:
     def read(self, rows: range) -> list[tuple[np.ndarray, int]]:
         """Rows, decoded."""
         indices, labels = self.read_codes(np.asarray(rows))
-        images = self.tokenizer.decode_images(torch.from_numpy(indices))
+        images = self.tokenizer.decode_images(torch.from_numpy(indices), truncate=self.truncate)
         return list(zip(images, labels.tolist(), strict=True))
 
 

@@ -99,7 +99,7 @@ def evaluate(
             _label_shares(procedure, tokens, classes),
         )  # fmt: skip
         codes = generate(pipeline, request, config.num, samples, procedure.batch_size)
-        images = images_of(codes, pipeline)
+        images = images_of(codes, pipeline, truncate=config.truncate)
         extra: dict[str, Any] = {"guidance": guidance, "nfe": codes.nfe}
         extra |= _codes_used(codes.counts(len(pipeline.transformer.codebook)))
         judged.append(_Judged(images, yardstick.measure(images), extra))
@@ -108,6 +108,7 @@ def evaluate(
             extra["saved"] = str(save_images(images, codes.folder, procedure.save_images, how))
     made = describe(pipeline, Request(sampling, config.seed, procedure.labels))
     made = {"guidances": list(config.guidances), "nfe": [one.extra["nfe"] for one in judged], **made}
+    made |= {"levels": "truncated"} if config.truncate else {}
     made["sampling"] = {key: value for key, value in made["sampling"].items() if key != "guidance"}
     manifest = build_manifest(yardstick, made, config.num, origin)
     floors = _floors(yardstick, config.num, _others(procedure.reference, data, config.num), tokens)

@@ -25,6 +25,8 @@ class EvaluationConfig:
     features: str = "classifier"
     """What distances, precision and recall are measured in: classifier (what it knows of the classes), texture
     (fixed random filters, steadier where there are few classes), inception or dinov2 (which need weights)."""
+    truncate: bool = False
+    """Cut the levels of generated images down to whole numbers, as the paper's code does, instead of rounding."""
 
     def __post_init__(self) -> None:
         """Refuse an empty evaluation and unknown features."""

@@ -1,4 +1,4 @@
-"""What varies over time: grids of N steps, N + 1 points from 0 to 1, and the temperature of the posterior."""
+"""Time: grids of N steps, N + 1 points from 0 to 1, the temperature; and the times of training."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
+
+from torch import Tensor
 
 from purrception.errors import InputError, unknown_name
 
@@ -90,6 +92,32 @@ def get_grid(name: str, steps: int) -> TimeGrid:
     if name not in GRIDS:
         raise unknown_name("time grid", name, GRIDS)
     return GRIDS[name](steps)
+
+
+@dataclass(frozen=True)
+class TimeSampling:
+    """The times of training, made from uniform numbers: t uniform on [low, high).
+
+    Raises:
+        InputError: the range is empty or leaves [0, 1].
+    """
+
+    low: float = 0.0
+    high: float = 1.0
+    bfloat16: bool = False
+    """Draw in bfloat16 as a GPU does: 128 values from a power of two to the next, and what rounds to 1 is 0."""
+
+    def __post_init__(self) -> None:
+        """Refuse an empty range."""
+        if not 0 <= self.low < self.high <= 1:
+            raise InputError(f"training times lie in a range within 0 to 1; given {self.low} to {self.high}")
+
+    def __call__(self, uniform: Tensor) -> Tensor:
+        """Uniform numbers in [0, 1), float32 ``[B]`` → times, float32 ``[B]``."""
+        if self.bfloat16:
+            uniform = uniform.bfloat16()
+            uniform = uniform.where(uniform < 1, 0)
+        return ((self.high - self.low) * uniform + self.low).float()
 
 
 def check_temperature(temperature: float) -> float:

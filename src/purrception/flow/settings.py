@@ -41,6 +41,9 @@ class SamplingConfig:
     tolerance: float = 1e-4
     """Of a step of solver dopri5, relative and absolute."""
 
+    redraw: bool = False
+    """dfm, as the paper's code samples it: known sites are drawn anew as often as masked ones are drawn."""
+
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
         self.build_grid()

@@ -37,7 +37,7 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         head_kind: see :class:`HeadConfig`, as for the arguments that follow: which head.
         head_rank: channels of a site's features in the low-rank heads.
         evidence: whether the objective is to give the head the evidence in z_t.
-        stored_positions: see :class:`DiT`; for converted networks, as is the argument that follows.
+        stored_positions: see :class:`DiT`; for converted networks.
         token_embedding: a masked grid enters as a learned vector of ``width`` per code and one for the mask, not
             as standardised embeddings.
         norm: see :class:`DiTConfig`, as for the arguments that follow.
@@ -86,6 +86,8 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         self.input_channels = width if token_embedding else input_channels or codebook_dim
         self.backbone = DiT(sizes, self.grid, self.input_channels, num_classes, stored_positions)
         self.tokens = nn.Embedding(codebook_size + 1, width) if token_embedding else None
+        if self.tokens is not None:
+            nn.init.normal_(self.tokens.weight, std=0.02)
         self.evidence = evidence
         codebook = torch.zeros(codebook_size, codebook_dim)
         self.head = HeadConfig(head_kind, head_rank, evidence).build(width, codebook, patch_size)

@@ -177,9 +177,12 @@ class VQTokenizer:
         """
         return torch.cat(list(self._decode_groups(indices)))
 
-    def decode_images(self, indices: Tensor) -> np.ndarray:
-        """Indices, long ``[B, h, w]`` → images, uint8 ``[B, H, W, C]``; floats of a few exist at a time."""
-        groups = (tensor_to_bytes(images) for images in self._decode_groups(indices))
+    def decode_images(self, indices: Tensor, *, truncate: bool = False) -> np.ndarray:
+        """Indices, long ``[B, h, w]`` → images, uint8 ``[B, H, W, C]``; floats of a few exist at a time.
+
+        Levels are rounded, or with ``truncate`` cut, which darkens by half a level on average.
+        """
+        groups = (tensor_to_bytes(images, truncate=truncate) for images in self._decode_groups(indices))
         return np.concatenate([images.numpy() for images in downloads(groups)])
 
     def decode_latents(self, latents: Tensor) -> Tensor:

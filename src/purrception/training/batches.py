@@ -12,7 +12,7 @@ from torch import Tensor
 from purrception import processes
 from purrception.data import spread_rows
 from purrception.devices import upload
-from purrception.flow import TrainingBatch
+from purrception.flow import TimeSampling, TrainingBatch
 from purrception.keyed_rng import Stream, keyed_normal, keyed_rng, keyed_uniform
 from purrception.tokens import ShuffledOrder, TokenDataset, rank_share
 
@@ -27,10 +27,17 @@ class TrainingBatches:
         dataset: token shards.
         seed: of the run.
         label_dropout: probability of the null class, where there are classes.
+        times: what becomes of the uniform number drawn for a sample's time; default: it is the time.
     """
 
-    def __init__(self, dataset: TokenDataset, seed: int, label_dropout: float) -> None:
-        self.dataset, self.seed = dataset, seed
+    def __init__(
+        self,
+        dataset: TokenDataset,
+        seed: int,
+        label_dropout: float,
+        times: TimeSampling = TimeSampling(),  # noqa: B008
+    ) -> None:
+        self.dataset, self.seed, self._times = dataset, seed, times
         manifest = dataset.manifest
         self._null_label = manifest.num_classes
         self._label_dropout = label_dropout if manifest.num_classes else 0.0
@@ -54,7 +61,7 @@ class TrainingBatches:
             indices=indices,
             labels=labels.masked_fill(chances[:, 1] < self._label_dropout, self._null_label),
             noise=keyed_normal(self.seed, Stream.TRAINING, numbers, self._shape, part=1),
-            time=chances[:, 0],
+            time=self._times(chances[:, 0]),
         )
 
     def batch(self, position: int, count: int) -> TrainingBatch:

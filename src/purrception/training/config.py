@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from purrception.errors import InputError
+from purrception.flow import TimeSampling
 
 Parallel = Literal["ddp", "fsdp", "hybrid"]
 
@@ -39,6 +40,10 @@ class TrainingConfig:
     """Decay of the weights' moving average; it starts lower, at (1 + n)/(10 + n) after n steps."""
     label_dropout: float = 0.1
     """Share of training images shown under the null class, which guidance needs."""
+    time_range: tuple[float, float] = (0.0, 1.0)
+    """Training times are uniform between these two; held-out losses are of all of [0, 1) in any case."""
+    time_precision: Literal["float32", "bfloat16"] = "float32"
+    """In which they are drawn; bfloat16, as the paper's code has it, knows some 1250 times, none above 0.9961."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the network; auto is bfloat16 autocast on GPUs and float32 elsewhere."""
     recompute: bool = False
@@ -94,6 +99,11 @@ class TrainingConfig:
         for name in ("label_dropout", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"training.{name} lies in [0, 1); given {getattr(self, name)}")
+        self.times()
+
+    def times(self) -> TimeSampling:
+        """Uniform numbers → the times of training."""
+        return TimeSampling(*self.time_range, bfloat16=self.time_precision == "bfloat16")
 
     @property
     def microbatch(self) -> int:

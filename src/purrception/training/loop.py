@@ -114,7 +114,7 @@ class Trainer:
             weight_decay=config.weight_decay,
             fused=True,
         )
-        self.batches = TrainingBatches(train, seed, config.label_dropout)
+        self.batches = TrainingBatches(train, seed, config.label_dropout, config.times())
         self._ahead = BatchesAhead(self.batches, self.device)
         self.checkpoints = CheckpointStore(run.checkpoints, config.keep_checkpoints)
         self.seconds = 0.0

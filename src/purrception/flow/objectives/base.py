@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -29,6 +29,11 @@ class ObjectiveConfig:
     """purrception, cfm, cfm-endpoint or dfm."""
     z_loss: float = 1e-5
     """λ_z, the weight of logsumexp(logits)² against logit drift; for objectives with logits."""
+    sites: Literal["masked", "all"] = "masked"
+    """dfm: sites that count in the loss; all: also those whose code is shown, as in the paper's code."""
+    embedding: Literal["codebook", "learned"] = "codebook"
+    """dfm: how a code enters the network, as it stands in the codebook or as a learned vector of the network's
+    width, as in the paper's code."""
 
     def __post_init__(self) -> None:
         """Refuse a weight that would reward drift."""
@@ -257,9 +262,16 @@ class Objective(ABC):
     """Channels of the network's input besides the D of the latents."""
     takes_evidence: ClassVar[bool] = False
     """Whether the head can be given the evidence in z_t: z_t must be a Gaussian around a code."""
+    takes_redraw: ClassVar[bool] = False
+    """Whether its sampler can draw known sites anew."""
 
     def __init__(self, config: ObjectiveConfig) -> None:
         self.config = config
+
+    @property
+    def token_embedding(self) -> bool:
+        """Whether codes enter the network as learned vectors."""
+        return False
 
     @classmethod
     def check_evidence(cls, evidence: bool) -> None:
@@ -286,10 +298,14 @@ class Objective(ABC):
                 f"this model has no classes, so that there is nothing to guide by; given guidance "
                 f"{settings.guidance}, accepted 1"
             )
+        if settings.redraw and not self.takes_redraw:
+            raise InputError(
+                f"a {self.config.name!r} model has no masks, hence no known sites to redraw: leave redraw out"
+            )
 
     def supported(self, settings: SamplingConfig) -> SamplingConfig:
         """``settings`` without what this objective cannot honour, for comparisons that share one setting."""
-        return settings
+        return replace(settings, redraw=settings.redraw and self.takes_redraw)
 
     @abstractmethod
     def loss(self, network: Network, batch: TrainingBatch) -> Losses:

@@ -39,7 +39,7 @@ class RegressionObjective(GaussianObjective):
 
     def supported(self, settings: SamplingConfig) -> SamplingConfig:
         """The same settings with a neutral posterior."""
-        return replace(settings, temperature=1.0, top_k=0, top_p=1.0, last_step="nearest")
+        return replace(super().supported(settings), temperature=1.0, top_k=0, top_p=1.0, last_step="nearest")
 
     @abstractmethod
     def target(self, point: PathSample) -> Tensor:

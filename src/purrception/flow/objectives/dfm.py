@@ -25,6 +25,7 @@ from purrception.flow.objectives.base import (
     unwatched,
 )
 from purrception.flow.posterior import Posterior
+from purrception.flow.schedules import get_grid
 from purrception.flow.settings import SamplingConfig
 
 MASKED_SHARE = 0.5
@@ -35,7 +36,13 @@ class DFM(Objective):
     """Each site shows its code with probability t, else [MASK]; the network fills in what is masked."""
 
     extra_channels = 1
+    takes_redraw = True
     solvers = ("euler", "stochastic")
+
+    @property
+    def token_embedding(self) -> bool:
+        """Whether codes enter the network as learned vectors."""
+        return self.config.embedding == "learned"
 
     def check(self, network: Network, settings: SamplingConfig) -> None:
         """Refuse settings that belong to an ODE."""
@@ -47,6 +54,8 @@ class DFM(Objective):
                 f"{settings.last_step!r}"
             )
 
+        if settings.redraw and settings.solver != "euler":
+            raise InputError(f"redraw is a sampler of its own, of solver euler; given solver {settings.solver!r}")
         if settings.guidance_space == "mean" and settings.guidance != 1:
             raise InputError(
                 "a 'dfm' model draws codes and follows no mean: guidance_space is 'logits'; given 'mean'"
@@ -64,9 +73,13 @@ class DFM(Objective):
 
         The masks come from the batch's Gaussian noise: its first channel through the normal distribution
         function is uniform, so that all objectives train on the same random numbers.
+
+        Where all sites count, the loss is their mean: the network also learns to give back what it is shown.
         """
         masked = self._masked(batch.noise, batch.time.view(-1, 1, 1))
         features = network(network.embed_masked(batch.indices, masked), batch.time, batch.labels)
+        if self.config.sites == "all":
+            return network.head.loss(features, batch.indices, self.config.z_loss).losses()
         weights = masked.float() / (MASKED_SHARE * masked.numel())
         losses = network.head.loss(features, batch.indices, self.config.z_loss, weights=weights).losses()
         share = weights.sum().clamp_min(1 / masked.numel())
@@ -103,6 +116,10 @@ class DFM(Objective):
         drawn at 1 + a times the rate, and known ones masked again at a times the backward rate 1/t, which
         keeps the marginals of the path (Gat et al., section 3).
 
+        With ``redraw`` known sites are drawn anew at that same rate, as the paper's code does: of a grid of N + 1
+        steps the first N are made, and whatever is masked is drawn in the last. It is meant for a network that
+        has learned all sites, which mostly gives back what a known site shows.
+
         Given codes are shown from the first step and never masked; a start later than 0 also shows each other
         site's code with probability t, as the path does.
         """
@@ -115,7 +132,7 @@ class DFM(Objective):
         masked = torch.ones_like(indices, dtype=torch.bool)
         entropy = torch.zeros_like(chances)
         evaluations = 0
-        grid = settings.build_grid()
+        grid = get_grid(settings.grid, settings.steps + 1)[:-1] if settings.redraw else settings.build_grid()
         if given is not None:
             indices, masked, grid = given.indices, chances >= given.start, given.grid_from_start(grid)
         for step, (t, s) in enumerate(pairwise(grid)):
@@ -132,7 +149,10 @@ class DFM(Objective):
             assert posterior.drawn is not None
             watch(t, state, _where_masked(network, posterior, indices, masked))
             chances = draws.uniform(2 * step + 2)
-            unmask = masked & (chances < (1 + corrector) * (s - t) / (1 - t))
+            rate = (s - t) / (1 - t)
+            unmask = masked & ((chances < (1 + corrector) * rate) | (s == grid[-1]))
+            if settings.redraw:
+                unmask |= ~masked & ~held & (chances < rate)
             back = corrector * (s - t) / t if t > 0 and s < 1 else 0.0
             remask = ~masked & ~held & (chances < back)
             indices = torch.where(unmask, posterior.drawn, indices)
