@@ -1,51 +1,120 @@
 #!/usr/bin/env bash
-# Every figure of docs/results/performance.md that needs a GPU, on one GPU: bash benchmarks/gpu.sh [FOLDER]
-# DRY=1 runs the same commands at a tiny size on the processor, to see that they work.
-# liger-kernel is measured beside ours where it is installed: pip install liger-kernel.
-# PUBLIC=CHECKOUT measures the authors' public code beside ours, from a clone of github.com/razvanmatisan/purrception
-# (pip install timm einops).
-set -euo pipefail
+# All that a few minutes of one GPU can tell, the most important first: bash benchmarks/gpu.sh [FOLDER]
+#
+# Runs from the source tree: nothing needs to be installed but torch and what WHEELS brings. Each part has a time limit
+# of its own and LIMIT ends the whole; a part that fails or runs out of time does not stop the others, and what is
+# known is in FOLDER at once: a log of each part, its reports and pictures, and summary.md.
+#
+#   WHEELS=FOLDER    install these wheels first, for a machine without a network; benchmarks/wheels.sh makes them
+#   ARCHIVE=FILE     keep a .tar.gz of FOLDER there, renewed after each part
+#   PUBLIC=CHECKOUT  measure the authors' public code beside ours: a clone of github.com/razvanmatisan/purrception
+#   LIMIT=SECONDS    of the whole; 540 where nothing is said
+#   PARTS="a b"      only these
+#   DRY=1            the same at a tiny size on a processor, to see that it works
+set -uo pipefail
 
+root=$(cd "$(dirname "$0")/.." && pwd)
 out=${1:-gpu-figures}
-bench=(python -m purrception bench)
-if [[ -n ${DRY:-} ]]; then
-    sizes=(--network nano/2 --grid 4 --codebook-size 33 --device cpu --precision bfloat16 --repeats 1 --memory False)
-    batches=(1 2)
-    codebooks=(33 66)
-    tokenizer=(8 8)
-    steps=2
-    compile=False
-else
-    sizes=(--network XL/2 --grid 32 --codebook-size 16384 --device cuda --precision bfloat16 --repeats 20)
-    batches=(8 16 32 64)
-    codebooks=(16384 65536 262144)
-    tokenizer=(128 256 256 512)
-    steps=20
-    compile=True
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+python=${PYTHON:-python3}
+export PYTHONPATH=$root/src${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
+started=$SECONDS
+failures=0
+
+if [[ -n ${WHEELS:-} ]]; then
+    "$python" -m pip install -q --no-index --no-deps --no-compile --target "$scratch/site" "$WHEELS"/*.whl || exit 1
+    export PYTHONPATH=$PYTHONPATH:$scratch/site
 fi
 
-# Model FLOPs utilisation, images/s and peak memory of a training step, by batch size.
-"${bench[@]}" "${sizes[@]}" --compile "$compile" --parts training --variants ours "factored head" \
-    --vary batch-size --values "${batches[@]}" --out "$out/training"
-# The same with the blocks recomputed, for what memory allows then.
-"${bench[@]}" "${sizes[@]}" --compile "$compile" --recompute True --parts training --variants ours \
-    --vary batch-size --values "${batches[@]}" --out "$out/training-recomputed"
-# Beside the plain form, which holds all logits.
-"${bench[@]}" "${sizes[@]}" --compile "$compile" --parts training --batch-size "${batches[0]}" --out "$out/reference"
-# A sampling step, and whole images: twenty guided steps and vq-f8's decoder.
-"${bench[@]}" "${sizes[@]}" --compile "$compile" --parts sampling \
-    --vary batch-size --values "${batches[@]}" --out "$out/sampling"
-"${bench[@]}" "${sizes[@]}" --compile "$compile" --parts generation --steps "$steps" \
-    --tokenizer-channels "${tokenizer[@]}" --repeats 3 --batch-size "${batches[1]}" --out "$out/generation"
-# The head beside torch's linear_cross_entropy and, where it is installed, liger-kernel's.
-"${bench[@]}" "${sizes[@]}" --compile "$compile" --parts head --batch-size "${batches[1]}" --out "$out/head"
-# How the head grows with the codebook.
-"${bench[@]}" "${sizes[@]}" --parts head --variants ours "factored head" --batch-size "${batches[0]}" \
-    --vary codebook-size --values "${codebooks[@]}" --out "$out/codebook"
-# The public code, by batch size.
-if [[ -n ${PUBLIC:-} ]]; then
-    for batch in "${batches[@]}"; do
-        python "$(dirname "$0")/public.py" "$PUBLIC" "${sizes[@]}" --compile "$compile" --batch-size "$batch" \
-            | tee "$out/public-$batch.md"
-    done
+if [[ -n ${DRY:-} ]]; then
+    sizes=(--network nano/2 --grid 4 --codebook-size 33 --device cpu --precision bfloat16 --repeats 1 --order alone)
+    few=2 some=2 many=(1 2) compile=False tokenizer=(8 8) steps=2 codebooks=(33 66)
+    learn=(--training.steps 20 --tokenizer.training.steps 10 --training.device cpu)
+    tests=(-k "not compiled and not (float32 and goes_on)")
+    export GPU_TESTS=cpu
+else
+    sizes=(--network XL/2 --grid 32 --codebook-size 16384 --device cuda --precision bfloat16 --repeats 8)
+    few=32 some=64 many=(32 64 128 192) compile=True tokenizer=(128 256 256 512) steps=20 codebooks=(16384 65536 262144)
+    learn=(--training.device cuda)
+    tests=()
 fi
+bench=("$python" -m purrception bench "${sizes[@]}" --memory False)
+
+archive() {
+    [[ -z ${ARCHIVE:-} ]] || { tar -czf "$ARCHIVE.part" -C "$(dirname "$out")" "$(basename "$out")" \
+        && mv "$ARCHIVE.part" "$ARCHIVE"; }
+}
+
+# part NAME SECONDS COMMAND …: run it, within its own time and that of the whole, and write down what came of it.
+part() {
+    local name=$1 limit=$2 left=$((${LIMIT:-540} - SECONDS + started)) began=$SECONDS status result
+    shift 2
+    [[ -z ${PARTS:-} || " $PARTS " == *" $name "* ]] || return 0
+    if ((left < 15)); then
+        echo "| $name | 0 | left out: no time |" >>"$out/summary.md"
+        return 0
+    fi
+    echo "== $name, at most $((limit < left ? limit : left)) s"
+    (cd "$root" && timeout -k 5 $((limit < left ? limit : left)) "$@") >"$out/$name.log" 2>&1
+    status=$?
+    case $status in
+        0) result=done ;;
+        124 | 137) result="out of time" ;;
+        *) result="failed ($status)" ;;
+    esac
+    ((status == 0)) || { failures=$((failures + 1)); tail -n 15 "$out/$name.log"; }
+    echo "| $name | $((SECONDS - began)) | $result |" >>"$out/summary.md"
+    archive
+}
+
+{
+    echo "# Figures of one GPU"
+    echo
+    echo "Commit $(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo "${COMMIT:-not known}"), $(date -u +%F)," \
+        "$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null || echo "no GPU")," \
+        "$("$python" -c 'import sys, torch; print("Python", sys.version.split()[0] + ", torch", torch.__version__)')"
+    echo
+    echo "| part | seconds | result |"
+    echo "|---|---|---|"
+} >"$out/summary.md"
+
+# a: the processor's figures, in float32 and bfloat16; nothing waits; a run goes on; recordings.
+part tests 120 "$python" -m pytest -q -p no:cacheprovider -m gpu tests/test_gpu.py "${tests[@]}"
+# b: a training step by batch size: images/s, MFU, peak memory; as it stands, then compiled.
+part training 75 "${bench[@]}" --parts training --variants ours --vary batch-size --values "${many[@]}" \
+    --out "$out/training"
+part training-compiled 110 "${bench[@]}" --compile "$compile" --parts training --variants ours \
+    --batch-size "$some" --out "$out/training-compiled"
+# c: the head alone, beside the plain form, torch's and liger's.
+part head 60 "${bench[@]}" --compile "$compile" --parts head --batch-size "$some" --out "$out/head"
+# d: where the time of a step goes.
+part profile 75 "$python" benchmarks/gpu_profile.py "${sizes[@]}" --batch-size "$some" --out "$out/profile"
+# e: whole images: twenty guided steps and vq-f8's decoder.
+part generation 75 "${bench[@]}" --parts generation --steps "$steps" --tokenizer-channels "${tokenizer[@]}" \
+    --repeats 2 --batch-size "$few" --out "$out/generation"
+# f: a training to its end, with its picture.
+part learning 130 bash -euo pipefail -c '
+    python=$1 scratch=$2 out=$3
+    shift 3
+    "$python" -m purrception train digits --runs "$scratch" --name learned "$@"
+    "$python" -m purrception sample "$scratch/learned" --num 100 --out "$scratch/images"
+    cp "$scratch/images/grid.png" "$out/digits.png"
+    cp "$scratch/learned/metrics.jsonl" "$out/digits.jsonl"
+' learning "$python" "$scratch" "$out" "${learn[@]}"
+# What is worth less, while there is time.
+[[ -z ${PUBLIC:-} ]] || part public 60 "$python" benchmarks/public.py "$PUBLIC" "${sizes[@]}" --batch-size "$few"
+part sampling 60 "${bench[@]}" --parts sampling --batch-size "$some" --out "$out/sampling"
+part codebook 60 "${bench[@]}" --parts head --variants ours "factored head" --batch-size "$few" \
+    --vary codebook-size --values "${codebooks[@]}" --out "$out/codebook"
+part recomputed 60 "${bench[@]}" --recompute True --parts training --variants ours --batch-size "${many[-1]}" \
+    --out "$out/recomputed"
+
+cat "$out"/summary.md
+for report in training training-compiled head profile generation sampling codebook recomputed; do
+    cat "$out/$report/report.md" "$out/$report/profile.md" 2>/dev/null | grep '^|' | grep -v -- '---'
+done
+archive
+exit $((failures > 0))

@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from purrception.bench import BenchConfig, bench
 from purrception.bench.generation import generate, generate_plainly
@@ -108,17 +110,56 @@ def test_the_peak_is_what_was_held_at_a_time() -> None:
     assert 4 * 6000 <= peak_on_processor(work) < 4 * 6100
 
 
+def run_gpu_script(folder: Path, timeout: float = 580, **settings: str) -> subprocess.CompletedProcess[str]:
+    """``benchmarks/gpu.sh`` at its tiny size."""
+    environment = os.environ | {"DRY": "1", "PYTHON": sys.executable} | settings
+    return subprocess.run(
+        ["bash", str(ROOT / "benchmarks/gpu.sh"), "figures"],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip
+
+
+def results(folder: Path) -> dict[str, str]:
+    """What became of each part, by the summary."""
+    rows = (folder / "figures/summary.md").read_text().splitlines()
+    cells = [[cell.strip() for cell in row.split("|")] for row in rows if row.startswith("|")]
+    return {name: result for _, name, _, result, _ in cells[2:]}
+
+
 @pytest.mark.slow
 def test_the_script_for_a_gpu_runs_dry(tmp_path: Path) -> None:
-    folder = Path(sys.executable).parent
-    environment = os.environ | {"DRY": "1", "PATH": f"{folder}:{os.environ['PATH']}"}
-    command = ["bash", str(ROOT / "benchmarks/gpu.sh"), "figures"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_gpu_script(tmp_path, ARCHIVE=str(tmp_path / "figures.tar.gz"), LIMIT="560")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(results(tmp_path).values()) == {"done"}
     made = {path.parent.name for path in tmp_path.glob("figures/*/report.json")}
-    assert made == {"training", "training-recomputed", "reference", "sampling", "generation", "head", "codebook"}
+    assert made == {"training", "training-compiled", "head", "generation", "sampling", "codebook", "recomputed"}
+    assert (tmp_path / "figures/profile/profile.md").read_text().count("The head takes") == 2
+    assert Image.open(tmp_path / "figures/digits.png").size[0] > 100
+    with tarfile.open(tmp_path / "figures.tar.gz") as archive:
+        assert {"figures/summary.md", "figures/digits.png", "figures/tests.log"} <= set(archive.getnames())
+
+
+def test_a_part_that_fails_or_takes_too_long_does_not_stop_the_others(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(
+        """#!/usr/bin/env bash
+case "$*" in
+    *"--parts training --variants ours --vary"*) sleep 60 ;;
+    *"--parts head --batch-size"*) echo broken; exit 3 ;;
+    *gpu_profile*) sleep 60 ;;
+    *) echo fine ;;
+esac
+"""
+    )
+    python.chmod(0o755)
+    done = run_gpu_script(tmp_path, PYTHON=str(python), LIMIT="18", PARTS="training head profile sampling")
+    assert done.returncode == 1
+    assert "broken" in done.stdout
+    found = results(tmp_path)
+    assert found["training"] == "out of time"
+    assert {found[name] for name in ("head", "profile", "sampling")} == {"left out: no time"}
+    done = run_gpu_script(tmp_path, PYTHON=str(python), PARTS="head sampling")
+    assert results(tmp_path) == {"head": "failed (3)", "sampling": "done"}
 
 
 def test_what_cannot_be_measured_is_refused() -> None:

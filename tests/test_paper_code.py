@@ -14,7 +14,7 @@ import torch
 from purrception import PurrceptionPipeline
 from purrception.cli import main
 from purrception.config import RunConfig, dump_sampling, load_sampling
-from purrception.data import tensor_to_images
+from purrception.data.transforms import tensor_to_bytes
 from purrception.errors import InputError
 from purrception.evaluation import EvaluationConfig
 from purrception.evaluation.image_sets import CodeImages
@@ -207,8 +207,8 @@ def test_redraw_belongs_to_dfm(network: PurrceptionTransformer) -> None:
 
 def test_levels_are_rounded_or_cut(tiny_run: Path) -> None:
     values = torch.tensor([-1.5, -1.0, 2.4 / 127.5 - 1, 2.6 / 127.5 - 1, 1.0, 2.0]).view(1, 1, 1, 6)
-    assert tensor_to_images(values).reshape(-1).tolist() == [0, 0, 2, 3, 255, 255]
-    assert tensor_to_images(values, truncate=True).reshape(-1).tolist() == [0, 0, 2, 2, 255, 255]
+    assert tensor_to_bytes(values).reshape(-1).tolist() == [0, 0, 2, 3, 255, 255]
+    assert tensor_to_bytes(values, truncate=True).reshape(-1).tolist() == [0, 0, 2, 2, 255, 255]
     tokens, tokenizer = TokenDataset(tiny_run / "tokens" / "test"), VQTokenizer.load(tiny_run / "tokenizer")
     rounded, cut = (
         np.stack([image for image, _ in CodeImages(9, tokens.rows, tokenizer, truncate=truncate).read(range(9))])
