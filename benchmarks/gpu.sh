@@ -34,7 +34,7 @@ if [[ -n ${DRY:-} ]]; then
     few=2 some=2 many=(1 2) compile=False tokenizer=(8 8) steps=2 codebooks=(33 66)
     learn=(--training.steps 20 --tokenizer.training.steps 10 --training.device cpu)
     tests=(-k "not compiled and not (float32 and goes_on)")
-    export GPU_TESTS=cpu
+    export GPU_TESTS=cpu OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 else
     sizes=(--network XL/2 --grid 32 --codebook-size 16384 --device cuda --precision bfloat16 --repeats 8)
     few=32 some=64 many=(32 64 128 192) compile=True tokenizer=(128 256 256 512) steps=20 codebooks=(16384 65536 262144)

@@ -1,9 +1,9 @@
 """Where the time of a training step and of a sampling step goes: python benchmarks/gpu_profile.py [--key value …].
 
 Options are those of ``purrception bench``. For each step: the twenty costliest kernels; the share of the head; the
-gaps in which the GPU had nothing to do, and the kernel that ended each; every line at which the processor waited for
-the GPU; the copies. On a processor there are neither gaps nor waits, and operations stand in for kernels. Writes
-profile.md, and a trace of each step for chrome://tracing or Perfetto, into --out.
+gaps in which the GPU had nothing to do, and the kernel that ended each; every line at which the processor waited
+for the GPU; the copies. On a processor there are neither gaps nor waits, and operations stand in for kernels.
+Writes profile.md, and a trace of each step for chrome://tracing or Perfetto, into --out.
 """
 
 from __future__ import annotations

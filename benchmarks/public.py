@@ -11,6 +11,7 @@ import json
 import statistics
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,9 +21,11 @@ from torch import Tensor, nn
 
 from purrception.bench import BenchConfig
 from purrception.bench.generation import PATH
-from purrception.bench.measure import peak_of_steps, ratio, seconds_in_turns
+from purrception.bench.measure import measure_alone, peak_of_steps, ratio, seconds_in_turns
 from purrception.bench.workloads import Z_LOSS, Step, optimised, random_batch, train_ours
 from purrception.training.config import resolve_device
+
+NAMES = ("ours", "public")
 
 
 def train_theirs(checkout: Path, config: BenchConfig, images: int, device: torch.device) -> Step:
@@ -76,24 +79,53 @@ def main(checkout: tyro.conf.Positional[Path], config: tyro.conf.OmitArgPrefixes
     if config.threads:
         torch.set_num_threads(config.threads)
     device = resolve_device(config.device)
-    names = ("ours", "public")
-    seconds = seconds_in_turns(
-        "training", {name: start(name, checkout, config, config.batch_size, device) for name in names},
-        config.repeats, device,
-    )  # fmt: skip
+    seconds, memory = (alone if config.alone(device) else in_turns)(checkout, config, device)
     print("| training step | ms | images/s | × the public code | peak MB | MB an image |")
     print("|---|---|---|---|---|---|")
-    for name in names:
-        taken, memory = statistics.median(seconds[name]), "– | –"
-        if config.memory:
-            small, large = (
-                measure_memory(name, checkout, config, count * config.batch_size) / 2**20 for count in (1, 2)
-            )
-            memory = f"{small:.0f} | {(large - small) / config.batch_size:.1f}"
+    for name, taken in seconds.items():
         speed = (
-            f"{1e3 * taken:.0f} | {config.batch_size / taken:.2f} | {ratio(seconds[name], seconds['public']):.2f}"
+            f"{1e3 * statistics.median(taken):.0f} | {config.batch_size / statistics.median(taken):.2f} | "
+            f"{ratio(taken, seconds['public']):.2f}"
         )
-        print(f"| {name} | {speed} | {memory} |")
+        print(f"| {name} | {speed} | {memory.get(name, '– | –')} |")
+
+
+def in_turns(
+    checkout: Path, config: BenchConfig, device: torch.device
+) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """Seconds of both in turns; memory of each in a process of its own, and of one more image."""
+    steps = {name: start(name, checkout, config, config.batch_size, device) for name in NAMES}
+    seconds = seconds_in_turns("training", steps, config.repeats, device)
+    del steps
+    memory = {}
+    for name in NAMES if config.memory else ():
+        small, large = (measure_memory(name, checkout, config, count * config.batch_size) for count in (1, 2))
+        memory[name] = shown(small, (large - small) / config.batch_size)
+    return seconds, memory
+
+
+def alone(
+    checkout: Path, config: BenchConfig, device: torch.device
+) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """The same one after the other, as a GPU asks for; one more image is measured against half the batch."""
+    seconds, memory = {}, {}
+    half = max(1, config.batch_size // 2)
+    for name in NAMES:
+        whole, smaller = (
+            measure_alone(partial(start, name, checkout, config, images, device), repeats, device)
+            for images, repeats in ((config.batch_size, config.repeats), (half, 1))
+        )
+        if whole is None or smaller is None:
+            raise SystemExit(f"no memory for {config.batch_size} images: {name}")
+        seconds[name] = whole.seconds
+        if whole.bytes is not None and smaller.bytes is not None and half < config.batch_size:
+            memory[name] = shown(whole.bytes, (whole.bytes - smaller.bytes) / (config.batch_size - half))
+    return seconds, memory
+
+
+def shown(peak: float, each: float) -> str:
+    """Two cells of the table."""
+    return f"{peak / 2**20:.0f} | {each / 2**20:.1f}"
 
 
 if __name__ == "__main__":
