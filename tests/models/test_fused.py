@@ -6,6 +6,7 @@ test runs this file in a process of its own.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -16,9 +17,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from purrception.config import dump_config
 from purrception.errors import InputError
 from purrception.flow import Evidence, HeadLosses, Posterior, Truncation
 from purrception.models import CategoricalHead, HeadConfig
+from tests.conftest import run_cli, tiny_config
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
@@ -238,3 +241,27 @@ def test_a_kernel_that_cannot_run_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(InputError, match=r"'triton' (needs the package|runs on a CUDA device; given cpu)"):
         head.use_kernel("triton")
     assert head.kernel == "torch"
+
+
+@kernels
+def test_a_run_trains_the_same_with_either_kernel(tiny_run: Path, tmp_path: Path) -> None:
+    def losses(run: Path) -> Tensor:
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        return torch.tensor([line["loss"] for line in lines if "loss" in line])
+
+    (tmp_path / "tiny.yaml").write_text(dump_config(tiny_config(tmp_path / "runs")))
+    done = run_cli("train", "tiny.yaml", "--training.head-kernel", "triton", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    made, expected = losses(tmp_path / "runs" / "tiny"), losses(tiny_run)
+    assert len(made) >= 8
+    torch.testing.assert_close(made, expected, rtol=1e-3 if DEVICE == "cpu" else 2e-2, atol=0)
+
+
+def test_a_run_on_a_processor_refuses_the_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    (tmp_path / "tiny.yaml").write_text(dump_config(tiny_config(tmp_path / "runs")))
+    done = run_cli(
+        "train", "tiny.yaml", "--training.head-kernel", "triton", "--training.device", "cpu", cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert "the kernel 'triton'" in done.stderr
