@@ -15,6 +15,7 @@ from purrception.models.head import (
 )
 from purrception.models.logits import chunk_budget
 from purrception.models.transformer import PurrceptionTransformer
+from purrception.models.vocabulary import Kernel, SoftTargets
 
 __all__ = [
     "DIT_SIZES",
@@ -27,9 +28,11 @@ __all__ = [
     "GeometricHead",
     "Head",
     "HeadConfig",
+    "Kernel",
     "LinearHead",
     "PurrceptionTransformer",
     "RegressionHead",
+    "SoftTargets",
     "categorical_heads",
     "chunk_budget",
     "forward_flops",

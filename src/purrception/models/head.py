@@ -25,12 +25,13 @@ from purrception.flow import (
     Truncation,
 )
 from purrception.models.logits import FactoredLogits, group_evidence
+from purrception.models.reading import Reading, Sums, chunked_posterior
 from purrception.models.vocabulary import (
-    Reading,
-    Sums,
+    KERNELS,
+    Kernel,
+    SoftTargets,
     Terms,
     chunk_terms,
-    chunked_posterior,
     site_losses,
     total_loss,
 )
@@ -150,11 +151,31 @@ class CategoricalHead(Head):
     """What makes losses and their derivative of a chunk; see :meth:`compile_chunks`."""
     sums: Sums = PosteriorSums.of
     """What makes a posterior's sums of a tile, likewise."""
+    kernel: Kernel = "torch"
+    """See :meth:`use_kernel`."""
 
     def compile_chunks(self, backend: str = "inductor") -> None:
         """Compile what :meth:`loss` and :meth:`posterior` make of a chunk of logits (torch.compile)."""
         self.terms = torch.compile(chunk_terms, backend=backend)
         self.sums = torch.compile(PosteriorSums.of, backend=backend)
+
+    def use_kernel(self, kernel: Kernel) -> None:
+        """Choose what does the work of :meth:`loss` and :meth:`posterior`, for as long as the head stays there.
+
+        Args:
+            kernel: torch (operations on chunks of logits) or triton (:mod:`models.fused`; what its kernels do
+                not do stays with torch).
+
+        Raises:
+            InputError: an unknown kernel, or one that cannot run where the head is.
+        """
+        if kernel not in KERNELS:
+            raise unknown_name("kernel", kernel, KERNELS)
+        if kernel == "triton":
+            from purrception.models.fused import check_triton
+
+            check_triton(self.codebook.device)
+        self.kernel = kernel
 
     @abstractmethod
     def factors(self, features: Tensor) -> FactoredLogits:
@@ -171,6 +192,7 @@ class CategoricalHead(Head):
         z_loss: float = 0.0,
         evidence: Evidence | None = None,
         weights: Tensor | None = None,
+        soft: SoftTargets | None = None,
     ) -> HeadLosses:
         """Cross-entropy of softmax(own logits + evidence), and λ_z logsumexp² of the own logits, in float32.
 
@@ -183,12 +205,31 @@ class CategoricalHead(Head):
             z_loss: λ_z.
             evidence: of the state that the features were computed from.
             weights: of the sites, ``[B, h, w]``; left out, their mean is taken.
+            soft: a distribution over the codes to learn, beside ``targets`` or instead; see
+                :meth:`soft_targets`.
+
+        Raises:
+            InputError: soft targets of another layout.
         """
         if weights is None:
             weights = torch.full(targets.shape, 1 / targets.numel(), device=targets.device)
         factors = self.factors(features)
         grouped = group_evidence(factors, evidence, self.codebook)
-        return total_loss(factors, targets, weights, z_loss, grouped, self.terms, self.chunk_bytes)
+        return total_loss(
+            factors, targets, weights, z_loss, grouped, self.terms, self.chunk_bytes, soft, self.kernel
+        )
+
+    @torch.no_grad()
+    def soft_targets(self, features: Tensor, evidence: Evidence | None = None, share: float = 1.0) -> SoftTargets:
+        """This head's posterior as what another head of its kind is to learn, without a gradient.
+
+        Args:
+            features: ``[B, h/p, w/p, width]``, of this head's network.
+            evidence: of the state that they were computed from.
+            share: of the posterior in the other's targets; the rest is the code itself.
+        """
+        factors = self.factors(features)
+        return SoftTargets(factors, group_evidence(factors, evidence, self.codebook), share)
 
     def nll(self, features: Tensor, targets: Tensor, evidence: Evidence | None = None) -> SiteLosses:
         """Negative log-likelihood of ``targets`` per site under softmax(own logits + evidence), in float32.
@@ -220,7 +261,7 @@ class CategoricalHead(Head):
         """
         factors = self.factors(features)
         grouped = group_evidence(factors, evidence, self.codebook)
-        reading = Reading(self.codebook, temperature, truncation or Truncation(), top, self.sums)
+        reading = Reading(self.codebook, temperature, truncation or Truncation(), top, self.sums, self.kernel)
         return chunked_posterior(factors, grouped, reading, uniforms, self.chunk_bytes)
 
 

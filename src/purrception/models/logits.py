@@ -107,6 +107,11 @@ class FactoredLogits:
         logits = F.linear(features, self.weight[group, codes], self.bias[group, codes])
         return logits.to(statistics_type(self.weight))
 
+    def detached(self, dtype: torch.dtype) -> FactoredLogits:
+        """The same without a gradient, features, weights and bias in one precision."""
+        rows, weight, bias = (part.detach().to(dtype) for part in (self.rows, self.weight, self.bias))
+        return FactoredLogits(rows, weight, bias, self.sites)
+
     def full(self) -> Tensor:
         """All of them, ``[B, h, w, K]``: for tests and small vocabularies."""
         return self.join(torch.stack([self.own(group, EVERY) for group in range(len(self.weight))]))
@@ -138,3 +143,11 @@ def group_evidence(logits: FactoredLogits, evidence: Evidence | None, codebook: 
 def statistics_type(weight: Tensor) -> torch.dtype:
     """Softmax and its kin are float32 whatever the network's precision (float64 in float64)."""
     return torch.promote_types(weight.dtype, torch.float32)
+
+
+def working_type(weight: Tensor) -> torch.dtype:
+    """The precision in which a head multiplies: autocast's, where it is on, else its own."""
+    device = weight.device.type
+    if not torch.amp.is_autocast_available(device):  # the meta device, where shapes are rehearsed
+        device = "cpu"
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype

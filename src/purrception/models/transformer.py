@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from purrception.errors import InputError
 from purrception.models.dit import MLP, DiT, DiTConfig, Norm, Positions
 from purrception.models.head import CategoricalHead, HeadConfig
+from purrception.models.vocabulary import Kernel
 
 
 class PurrceptionTransformer(ModelMixin, ConfigMixin):
@@ -111,6 +112,15 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         wanted = self.half_backbone and kind == "cuda"
         # Weights are cast anew in each call: a recording must not lean on copies that are gone at its replay.
         return torch.autocast(kind, dtype=torch.bfloat16, enabled=wanted, cache_enabled=False)
+
+    def use_kernel(self, kernel: Kernel) -> None:
+        """Choose what makes losses and posteriors of logits, where the head has any; call it on the final device.
+
+        Raises:
+            InputError: see :meth:`CategoricalHead.use_kernel`.
+        """
+        if isinstance(self.head, CategoricalHead):
+            self.head.use_kernel(kernel)
 
     @property
     def codebook(self) -> Tensor:

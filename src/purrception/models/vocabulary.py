@@ -9,28 +9,52 @@ statistics of the posterior) and forgotten.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import reduce
-from operator import add, attrgetter
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from purrception.flow import (
-    HeadLosses,
-    Posterior,
-    PosteriorSums,
-    SiteLosses,
-    TopCodes,
-    Truncation,
-    posterior_from_logits,
-)
+from purrception.errors import InputError
+from purrception.flow import HeadLosses, SiteLosses
 from purrception.flow.posterior import above_underflow_
-from purrception.flow.schedules import check_temperature
-from purrception.models.logits import EVERY, FactoredLogits, GroupedEvidence, statistics_type
+from purrception.models.logits import EVERY, FactoredLogits, GroupedEvidence, statistics_type, working_type
+
+Kernel = Literal["torch", "triton"]
+"""What turns logits into losses and posteriors: torch operations on chunks, or :mod:`models.fused`."""
+KERNELS: tuple[Kernel, ...] = get_args(Kernel)
+
+
+@dataclass(frozen=True)
+class SoftTargets:
+    """A distribution over the codes to learn: y = (1 − share) 1_c + share π', with π' the posterior of a teacher.
+
+    Its logits stay factored too, and take no gradient. They are of the same sites and codes, in as many groups.
+    """
+
+    logits: FactoredLogits
+    """Of the teacher."""
+    evidence: GroupedEvidence | None = None
+    """Added to them."""
+    share: float = 1.0
+    """Of π' in y, in [0, 1]; the rest is the code itself."""
+
+    def check(self, logits: FactoredLogits) -> None:
+        """Refuse a share outside [0, 1], or targets that are not laid out like ``logits``.
+
+        Raises:
+            InputError: either of these.
+        """
+        if not 0 <= self.share <= 1:
+            raise InputError(f"the share of soft targets lies in [0, 1]; given {self.share}")
+        layouts = [(*each.bias.shape, len(each.rows)) for each in (self.logits, logits)]
+        if layouts[0] != layouts[1]:
+            raise InputError(
+                f"soft targets are of as many (groups, codes, rows) as the logits that learn them; given "
+                f"{layouts[0]} for {layouts[1]}: take a head of the same kind over the same codebook"
+            )
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -64,8 +88,27 @@ def site_losses(
     return SiteLosses(*(logits.join(part) for part in (nll, drift, correct)))
 
 
-Terms = Callable[[Tensor, Tensor | None, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+Terms = Callable[[Tensor, Tensor | None, Tensor, Tensor, float, Tensor | None, float], tuple[Tensor, Tensor]]
 """As :func:`chunk_terms`."""
+
+
+@dataclass(frozen=True)
+class LossProblem:
+    """What a total loss is of, beside the tensors that it is differentiated in."""
+
+    sites: tuple[int, int, int]
+    """(B, h, w)."""
+    targets: Tensor
+    """c, long ``[G, N]``."""
+    weights: Tensor
+    """w, float32 ``[G, N]``."""
+    z_loss: float
+    evidence: GroupedEvidence | None
+    soft: SoftTargets | None
+    terms: Terms
+    kernel: Kernel
+    chunk_bytes: int | None
+    needs_gradient: bool
 
 
 # A loop over chunks is no graph; what it does to each may be compiled by itself.
@@ -78,52 +121,51 @@ def total_loss(
     evidence: GroupedEvidence | None,
     terms: Terms,
     chunk_bytes: int | None = None,
+    soft: SoftTargets | None = None,
+    kernel: Kernel = "torch",
 ) -> HeadLosses:
-    """Σ w (−ln π(c) + λ_z logsumexp²) over all sites, with its gradient found chunk by chunk on the way.
+    """Σ w (−Σ_k y_k ln π(k) + λ_z logsumexp²) over all sites, with its gradient found chunk by chunk on the way.
 
     The loss being one number, a chunk's gradient is known as soon as its logits are: nothing is kept for, or
     computed again in, the backward pass.
 
     Args:
         logits: of B×h×w sites over K codes.
-        targets: codes, long ``[B, h, w]``.
+        targets: codes c, long ``[B, h, w]``; y is 1 at c, unless there are soft targets.
         weights: w, float32 ``[B, h, w]``, without gradient.
         z_loss: λ_z.
         evidence: added to the logits, but not to those whose logsumexp is held down.
         terms: :func:`chunk_terms`, or what it was compiled to.
         chunk_bytes: memory of a chunk; left out, by the device.
+        soft: a distribution y to learn; accuracy is of c all the same.
+        kernel: what does the work; Triton's kernels leave float64 to torch.
+
+    Raises:
+        InputError: soft targets that do not fit; see :meth:`SoftTargets.check`.
     """
-    wanted, shares = logits.split(targets), logits.split(weights)
-    needed = torch.is_grad_enabled()
-    problem = _Problem(logits, wanted, shares, z_loss, evidence, chunk_bytes, needed, terms)
+    if soft is not None:
+        soft.check(logits)
+    problem = LossProblem(
+        logits.sites, logits.split(targets), logits.split(weights), z_loss, evidence, soft,
+        terms, kernel, chunk_bytes, torch.is_grad_enabled(),
+    )  # fmt: skip
     return HeadLosses(*_TotalLoss.apply(logits.rows, logits.weight, logits.bias, problem))
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """What :class:`_TotalLoss` is told beside the tensors it differentiates."""
-
-    logits: FactoredLogits
-    targets: Tensor
-    weights: Tensor
-    z_loss: float
-    evidence: GroupedEvidence | None
-    chunk_bytes: int | None
-    needs_gradient: bool
-    terms: Terms
 
 
 class _TotalLoss(torch.autograd.Function):
     """(rows, weight, bias) → the five numbers of :class:`HeadLosses`, of which only the total has a gradient."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, problem: _Problem) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, problem: LossProblem) -> tuple[Tensor, ...]:
         device = rows.device.type
         if not torch.amp.is_autocast_available(device):  # the meta device, where shapes are rehearsed
             device = "cpu"
-        low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        low = working_type(weight)
+        logits = FactoredLogits(rows, weight, bias, problem.sites).detached(low)
+        if problem.soft is not None:
+            problem = replace(problem, soft=replace(problem.soft, logits=problem.soft.logits.detached(low)))
         with torch.autocast(device, enabled=False):
-            sums, gradients = _accumulate(rows.detach().to(low), weight.detach().to(low), bias.detach(), problem)
+            sums, gradients = _accumulate(logits, problem)
         if gradients is not None:
             pairs = zip(gradients, (rows, weight, bias), strict=True)
             ctx.gradients = [gradient.to(like.dtype) for gradient, like in pairs]
@@ -141,26 +183,27 @@ class _TotalLoss(torch.autograd.Function):
         return *(gradient.mul_(upstream[0].to(gradient.dtype)) for gradient in gradients), None
 
 
-def _accumulate(
-    rows: Tensor, weight: Tensor, bias: Tensor, problem: _Problem
-) -> tuple[tuple[Tensor, ...], list[Tensor] | None]:
+Slopes = Iterator[tuple[slice, Tensor, Tensor]]
+"""Blocks of codes, the derivative of the loss in their logits ``[n, …]``, and its sum over the rows."""
+Piece = tuple[int, slice, Tensor, Slopes]
+"""A group, some of its rows, their figures (as :func:`chunk_terms`), and their slopes."""
+
+
+def _accumulate(logits: FactoredLogits, problem: LossProblem) -> tuple[tuple[Tensor, ...], list[Tensor] | None]:
     """The sums over all chunks, and the gradients of the total in (rows, weight, bias)."""
-    logits = FactoredLogits(rows, weight, bias.to(weight.dtype), problem.logits.sites)
+    rows, weight = logits.rows, logits.weight
     exact = statistics_type(weight)
     gradients = None
     if problem.needs_gradient:
-        gradients = [torch.zeros_like(tensor, dtype=exact) for tensor in (rows, weight, bias)]
+        gradients = [torch.zeros_like(tensor, dtype=exact) for tensor in (rows, weight, logits.bias)]
     figures = torch.zeros(4, dtype=exact, device=rows.device)
-    copies = 1 if problem.evidence is None else 2
-    for group, chosen, blocks in logits.tiles(copies, problem.chunk_bytes):
-        part, slopes = _terms_of_rows(logits, group, chosen, blocks, problem)
+    for group, chosen, part, slopes in _pieces(logits, problem):
         figures += part
         if gradients is None:
             continue
         by_rows, by_weight, by_bias = gradients
-        for codes, slope in slopes:
-            by_bias[group, codes] += slope.sum(0)
-            slope = slope.to(weight.dtype)
+        for codes, slope, total in slopes:
+            by_bias[group, codes] += total
             by_rows[chosen] += slope @ weight[group, codes]
             if exact == weight.dtype:
                 by_weight[group, codes].addmm_(slope.T, rows[chosen])
@@ -170,34 +213,63 @@ def _accumulate(
     return (cross_entropy + z_loss, cross_entropy, z_loss, drift, correct), gradients
 
 
-Slopes = Iterator[tuple[slice, Tensor]]
+def _pieces(logits: FactoredLogits, problem: LossProblem) -> Iterator[Piece]:
+    """What becomes of the logits, part by part: by Triton's kernels where they are wanted, else chunk by chunk."""
+    if problem.kernel == "triton":
+        from purrception.models.fused import loss_fits, loss_pieces
+
+        if loss_fits(logits, problem):
+            yield from loss_pieces(logits, problem)
+            return
+    copies = 1 + (problem.evidence is not None) + (problem.soft is not None)
+    for group, rows, blocks in logits.tiles(copies, problem.chunk_bytes):
+        part, slopes = _terms_of_rows(logits, group, rows, blocks, problem)
+        yield group, rows, part, ((codes, slope.to(logits.weight.dtype), slope.sum(0)) for codes, slope in slopes)
+
+
+Blocks = Iterator[tuple[slice, Tensor]]
 """Blocks of codes, and the derivative of the loss in their logits, ``[n, …]``."""
+Multiplied = tuple[Tensor, Tensor | None, Tensor | None]
+"""Logits of some rows and codes: own, with evidence, the teacher's."""
 
 
 def _terms_of_rows(
-    logits: FactoredLogits, group: int, rows: slice, blocks: list[slice], problem: _Problem
-) -> tuple[Tensor, Slopes]:
+    logits: FactoredLogits, group: int, rows: slice, blocks: list[slice], problem: LossProblem
+) -> tuple[Tensor, Blocks]:
     """The figures of :func:`chunk_terms` for some rows, and the derivative block by block."""
     targets = problem.targets[group, rows]
     weights = problem.weights[group, rows].to(statistics_type(logits.weight))
+    soft = problem.soft
+    share = 0.0 if soft is None else soft.share
 
-    def multiplied_out(codes: slice) -> tuple[Tensor, Tensor | None]:
+    def multiplied_out(codes: slice) -> Multiplied:
         own = logits.own(group, rows, codes)
-        return own, None if problem.evidence is None else problem.evidence.add_to(own, group, rows, codes)
+        sums = None if problem.evidence is None else problem.evidence.add_to(own, group, rows, codes)
+        taught = None if soft is None else soft.logits.own(group, rows, codes)
+        if taught is not None and soft is not None and soft.evidence is not None:
+            taught = soft.evidence.add_to(taught, group, rows, codes)
+        return own, sums, taught
 
     if len(blocks) > 1:
-        return _tiled_terms(multiplied_out, blocks, targets, weights, problem.z_loss)
-    figures, slope = problem.terms(*multiplied_out(EVERY), targets, weights, problem.z_loss)
+        return _tiled_terms(multiplied_out, blocks, targets, weights, problem.z_loss, share)
+    own, sums, taught = multiplied_out(EVERY)
+    figures, slope = problem.terms(own, sums, targets, weights, problem.z_loss, taught, share)
     return figures, iter([(EVERY, slope)])
 
 
 def chunk_terms(
-    own: Tensor, sums: Tensor | None, targets: Tensor, weights: Tensor, z_loss: float
+    own: Tensor,
+    sums: Tensor | None,
+    targets: Tensor,
+    weights: Tensor,
+    z_loss: float,
+    taught: Tensor | None = None,
+    share: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Losses of a chunk and their derivative in its own logits; both arguments are overwritten.
+    """Losses of a chunk and their derivative in its own logits; all logits are overwritten.
 
-    With p = softmax(own), q = softmax(sums) and ℓ = logsumexp(own), the derivative of
-    w (−ln q(c) + λ_z ℓ²) is w (q − 1_c + 2 λ_z ℓ p).
+    With p = softmax(own), q = softmax(sums), ℓ = logsumexp(own) and y = (1 − share) 1_c + share softmax(taught),
+    the derivative of w (−Σ y ln q + λ_z ℓ²) is w (q − y + 2 λ_z ℓ p).
 
     Args:
         own: the network's logits ``[n, K]``.
@@ -205,58 +277,76 @@ def chunk_terms(
         targets: c, long ``[n]``.
         weights: w, ``[n]``.
         z_loss: λ_z.
+        taught: a teacher's logits ``[n, K]``; none for y = 1_c.
+        share: of the teacher in y.
 
     Returns:
-        (Σ w (−ln q(c)), Σ w λ_z ℓ², Σ w ℓ, Σ w [argmax q = c]) as ``[4]``, and the derivative ``[n, K]``.
+        (Σ w (−Σ y ln q), Σ w λ_z ℓ², Σ w ℓ, Σ w [argmax q = c]) as ``[4]``, and the derivative ``[n, K]``.
     """
     decided = own if sums is None else sums
     at_target = decided.gather(1, targets[:, None])[:, 0]
     top, best = decided.max(dim=1)
     correct = best == targets
+    if taught is not None:
+        _, taught, taught_total = _exponentials_(taught, taught.amax(1))
+        at_target = at_target.lerp(torch.einsum("nk,nk->n", taught, decided) / taught_total, share)
     drift, p, own_total = _exponentials_(own, top if sums is None else own.amax(dim=1))
     normaliser, q, total = (drift, None, own_total) if sums is None else _exponentials_(sums, top)
     slope = _slope_(p, q, 2 * z_loss * drift * weights / own_total, weights / total)
-    slope.scatter_add_(1, targets[:, None], -weights[:, None])
-    return _figures(normaliser - at_target, drift, correct, weights, z_loss), slope
+    slope.scatter_add_(1, targets[:, None], -(weights * (1 - share))[:, None])
+    if taught is not None:
+        slope.addcmul_(taught, (weights / taught_total)[:, None], value=-share)
+    return figures_of(normaliser - at_target, drift, correct, weights, z_loss), slope
 
 
 def _tiled_terms(
-    multiplied_out: Callable[[slice], tuple[Tensor, Tensor | None]],
+    multiplied_out: Callable[[slice], Multiplied],
     blocks: list[slice],
     targets: Tensor,
     weights: Tensor,
     z_loss: float,
-) -> tuple[Tensor, Slopes]:
+    share: float,
+) -> tuple[Tensor, Blocks]:
     """As :func:`chunk_terms`, where the logits of the rows are never there all at once.
 
-    ``multiplied_out`` gives those of a block, (own, sums): once for the normalisers, again for the derivative.
+    ``multiplied_out`` gives those of a block: once for the normalisers, again for the derivative.
     """
     found = []
     for codes in blocks:
-        own, sums = multiplied_out(codes)
+        own, sums, taught = multiplied_out(codes)
         decided = own if sums is None else sums
         inside, place = _within(codes, targets)
         at_target = torch.where(inside, decided.gather(1, place)[:, 0], 0)
         top, best = decided.max(dim=1)
+        level = expected = top
+        if taught is not None:
+            level, taught, total = _exponentials_(taught, taught.amax(1))
+            expected = torch.einsum("nk,nk->n", taught, decided) / total
         drift = _exponentials_(own, top if sums is None else own.amax(dim=1))[0]
         normaliser = drift if sums is None else _exponentials_(sums, top)[0]
-        found.append((drift, normaliser, at_target, top, best + codes.start))
-    drifts, normalisers, at_targets, tops, bests = (torch.stack(column) for column in zip(*found, strict=True))
-    drift, normaliser = drifts.logsumexp(0), normalisers.logsumexp(0)
+        found.append((drift, normaliser, at_target, top, best + codes.start, level, expected))
+    drifts, normalisers, at_targets, tops, bests, levels, expectations = (
+        torch.stack(column) for column in zip(*found, strict=True)
+    )
+    drift, normaliser, level = drifts.logsumexp(0), normalisers.logsumexp(0), levels.logsumexp(0)
     correct = bests.gather(0, tops.argmax(0, keepdim=True))[0] == targets
+    at_target = at_targets.sum(0)
+    if share:
+        at_target = at_target.lerp(((levels - level).exp() * expectations).sum(0), share)
 
-    def slopes() -> Slopes:
+    def slopes() -> Blocks:
         for codes in blocks:
-            p, q = (
-                None if logits is None else above_underflow_(logits.sub_(level[:, None])).exp_()
-                for logits, level in zip(multiplied_out(codes), (drift, normaliser), strict=True)
+            p, q, y = (
+                None if logits is None else above_underflow_(logits.sub_(height[:, None])).exp_()
+                for logits, height in zip(multiplied_out(codes), (drift, normaliser, level), strict=True)
             )
             assert p is not None
             slope = _slope_(p, q, 2 * z_loss * drift * weights, weights)
             inside, place = _within(codes, targets)
-            yield codes, slope.scatter_add_(1, place, -(weights * inside)[:, None])
+            slope.scatter_add_(1, place, -(weights * (1 - share) * inside)[:, None])
+            yield codes, slope if y is None else slope.addcmul_(y, weights[:, None], value=-share)
 
-    return _figures(normaliser - at_targets.sum(0), drift, correct, weights, z_loss), slopes()
+    return figures_of(normaliser - at_target, drift, correct, weights, z_loss), slopes()
 
 
 def _within(codes: slice, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -265,7 +355,8 @@ def _within(codes: slice, targets: Tensor) -> tuple[Tensor, Tensor]:
     return inside, torch.where(inside, targets - codes.start, 0)[:, None]
 
 
-def _figures(nll: Tensor, drift: Tensor, correct: Tensor, weights: Tensor, z_loss: float) -> Tensor:
+def figures_of(nll: Tensor, drift: Tensor, correct: Tensor, weights: Tensor, z_loss: float) -> Tensor:
+    """The weighted sums of :func:`chunk_terms`, from what each site gives."""
     terms = (nll, z_loss * drift.square(), drift, correct.to(drift.dtype))
     return torch.stack([(weights * term).sum() for term in terms])
 
@@ -285,90 +376,3 @@ def _exponentials_(logits: Tensor, top: Tensor) -> tuple[Tensor, Tensor, Tensor]
     powers = above_underflow_(logits.sub_(top[:, None])).exp_()
     total = powers.sum(dim=1)
     return top + total.log(), powers, total
-
-
-Sums = Callable[[Tensor, Tensor, int, int], PosteriorSums]
-"""As :meth:`purrception.flow.PosteriorSums.of`."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How logits are read as a posterior; as the arguments of :func:`purrception.flow.posterior_from_logits`."""
-
-    codebook: Tensor
-    """Standardised codes ``[K, D]``."""
-    temperature: float
-    truncation: Truncation
-    top: int
-    sums: Sums
-    """That function, or what it was compiled to."""
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def chunked_posterior(
-    logits: FactoredLogits,
-    evidence: GroupedEvidence | None,
-    reading: Reading,
-    uniforms: Tensor | None,
-    chunk_bytes: int | None = None,
-) -> Posterior:
-    """Posterior statistics of every site, a chunk of logits at a time.
-
-    A chunk is of some sites and some codes, and sums over the codes are all that is kept of it. A draw and a
-    truncation have to see all codes of a site at once: then a chunk holds fewer sites.
-
-    Args:
-        logits: of B×h×w sites over K codes.
-        evidence: added to the logits.
-        reading: temperature, truncation, how many of the likeliest codes to name.
-        uniforms: ``[B, h, w]``, to draw a code of each site.
-        chunk_bytes: memory of a chunk; left out, by the device.
-
-    Raises:
-        InputError: the temperature is not positive.
-    """
-    check_temperature(reading.temperature)
-    chances = None if uniforms is None else logits.split(uniforms)
-
-    def own(group: int, rows: slice, codes: slice) -> Tensor:
-        chunk = logits.own(group, rows, codes)
-        return chunk if evidence is None else evidence.add_to(chunk, group, rows, codes)
-
-    def of_rows(group: int, rows: slice) -> Posterior:
-        drawn = None if chances is None else chances[None, None, group, rows]
-        return posterior_from_logits(
-            own(group, rows, EVERY)[None, None],
-            reading.codebook, reading.temperature, reading.truncation, drawn, reading.top,
-        )  # fmt: skip
-
-    def of_tiles(group: int, rows: slice, blocks: list[slice]) -> Posterior:
-        sums = (
-            reading.sums(
-                own(group, rows, codes).div_(reading.temperature)[None, None],
-                reading.codebook[codes], codes.start, reading.top,
-            )
-            for codes in blocks
-        )  # fmt: skip
-        return reduce(add, sums).posterior()
-
-    if uniforms is None and reading.truncation == Truncation():
-        parts = [of_tiles(*tile) for tile in logits.tiles(4, chunk_bytes)]
-    else:
-        parts = [of_rows(*chunk) for chunk in logits.chunks(4, chunk_bytes)]
-
-    def joined(of_chunk: Callable[[Posterior], Any]) -> Tensor:
-        """``[1, 1, n, …]`` of every chunk → ``[B, h, w, …]``."""
-        values = torch.cat([of_chunk(part)[0, 0] for part in parts])
-        return logits.join(values.unflatten(0, (len(logits.weight), len(logits.rows))))
-
-    top = None
-    if parts[0].top is not None:
-        top = TopCodes(joined(attrgetter("top.codes")), joined(attrgetter("top.probabilities")))
-    return Posterior(
-        mean=joined(lambda part: part.mean.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
-        entropy=joined(attrgetter("entropy")),
-        max_probability=joined(attrgetter("max_probability")),
-        codes=joined(attrgetter("codes")),
-        drawn=None if uniforms is None else joined(attrgetter("drawn")),
-        top=top,
-    )

@@ -10,6 +10,7 @@ import torch
 
 from purrception.errors import InputError
 from purrception.flow import TimeSampling
+from purrception.models import Kernel
 
 Parallel = Literal["ddp", "fsdp", "hybrid"]
 
@@ -52,6 +53,9 @@ class TrainingConfig:
     compile: bool = False
     """Compile the blocks of the backbone and what is done to a chunk of logits (torch.compile): minutes at the
     start, faster steps, mostly on GPUs."""
+    head_kernel: Kernel = "torch"
+    """What makes losses of a categorical head's logits: torch (chunk by chunk) or triton (kernels, on CUDA devices
+    only, unmeasured as yet)."""
     parallel: Parallel = "ddp"
     """Under torchrun: ddp (a copy of the network in each process), fsdp (its weights, averages and optimizer in
     shards over all of them) or hybrid (in shards within a group, the groups being copies)."""

@@ -101,6 +101,7 @@ class Trainer:
         self.held_out, self.look = held_out, look
         self.device = config.resolve_device()
         self.network = network.to(self.device)
+        self.network.use_kernel(config.head_kernel)
         self.ema = EMA(self.network, config.ema_decay)
         self.network.backbone.recompute = config.recompute
         if config.compile:

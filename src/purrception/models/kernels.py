@@ -1,0 +1,220 @@
+"""The vocabulary's inner loops as Triton kernels; what launches them, and when, is in :mod:`models.fused`.
+
+A program owns a block of rows and goes through the codes tile by tile. What a tile becomes, exponentials, sums,
+a slope, stays in registers. A tile's own logits are either multiplied out here, or read from a chunk into which
+a matrix product has written them; see :data:`models.fused.ON_CHIP_WIDTH`.
+
+Names with ``T_`` and ``t_`` are of a teacher's logits; see :class:`models.vocabulary.SoftTargets`.
+"""
+# Compile-time constants are written in capitals, and a kernel takes pointers: no dataclass could group them.
+# ruff: noqa: N803
+
+from __future__ import annotations
+
+import os
+
+import triton
+import triton.language as tl
+
+OUTSIDE = tl.constexpr(-1e30)
+"""Logit of a code that does not exist: its weight is 0, and 0 times it is no NaN, as 0 times −∞ would be."""
+
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+"""Triton's interpreter multiplies the bits of bfloat16 as if they were integers; there they are widened first."""
+
+
+@triton.jit
+def _own(
+    features, weight, bias, chunk, row, code, rows, codes, WIDTH: tl.constexpr, CHANNELS: tl.constexpr
+):  # fmt: skip
+    """The network's own logits of a tile, float32; CHANNELS at a time, or from ``chunk`` where that is 0."""
+    near = tl.minimum(code, codes - 1)  # an address that exists
+    if CHANNELS > 0:
+        channel = tl.arange(0, CHANNELS)
+        left = features + tl.minimum(row, rows - 1)[:, None] * WIDTH + channel[None, :]
+        right = weight + near[None, :].to(tl.int64) * WIDTH + channel[:, None]
+        tile = tl.zeros([row.shape[0], code.shape[0]], tl.float32)
+        for start in range(0, WIDTH, CHANNELS):
+            if WIDTH % CHANNELS == 0:
+                x, w = tl.load(left + start), tl.load(right + start)
+            else:
+                x = tl.load(left + start, mask=(channel < WIDTH - start)[None, :], other=0.0)
+                w = tl.load(right + start, mask=(channel < WIDTH - start)[:, None], other=0.0)
+            if INTERPRETED:
+                x, w = x.to(tl.float32), w.to(tl.float32)
+            tile = tl.dot(x, w, tile, input_precision="ieee")
+    else:
+        there = (row < rows)[:, None] & (code < codes)[None, :]
+        tile = tl.load(chunk + row[:, None] * codes + code[None, :], mask=there, other=0.0).to(tl.float32)
+    return tile + tl.load(bias + near).to(tl.float32)[None, :]
+
+
+@triton.jit
+def _with_evidence(tile, coefficients, columns, row, code, rows, codes, TERMS: tl.constexpr):
+    """Add coefficients [rows, TERMS] times columns [TERMS, codes], as multiply-adds in full float32.
+
+    The terms are few: a matrix product would pad them to 16 and move the tile through shared memory.
+    """
+    near_row, near_code = tl.minimum(row, rows - 1), tl.minimum(code, codes - 1)
+    for term in tl.static_range(TERMS):
+        coefficient = tl.load(coefficients + near_row * TERMS + term)
+        tile += coefficient[:, None] * tl.load(columns + term * codes + near_code)[None, :]
+    return tile
+
+
+@triton.jit
+def _existing(tile, code, codes):
+    return tl.where((code < codes)[None, :], tile, OUTSIDE)
+
+
+@triton.jit
+def _onward(height, total, tile, peak):
+    """Running (largest logit, Σ exp(logit − that)) of each row after another tile, whose largest is ``peak``."""
+    top = tl.maximum(height, peak)
+    return top, total * tl.exp(height - top) + tl.sum(tl.exp(tile - top[:, None]), axis=1)
+
+
+@triton.jit
+def loss_kernel(
+    features, weight, bias, chunk, coefficients, columns, targets, weights,
+    t_features, t_weight, t_bias, t_chunk, t_coefficients, t_columns,
+    figures, slopes, bias_slopes,
+    rows, codes, z_loss, share,
+    WIDTH: tl.constexpr, TERMS: tl.constexpr, CHANNELS: tl.constexpr,
+    T_WIDTH: tl.constexpr, T_TERMS: tl.constexpr, T_CHANNELS: tl.constexpr,
+    SOFT: tl.constexpr, SLOPES: tl.constexpr, PENALTY: tl.constexpr, ROWS: tl.constexpr, CODES: tl.constexpr,
+):  # fmt: skip
+    """Figures (−Σ y ln q, ℓ, [argmax q = c]) ``[3, rows]`` and slopes of a block of rows.
+
+    ``slopes`` ``[rows, codes]`` may be ``chunk`` itself: a program reads a tile before it writes it, and no
+    other's. ``bias_slopes`` ``[programs, codes]`` are their sums over the block. With PENALTY, λ_z is not 0.
+    """
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    there = row < rows
+    target = tl.load(targets + row, mask=there, other=-1)
+    drift, at_target, right, normaliser, t_normaliser = _levels(
+        features, weight, bias, chunk, coefficients, columns, target,
+        t_features, t_weight, t_bias, t_chunk, t_coefficients, t_columns, row, rows, codes, share,
+        WIDTH, TERMS, CHANNELS, T_WIDTH, T_TERMS, T_CHANNELS, SOFT, CODES,
+    )  # fmt: skip
+    tl.store(figures + row, normaliser - at_target, mask=there)
+    tl.store(figures + rows + row, drift, mask=there)
+    tl.store(figures + 2 * rows + row, right.to(tl.float32), mask=there)
+    if SLOPES:
+        by_sums = tl.load(weights + row, mask=there, other=0.0)  # 0 where there is no row, and so its slope
+        by_own, by_target = 2 * z_loss * drift * by_sums, by_sums
+        if SOFT:
+            by_target = by_sums * (1 - share)
+        for start in range(0, codes, CODES):
+            code = start + tl.arange(0, CODES)
+            tile = _own(features, weight, bias, chunk, row, code, rows, codes, WIDTH, CHANNELS)
+            tile = _existing(tile, code, codes)
+            if TERMS > 0:
+                sums = _with_evidence(tile, coefficients, columns, row, code, rows, codes, TERMS)
+                slope = tl.exp(sums - normaliser[:, None]) * by_sums[:, None]
+                if PENALTY:
+                    slope += tl.exp(tile - drift[:, None]) * by_own[:, None]
+            else:
+                slope = tl.exp(tile - drift[:, None]) * (by_sums + by_own)[:, None]
+            slope -= tl.where(code[None, :] == target[:, None], by_target[:, None], 0.0)
+            if SOFT:
+                taught = _own(t_features, t_weight, t_bias, t_chunk, row, code, rows, codes, T_WIDTH, T_CHANNELS)
+                taught = _with_evidence(taught, t_coefficients, t_columns, row, code, rows, codes, T_TERMS)
+                slope -= tl.exp(taught - t_normaliser[:, None]) * (by_sums * share)[:, None]
+            inside = there[:, None] & (code < codes)[None, :]
+            tl.store(slopes + row[:, None] * codes + code[None, :], slope.to(slopes.dtype.element_ty), mask=inside)
+            place = tl.program_id(0).to(tl.int64) * codes + code
+            tl.store(bias_slopes + place, tl.sum(slope, axis=0), mask=code < codes)
+
+
+@triton.jit
+def _levels(
+    features, weight, bias, chunk, coefficients, columns, target,
+    t_features, t_weight, t_bias, t_chunk, t_coefficients, t_columns, row, rows, codes, share,
+    WIDTH: tl.constexpr, TERMS: tl.constexpr, CHANNELS: tl.constexpr,
+    T_WIDTH: tl.constexpr, T_TERMS: tl.constexpr, T_CHANNELS: tl.constexpr,
+    SOFT: tl.constexpr, CODES: tl.constexpr,
+):  # fmt: skip
+    """(ℓ, Σ y l, whether the likeliest code is the target, ln Σ exp l, ln Σ exp of the teacher's) of each row."""
+    nothing = tl.zeros([row.shape[0]], tl.float32)
+    top, own_top, t_top = nothing + OUTSIDE, nothing + OUTSIDE, nothing + OUTSIDE
+    total, own_total, t_total, at_target, expected = nothing, nothing, nothing, nothing, nothing
+    best = tl.zeros([row.shape[0]], tl.int32)
+    for start in range(0, codes, CODES):
+        code = start + tl.arange(0, CODES)
+        sums = _own(features, weight, bias, chunk, row, code, rows, codes, WIDTH, CHANNELS)
+        sums = _existing(sums, code, codes)
+        if TERMS > 0:
+            own_top, own_total = _onward(own_top, own_total, sums, tl.max(sums, axis=1))
+            sums = _with_evidence(sums, coefficients, columns, row, code, rows, codes, TERMS)
+            sums = _existing(sums, code, codes)
+        at_target += tl.sum(tl.where(code[None, :] == target[:, None], sums, 0.0), axis=1)
+        peak, place = tl.max(sums, axis=1, return_indices=True)
+        best = tl.where(peak > top, start + place, best)
+        top, total = _onward(top, total, sums, peak)
+        if SOFT:
+            taught = _own(t_features, t_weight, t_bias, t_chunk, row, code, rows, codes, T_WIDTH, T_CHANNELS)
+            taught = _with_evidence(taught, t_coefficients, t_columns, row, code, rows, codes, T_TERMS)
+            taught = _existing(taught, code, codes)
+            new_top = tl.maximum(t_top, tl.max(taught, axis=1))
+            powers, fall = tl.exp(taught - new_top[:, None]), tl.exp(t_top - new_top)
+            expected = fall * expected + tl.sum(powers * sums, axis=1)
+            t_total, t_top = fall * t_total + tl.sum(powers, axis=1), new_top
+    normaliser = top + tl.log(total)
+    drift = normaliser
+    if TERMS > 0:
+        drift = own_top + tl.log(own_total)
+    t_normaliser = normaliser
+    if SOFT:
+        at_target += share * (expected / t_total - at_target)
+        t_normaliser = t_top + tl.log(t_total)
+    return drift, at_target, best == target, normaliser, t_normaliser
+
+
+@triton.jit
+def posterior_kernel(
+    features, weight, bias, chunk, coefficients, columns, codebook,
+    sums, likeliest, rows, codes, part, temperature,
+    WIDTH: tl.constexpr, TERMS: tl.constexpr, CHANNELS: tl.constexpr,
+    DIM: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr, CODES: tl.constexpr,
+):  # fmt: skip
+    """The sums of :class:`flow.PosteriorSums` over a part of the codes, for a block of rows.
+
+    ``sums`` ``[parts, 3 + DIM, rows]``: height, total, surprise, weighted; ``likeliest`` ``[parts, rows]``.
+    ``codebook`` is ``[DIM, codes]``, and PADDED the power of two from DIM on.
+    """
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    first = tl.program_id(1) * part
+    height = tl.zeros([ROWS], tl.float32) + OUTSIDE
+    total, surprise = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
+    best = tl.zeros([ROWS], tl.int32)
+    axis = tl.arange(0, PADDED)
+    weighted = tl.zeros([ROWS, PADDED], tl.float32)
+    for start in range(first, tl.minimum(first + part, codes), CODES):
+        code = start + tl.arange(0, CODES)
+        tile = _own(features, weight, bias, chunk, row, code, rows, codes, WIDTH, CHANNELS)
+        tile = _with_evidence(tile, coefficients, columns, row, code, rows, codes, TERMS) / temperature
+        tile = _existing(tile, code, codes)
+        peak, place = tl.max(tile, axis=1, return_indices=True)
+        best = tl.where(peak > height, start + place, best)
+        top = tl.maximum(height, peak)
+        fall = height - top
+        factor = tl.exp(fall)
+        shifted = tile - top[:, None]
+        powers = tl.exp(shifted)
+        surprise = factor * (surprise + fall * total) + tl.sum(powers * shifted, axis=1)
+        total = factor * total + tl.sum(powers, axis=1)
+        weighted *= factor[:, None]
+        near = tl.minimum(code, codes - 1)
+        for d in tl.static_range(DIM):
+            along = tl.sum(powers * tl.load(codebook + d * codes + near)[None, :], axis=1)
+            weighted += tl.where(axis[None, :] == d, along[:, None], 0.0)
+        height = top
+    there, part_of = row < rows, tl.program_id(1).to(tl.int64)
+    out = sums + part_of * (3 + DIM) * rows + row
+    tl.store(out, height, mask=there)
+    tl.store(out + rows, total, mask=there)
+    tl.store(out + 2 * rows, surprise, mask=there)
+    places = out[:, None] + (3 + axis)[None, :] * rows
+    tl.store(places, weighted, mask=there[:, None] & (axis < DIM)[None, :])
+    tl.store(likeliest + part_of * rows + row, best.to(tl.int64), mask=there)
