@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from purrception.models import CategoricalHead
+from purrception.packages import require
 
 GroupLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """(rows ``[N, r]``, weight ``[K, r]``, bias ``[K]``, targets ``[N]``) → their mean loss."""
@@ -32,9 +33,8 @@ def liger_is_here() -> bool:
 
 def liger(head: CategoricalHead, features: Tensor, targets: Tensor) -> Tensor:
     """liger-kernel's, Triton, with z-loss."""
-    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
-
-    fused = LigerFusedLinearCrossEntropyLoss(lse_square_scale=1e-5)
+    kernels = require("liger_kernel.transformers", "the variant liger")
+    fused = kernels.LigerFusedLinearCrossEntropyLoss(lse_square_scale=1e-5)
 
     def of_group(rows: Tensor, weight: Tensor, bias: Tensor, wanted: Tensor) -> Tensor:
         return fused(weight, rows, wanted, bias)
