@@ -13,6 +13,7 @@ from torch import Tensor
 from purrception.errors import InputError
 from purrception.training import RunDirectory
 from purrception.training.metrics import read_json_lines
+from purrception.training.parts import Part
 from tests.conftest import run_cli, run_torchrun
 from tests.training import two_processes
 from tests.training.test_loop import make_trainer
@@ -76,6 +77,29 @@ def test_one_process_goes_on_with_the_checkpoint_of_two(tiny_run: Path, training
 @pytest.mark.slow
 def test_two_processes_go_on_with_the_checkpoint_of_one(trainings: Path) -> None:
     assert losses(trainings / "one-then-two") == pytest.approx(losses(trainings / "alone"), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_torch_reads_our_shards_and_we_read_those_of_torch(trainings: Path) -> None:
+    storage = pytest.importorskip("torch.distributed.checkpoint.hf_storage", reason="newer torch alone has it")
+    from torch.distributed.checkpoint import load
+
+    ours, by_torch = (Part(trainings / writer / "network") for writer in ("by-us", "by-torch"))
+    assert ours.sizes == by_torch.sizes
+    assert len(ours.pieces["backbone.blocks.0.mlp.0.weight"]) == 2
+    read: list[dict[str, Tensor]] = []
+    for part in (ours, by_torch):
+        read.append({name: torch.full(size, torch.nan) for name, size in part.sizes.items()})
+        part.read(read[-1])
+    read.append({name: torch.full(size, torch.nan) for name, size in ours.sizes.items()})
+    load(
+        read[-1],
+        storage_reader=storage.HuggingFaceStorageReader(str(trainings / "by-us" / "network")),
+        no_dist=True,
+    )
+    for name, tensor in read[0].items():
+        assert torch.equal(tensor, read[1][name]), name
+        assert torch.equal(tensor, read[2][name]), name
 
 
 KILL_ONE = """

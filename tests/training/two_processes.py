@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from purrception import processes
+from purrception.training.parts import write_part
 from tests.training.test_loop import make_trainer
 
 SETTINGS = {
@@ -29,6 +32,24 @@ def main(tiny_run: Path, out: Path) -> None:
         assert checkpoint is not None
         following.restore(checkpoint)
         following.fit()
+        write_as_torch_does(following.network, out / "by-torch" / "network")
+        write_part(made(out / "by-us" / "network"), following.network.state_dict())
+
+
+def made(folder: Path) -> Path:
+    """``folder``, in a folder that is there."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def write_as_torch_does(network: nn.Module, folder: Path) -> None:
+    """Shards as torch's own writer lays them down, which older torch does not have."""
+    if find_spec("torch.distributed.checkpoint.hf_storage") is None:
+        return
+    from torch.distributed.checkpoint import save
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+
+    save(network.state_dict(), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
 
 
 if __name__ == "__main__":

@@ -12,23 +12,30 @@ from torch import Tensor
 from purrception.models import CategoricalHead
 from purrception.packages import require
 
+HeadLoss = Callable[[CategoricalHead, Tensor, Tensor], Tensor]
+"""(head, features, targets) → the mean loss."""
 GroupLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """(rows ``[N, r]``, weight ``[K, r]``, bias ``[K]``, targets ``[N]``) → their mean loss."""
 
 
+def others() -> dict[str, HeadLoss]:
+    """Those that can be measured here, by name: torch's own since 2.13, liger-kernel where it and a GPU are."""
+    found: dict[str, HeadLoss] = {}
+    if hasattr(F, "linear_cross_entropy"):
+        found["linear_cross_entropy, no z-loss"] = linear_cross_entropy
+    if torch.cuda.is_available() and find_spec("liger_kernel") is not None:
+        found["liger"] = liger
+    return found
+
+
 def linear_cross_entropy(head: CategoricalHead, features: Tensor, targets: Tensor) -> Tensor:
-    """torch's own (2.13 and later), in chunks over sites; it knows no z-loss."""
+    """torch's own, in chunks over sites; it knows no z-loss."""
     options = torch.nn.LinearCrossEntropyOptions()
 
     def of_group(rows: Tensor, weight: Tensor, bias: Tensor, wanted: Tensor) -> Tensor:
         return F.linear_cross_entropy(rows, weight, wanted, linear_bias=bias, options=options)
 
     return _mean_over_groups(head, features, targets, of_group)
-
-
-def liger_is_here() -> bool:
-    """Whether liger-kernel is installed, and a GPU for it."""
-    return torch.cuda.is_available() and find_spec("liger_kernel") is not None
 
 
 def liger(head: CategoricalHead, features: Tensor, targets: Tensor) -> Tensor:
