@@ -10,15 +10,21 @@ import torch
 from torch import nn
 
 from purrception import processes
+from purrception.training.distributed import can_shard
 from purrception.training.parts import write_part
 from tests.training.test_loop import make_trainer
 
+IN_SHARDS = can_shard(torch.device("cpu"))
+LARGEST = "fsdp" if IN_SHARDS else "ddp"
+"""The way to hold the state that this torch has at most."""
 SETTINGS = {
     "ddp": {"parallel": "ddp", "accumulation": 2},
     "fsdp": {"parallel": "fsdp", "accumulation": 2},
     "hybrid": {"parallel": "hybrid", "shards": 1},
     "recomputed": {"parallel": "fsdp", "recompute": True},
 }
+if not IN_SHARDS:
+    SETTINGS = {"ddp": SETTINGS["ddp"], "recomputed": {"parallel": "ddp", "recompute": True}}
 
 
 def main(tiny_run: Path, out: Path) -> None:
@@ -26,8 +32,8 @@ def main(tiny_run: Path, out: Path) -> None:
     with processes.joined(torch.device("cpu")):
         for name, training in SETTINGS.items():
             make_trainer(tiny_run, out / name, **training).fit()
-        make_trainer(tiny_run, out / "two-then-one", parallel="fsdp").fit(until=4)
-        following = make_trainer(tiny_run, out / "one-then-two", parallel="fsdp")
+        make_trainer(tiny_run, out / "two-then-one", parallel=LARGEST).fit(until=4)
+        following = make_trainer(tiny_run, out / "one-then-two", parallel=LARGEST)
         checkpoint = following.checkpoints.latest()
         assert checkpoint is not None
         following.restore(checkpoint)
