@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import purrception
 from purrception.config import RunConfig, dump_config
 from purrception.data import DataConfig
 from purrception.evaluation import ClassifierConfig, EvaluationConfig
@@ -25,6 +26,9 @@ from purrception.tokenizers import TokenizerTrainingConfig, VQConfig
 from purrception.training import TrainingConfig
 
 ROOT = Path(__file__).parents[1]
+# Processes that tests start find what the tests found, wherever they run: PYTHONPATH=src need not be absolute.
+PATHS = [str(ROOT), str(Path(purrception.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, PATHS))
 
 
 def run_cli(*arguments: str | Path, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
@@ -42,7 +46,7 @@ def run_torchrun(
     """Two processes, as ``torchrun`` starts them on a machine without a GPU."""
     # static: a store of its own at a free port, so that tests may run side by side
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *options]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     return subprocess.run(
         [sys.executable, *command, *map(str, arguments)],
         cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False,

@@ -13,7 +13,7 @@ import purrception
 
 SOURCE = Path(purrception.__file__).parent
 ORDER = [
-    "errors", "keyed_rng", "devices", "processes", "progress", "pictures", "weights", "nearest", "hub", "data",
+    "errors", "packages", "keyed_rng", "devices", "processes", "progress", "pictures", "weights", "nearest", "hub", "data",
     "canvas", "tokenizers", "tokens", "flow", "models", "replay", "sampling", "editing", "training", "prepare",
     "outputs", "pipeline", "warm_start", "gallery", "evaluation", "diagnostics", "config", "migration",
     "tokenizer_run", "experiment", "shipping", "dry_run", "plan", "comparison", "bench", "recipes", "diagnose",
@@ -53,7 +53,7 @@ def test_imports_point_left(path: Path) -> None:
 
 def test_flow_is_pure() -> None:
     for path in (SOURCE / "flow").rglob("*.py"):
-        assert imports(path) <= {"flow", "errors", "nearest"}
+        assert imports(path) <= {"flow", "errors", "nearest", "packages"}
 
 
 def test_importing_the_package_and_asking_for_help_load_nothing_heavy() -> None:

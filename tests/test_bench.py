@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from purrception.bench import BenchConfig, bench
 from purrception.bench.generation import generate, generate_plainly
 from purrception.bench.measure import peak_on_processor
-from purrception.bench.others import linear_cross_entropy
+from purrception.bench.others import others
 from purrception.bench.reference import reference_loss, reference_mean
 from purrception.bench.workloads import REFERENCE, WORKLOADS, Z_LOSS
 from purrception.errors import InputError
@@ -77,10 +78,20 @@ def test_bench_on_the_command_line_measures_time_and_memory(tmp_path: Path) -> N
     assert "Vocabulary head alone" in (tmp_path / "out" / "report.md").read_text()
 
 
+TORCHS_OWN = "linear_cross_entropy, no z-loss"
+
+
+@pytest.mark.skipif(not hasattr(F, "linear_cross_entropy"), reason="newer torch alone has it")
 def test_torchs_own_cross_entropy_is_given_the_same_problem() -> None:
     head = BenchConfig(grid=4, codebook_size=33).build_head(torch.device("cpu"))
     features, targets = torch.randn(2, 2, 2, 384), torch.randint(33, (2, 4, 4))
-    torch.testing.assert_close(linear_cross_entropy(head, features, targets), head.loss(features, targets).total)
+    own = others()[TORCHS_OWN](head, features, targets)
+    torch.testing.assert_close(own, head.loss(features, targets).total)
+
+
+def test_a_torch_without_its_own_cross_entropy_is_measured_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(F, "linear_cross_entropy", raising=False)
+    assert TORCHS_OWN not in others()
 
 
 def test_sizes_are_varied_within_one_run_and_growth_is_fitted() -> None:

@@ -6,7 +6,6 @@ Public names are imported when first used: ``import purrception`` costs nothing.
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ _HOMES = {
     "start_run": "purrception.experiment",
 }
 
-__version__ = version("purrception")
+__version__ = "0.1.0"
 __all__ = [
     "InputError",
     "PurrceptionOutput",

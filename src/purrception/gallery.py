@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import platform
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from purrception.data import array_to_pil
 from purrception.errors import InputError
 from purrception.flow import SamplingConfig
 from purrception.outputs import PurrceptionOutput
+from purrception.packages import versions
 from purrception.pictures import heat_map, image_grid
 from purrception.pipeline import PurrceptionPipeline
 from purrception.tokenizers import fingerprint
@@ -95,10 +94,7 @@ def save_gallery(
         "entropy_of_uniform": math.log(len(pipeline.transformer.codebook)),
         "dtype": str(pipeline.dtype),
         "device": str(pipeline.device),
-        "versions": {
-            "python": platform.python_version(),
-            **{package: version(package) for package in ("purrception", "torch", "diffusers")},
-        },
+        "versions": versions("torch", "diffusers"),
         "images": entries,
     }
     (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from purrception.errors import InputError
+from purrception.packages import require
 
 HUB_PREFIX = "hub:"
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
@@ -42,11 +43,10 @@ def local_folder(source: Path | str, revision: str | None = None) -> Path:
     name = str(source).removeprefix(HUB_PREFIX)
     if Path(source).exists() or not HUB_ID.fullmatch(name):
         return Path(source)
-    from huggingface_hub import snapshot_download
-
+    hub = require("huggingface_hub", f"a pipeline of the hub, {name},")
     patterns = ["*.json", "*.safetensors", *COMPANIONS]
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        return Path(hub.snapshot_download(name, revision=revision, allow_patterns=patterns))
     except Exception as error:  # no such repository, no network, no right to read it
         reason = " ".join(str(error).split())
         raise InputError(f"no pipeline at {name}, neither a folder here nor on the hub: {reason}") from error
@@ -60,9 +60,7 @@ def upload(folder: Path, name: str, private: bool, token: str | None = None) -> 
     """
     if not HUB_ID.fullmatch(name):
         raise InputError(f"a model on the hub is owner/name; given {name!r}")
-    from huggingface_hub import HfApi
-
-    api = HfApi(token=token)
+    api = require("huggingface_hub", "an upload to the hub").HfApi(token=token)
     try:
         address = api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="Weights and card by purrception")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import socket
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -127,6 +128,6 @@ def test_mistakes_before_it_starts(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_without_gradio_it_says_what_to_install(
     tiny_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["studio", str(tiny_run)]) == 2
     assert "pip install 'purrception[studio]'" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from torch import Tensor
 from purrception.errors import InputError
 from purrception.training import RunDirectory
 from purrception.training.metrics import read_json_lines
+from purrception.training.parts import Part
 from tests.conftest import run_cli, run_torchrun
 from tests.training import two_processes
 from tests.training.test_loop import make_trainer
@@ -54,6 +55,19 @@ def test_two_processes_follow_the_loss_curve_of_one(trainings: Path, name: str) 
     assert together == pytest.approx(alone, rel=1e-5)
 
 
+in_shards = pytest.mark.skipif(not two_processes.IN_SHARDS, reason="this torch's FSDP2 needs a GPU")
+
+
+def test_a_torch_that_cannot_shard_on_processors_says_so(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(torch.cpu.Stream, "record_event", raising=False)
+    monkeypatch.setattr("purrception.processes.count", lambda: 2)
+    with pytest.raises(InputError, match=r"parallel fsdp on processors needs a newer torch than .*: take ddp"):
+        make_trainer(tiny_run, tmp_path, parallel="fsdp")
+
+
+@in_shards
 @pytest.mark.slow
 def test_shards_are_saved_by_the_processes_that_hold_them(trainings: Path) -> None:
     parts = trainings / "fsdp" / "checkpoints" / "step-00000008"
@@ -78,6 +92,30 @@ def test_two_processes_go_on_with_the_checkpoint_of_one(trainings: Path) -> None
     assert losses(trainings / "one-then-two") == pytest.approx(losses(trainings / "alone"), rel=1e-5)
 
 
+@in_shards
+@pytest.mark.slow
+def test_torch_reads_our_shards_and_we_read_those_of_torch(trainings: Path) -> None:
+    storage = pytest.importorskip("torch.distributed.checkpoint.hf_storage", reason="newer torch alone has it")
+    from torch.distributed.checkpoint import load
+
+    ours, by_torch = (Part(trainings / writer / "network") for writer in ("by-us", "by-torch"))
+    assert ours.sizes == by_torch.sizes
+    assert len(ours.pieces["backbone.blocks.0.mlp.0.weight"]) == 2
+    read: list[dict[str, Tensor]] = []
+    for part in (ours, by_torch):
+        read.append({name: torch.full(size, torch.nan) for name, size in part.sizes.items()})
+        part.read(read[-1])
+    read.append({name: torch.full(size, torch.nan) for name, size in ours.sizes.items()})
+    load(
+        read[-1],
+        storage_reader=storage.HuggingFaceStorageReader(str(trainings / "by-us" / "network")),
+        no_dist=True,
+    )
+    for name, tensor in read[0].items():
+        assert torch.equal(tensor, read[1][name]), name
+        assert torch.equal(tensor, read[2][name]), name
+
+
 KILL_ONE = """
 import os, signal, sys
 from purrception.cli import main
@@ -100,7 +138,7 @@ def test_a_run_that_lost_a_process_ends_with_the_same_weights(
     script.write_text(KILL_ONE)
     shared = (
         "train", tiny_run / "config.yaml", "--runs", tmp_path, "--data.tokens", tiny_run / "tokens",
-        "--tokenizer.path", tiny_run / "tokenizer", "--training.parallel", "fsdp",
+        "--tokenizer.path", tiny_run / "tokenizer", "--training.parallel", two_processes.LARGEST,
     )  # fmt: skip
     whole = run_torchrun("-m", "--", "purrception", *shared, "--name", "whole", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr

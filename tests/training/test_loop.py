@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
+import resource
 import signal
 import subprocess
 import sys
@@ -16,7 +16,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.distributed.checkpoint import FileSystemWriter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from purrception.config import RunConfig, load_config
@@ -83,7 +82,7 @@ KILL_IN_SAVE = """
 import os, signal, sys
 import purrception.training.checkpoint as checkpoint
 from purrception.cli import main
-write, calls = checkpoint._write, [0]
+write, calls = checkpoint.write_part, [0]
 def write_and_die(folder, tensors):
     calls[0] += 1
     write(folder, tensors)
@@ -92,7 +91,7 @@ def write_and_die(folder, tensors):
         content = path.read_bytes()
         path.write_bytes(content[: len(content) // 2])
         os.kill(os.getpid(), signal.SIGKILL)
-checkpoint._write = write_and_die
+checkpoint.write_part = write_and_die
 main(sys.argv[1:])
 """
 
@@ -306,20 +305,17 @@ def test_damaged_and_foreign_checkpoints_are_refused(tiny_run: Path, tmp_path: P
         trainer.restore(checkpoint)
 
 
-def test_a_full_disk_leaves_the_checkpoints_before_it_whole(
-    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_takes_no_more_leaves_the_checkpoints_before_it_whole(tiny_run: Path, tmp_path: Path) -> None:
     trainer = make_trainer(tiny_run, tmp_path)
     trainer.fit(until=1)
-
-    def no_space(self: FileSystemWriter, *arguments: object) -> None:
-        (self.path / "half").write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(FileSystemWriter, "_write_data", no_space)
-        with pytest.raises(InputError, match="No space left on device"):
+    (weights,) = (tmp_path / "checkpoints/step-00000001/network").iterdir()
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (weights.stat().st_size // 2, most))  # stands for a full disk
+    try:
+        with pytest.raises(InputError, match=r"cannot write the checkpoint .*step-00000002 \(.*File too large"):
             trainer.fit(until=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     assert [item.state.step for item in trainer.checkpoints.all()] == [1]
     again = make_trainer(tiny_run, tmp_path)
     again.restore(again.checkpoints.all()[0])

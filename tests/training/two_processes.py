@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from purrception import processes
+from purrception.training.distributed import can_shard
+from purrception.training.parts import write_part
 from tests.training.test_loop import make_trainer
 
+IN_SHARDS = can_shard(torch.device("cpu"))
+LARGEST = "fsdp" if IN_SHARDS else "ddp"
+"""The way to hold the state that this torch has at most."""
 SETTINGS = {
     "ddp": {"parallel": "ddp", "accumulation": 2},
     "fsdp": {"parallel": "fsdp", "accumulation": 2},
     "hybrid": {"parallel": "hybrid", "shards": 1},
     "recomputed": {"parallel": "fsdp", "recompute": True},
 }
+if not IN_SHARDS:
+    SETTINGS = {"ddp": SETTINGS["ddp"], "recomputed": {"parallel": "ddp", "recompute": True}}
 
 
 def main(tiny_run: Path, out: Path) -> None:
@@ -23,12 +32,30 @@ def main(tiny_run: Path, out: Path) -> None:
     with processes.joined(torch.device("cpu")):
         for name, training in SETTINGS.items():
             make_trainer(tiny_run, out / name, **training).fit()
-        make_trainer(tiny_run, out / "two-then-one", parallel="fsdp").fit(until=4)
-        following = make_trainer(tiny_run, out / "one-then-two", parallel="fsdp")
+        make_trainer(tiny_run, out / "two-then-one", parallel=LARGEST).fit(until=4)
+        following = make_trainer(tiny_run, out / "one-then-two", parallel=LARGEST)
         checkpoint = following.checkpoints.latest()
         assert checkpoint is not None
         following.restore(checkpoint)
         following.fit()
+        write_as_torch_does(following.network, out / "by-torch" / "network")
+        write_part(made(out / "by-us" / "network"), following.network.state_dict())
+
+
+def made(folder: Path) -> Path:
+    """``folder``, in a folder that is there."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def write_as_torch_does(network: nn.Module, folder: Path) -> None:
+    """Shards as torch's own writer lays them down, which older torch does not have."""
+    if find_spec("torch.distributed.checkpoint.hf_storage") is None:
+        return
+    from torch.distributed.checkpoint import save
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+
+    save(network.state_dict(), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
 
 
 if __name__ == "__main__":

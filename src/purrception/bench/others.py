@@ -10,13 +10,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from purrception.models import CategoricalHead
+from purrception.packages import require
 
+HeadLoss = Callable[[CategoricalHead, Tensor, Tensor], Tensor]
+"""(head, features, targets) → the mean loss."""
 GroupLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """(rows ``[N, r]``, weight ``[K, r]``, bias ``[K]``, targets ``[N]``) → their mean loss."""
 
 
+def others() -> dict[str, HeadLoss]:
+    """Those that can be measured here, by name: torch's own since 2.13, liger-kernel where it and a GPU are."""
+    found: dict[str, HeadLoss] = {}
+    if hasattr(F, "linear_cross_entropy"):
+        found["linear_cross_entropy, no z-loss"] = linear_cross_entropy
+    if torch.cuda.is_available() and find_spec("liger_kernel") is not None:
+        found["liger"] = liger
+    return found
+
+
 def linear_cross_entropy(head: CategoricalHead, features: Tensor, targets: Tensor) -> Tensor:
-    """torch's own (2.13 and later), in chunks over sites; it knows no z-loss."""
+    """torch's own, in chunks over sites; it knows no z-loss."""
     options = torch.nn.LinearCrossEntropyOptions()
 
     def of_group(rows: Tensor, weight: Tensor, bias: Tensor, wanted: Tensor) -> Tensor:
@@ -25,16 +38,10 @@ def linear_cross_entropy(head: CategoricalHead, features: Tensor, targets: Tenso
     return _mean_over_groups(head, features, targets, of_group)
 
 
-def liger_is_here() -> bool:
-    """Whether liger-kernel is installed, and a GPU for it."""
-    return torch.cuda.is_available() and find_spec("liger_kernel") is not None
-
-
 def liger(head: CategoricalHead, features: Tensor, targets: Tensor) -> Tensor:
     """liger-kernel's, Triton, with z-loss."""
-    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
-
-    fused = LigerFusedLinearCrossEntropyLoss(lse_square_scale=1e-5)
+    kernels = require("liger_kernel.transformers", "the variant liger")
+    fused = kernels.LigerFusedLinearCrossEntropyLoss(lse_square_scale=1e-5)
 
     def of_group(rows: Tensor, weight: Tensor, bias: Tensor, wanted: Tensor) -> Tensor:
         return fused(weight, rows, wanted, bias)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from purrception.bench.config import BenchConfig
 from purrception.bench.data import load_batches, load_embeddings, rebuild, rebuild_plainly
 from purrception.bench.generation import GUIDANCE, PATH, TEMPERATURE, generate, generate_plainly
-from purrception.bench.others import liger, liger_is_here, linear_cross_entropy
+from purrception.bench.others import others
 from purrception.bench.reference import reference_loss, reference_mean
 from purrception.flow import (
     Guidance,
@@ -195,8 +195,7 @@ WORKLOADS: dict[str, Workload] = {
         {
             "ours": Variant(_head(_chunked)),
             "factored head": Variant(_head(_chunked), "factored"),
-            "linear_cross_entropy, no z-loss": Variant(_head(linear_cross_entropy), "linear"),
-            **({"liger": Variant(_head(liger), "linear")} if liger_is_here() else {}),
+            **{name: Variant(_head(loss), "linear") for name, loss in others().items()},
             REFERENCE: Variant(_head(_plain), "linear"),
         },
     ),

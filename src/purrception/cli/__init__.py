@@ -20,6 +20,7 @@ from purrception.cli.shipping import EXPORT
 from purrception.cli.studio import STUDIO
 from purrception.cli.tokenizer import TOKENIZER_VERBS
 from purrception.errors import InputError
+from purrception.packages import explained, is_foreign
 
 SUMMARY = "Image generation in vector-quantised latent spaces with variational flow matching."
 
@@ -284,6 +285,12 @@ VERBS = {
 }
 
 
+def complain(error: Exception) -> int:
+    """Say in one line what a person can mend; returns the exit status of that."""
+    print(f"purrception: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status: 0, 2 for what a person can mend, 130 when interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -295,8 +302,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             run_verb(arguments, VERBS, "", SUMMARY)
     except (InputError, OSError) as error:
-        print(f"purrception: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return complain(error)
+    except ImportError as error:
+        if not is_foreign(error):
+            raise
+        return complain(explained(error, " ".join(["purrception", *arguments[:1]])))
     except KeyboardInterrupt:
         print("purrception: interrupted; a run goes on with: purrception train --resume RUN", file=sys.stderr)
         return 130

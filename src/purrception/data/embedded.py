@@ -9,6 +9,7 @@ from purrception.data.config import DataConfig, Split
 from purrception.data.transforms import MODES, array_to_pil, pil_to_array
 from purrception.errors import InputError
 from purrception.keyed_rng import Stream, keyed_rng
+from purrception.packages import require
 
 
 class DigitsImages:
@@ -20,9 +21,7 @@ class DigitsImages:
     class_names = tuple("0123456789")
 
     def __init__(self, config: DataConfig, split: Split) -> None:
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
+        digits = require("sklearn.datasets", "the data source digits").load_digits()
         rank = np.zeros(len(digits.target), dtype=np.int64)  # number of the image within its class
         for label in range(10):
             members = np.flatnonzero(digits.target == label)
@@ -69,8 +68,7 @@ class PhotosImages:
     """Held-out strips of each photograph."""
 
     def __init__(self, config: DataConfig, split: Split) -> None:
-        from sklearn.datasets import load_sample_image
-
+        load_sample_image = require("sklearn.datasets", "the data source photos").load_sample_image
         self._config = config
         self.listing = f"photos {split} {config.test_fraction}"
         self._photos = [Image.fromarray(load_sample_image(f"{name}.jpg")) for name in self.class_names]

@@ -12,6 +12,7 @@ from purrception.data.config import DataConfig, Split
 from purrception.data.decoding import UnreadableImageError
 from purrception.data.encoded import EncodedImages, expected_classes, hash_names, in_split
 from purrception.errors import InputError
+from purrception.packages import require
 
 SAVED_MARKS = ("dataset_info.json", "dataset_dict.json")
 
@@ -73,10 +74,7 @@ def is_saved(folder: Path) -> bool:
 
 def _open(config: DataConfig) -> Any:
     """Rows of the split asked for, images left encoded."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise InputError("hub data sets need the extra: pip install 'purrception[hub]'") from error
+    datasets = require("datasets", "the data source hub")
     try:
         if is_saved(Path(config.root)):
             rows = datasets.load_from_disk(config.root)

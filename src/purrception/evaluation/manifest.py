@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from purrception.evaluation.extractors.classifier import ClassifierExtractor
 from purrception.evaluation.yardstick import Yardstick
+from purrception.packages import versions
 
-PACKAGES = ("purrception", "torch", "numpy", "diffusers", "pillow", "scikit-learn", "transformers")
+PACKAGES = ("torch", "numpy", "diffusers", "pillow", "scikit-learn", "transformers")
 
 
 def build_manifest(yardstick: Yardstick, images: dict[str, Any], count: int, classes: str) -> dict[str, Any]:
@@ -40,18 +39,8 @@ def build_manifest(yardstick: Yardstick, images: dict[str, Any], count: int, cla
             "origin": classes,
             "fingerprint": ClassifierExtractor(classifier).fingerprint if classifier is not None else None,
         },
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": versions(*PACKAGES),
     }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # an extra that is not installed
-            continue
-    return found
 
 
 def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -21,6 +21,7 @@ from torch import Tensor
 from purrception.errors import InputError, unknown_name
 from purrception.flow.paths import LinearPath
 from purrception.flow.schedules import TimeGrid
+from purrception.packages import require
 
 MeanFunction = Callable[[Tensor, float], Tensor]
 """Data prediction: state ``[B, D, h, w]`` and t → posterior mean of the same shape."""
@@ -198,8 +199,7 @@ def dopri5(
     Raises:
         InputError: a tolerance is not positive, or no step within reach meets it.
     """
-    from torchdiffeq import odeint
-
+    odeint = require("torchdiffeq", "solver dopri5").odeint
     _check_tolerances(rtol, atol)
     start, end = grid[0], min(grid[-1], ADAPTIVE_END)
     if start < end:

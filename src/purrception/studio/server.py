@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import importlib.util
 import os
 import shutil
 import socket
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from purrception.errors import InputError
+from purrception.packages import require
 
 LOOPBACK = "127.0.0.1"
 FIRST_PORT, PORTS_TRIED = 7860, 100
@@ -48,14 +48,13 @@ def open_studio(target: str, options: StudioOptions, say: Callable[[str], None] 
     Raises:
         InputError: gradio is not installed, there is no such run, or the port is taken.
     """
-    if importlib.util.find_spec("gradio") is None:
-        raise InputError("the studio needs gradio: install it with pip install 'purrception[studio]'")
     from purrception.studio.session import Studio
     from purrception.training.config import resolve_device
 
     studio = Studio(target, resolve_device(options.device))
     port = _free_port(options.host, options.port)
     keep_to_yourself(studio.folder / "uploads")
+    require("gradio", "the studio")
     from purrception.studio.page import STYLE, build_page, theme
 
     def admit(name: str, password: str) -> bool:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from purrception.errors import InputError
+from purrception.packages import require
 from purrception.weights import read_weights, tensors_in
 
 WIDTHS = (64, 128, 256, 512, 512)
@@ -116,9 +117,8 @@ def find_weights(source: str) -> Path:
     match = HUB_FILE.fullmatch(source)
     if not match:
         raise InputError(f"no weights at {source}: give a .safetensors, .pt or .pth file, or owner/name:file")
-    from huggingface_hub import hf_hub_download
-
+    hub = require("huggingface_hub", f"a file of the hub, {source},")
     try:
-        return Path(hf_hub_download(match[1], match[2]))
+        return Path(hub.hf_hub_download(match[1], match[2]))
     except Exception as error:  # the network and the hub fail in many ways
         raise InputError(f"cannot get {match[2]} of {match[1]} from the hub: {error}") from error

@@ -20,6 +20,7 @@ from purrception.data.transforms import tensor_to_bytes
 from purrception.devices import downloads
 from purrception.errors import InputError, unknown_name
 from purrception.nearest import nearest_codes
+from purrception.packages import require
 
 GROUP_PIXELS, LARGEST_GROUP = 2**15, 32
 """How many images are decoded at a time: at most so many pixels, and so many images."""
@@ -245,12 +246,11 @@ class VQTokenizer:
         Raises:
             InputError: no such tokenizer can be had.
         """
-        from huggingface_hub import snapshot_download
-
+        hub = require("huggingface_hub", f"a tokenizer of the hub, {name},")
         owner, repository, *rest = name.split("/")
         files = [str(PurePosixPath(*rest, kind)) for kind in ("config.json", "*.safetensors", "*.bin")]
         try:
-            folder = snapshot_download(f"{owner}/{repository}", allow_patterns=files)
+            folder = hub.snapshot_download(f"{owner}/{repository}", allow_patterns=files)
         except Exception as error:  # no such repository, no network, no right to read it
             reason = " ".join(str(error).split())
             raise InputError(f"no tokenizer at {name}, neither a folder here nor on the hub: {reason}") from error

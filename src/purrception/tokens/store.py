@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from purrception.errors import InputError
+from purrception.packages import explained, require
 
 
 class TokenStore:
@@ -38,7 +39,7 @@ class TokenStore:
             return path if path.is_file() else None
         if cached and path.is_file():
             return path
-        import fsspec
+        fsspec = require("fsspec", f"reading {self._address}")
 
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
@@ -48,6 +49,8 @@ class TokenStore:
             os.replace(partial, path)
         except FileNotFoundError:
             return None
+        except ImportError as error:  # a package for this kind of address, such as s3fs
+            raise explained(error, f"reading {self._address}") from error
         except Exception as error:  # every file system has errors of its own
             raise InputError(f"cannot read {self._address}/{file}: {' '.join(str(error).split())}") from error
         finally:

@@ -1,34 +1,25 @@
 """Checkpoints that a kill cannot damage: safetensors and JSON, written aside and renamed.
 
-Each part lies in a folder of its own, a file for each process that holds shards of it
-(``torch.distributed.checkpoint``): what n processes wrote, m processes read.
+Each part lies in a folder of its own, a file for each process that holds shards of it: what n processes wrote, m
+processes read.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import re
 import shutil
-import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn, optim
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
-from torch.distributed.tensor import DTensor
 
 from purrception import processes
 from purrception.errors import InputError
+from purrception.training.parts import Part, write_part
 
 NETWORK, EMA, OPTIMIZER = "network", "ema", "optimizer"
 STATE_FILE = "state.json"
@@ -75,7 +66,7 @@ class Checkpoint:
     def load_optimizer(self, optimizer: optim.Optimizer, network: nn.Module) -> None:
         """Load the optimizer's moments, by the names of the network's parameters."""
         parameters = dict(network.named_parameters())
-        sizes = self._sizes(OPTIMIZER)
+        sizes = self._part(OPTIMIZER).sizes
         moments: dict[str, Tensor] = {}
         for name, size in sizes.items():
             parameter = parameters.get(name.rpartition("/")[0])
@@ -91,18 +82,16 @@ class Checkpoint:
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": state, "param_groups": groups})
 
-    def _sizes(self, part: str) -> dict[str, torch.Size]:
-        """Names and sizes of the tensors of a part."""
-        folder = self.folder / part
+    def _part(self, part: str) -> Part:
         try:
-            metadata = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
-        except (OSError, SafetensorError) as error:
+            return Part(self.folder / part)
+        except OSError as error:
             raise self._damaged(part, error) from error
-        return {name: entry.size for name, entry in metadata.items() if isinstance(entry, TensorStorageMetadata)}
 
     def _read(self, part: str, tensors: dict[str, Tensor]) -> None:
         """Fill ``tensors`` in place; they and the part must hold the same names and sizes."""
-        saved, wanted = self._sizes(part), {name: tensor.shape for name, tensor in tensors.items()}
+        stored = self._part(part)
+        saved, wanted = stored.sizes, {name: tensor.shape for name, tensor in tensors.items()}
         if saved != wanted:
             differing = sorted(name for name in saved | wanted if saved.get(name) != wanted.get(name))
             raise InputError(
@@ -110,14 +99,9 @@ class Checkpoint:
                 f"missing, left over or of another shape, the first {differing[0]}"
             )
         try:
-            with _single_process_is_meant():
-                load(
-                    tensors,
-                    storage_reader=HuggingFaceStorageReader(str(self.folder / part)),
-                    no_dist=not _in_shards(tensors),
-                )
-        except CheckpointException as error:
-            raise self._damaged(part, _cause(error)) from error
+            stored.read(tensors)
+        except OSError as error:
+            raise self._damaged(part, error) from error
 
     def _damaged(self, part: str, error: BaseException) -> InputError:
         return InputError(
@@ -165,16 +149,14 @@ class CheckpointStore:
         }
         try:
             for part, tensors in parts.items():
-                if tensors and (first or _in_shards(tensors)):
-                    _write(partial / part, tensors)
+                write_part(partial / part, tensors)
             if first:
                 (partial / STATE_FILE).write_text(json.dumps(asdict(state), indent=2))
                 for path in (*partial.rglob("*"), partial):
                     _flush(path)
-        except (OSError, CheckpointException) as error:
-            reason = _cause(error) if isinstance(error, CheckpointException) else error
+        except OSError as error:
             raise InputError(
-                f"cannot write the checkpoint {final} ({reason}); the checkpoints before it are whole: free "
+                f"cannot write the checkpoint {final} ({error}); the checkpoints before it are whole: free "
                 "some disk and --resume the run"
             ) from error
         if first:
@@ -220,32 +202,6 @@ class CheckpointStore:
     def _clear_partial(self) -> None:
         for leftover in self.folder.glob(f"{PARTIAL_PREFIX}*"):
             shutil.rmtree(leftover)
-
-
-def _write(folder: Path, tensors: dict[str, Tensor]) -> None:
-    """Write one part, its shards by the processes that hold them."""
-    with _single_process_is_meant():
-        save(
-            {name: tensor.detach().contiguous() for name, tensor in tensors.items()},
-            storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True),
-            no_dist=not _in_shards(tensors),
-        )
-
-
-def _in_shards(tensors: dict[str, Tensor]) -> bool:
-    return any(isinstance(tensor, DTensor) for tensor in tensors.values())
-
-
-@contextlib.contextmanager
-def _single_process_is_meant() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
-        yield
-
-
-def _cause(error: CheckpointException) -> BaseException:
-    """What went wrong on the first process where something did."""
-    return next(iter(error.failures.values()))[0]
 
 
 def _flush(path: Path) -> None:

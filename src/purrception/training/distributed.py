@@ -44,14 +44,24 @@ def distribute(loss: LossOf, parallel: Parallel, shards: int, device: torch.devi
         device: of the network.
 
     Raises:
-        InputError: ``shards`` does not divide the number of processes.
+        InputError: ``shards`` does not divide the number of processes, or this torch cannot shard on this device.
     """
     if processes.count() == 1:
         return loss
     if parallel == "ddp":
         return DistributedDataParallel(loss, broadcast_buffers=False, gradient_as_bucket_view=True)
+    if not can_shard(device):
+        raise InputError(
+            f"training.parallel {parallel} on processors needs a newer torch than {torch.__version__}: take ddp, "
+            "GPUs, or pip install --upgrade torch"
+        )
     shard(loss, _mesh(parallel, shards, device))
     return loss
+
+
+def can_shard(device: torch.device) -> bool:
+    """Whether this torch's FSDP2 works on a device; that of 2.6 asks of a processor's streams what they lack."""
+    return device.type != "cpu" or hasattr(torch.cpu.Stream, "record_event")
 
 
 def shard(loss: LossOf, mesh: DeviceMesh) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from purrception.errors import InputError
 from purrception.evaluation.extractors.base import Extracted
+from purrception.packages import require
 from purrception.tokenizers import fingerprint
 
 DEFAULT = "facebook/dinov2-large"
@@ -40,14 +41,9 @@ def open_dinov2(weights: str, device: str = "cpu") -> Dinov2Extractor:
     Raises:
         InputError: ``transformers`` is missing, or the weights cannot be had.
     """
+    transformers = require("transformers", "--features dinov2")
     try:
-        from transformers import Dinov2Model
-    except ImportError as error:
-        raise InputError(
-            "features of DINOv2 need the library transformers: pip install 'purrception[dinov2]'"
-        ) from error
-    try:
-        network = Dinov2Model.from_pretrained(weights or DEFAULT)
+        network = transformers.Dinov2Model.from_pretrained(weights or DEFAULT)
     except (OSError, ValueError) as error:
         raise InputError(
             f"no DINOv2 at {weights or DEFAULT}: give a folder that transformers saved, or an id of the hub, with "

@@ -1,0 +1,112 @@
+"""What is said where a package is missing or unfit, and running from a source tree that nobody installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import purrception
+from purrception.cli import main
+from purrception.errors import InputError
+from purrception.packages import is_foreign, require, versions
+from purrception.tokens.store import TokenStore
+from tests.test_cli import fails_with_one_line
+
+ELSEWHERE = """
+import os, sys
+from importlib.metadata import MetadataPathFinder
+known = MetadataPathFinder.find_distributions
+def others(*context):
+    return (found for found in known(*context) if found.metadata["Name"] != "purrception")
+MetadataPathFinder.find_distributions = others
+sys.modules.update(dict.fromkeys(os.environ["MISSING"].split()))
+"""
+"""Read when Python starts: this package was never installed, and others are missing."""
+
+
+@pytest.fixture(scope="module")
+def source_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the sources with nothing beside them."""
+    folder = tmp_path_factory.mktemp("tree")
+    shutil.copytree(Path(purrception.__file__).parent, folder / "src" / "purrception")
+    (folder / "src" / "sitecustomize.py").write_text(ELSEWHERE)
+    return folder
+
+
+def run_tree(tree: Path, *arguments: str | Path, missing: str = "") -> subprocess.CompletedProcess[str]:
+    """``PYTHONPATH=src python …`` in the copy."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=tree, env=os.environ | {"PYTHONPATH": "src", "MISSING": missing}, capture_output=True, text=True,
+        timeout=300, check=False,
+    )  # fmt: skip
+
+
+def test_it_runs_from_a_source_tree_without_metadata(source_tree: Path, tiny_run: Path) -> None:
+    asked = "import importlib.metadata, purrception; print(purrception.__file__); importlib.metadata.version('{}')"
+    hidden = run_tree(source_tree, "-c", asked.format("purrception"))
+    assert hidden.stdout.startswith(str(source_tree))
+    assert "PackageNotFoundError" in hidden.stderr
+    assert run_tree(source_tree, "-c", asked.format("torch")).returncode == 0
+    said = run_tree(source_tree, "-m", "purrception", "--version")
+    assert said.stdout == f"purrception {purrception.__version__}\n", said.stderr
+    out = source_tree / "images"
+    made = run_tree(source_tree, "-m", "purrception", "sample", tiny_run, "--num", "2", "--out", out)
+    assert made.returncode == 0, made.stderr
+    assert json.loads((out / "manifest.json").read_text())["versions"] == versions("torch", "diffusers")
+    assert versions("torch", "nothing-of-that-name").keys() == {"python", "purrception", "torch"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "package", "arguments"),
+    [
+        ("tyro", "tyro", ["plan", "digits"]),
+        ("diffusers", "diffusers", ["sample", "runs/digits"]),
+        ("vector_quantize_pytorch", "vector-quantize-pytorch", ["train", "digits"]),
+        ("tensorboard", "tensorboard", ["train", "digits"]),
+        ("yaml", "pyyaml", ["train", "digits", "--dry-run"]),
+        ("torch", "torch", ["bench"]),
+    ],
+)
+def test_what_it_cannot_do_without_is_named_in_one_line(
+    source_tree: Path, module: str, package: str, arguments: list[str]
+) -> None:
+    told = run_tree(source_tree, "-m", "purrception", *arguments, missing=module)
+    wanted = f"purrception {arguments[0]} needs {package}, which is not installed: pip install {package}"
+    assert (told.returncode, told.stderr.strip()) == (2, f"purrception: {wanted}")
+
+
+def test_the_extra_of_what_is_missing_is_named(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in ("datasets", "torchdiffeq", "s3fs"):
+        monkeypatch.setitem(sys.modules, module, None)
+    tokens = ("--tokenizer", tiny_run / "tokenizer", "--out", tmp_path / "tokens")
+    message = fails_with_one_line(capsys, "prepare", "hub:someone/birds", *tokens)
+    assert "the data source hub needs datasets, which is not installed: pip install 'purrception[hub]'" in message
+    message = fails_with_one_line(capsys, "sample", tiny_run, "--solver", "dopri5", "--out", tmp_path / "images")
+    assert "solver dopri5 needs torchdiffeq, which is not installed: pip install torchdiffeq" in message
+    with pytest.raises(InputError, match=r"s3://bucket/tokens needs s3fs, .* pip install s3fs"):
+        TokenStore("s3://bucket/tokens", tmp_path).fetch("manifest.json")
+
+
+def test_an_unfit_version_is_told_from_a_missing_package() -> None:
+    with pytest.raises(InputError, match=rf"a dream needs another numpy .* {np.__version__} .*--upgrade numpy"):
+        require("numpy.nothing", "a dream")
+    assert require("json", "a file") is json
+
+
+def test_mistakes_of_our_own_are_not_put_down_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not is_foreign(ImportError("no such name", name="purrception.flow"))
+    assert not is_foreign(ImportError("no name at all"))
+    monkeypatch.setitem(sys.modules, "purrception.plan", None)
+    with pytest.raises(ModuleNotFoundError, match=r"purrception\.plan"):
+        main(["plan", "digits"])
