@@ -31,12 +31,14 @@ fi
 
 if [[ -n ${DRY:-} ]]; then
     sizes=(--network nano/2 --grid 4 --codebook-size 33 --device cpu --precision bfloat16 --repeats 1 --order alone)
+    kernels=(ours)
     few=2 some=2 many=(1 2) compile=False tokenizer=(8 8) steps=2 codebooks=(33 66)
     learn=(--training.steps 20 --tokenizer.training.steps 10 --training.device cpu)
     tests=(-k "not compiled and not (float32 and goes_on)")
     export GPU_TESTS=cpu OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 else
     sizes=(--network XL/2 --grid 32 --codebook-size 16384 --device cuda --precision bfloat16 --repeats 8)
+    kernels=(ours triton)
     few=32 some=64 many=(32 64 128 192) compile=True tokenizer=(128 256 256 512) steps=20 codebooks=(16384 65536 262144)
     learn=(--training.device cuda)
     tests=()
@@ -86,9 +88,9 @@ part tests 120 "$python" -m pytest -q -p no:cacheprovider -m gpu tests/test_gpu.
 # b: a training step by batch size: images/s, MFU, peak memory; as it stands, then compiled.
 part training 75 "${bench[@]}" --parts training --variants ours --vary batch-size --values "${many[@]}" \
     --out "$out/training"
-part training-compiled 110 "${bench[@]}" --compile "$compile" --parts training --variants ours \
+part training-compiled 110 "${bench[@]}" --compile "$compile" --parts training --variants "${kernels[@]}" \
     --batch-size "$some" --out "$out/training-compiled"
-# c: the head alone, beside the plain form, torch's and liger's.
+# c: the head alone, in chunks and by Triton, beside the plain form, torch's and liger's.
 part head 60 "${bench[@]}" --compile "$compile" --parts head --batch-size "$some" --out "$out/head"
 # d: where the time of a step goes.
 part profile 75 "$python" benchmarks/gpu_profile.py "${sizes[@]}" --batch-size "$some" --out "$out/profile"

@@ -208,6 +208,27 @@ def test_the_chunked_loss_is_the_plain_one_at_full_size(device: torch.device) ->
         assert far(one, other) < 1e-4
 
 
+@pytest.mark.parametrize("precision", list(CLOSE))
+@pytest.mark.parametrize("kind", KINDS)
+def test_tritons_kernels_are_the_chunks(device: torch.device, kind: str, precision: str) -> None:
+    if device.type != "cuda":
+        pytest.skip("tests/models/test_fused.py has Triton's interpreter do it")
+    network, batch = on(build(head=kind, evidence=True), device), to_device(make_batch(), device)
+    other = on(network, device)
+    other.use_kernel("triton")
+    expected, gradients = losses_and_gradients(network, batch, "purrception", precision)
+    found, others = losses_and_gradients(other, batch, "purrception", precision)
+    assert far(found, expected) < CLOSE[precision]
+    together = [torch.cat([gradient.flatten() for gradient in each]) for each in (others, gradients)]
+    assert far(*together) < CLOSE[precision]
+    objective, options = build_objective(ObjectiveConfig()), PredictionOptions(temperature=0.8)
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        means = [
+            objective.predict(each.eval(), batch.noise, 0.4, batch.labels, options) for each in (other, network)
+        ]
+    assert far(means[0].mean, means[1].mean) < 5 * CLOSE[precision]
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_run_learns_and_goes_on(tiny_run: Path, tmp_path: Path, device: torch.device, precision: str) -> None:
     options = {"device": str(device), "precision": precision, "steps": 40, "checkpoint_every": 20}

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 
 from purrception.errors import InputError, unknown_name
-from purrception.models import CategoricalHead, DiTConfig, HeadConfig, PurrceptionTransformer
+from purrception.models import CategoricalHead, DiTConfig, HeadConfig, Kernel, PurrceptionTransformer
 
 Order = Literal["auto", "turns", "alone"]
 
@@ -31,6 +31,8 @@ class BenchConfig:
     """Of the low-rank heads."""
     evidence: bool = False
     """Add the evidence to the logits."""
+    kernel: Kernel = "torch"
+    """What makes losses and posteriors of logits: torch or triton."""
     batch_size: int = 2
     """Images per step."""
     steps: int = 20
@@ -86,6 +88,7 @@ class BenchConfig:
             network.set_codebook(torch.randn(self.codebook_size, self.codebook_dim))
         _randomise(network.head)
         network.backbone.recompute = self.recompute
+        network.use_kernel(self.kernel)
         if self.compile:
             network.compile_parts()
         return network
@@ -97,6 +100,7 @@ class BenchConfig:
         codebook = torch.randn(self.codebook_size, self.codebook_dim)
         head = HeadConfig(self.head, self.rank).build(sizes.width, codebook, sizes.patch_size).to(device)
         assert isinstance(head, CategoricalHead)
+        head.use_kernel(self.kernel)
         if self.compile:
             head.compile_chunks()
         return _randomise(head)
@@ -105,10 +109,10 @@ class BenchConfig:
         """Whether variants are measured one after the other."""
         return self.order == "alone" or (self.order == "auto" and device.type == "cuda")
 
-    def autocast(self, device: torch.device) -> torch.autocast:
-        """The precision of the network."""
+    def autocast(self, device: torch.device, *, cache: bool = True) -> torch.autocast:
+        """The precision of the network; ``cache``: weights are cast once within the context."""
         low = self.precision == "bfloat16" or (self.precision == "auto" and device.type == "cuda")
-        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=low)
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=low, cache_enabled=cache)
 
 
 def _randomise(head: CategoricalHead) -> CategoricalHead:

@@ -10,9 +10,10 @@ from torch import Tensor
 from purrception.bench.config import BenchConfig
 from purrception.bench.data import build_tokenizer
 from purrception.bench.reference import full_logits
-from purrception.flow import LinearPath, ObjectiveConfig, SamplingConfig, build_objective
+from purrception.flow import Draws, Generation, LinearPath, ObjectiveConfig, SamplingConfig, build_objective
 from purrception.nearest import nearest_codes
-from purrception.sampling import sample_codes
+from purrception.replay import Recording
+from purrception.sampling import KeyedDraws, sample_codes
 
 GUIDANCE, TEMPERATURE = 1.5, 0.9
 PATH = LinearPath()
@@ -21,8 +22,7 @@ PATH = LinearPath()
 def generate(config: BenchConfig, images: int, device: torch.device) -> Callable[[], Tensor]:
     """As ``purrception sample`` does: classes and their null in one pass of the backbone, and one of the head."""
     network, tokenizer = config.build(device).eval(), build_tokenizer(config, device)
-    objective, labels = build_objective(ObjectiveConfig()), torch.arange(images)
-    settings = SamplingConfig(steps=config.steps, solver="euler", guidance=GUIDANCE, temperature=TEMPERATURE)
+    objective, labels, settings = build_objective(ObjectiveConfig()), torch.arange(images), _settings(config)
 
     def step() -> Tensor:
         with config.autocast(device):
@@ -30,6 +30,29 @@ def generate(config: BenchConfig, images: int, device: torch.device) -> Callable
         return tokenizer.decode(codes.to(device))
 
     return step
+
+
+def generate_recorded(config: BenchConfig, images: int, device: torch.device) -> Callable[[], Tensor]:
+    """The same with the steps of a batch recorded once and replayed (``sample --record``)."""
+    network, tokenizer = config.build(device).eval(), build_tokenizer(config, device)
+    objective, settings = build_objective(ObjectiveConfig()), _settings(config)
+    labels = torch.arange(images, device=device)
+
+    @torch.no_grad()
+    def make(chosen: Tensor, draws: Draws) -> Generation:
+        with config.autocast(device, cache=False):  # no copies of weights that are gone at a replay
+            return objective.generate(network, chosen, draws, settings)
+
+    recording = Recording(make, labels, KeyedDraws(0, range(images), network))
+
+    def step() -> Tensor:
+        return tokenizer.decode(recording(labels, KeyedDraws(0, range(images), network)).indices)
+
+    return step
+
+
+def _settings(config: BenchConfig) -> SamplingConfig:
+    return SamplingConfig(steps=config.steps, solver="euler", guidance=GUIDANCE, temperature=TEMPERATURE)
 
 
 def generate_plainly(config: BenchConfig, images: int, device: torch.device) -> Callable[[], Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from purrception.bench.config import BenchConfig
 from purrception.bench.data import load_batches, load_embeddings, rebuild, rebuild_plainly
-from purrception.bench.generation import GUIDANCE, PATH, TEMPERATURE, generate, generate_plainly
+from purrception.bench.generation import GUIDANCE, PATH, TEMPERATURE, generate, generate_plainly, generate_recorded
 from purrception.bench.others import others
 from purrception.bench.reference import reference_loss, reference_mean
 from purrception.flow import (
@@ -20,7 +20,8 @@ from purrception.flow import (
     TrainingBatch,
     build_objective,
 )
-from purrception.models import CategoricalHead
+from purrception.models import CategoricalHead, Kernel
+from purrception.models.fused import triton_runs
 from purrception.training.ema import EMA
 
 Step = Callable[[], object]
@@ -38,10 +39,12 @@ class Variant:
     """Kind of the head; left out, as configured."""
     passes: int = 1
     """Passes of the backbone."""
+    kernel: Kernel | None = None
+    """What makes losses and posteriors of logits; left out, as configured."""
 
     def of(self, config: BenchConfig) -> BenchConfig:
-        """``config`` with this variant's head."""
-        return replace(config, head=self.head or config.head)
+        """``config`` with this variant's head and kernel."""
+        return replace(config, head=self.head or config.head, kernel=self.kernel or config.kernel)
 
     def start(self, config: BenchConfig, images: int, device: torch.device) -> Step:
         """Everything that a step needs, made; and the step."""
@@ -168,11 +171,18 @@ def _plain(head: CategoricalHead, features: Tensor, targets: Tensor) -> Tensor:
     return reference_loss(head, features, targets, Z_LOSS)
 
 
+def _with_triton(build: Callable[[BenchConfig, int, torch.device], Step]) -> dict[str, Variant]:
+    """The same by Triton's kernels, where a GPU runs them."""
+    here = torch.cuda.is_available() and triton_runs(torch.device("cuda"))
+    return {"triton": Variant(build, kernel="triton")} if here else {}
+
+
 WORKLOADS: dict[str, Workload] = {
     "training": Workload(
         "Training step",
         {
             "ours": Variant(train_ours),
+            **_with_triton(train_ours),
             "factored head": Variant(train_ours, "factored"),
             REFERENCE: Variant(_reference_training, "linear"),
         },
@@ -181,6 +191,7 @@ WORKLOADS: dict[str, Workload] = {
         "Sampling step",
         {
             "ours": Variant(_sampling),
+            **_with_triton(_sampling),
             "guided": Variant(_guided_sampling, passes=2),
             "factored head": Variant(_sampling, "factored"),
             REFERENCE: Variant(_reference_sampling, "linear"),
@@ -188,12 +199,17 @@ WORKLOADS: dict[str, Workload] = {
     ),
     "generation": Workload(
         "Images, guided, from noise to pixels",
-        {"ours": Variant(generate, passes=2), REFERENCE: Variant(generate_plainly, "linear", passes=2)},
+        {
+            "ours": Variant(generate, passes=2),
+            "recorded": Variant(generate_recorded, passes=2),
+            REFERENCE: Variant(generate_plainly, "linear", passes=2),
+        },
     ),
     "head": Workload(
         "Vocabulary head alone, forward and backward",
         {
             "ours": Variant(_head(_chunked)),
+            **_with_triton(_head(_chunked)),
             "factored head": Variant(_head(_chunked), "factored"),
             **{name: Variant(_head(loss), "linear") for name, loss in others().items()},
             REFERENCE: Variant(_head(_plain), "linear"),

@@ -72,19 +72,26 @@ MULTIPLYING = {2: Blocks(128, 128, 64, 8, 3), 4: Blocks(64, 64, 32, 4, 2)}
 READING = Blocks(16, 256, 0, 8, 2)
 
 
+def triton_runs(device: torch.device) -> bool:
+    """Whether the kernels can run: there is Triton, and a CUDA device or Triton's interpreter."""
+    runs = device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
+    return runs and importlib.util.find_spec("triton") is not None
+
+
 def check_triton(device: torch.device) -> None:
     """Refuse where the kernels cannot run.
 
     Raises:
         InputError: there is no Triton, or neither a CUDA device nor Triton's interpreter.
     """
+    if triton_runs(device):
+        return
     if importlib.util.find_spec("triton") is None:
         raise InputError(
             "the kernel 'triton' needs the package triton, which comes with torch for CUDA on Linux: "
             "install it, or take 'torch'"
         )
-    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise InputError(f"the kernel 'triton' runs on a CUDA device; given {device}: take 'torch'")
+    raise InputError(f"the kernel 'triton' runs on a CUDA device; given {device}: take 'torch'")
 
 
 def _blocks(logits: list[FactoredLogits], most: dict[int, int], crowded: bool) -> Blocks:
