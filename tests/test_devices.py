@@ -81,6 +81,17 @@ def test_adaptive_steps_are_not_recorded(network: PurrceptionTransformer) -> Non
         sample_codes(network, build_objective(ObjectiveConfig()), torch.tensor([0]), settings, 0, 1, record=True)
 
 
+def test_sampling_keeps_the_precision_of_its_caller(network: PurrceptionTransformer) -> None:
+    seen: list[bool] = []
+    for wanted in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=wanted):
+            sample_codes(
+                network, build_objective(ObjectiveConfig()), torch.tensor([0]), SamplingConfig(steps=1), 0, 1,
+                watch=lambda t, z, prediction: seen.append(torch.is_autocast_enabled("cpu")),
+            )  # fmt: skip
+    assert seen == [False, True]
+
+
 def test_nearest_codes_are_exact_under_autocast() -> None:
     """Codes a thousandth apart: bfloat16 has three digits."""
     codebook = torch.linspace(1, 2, 1001)[:, None].repeat(1, 2)

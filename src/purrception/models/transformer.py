@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any, Self
 
@@ -103,15 +104,15 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         if isinstance(self.head, CategoricalHead):
             self.head.compile_chunks()
 
-    def reduced_precision(self) -> torch.autocast:
+    def reduced_precision(self) -> contextlib.AbstractContextManager[object]:
         """A context for sampling: on a GPU, a half backbone's head multiplies in bfloat16 too, as in training.
 
         What is made of the logits is float32 in any case. A processor gains nothing by it.
         """
-        kind = self.device.type
-        wanted = self.half_backbone and kind == "cuda"
+        if not self.half_backbone or self.device.type != "cuda":
+            return contextlib.nullcontext()  # the caller's own precision
         # Weights are cast anew in each call: a recording must not lean on copies that are gone at its replay.
-        return torch.autocast(kind, dtype=torch.bfloat16, enabled=wanted, cache_enabled=False)
+        return torch.autocast("cuda", dtype=torch.bfloat16, cache_enabled=False)
 
     def use_kernel(self, kernel: Kernel) -> None:
         """Choose what makes losses and posteriors of logits, where the head has any; call it on the final device.
