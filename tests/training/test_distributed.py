@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from purrception.training.metrics import read_json_lines
 from purrception.training.parts import Part
 from tests.conftest import run_cli, run_torchrun
 from tests.training import two_processes
-from tests.training.test_loop import make_trainer
+from tests.training.test_loop import Poison, make_trainer
 
 
 def losses(run: Path) -> list[float]:
@@ -40,8 +41,11 @@ def trainings(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("two")
     make_trainer(tiny_run, out / "alone").fit()
     make_trainer(tiny_run, out / "one-then-two").fit(until=4)
-    for name in ("two-then-one", *two_processes.SETTINGS):
-        (out / name).mkdir()
+    skipping = make_trainer(tiny_run, out / "skipping")
+    Poison(skipping, {3}, "gradient")
+    skipping.fit()
+    for name in ("two-then-one", "skipping-ddp", f"skipping-{two_processes.LARGEST}", *two_processes.SETTINGS):
+        (out / name).mkdir(exist_ok=True)
     ended = run_torchrun(Path(two_processes.__file__), tiny_run, out, cwd=out)
     assert ended.returncode == 0, ended.stderr
     return out
@@ -53,6 +57,18 @@ def test_two_processes_follow_the_loss_curve_of_one(trainings: Path, name: str) 
     alone, together = losses(trainings / "alone"), losses(trainings / name)
     assert len(alone) == 8 + 8 + 2
     assert together == pytest.approx(alone, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", two_processes.LARGEST])
+def test_a_step_that_goes_wrong_in_one_process_is_skipped_by_both(trainings: Path, parallel: str) -> None:
+    alone, together = trainings / "skipping", trainings / f"skipping-{parallel}"
+
+    def finite(run: Path) -> list[float]:
+        return [loss for loss in losses(run) if math.isfinite(loss)]
+
+    assert finite(together) == pytest.approx(finite(alone), rel=1e-5)
+    assert [line["step"] for line in read_json_lines(together / "metrics.jsonl") if "skipped" in line] == [3]
 
 
 in_shards = pytest.mark.skipif(not two_processes.IN_SHARDS, reason="this torch's FSDP2 needs a GPU")

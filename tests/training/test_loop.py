@@ -123,7 +123,7 @@ class Poison:
 
     def __init__(self, trainer: Trainer, steps: set[int], where: str) -> None:
         self._inner, self._trainer, self._steps, self._where = trainer.objective, trainer, steps, where
-        trainer._loss.objective = self  # type: ignore[assignment]
+        getattr(trainer._loss, "module", trainer._loss).objective = self
 
     def loss(self, network: Any, batch: TrainingBatch) -> Losses:
         losses = self._inner.loss(network, batch)

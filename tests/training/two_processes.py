@@ -12,7 +12,7 @@ from torch import nn
 from purrception import processes
 from purrception.training.distributed import can_shard
 from purrception.training.parts import write_part
-from tests.training.test_loop import make_trainer
+from tests.training.test_loop import Poison, make_trainer
 
 IN_SHARDS = can_shard(torch.device("cpu"))
 LARGEST = "fsdp" if IN_SHARDS else "ddp"
@@ -32,6 +32,12 @@ def main(tiny_run: Path, out: Path) -> None:
     with processes.joined(torch.device("cpu")):
         for name, training in SETTINGS.items():
             make_trainer(tiny_run, out / name, **training).fit()
+        for parallel in ("ddp", LARGEST):
+            skipping = make_trainer(tiny_run, out / f"skipping-{parallel}", parallel=parallel)
+            if processes.rank() == 1:  # what goes wrong in one is skipped by both
+                Poison(skipping, {3}, "gradient")
+            skipping.fit()
+            assert (skipping.state.updates, skipping.state.skipped) == (7, 1)
         make_trainer(tiny_run, out / "two-then-one", parallel=LARGEST).fit(until=4)
         following = make_trainer(tiny_run, out / "one-then-two", parallel=LARGEST)
         checkpoint = following.checkpoints.latest()
