@@ -35,11 +35,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from purrception.errors import InputError
+from purrception.errors import InputError, unknown_name
 from purrception.flow import Posterior, PosteriorSums
 from purrception.models.logits import EVERY, FactoredLogits, GroupedEvidence, chunk_budget, slices
 from purrception.models.reading import Reading
-from purrception.models.vocabulary import LossProblem, Piece, figures_of
+from purrception.models.vocabulary import KERNELS, Kernel, LossProblem, Piece, figures_of
 
 ON_CHIP_WIDTH = {2: 512, 4: 0}
 """Most channels, by bytes of a number, at which the loss multiplies logits out twice rather than keep a chunk."""
@@ -72,12 +72,17 @@ MULTIPLYING = {2: Blocks(128, 128, 64, 8, 3), 4: Blocks(64, 64, 32, 4, 2)}
 READING = Blocks(16, 256, 0, 8, 2)
 
 
-def check_triton(device: torch.device) -> None:
-    """Refuse where the kernels cannot run.
+def check_kernel(kernel: Kernel, device: torch.device) -> None:
+    """Refuse a kernel that does not exist or cannot run on ``device``.
 
     Raises:
-        InputError: there is no Triton, or neither a CUDA device nor Triton's interpreter.
+        InputError: an unknown name; or triton without the package, or with neither a CUDA device nor Triton's
+            interpreter.
     """
+    if kernel not in KERNELS:
+        raise unknown_name("kernel", kernel, KERNELS)
+    if kernel == "torch":
+        return
     if importlib.util.find_spec("triton") is None:
         raise InputError(
             "the kernel 'triton' needs the package triton, which comes with torch for CUDA on Linux: "
