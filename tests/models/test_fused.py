@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -27,8 +28,13 @@ from tests.training.test_loop import make_trainer
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
 RUNS_HERE = INTERPRETED or DEVICE == "cuda"
-kernels = pytest.mark.skipif(not RUNS_HERE, reason="needs a CUDA device, or TRITON_INTERPRET=1 from the start")
 CLOSE = {"rtol": 2e-5, "atol": 2e-6}
+
+
+def kernels(test: Callable[..., None]) -> Callable[..., None]:
+    """A test that needs the kernels themselves."""
+    reason = "needs a CUDA device, or TRITON_INTERPRET=1 from the start"
+    return pytest.mark.gpu(pytest.mark.skipif(not RUNS_HERE, reason=reason)(test))
 
 
 @pytest.mark.skipif(RUNS_HERE, reason="the kernels' own tests run in this process")
