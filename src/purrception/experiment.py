@@ -16,7 +16,7 @@ from purrception.diagnostics.alarms import Watch
 from purrception.errors import InputError
 from purrception.flow import SamplingConfig, build_objective
 from purrception.hub import HUB_PREFIX, SAMPLING, local_folder, write_companions
-from purrception.models import PurrceptionTransformer, categorical_heads
+from purrception.models import PurrceptionTransformer, categorical_heads, check_kernel
 from purrception.pictures import image_grid
 from purrception.pipeline import PurrceptionPipeline
 from purrception.sampling import sample_together
@@ -68,7 +68,7 @@ def check_config(config: RunConfig, tokenizer: VQTokenizer | None = None) -> Non
             f"head.kind names the vocabulary head of objectives with a posterior; given {config.head.kind!r}, "
             f"accepted {', '.join(categorical_heads())}: others take the head they need by themselves"
         )
-    config.training.resolve_device()
+    check_kernel(config.training.head_kernel, config.training.resolve_device())
     if config.init_from and not config.init_from.startswith(HUB_PREFIX) and not Path(config.init_from).is_dir():
         raise InputError(f"init_from is a run or a pipeline to start from; there is none at {config.init_from}")
     class_names, grid = _check_tokens(config) if config.data.tokens else _check_images(config, tokenizer)

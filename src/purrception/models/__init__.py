@@ -2,6 +2,7 @@
 
 from purrception.models.cost import TRAINING_PASSES, forward_flops, training_flops
 from purrception.models.dit import DIT_SIZES, DiT, DiTConfig
+from purrception.models.fused import check_kernel
 from purrception.models.head import (
     HEADS,
     CategoricalHead,
@@ -34,6 +35,7 @@ __all__ = [
     "RegressionHead",
     "SoftTargets",
     "categorical_heads",
+    "check_kernel",
     "chunk_budget",
     "forward_flops",
     "training_flops",

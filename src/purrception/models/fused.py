@@ -35,11 +35,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from purrception.errors import InputError
+from purrception.errors import InputError, unknown_name
 from purrception.flow import Posterior, PosteriorSums
 from purrception.models.logits import EVERY, FactoredLogits, GroupedEvidence, chunk_budget, slices
 from purrception.models.reading import Reading
-from purrception.models.vocabulary import LossProblem, Piece, figures_of
+from purrception.models.vocabulary import KERNELS, Kernel, LossProblem, Piece, figures_of
 
 ON_CHIP_WIDTH = {2: 512, 4: 0}
 """Most channels, by bytes of a number, at which the loss multiplies logits out twice rather than keep a chunk."""
@@ -78,13 +78,16 @@ def triton_runs(device: torch.device) -> bool:
     return runs and importlib.util.find_spec("triton") is not None
 
 
-def check_triton(device: torch.device) -> None:
-    """Refuse where the kernels cannot run.
+def check_kernel(kernel: Kernel, device: torch.device) -> None:
+    """Refuse a kernel that does not exist or cannot run on ``device``.
 
     Raises:
-        InputError: there is no Triton, or neither a CUDA device nor Triton's interpreter.
+        InputError: an unknown name; or triton without the package, or with neither a CUDA device nor Triton's
+            interpreter.
     """
-    if triton_runs(device):
+    if kernel not in KERNELS:
+        raise unknown_name("kernel", kernel, KERNELS)
+    if kernel == "torch" or triton_runs(device):
         return
     if importlib.util.find_spec("triton") is None:
         raise InputError(

@@ -24,10 +24,10 @@ from purrception.flow import (
     SiteLosses,
     Truncation,
 )
+from purrception.models.fused import check_kernel
 from purrception.models.logits import FactoredLogits, group_evidence
 from purrception.models.reading import Reading, Sums, chunked_posterior
 from purrception.models.vocabulary import (
-    KERNELS,
     Kernel,
     SoftTargets,
     Terms,
@@ -169,12 +169,7 @@ class CategoricalHead(Head):
         Raises:
             InputError: an unknown kernel, or one that cannot run where the head is.
         """
-        if kernel not in KERNELS:
-            raise unknown_name("kernel", kernel, KERNELS)
-        if kernel == "triton":
-            from purrception.models.fused import check_triton
-
-            check_triton(self.codebook.device)
+        check_kernel(kernel, self.codebook.device)
         self.kernel = kernel
 
     @abstractmethod
