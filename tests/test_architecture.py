@@ -13,7 +13,7 @@ import purrception
 
 SOURCE = Path(purrception.__file__).parent
 ORDER = [
-    "errors", "keyed_rng", "processes", "progress", "pictures", "weights", "nearest", "hub",
+    "errors", "units", "keyed_rng", "processes", "progress", "pictures", "weights", "nearest", "hub",
     "data", "canvas", "tokenizers", "tokens", "flow", "models", "sampling", "editing", "training", "prepare",
     "pipeline", "warm_start", "migration", "gallery", "evaluation", "diagnostics", "config", "tokenizer_run",
     "experiment", "shipping", "dry_run", "plan", "comparison", "bench", "recipes", "diagnose", "studio", "cli",

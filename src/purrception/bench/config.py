@@ -8,6 +8,7 @@ import torch
 
 from purrception.errors import InputError
 from purrception.models import CategoricalHead, DiTConfig, HeadConfig, PurrceptionTransformer
+from purrception.plan.speed import check_tflops
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class BenchConfig:
     threads: int = 0
     """Threads on the processor; 0: as many as torch takes. On a machine that others use, 1 is the fairest."""
     tflops: float = 0.0
-    """Dense peak of the GPU, for its utilisation; 0: known for A100, H100 and H200 in bfloat16."""
+    """Dense peak of the GPU, for its utilisation; 0: known by name for some, in bfloat16."""
     recompute: bool = False
     """Compute the backbone's blocks again in the backward pass instead of keeping them."""
     device: str = "auto"
@@ -58,6 +59,8 @@ class BenchConfig:
                 "bench needs batch_size, steps, repeats and grid of at least 1, threads of at least 0; given "
                 f"{self.batch_size}, {self.steps}, {self.repeats}, {self.grid} and {self.threads}"
             )
+        if self.tflops:
+            check_tflops(self.tflops)
         self.sizes().tokens((self.grid, self.grid))
         HeadConfig(self.head, self.rank, self.evidence)
 
