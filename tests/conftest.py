@@ -42,7 +42,8 @@ def run_torchrun(
     """Two processes, as ``torchrun`` starts them on a machine without a GPU."""
     # static: a store of its own at a free port, so that tests may run side by side
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *options]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])  # a source tree's src stays
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
     return subprocess.run(
         [sys.executable, *command, *map(str, arguments)],
         cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False,
