@@ -13,11 +13,11 @@ import purrception
 
 SOURCE = Path(purrception.__file__).parent
 ORDER = [
-    "errors", "packages", "keyed_rng", "devices", "processes", "progress", "pictures", "weights", "nearest",
-    "hub", "data", "canvas", "tokenizers", "tokens", "flow", "models", "replay", "sampling", "editing",
-    "training", "prepare", "outputs", "pipeline", "warm_start", "gallery", "evaluation", "diagnostics",
-    "config", "migration", "tokenizer_run", "experiment", "shipping", "dry_run", "plan", "comparison", "bench",
-    "recipes", "diagnose", "studio", "cli", "__main__",
+    "errors", "packages", "units", "keyed_rng", "devices", "processes", "progress", "pictures", "weights",
+    "nearest", "hub", "data", "canvas", "tokenizers", "tokens", "flow", "models", "replay", "sampling",
+    "editing", "training", "prepare", "outputs", "pipeline", "warm_start", "gallery", "evaluation",
+    "diagnostics", "config", "migration", "tokenizer_run", "experiment", "shipping", "dry_run", "plan",
+    "comparison", "bench", "recipes", "diagnose", "studio", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
 

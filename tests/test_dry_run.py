@@ -149,3 +149,8 @@ def test_options_win_over_the_choice(tmp_path: Path, capsys: pytest.CaptureFixtu
     said = capsys.readouterr().out
     assert "32×32 pixels, a grid of 8×8 codes" in said
     assert "DiT, 1 blocks, width 128" in said
+
+
+def test_an_unknown_public_tokenizer_is_refused_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "imagenet256-b", "--tokenizer.arch", "vq-f61", "--dry-run"]) == 2
+    assert "did you mean 'vq-f16'" in capsys.readouterr().err.strip().splitlines()[-1]

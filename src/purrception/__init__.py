@@ -1,10 +1,12 @@
 """Image generation in vector-quantised latent spaces with variational flow matching.
 
-Public names are imported when first used: ``import purrception`` costs nothing.
+Public names are imported when first used: ``import purrception`` costs nothing. It bounds how long threads of
+OpenMP spin, before PyTorch is loaded: see docs/results/performance.md.
 """
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,13 @@ _HOMES = {
     "resume_run": "purrception.experiment",
     "start_run": "purrception.experiment",
 }
+
+SPINS = 10_000
+"""Rounds that a thread of GNU OpenMP spins for the others before it sleeps, some tenths of a millisecond: longer
+than most gaps between two operations, shorter than a time slice. GNU's own 300 000 may outlast a slice, and
+threads that share their cores with other programs then starve each other."""
+if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME"} & os.environ.keys():  # a person's own settings stand
+    os.environ["GOMP_SPINCOUNT"] = str(SPINS)
 
 __version__ = "0.1.0"
 __all__ = [

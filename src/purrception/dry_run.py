@@ -21,9 +21,10 @@ from purrception.experiment import build_network, build_trainer, check_config, p
 from purrception.flow import TrainingBatch, build_objective
 from purrception.models import PurrceptionTransformer
 from purrception.models.cost import training_flops
-from purrception.tokenizers import PUBLIC_TOKENIZERS, VQTokenizer
+from purrception.tokenizers import VQTokenizer, known_arch
 from purrception.tokens import Manifest
 from purrception.training import RunDirectory
+from purrception.units import BYTES, COUNTS, FLOPS, in_units
 
 WHOLE_ON_CPU = 200_000_000
 """Parameters up to which the real step is taken with all blocks, where there is no GPU."""
@@ -88,7 +89,7 @@ def _stand_in(config: RunConfig) -> VQTokenizer | None:
         return None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        vq = PUBLIC_TOKENIZERS[config.tokenizer.arch].build()
+        vq = known_arch(config.tokenizer.arch).build()
         vq.quantize.embedding.weight.data.normal_()
     return VQTokenizer(vq)
 
@@ -126,7 +127,8 @@ def _describe_network(config: RunConfig, whole: PurrceptionTransformer, paramete
     sizes, batch = config.network, config.training.batch_size
     return (
         f"network     DiT, {sizes.depth} blocks, width {sizes.width}, {sizes.heads} heads, patch "
-        f"{sizes.patch_size}: {parameters / 1e6:.1f} M parameters\n"
-        f"whole step  at batch {batch}, as shapes alone (meta device): fits; {training_flops(whole, batch):.3g} "
-        f"FLOPs, {parameters * BYTES_PER_PARAMETER / 2**30:.1f} GiB of float32 training state"
+        f"{sizes.patch_size}: {in_units(parameters, COUNTS)} parameters\n"
+        f"whole step  at batch {batch}, as shapes alone (meta device): fits; "
+        f"{in_units(training_flops(whole, batch), FLOPS)}, {in_units(parameters * BYTES_PER_PARAMETER, BYTES)} of "
+        "float32 training state"
     )

@@ -9,6 +9,7 @@ import torch
 
 from purrception.errors import InputError, unknown_name
 from purrception.models import CategoricalHead, DiTConfig, HeadConfig, Kernel, PurrceptionTransformer
+from purrception.plan.speed import check_tflops
 
 Order = Literal["auto", "turns", "alone"]
 
@@ -53,7 +54,7 @@ class BenchConfig:
     threads: int = 0
     """Threads on the processor; 0: as many as torch takes. On a machine that others use, 1 is the fairest."""
     tflops: float = 0.0
-    """Dense peak of the GPU, for its utilisation; 0: known for A100, H100 and H200 in bfloat16."""
+    """Dense peak of the GPU, for its utilisation; 0: known by name for some, in bfloat16."""
     recompute: bool = False
     """Compute the backbone's blocks again in the backward pass instead of keeping them."""
     device: str = "auto"
@@ -68,6 +69,8 @@ class BenchConfig:
             )
         if self.order not in get_args(Order):
             raise unknown_name("order", self.order, get_args(Order))
+        if self.tflops:
+            check_tflops(self.tflops)
         self.sizes().tokens((self.grid, self.grid))
         HeadConfig(self.head, self.rank, self.evidence)
 

@@ -19,12 +19,11 @@ from purrception.bench.workloads import REFERENCE, WORKLOADS, Variant
 from purrception.errors import InputError, unknown_name
 from purrception.models import training_flops
 from purrception.models.cost import forward_flops
+from purrception.plan.speed import known_peak
 from purrception.progress import ProgressBar
 from purrception.training.config import resolve_device
 
 MEGABYTE = 2**20
-PEAK_TFLOPS = {"A100": 312.0, "H100": 989.0, "H200": 989.0}
-"""Dense bfloat16, by a part of the GPU's name."""
 COLUMNS = (
     "work", "variant", "ms", "images/s", "codes/s", "× the reference", "× ours", "GFLOP/s", "MFU", "peak MB",
     "MB an image", "× the reference's memory", "MB beyond the weights",
@@ -318,9 +317,8 @@ def _flops(config: BenchConfig, part: str, passes: int) -> float | None:
 def _peak_flops(config: BenchConfig, device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    known = next((peak for part, peak in PEAK_TFLOPS.items() if part in name), 0.0)
-    return 1e12 * (config.tflops or known) or None
+    known = config.tflops or known_peak(torch.cuda.get_device_name(device))
+    return 1e12 * known if known else None
 
 
 def _growth(rows: Sequence[Row]) -> tuple[Growth, ...]:

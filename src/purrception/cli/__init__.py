@@ -264,9 +264,10 @@ VERBS = {
     ),
     "plan": Verb(
         plan,
-        "plan RECIPE_OR_YAML [--gpus N] [--tflops X] [--key value …]",
-        "What a run will cost before it is started: parameters, FLOPs, memory, disk, time.",
-        "purrception plan imagenet256-xl --gpus 8 --tflops 989",
+        "plan RECIPE_OR_YAML [--gpus N] [--gpu NAME] [--tflops X] [--key value …]",
+        "What a run will cost before it is started: parameters, FLOPs, memory, disk, time. On this machine a few "
+        "steps are taken, or a matrix product is timed; another one's GPUs are counted and named.",
+        "purrception plan imagenet256-xl --gpus 8 --gpu H100",
     ),
     "tokenizer": Verb(
         tokenizer,

@@ -124,8 +124,11 @@ class TrainingConfig:
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """A context in which the network runs at the configured precision."""
-        wanted = self.precision == "bfloat16" or (self.precision == "auto" and device.type == "cuda")
-        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.takes_bfloat16(device.type))
+
+    def takes_bfloat16(self, device: str) -> bool:
+        """Whether the network runs in bfloat16 on that kind of device."""
+        return self.precision == "bfloat16" or (self.precision == "auto" and device == "cuda")
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of optimiser step ``step`` = 0, 1, …"""

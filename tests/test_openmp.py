@@ -1,0 +1,59 @@
+"""How long threads of GNU OpenMP spin: bounded before PyTorch is loaded, and a person's own settings stand."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from purrception import SPINS
+from tests.conftest import run_cli, run_torchrun
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="PyTorch brings GNU OpenMP on Linux")
+
+
+def spins(stderr: str) -> list[int]:
+    """What each copy of the library says that it took, at the moment it was loaded."""
+    return [int(count) for count in re.findall(r"GOMP_SPINCOUNT = '(\d+)'", stderr)]
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The environment of someone who has set nothing, with a library that tells its settings."""
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_DISPLAY_ENV", "verbose")
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("OMP_NUM_THREADS", "2", SPINS),
+        ("GOMP_SPINCOUNT", "77", 77),
+        ("OMP_WAIT_POLICY", "passive", 0),
+        ("OMP_WAIT_POLICY", "active", 30_000_000_000),
+        ("KMP_BLOCKTIME", "1", 300_000),
+    ],
+)
+def test_the_command_line_bounds_spinning_unless_told_otherwise(
+    own: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str, expected: int
+) -> None:
+    own.setenv(name, value)
+    result = run_cli("sample", "nowhere", cwd=tmp_path)
+    assert "purrception: no run at nowhere" in result.stderr
+    assert set(spins(result.stderr)) == {expected}
+
+
+def test_python_bounds_spinning_where_torch_comes_later(own: pytest.MonkeyPatch) -> None:
+    for code, expected in (("import purrception, torch", SPINS), ("import torch, purrception", 300_000)):
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert set(spins(result.stderr)) == {expected}
+
+
+def test_processes_of_torchrun_are_bounded(own: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    result = run_torchrun("-m", "--", "purrception", "sample", "nowhere", cwd=tmp_path)
+    assert spins(result.stderr).count(SPINS) >= 2
