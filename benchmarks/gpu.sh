@@ -21,6 +21,7 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 python=${PYTHON:-python3}
 export PYTHONPATH=$root/src${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
+[[ -z ${PUBLIC:-} ]] || PUBLIC=$(cd "$PUBLIC" && pwd)
 started=$SECONDS
 failures=0
 
