@@ -19,7 +19,7 @@ import purrception
 from purrception.config import RunConfig, dump_config
 from purrception.data import DataConfig
 from purrception.evaluation import ClassifierConfig, EvaluationConfig
-from purrception.flow import SamplingConfig
+from purrception.flow import Objective, SamplingConfig
 from purrception.models import DiTConfig, PurrceptionTransformer
 from purrception.recipes import digits
 from purrception.tokenizers import TokenizerTrainingConfig, VQConfig
@@ -103,6 +103,20 @@ def network() -> PurrceptionTransformer:
     made = PurrceptionTransformer(
         grid=(4, 6), codebook_size=17, codebook_dim=3, num_classes=5, depth=2, width=32, heads=2, patch_size=2
     )
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    made.set_codebook(torch.randn(17, 3))
+    return made.eval()
+
+
+def network_for(objective: Objective) -> PurrceptionTransformer:
+    """A small network of random weights, for an objective."""
+    torch.manual_seed(0)
+    made = PurrceptionTransformer(
+        grid=(4, 6), codebook_size=17, codebook_dim=3, num_classes=5, depth=1, width=32, heads=2, patch_size=2,
+        input_channels=3 + objective.extra_channels,
+        head_kind="regression" if objective.head_family == "regression" else "linear",
+    )  # fmt: skip
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     made.set_codebook(torch.randn(17, 3))

@@ -16,27 +16,15 @@ from purrception.pipeline import PurrceptionPipeline
 from purrception.replay import KeptDraws, Recording
 from purrception.sampling import KeyedDraws, sample_codes
 from purrception.tokenizers import VQConfig
-
-
-def objective_network(name: str) -> PurrceptionTransformer:
-    """A small network of random weights for an objective."""
-    objective = build_objective(ObjectiveConfig(name=name))
-    made = PurrceptionTransformer(
-        grid=(4, 4), codebook_size=17, codebook_dim=3, num_classes=5, depth=1, width=32, heads=2,
-        input_channels=3 + objective.extra_channels,
-        head_kind="regression" if objective.head_family == "regression" else "linear",
-    )  # fmt: skip
-    for parameter in made.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    made.set_codebook(torch.randn(17, 3))
-    return made.eval()
+from tests.conftest import network_for
 
 
 @pytest.mark.parametrize("name", list(OBJECTIVES))
 @pytest.mark.parametrize("solver", ["euler", "stochastic"])
 def test_batches_that_are_replayed_are_those_that_are_sampled(name: str, solver: str) -> None:
     """Eleven images in batches of four: two of the recording, and a rest that it does not fit."""
-    network, objective = objective_network(name), build_objective(ObjectiveConfig(name=name))
+    objective = build_objective(ObjectiveConfig(name=name))
+    network = network_for(objective)
     settings = objective.supported(SamplingConfig(steps=4, guidance=1.5, solver=solver, last_step="draw"))
     if name == "dfm":
         settings = replace(settings, solver=solver)
@@ -112,7 +100,7 @@ def test_tensors_come_down_in_order() -> None:
 @pytest.fixture
 def pipe() -> PurrceptionPipeline:
     vq = VQConfig(codebook_size=17, codebook_dim=3, channels=(8, 8)).build(1, 8)
-    return PurrceptionPipeline(objective_network("purrception"), vq)
+    return PurrceptionPipeline(network_for(build_objective(ObjectiveConfig())), vq)
 
 
 def test_parts_that_are_offloaded_are_there_when_they_are_needed(pipe: PurrceptionPipeline) -> None:

@@ -17,7 +17,6 @@ from purrception.flow import (
     Generation,
     Given,
     LinearPath,
-    Objective,
     ObjectiveConfig,
     Prediction,
     SamplingConfig,
@@ -26,22 +25,10 @@ from purrception.flow import (
 from purrception.keyed_rng import Stream
 from purrception.models import PurrceptionTransformer
 from purrception.sampling import KeyedDraws, sample_codes
+from tests.conftest import network_for
 
 SETTINGS = SamplingConfig(steps=5)
 LABELS = torch.tensor([0, 3, 5])
-
-
-def network_for(objective: Objective) -> PurrceptionTransformer:
-    torch.manual_seed(0)
-    made = PurrceptionTransformer(
-        grid=(4, 6), codebook_size=17, codebook_dim=3, num_classes=5, depth=1, width=32, heads=2, patch_size=2,
-        input_channels=3 + objective.extra_channels,
-        head_kind="regression" if objective.head_family == "regression" else "linear",
-    )  # fmt: skip
-    for parameter in made.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    made.set_codebook(torch.randn(17, 3))
-    return made.eval()
 
 
 @pytest.fixture
