@@ -85,7 +85,7 @@ part() {
 } >"$out/summary.md"
 
 # a: the processor's figures, in float32 and bfloat16; nothing waits; a run goes on; recordings.
-part tests 120 "$python" -m pytest -q -p no:cacheprovider -m gpu tests/test_gpu.py "${tests[@]}"
+part tests 150 "$python" -m pytest -vv -p no:cacheprovider -m gpu tests/test_gpu.py "${tests[@]}"
 # b: a training step by batch size: images/s, MFU, peak memory; as it stands, then compiled.
 part training 75 "${bench[@]}" --parts training --variants ours --vary batch-size --values "${many[@]}" \
     --out "$out/training"
