@@ -39,6 +39,8 @@ class Options:
     """Rounds; each takes every case once, alone and busy."""
     steps: int = 100
     """Training steps of a figure, after ten that do not count."""
+    gnu_busy: bool = True
+    """Measure GNU's own bound beside the loops too, which takes as long as all the rest."""
     loops: int = 2
     """Endless loops beside the training."""
     limit: float = 120.0
@@ -106,10 +108,10 @@ def measure(folder: Path, spins: int, options: Options) -> float:
 def main(options: tyro.conf.OmitArgPrefixes[Options]) -> None:
     """Print the table, a line as each trial ends, and what was asked for."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the loops end
-    found: dict[tuple[str, bool], list[float]] = {(case, busy): [] for case in CASES for busy in (False, True)}
-    heading = [
-        f"{spins} spins, {'busy' if busy else 'alone'}" for spins in CASES.values() for busy in (False, True)
-    ]
+    found: dict[tuple[str, bool], list[float]] = {
+        (case, busy): [] for case in CASES for busy in (False, True) if options.gnu_busy or (case, busy) != ("gnu", True)
+    }
+    heading = [f"{CASES[case]} spins, {'busy' if busy else 'alone'}" for case, busy in found]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "run"
         prepare(folder)
@@ -125,12 +127,9 @@ def main(options: tyro.conf.OmitArgPrefixes[Options]) -> None:
             )
     median = {key: statistics.median(speeds) for key, speeds in found.items()}
     worst = min(busy / alone for busy, alone in zip(found["ours", True], found["ours", False], strict=True))
-    before = min(busy / alone for busy, alone in zip(found["gnu", True], found["gnu", False], strict=True))
     kept = median["ours", False] / median["gnu", False]
     print(f"| median | {' | '.join(f'{speed:.2f}' for speed in median.values())} | |\n")
-    print(
-        f"busy / alone, worst trial: {worst:.2f} (asked for: {BUSY_AT_LEAST:.2f}); without the bound {before:.2f}"
-    )
+    print(f"busy / alone, worst trial: {worst:.2f} (asked for: {BUSY_AT_LEAST:.2f})")
     print(f"alone, with the bound / without it, medians: {kept:.2f} (asked for: {ALONE_AT_LEAST:.2f})")
 
 
