@@ -108,9 +108,10 @@ def measure(folder: Path, spins: int, options: Options) -> float:
 def main(options: tyro.conf.OmitArgPrefixes[Options]) -> None:
     """Print the table, a line as each trial ends, and what was asked for."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the loops end
-    found: dict[tuple[str, bool], list[float]] = {
-        (case, busy): [] for case in CASES for busy in (False, True) if options.gnu_busy or (case, busy) != ("gnu", True)
-    }
+    wanted = [(case, busy) for case in CASES for busy in (False, True)]
+    if not options.gnu_busy:
+        wanted.remove(("gnu", True))
+    found: dict[tuple[str, bool], list[float]] = {key: [] for key in wanted}
     heading = [f"{CASES[case]} spins, {'busy' if busy else 'alone'}" for case, busy in found]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "run"
