@@ -30,7 +30,7 @@ from purrception.keyed_rng import Stream, keyed_normal, keyed_uniform
 from purrception.models import PurrceptionTransformer
 from purrception.pipeline import PurrceptionPipeline
 from purrception.sampling import KeyedDraws, sample_codes
-from purrception.tokenizers import VQConfig
+from purrception.tokenizers import VQConfig, VQTokenizer
 from purrception.training.batches import to_device
 from tests.conftest import run_cli
 from tests.training.test_loop import everything, make_trainer
@@ -283,6 +283,16 @@ def test_sampling_waits_for_nothing(device: torch.device, objective: str) -> Non
         ]
     assert made[0].indices.shape == (4, 8, 8)
     assert not torch.equal(made[0].indices, made[1].indices)
+
+
+def test_decoding_waits_for_nothing(device: torch.device) -> None:
+    """Codes go up group by group while the group before is decoded."""
+    tokenizer = VQTokenizer(VQConfig(codebook_size=300, codebook_dim=4, channels=(16, 16)).build(3, 16).to(device))
+    indices = torch.randint(300, (70, 8, 8))
+    next(iter(tokenizer._decode_groups(indices[:1])))  # libraries choose their kernels
+    with no_waiting(device):
+        groups = list(tokenizer._decode_groups(indices))
+    assert sum(len(group) for group in groups) == 70
 
 
 def test_pictures_come_down_whole(device: torch.device) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from purrception.devices import upload
 from purrception.errors import InputError
 from purrception.flow import Draws, Generation, Given, Objective, SamplingConfig, Watcher, unwatched
 from purrception.keyed_rng import Stream
@@ -110,7 +111,7 @@ class Editor:
                 KeyedDraws(other_seed, [0], self.network),
                 weights[rows.start : rows.stop],
             )
-            chosen = labels[rows.start : rows.stop].to(self.network.device)
+            chosen = upload(labels[rows.start : rows.stop], self.network.device)
             return self.objective.generate(self.network, chosen, draws, self.settings, watch=self.watch)
 
         return in_batches(len(labels), self.batch_size, make)
@@ -122,9 +123,11 @@ class Editor:
 
         def make(rows: range) -> Generation:
             here = slice(rows.start, rows.stop)
-            part = replace(given, indices=given.indices[here].to(device), free=given.free[here].to(device))
+            part = replace(
+                given, indices=upload(given.indices[here], device), free=upload(given.free[here], device)
+            )
             draws = KeyedDraws(self.seed, rows, self.network, Stream.EDITING)
-            chosen = labels[here].to(device)
+            chosen = upload(labels[here], device)
             return self.objective.generate(self.network, chosen, draws, self.settings, part, self.watch)
 
         return in_batches(len(labels), self.batch_size, make)

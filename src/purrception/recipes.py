@@ -11,6 +11,7 @@ from purrception.data import DataConfig, Survey
 from purrception.errors import unknown_name
 from purrception.evaluation import EvaluationConfig
 from purrception.flow import ObjectiveConfig, SamplingConfig
+from purrception.migration import public_sampling
 from purrception.models import DiTConfig
 from purrception.tokenizers import TokenizerTrainingConfig, VQConfig
 from purrception.training import TrainingConfig
@@ -137,7 +138,7 @@ def paper_code(name: str, size: str) -> RunConfig:
             recipe.training, batch_size=64, weight_decay=0.01, label_dropout=0.0, time_range=(1e-3, 1.0),
             time_precision="bfloat16", sample_every=5000,
         ),
-        sampling=SamplingConfig(steps=99, redraw=True),
+        sampling=public_sampling("dfm"),
         evaluation=EvaluationConfig(num=10_000, guidances=(1.0,), features="inception", truncate=True),
     )  # fmt: skip
 

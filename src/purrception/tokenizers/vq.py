@@ -17,7 +17,7 @@ from diffusers import VQModel
 from torch import Tensor, nn
 
 from purrception.data.transforms import tensor_to_bytes
-from purrception.devices import downloads
+from purrception.devices import downloads, upload
 from purrception.errors import InputError, unknown_name
 from purrception.nearest import nearest_codes
 from purrception.packages import require
@@ -192,7 +192,7 @@ class VQTokenizer:
 
     def _decode_groups(self, indices: Tensor) -> Iterator[Tensor]:
         def embed(group: Tensor) -> Tensor:
-            return self.vq.quantize.embedding(group.to(self.vq.device)).permute(0, 3, 1, 2)
+            return self.vq.quantize.embedding(upload(group, self.vq.device)).permute(0, 3, 1, 2)
 
         return self._in_groups(indices, embed)
 

@@ -168,7 +168,8 @@ class Trainer:
                 self._step()
                 step, report = self.state.step, ""
                 logged = step % self.config.log_every == 0 or step == last
-                if logged or self._due(step, last):
+                due = self._due(step, last)
+                if logged or due:
                     figures = self._read(log, bar)
                 self.seconds += time.monotonic() - start
                 if logged:
@@ -179,7 +180,7 @@ class Trainer:
                     report = f"loss {figures['loss']:.3f}"
                     began, samples = time.monotonic(), self.state.samples
                 pause = time.monotonic()
-                self._milestones(step, last, log, bar)
+                self._milestones(step, due, log, bar)
                 began += time.monotonic() - pause
                 bar.update(step, report)
 
@@ -273,9 +274,8 @@ class Trainer:
         }
         return {name for name, steps in every.items() if step == last or (steps > 0 and step % steps == 0)}
 
-    def _milestones(self, step: int, last: int, log: MetricsLog, bar: ProgressBar) -> None:
+    def _milestones(self, step: int, due: set[str], log: MetricsLog, bar: ProgressBar) -> None:
         """Held-out loss, sample grid and checkpoint, where they are due."""
-        due = self._due(step, last)
         if due & {"validate", "checkpoint"}:
             self.state.validation_loss = self._validation_loss()
             if self.state.validation_loss is not None:
