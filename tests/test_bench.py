@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from purrception.bench.others import others
 from purrception.bench.reference import reference_loss, reference_mean
 from purrception.bench.workloads import REFERENCE, WORKLOADS, Z_LOSS
 from purrception.errors import InputError
+from purrception.models import training_flops
 from tests.conftest import ROOT, run_cli
 
 TINY = ["--network", "S/2", "--grid", "4", "--codebook-size", "33", "--batch-size", "1", "--repeats", "1"]
@@ -172,6 +174,18 @@ esac
     assert done.returncode == 1
     assert "broken" in done.stdout
     assert results(tmp_path) == {"head": "failed (3)", "sampling": "done"}
+
+
+def test_shapes_alone_need_neither_kernels_nor_a_compiler() -> None:
+    """Operations of a variant are counted on the meta device, where no kernel runs."""
+    config = BenchConfig(network="nano/2", grid=4, codebook_size=33, kernel="triton", compile=True)
+    network, head = config.build(torch.device("meta")), config.build_head(torch.device("meta"))
+    assert training_flops(network, 2) == training_flops(
+        replace(config, kernel="torch").build(torch.device("meta")), 2
+    )
+    assert network.head.flops(16) == head.flops(16) == 2 * 16 * 64 * 33
+    with pytest.raises(InputError, match="the kernel 'triton'"):
+        config.build(torch.device("cpu"))
 
 
 def test_what_cannot_be_measured_is_refused() -> None:

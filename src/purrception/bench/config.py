@@ -91,9 +91,10 @@ class BenchConfig:
             network.set_codebook(torch.randn(self.codebook_size, self.codebook_dim))
         _randomise(network.head)
         network.backbone.recompute = self.recompute
-        network.use_kernel(self.kernel)
-        if self.compile:
-            network.compile_parts()
+        if device.type != "meta":  # where only shapes are asked for
+            network.use_kernel(self.kernel)
+            if self.compile:
+                network.compile_parts()
         return network
 
     def build_head(self, device: torch.device) -> CategoricalHead:
@@ -103,9 +104,10 @@ class BenchConfig:
         codebook = torch.randn(self.codebook_size, self.codebook_dim)
         head = HeadConfig(self.head, self.rank).build(sizes.width, codebook, sizes.patch_size).to(device)
         assert isinstance(head, CategoricalHead)
-        head.use_kernel(self.kernel)
-        if self.compile:
-            head.compile_chunks()
+        if device.type != "meta":
+            head.use_kernel(self.kernel)
+            if self.compile:
+                head.compile_chunks()
         return _randomise(head)
 
     def alone(self, device: torch.device) -> bool:

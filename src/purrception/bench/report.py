@@ -307,7 +307,7 @@ def _flops(config: BenchConfig, part: str, passes: int) -> float | None:
     if part not in ("training", "sampling", "generation"):
         return None
     with torch.device("meta"):
-        network = replace(config, compile=False).build(torch.device("meta"))
+        network = config.build(torch.device("meta"))
         if part == "training":
             return training_flops(network, config.batch_size) / config.batch_size
         head = network.head.flops(config.grid**2)
