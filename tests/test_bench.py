@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -174,6 +175,16 @@ esac
     assert done.returncode == 1
     assert "broken" in done.stdout
     assert results(tmp_path) == {"head": "failed (3)", "sampling": "done"}
+
+
+def test_one_by_one_each_figure_is_shown_as_it_comes(capfd: pytest.CaptureFixture[str]) -> None:
+    config = BenchConfig(network="nano/2", grid=4, codebook_size=33, repeats=2, order="alone")
+    report = bench(config, ["head"], ["ours", REFERENCE], "batch_size", ["1", "2"])
+    assert [(row.variant, row.setting) for row in report.rows] == [
+        ("ours", 1), (REFERENCE, 1), ("ours", 2), (REFERENCE, 2)
+    ]  # fmt: skip
+    shown = re.findall(r"forward and backward, (ours|reference) at (\d): [\d.]+ ms", capfd.readouterr().err)
+    assert shown == [("ours", "1"), (REFERENCE, "1"), ("ours", "2"), (REFERENCE, "2")]
 
 
 def test_shapes_alone_need_neither_kernels_nor_a_compiler() -> None:

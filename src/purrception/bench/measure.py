@@ -46,15 +46,22 @@ def seconds_in_turns(
 
 
 @dataclasses.dataclass(frozen=True)
-class Alone:
-    """A step that had the device to itself."""
+class Measured:
+    """What is known of a step."""
 
     seconds: list[float]
-    bytes: int | None
-    """The most that tensors held on a GPU, with all that the step needs; not known of a processor."""
+    bytes: int | None = None
+    """The most that its tensors held at a time."""
+    bytes_per_image: float | None = None
+    """Slope between a batch and another."""
+
+    def __str__(self) -> str:
+        """For a log."""
+        memory = "" if self.bytes is None else f", at most {self.bytes / 2**20:.0f} MB"
+        return f"{1e3 * statistics.median(self.seconds):.1f} ms{memory}"
 
 
-def measure_alone(start: Callable[[], Step], repeats: int, device: torch.device) -> Alone | None:
+def measure_alone(start: Callable[[], Step], repeats: int, device: torch.device) -> Measured | None:
     """Make a step, run it, and forget it: what a GPU's memory asks for, which holds few large networks at a time.
 
     Two runs come before those that count: compilation, and the optimizer's state.
@@ -79,7 +86,7 @@ def measure_alone(start: Callable[[], Step], repeats: int, device: torch.device)
                 taken.append(time.perf_counter() - began)
     except torch.OutOfMemoryError:
         return None
-    return Alone(taken, int(torch.cuda.max_memory_allocated(device)) if on_gpu else None)
+    return Measured(taken, int(torch.cuda.max_memory_allocated(device)) if on_gpu else None)
 
 
 def ratio(seconds: Sequence[float], others: Sequence[float]) -> float:

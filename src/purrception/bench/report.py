@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from purrception.bench.config import BenchConfig
-from purrception.bench.measure import measure_alone, peak_memory, ratio, seconds_in_turns
+from purrception.bench.measure import Measured, measure_alone, peak_memory, ratio, seconds_in_turns
 from purrception.bench.workloads import REFERENCE, WORKLOADS, Variant
 from purrception.errors import InputError, unknown_name
 from purrception.models import training_flops
@@ -207,7 +207,7 @@ def _measure(
     for (setting, name), measured in found.items():
         config, variant = settings[setting], work[name]
         if measured is None:
-            left_out.append(f"{WORKLOADS[part].title}, {name}{'' if setting is None else f' at {setting}'}")
+            left_out.append(_named(part, name, setting))
             continue
         of_reference, of_ours = (found.get((setting, other)) for other in (REFERENCE, next(iter(work))))
         taken = measured.seconds
@@ -239,16 +239,6 @@ def _measure(
     return rows
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What is known of a variant at a setting."""
-
-    seconds: list[float]
-    bytes: float | None = None
-    bytes_per_image: float | None = None
-    """Slope between a batch and another."""
-
-
 Found = dict[tuple[int | str | None, str], Measured | None]
 
 
@@ -278,22 +268,25 @@ def _one_by_one(settings: Settings, part: str, work: dict[str, Variant], device:
     with ProgressBar(part, len(settings) * len(work)) as bar:
         for setting, config in settings.items():
             for name, variant in work.items():
-                found[setting, name] = _by_itself(variant, config, device)
+                measured = found[setting, name] = _by_itself(variant, config, device)
+                bar.note(f"{_named(part, name, setting)}: {measured or 'no memory'}")  # should the rest not end
                 bar.update(len(found))
     return found
+
+
+def _named(part: str, variant: str, setting: int | str | None) -> str:
+    return f"{WORKLOADS[part].title}, {variant}{'' if setting is None else f' at {setting}'}"
 
 
 def _by_itself(variant: Variant, config: BenchConfig, device: torch.device) -> Measured | None:
     images, half = config.batch_size, config.batch_size // 2
     whole = measure_alone(partial(variant.start, config, images, device), config.repeats, device)
-    if whole is None:
-        return None
-    smaller = None
-    if config.memory and half and whole.bytes is not None:
-        smaller = measure_alone(partial(variant.start, config, half, device), 1, device)
-    if smaller is None or smaller.bytes is None or whole.bytes is None:
-        return Measured(whole.seconds, whole.bytes)
-    return Measured(whole.seconds, whole.bytes, (whole.bytes - smaller.bytes) / (images - half))
+    if whole is None or whole.bytes is None or not config.memory or not half:
+        return whole
+    smaller = measure_alone(partial(variant.start, config, half, device), 1, device)
+    if smaller is None or smaller.bytes is None:
+        return whole
+    return replace(whole, bytes_per_image=(whole.bytes - smaller.bytes) / (images - half))
 
 
 def _held(variant: Variant, config: BenchConfig) -> int:
