@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from purrception import processes
+from purrception.training.distributed import own
 
 FILE = "shard-{number:05d}-model-00001-of-00001.safetensors"
 PLACES, START = "DCP_SHARDING_INFO", "saved_offsets"
@@ -119,7 +120,7 @@ def write_part(folder: Path, tensors: dict[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         piece = _piece_of(tensor)
         if _is_first_copy(tensor) and 0 not in piece.shape:
-            mine[name] = _local(tensor).detach().contiguous()
+            mine[name] = own(tensor).detach().contiguous()
             places[name] = {START: piece.start}
     problem = ""
     if mine:
@@ -140,12 +141,7 @@ def _fill(tensor: Tensor, file: safe_open, name: str, stored: Piece) -> None:
     if shared is None:
         return
     content = file.get_tensor(name) if shared == stored else file.get_slice(name)[shared.within(stored)]
-    _local(tensor)[shared.within(wanted)].copy_(content)
-
-
-def _local(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor, in the same memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    own(tensor)[shared.within(wanted)].copy_(content)
 
 
 def _piece_of(tensor: Tensor) -> Piece:
