@@ -259,6 +259,7 @@ def test_one_line_says_what_no_machine_has(
     assert main(["plan", "digits", f"--{option}", value]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert message in line
+    assert "PlanOptions" not in line
 
 
 def test_bench_refuses_such_speeds_too() -> None:

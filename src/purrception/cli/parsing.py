@@ -166,11 +166,12 @@ def _spelt_out(kind: type, arguments: list[str]) -> list[str]:
 
 
 def condense(message: str) -> str:
-    """A framed message of several lines as one plain line, without help texts and pointers to them."""
+    """A framed message of several lines as one plain line, without help texts and what they are parsed into."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", message)
-    line = " ".join(part.strip(" │╭╮╰╯─") for part in text.splitlines())
+    parts = (part.strip(" │╭╮╰╯─") for part in text.splitlines())
+    line = " ".join(part for part in parts if part.strip("-"))  # rules are of "-" where nothing else can be written
     line = re.split(r"Argument helptext|For full helptext|Full helptext", line)[0]
-    return re.sub(r"^\s*(Value|Parsing) error\s+", "", line).strip()
+    return re.sub(r"^\s*((Value|Parsing) error\s+)?(Error parsing [\w.]+: )?", "", line).strip()
 
 
 def override(settings: T, options: object) -> T:
