@@ -269,6 +269,13 @@ def test_metrics_name_what_the_loop_watches(tiny_run: Path) -> None:
     ]
 
 
+def test_a_tried_step_writes_no_figures(tiny_run: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_run, tmp_path)
+    assert math.isfinite(trainer.try_step()["loss"])
+    assert not read_json_lines(trainer.run.metrics_file)
+    assert not list(trainer.run.metrics_file.parent.rglob("events.out.tfevents.*"))
+
+
 def test_metrics_after_the_checkpoint_are_dropped_on_resume(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     file.write_text("".join(json.dumps({"step": n}) + "\n" for n in (1, 2, 3)) + '{"step": 4, "lo')

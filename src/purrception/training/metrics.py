@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -30,7 +31,12 @@ class MetricsLog:
         if file.exists():
             _drop_after(file, step)
         self._stream = file.open("a")
-        self._board = SummaryWriter(str(file.parent), purge_step=step + 1)
+        self._folder, self._begins = file.parent, step + 1
+
+    @cached_property
+    def _board(self) -> SummaryWriter:
+        """Opened by the first figure: a file and a thread that steps of a rehearsal can do without."""
+        return SummaryWriter(str(self._folder), purge_step=self._begins)
 
     def write(self, step: int, figures: dict[str, Any]) -> None:
         """Record figures of one step; numbers also go to TensorBoard."""
@@ -55,7 +61,8 @@ class MetricsLog:
     ) -> None:
         if self._writes:
             self._stream.close()
-            self._board.close()
+            if "_board" in vars(self):
+                self._board.close()
 
 
 def read_json_lines(file: Path) -> list[dict[str, Any]]:
