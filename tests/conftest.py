@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
-# Workers share the cores: threads that spin while they wait starve each other. Before torch is imported.
-os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+# Before torch is imported. Workers share the cores: threads that spin while they wait starve each other. And the
+# hub is not asked for anything.
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1"}
 
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from purrception.models import DiTConfig, PurrceptionTransformer
 from purrception.recipes import digits
 from purrception.tokenizers import TokenizerTrainingConfig, VQConfig
 from purrception.training import TrainingConfig
+from tests.forked import can_fork, run_forked
 
 ROOT = Path(__file__).parents[1]
 # Processes that tests start find what the tests found, wherever they run: PYTHONPATH=src need not be absolute.
@@ -31,12 +33,19 @@ PATHS = [str(ROOT), str(Path(purrception.__file__).parents[1]), os.environ.get("
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, PATHS))
 
 
-def run_cli(*arguments: str | Path, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """``purrception …`` as a person would start it."""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+def run_cli(
+    *arguments: str | Path, cwd: Path, timeout: float = 300, fresh: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """``purrception …`` as a person would start it.
+
+    A process of its own, but forked with its packages imported (:mod:`tests.forked`), unless it is to be ``fresh``
+    or the test has changed the environment.
+    """
+    if not fresh and can_fork():
+        return run_forked([*map(str, arguments)], cwd, timeout)
     return subprocess.run(
         [sys.executable, "-m", "purrception", *map(str, arguments)],
-        cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False,
+        cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False,
     )  # fmt: skip
 
 
@@ -46,10 +55,9 @@ def run_torchrun(
     """Two processes, as ``torchrun`` starts them on a machine without a GPU."""
     # static: a store of its own at a free port, so that tests may run side by side
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *options]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     return subprocess.run(
         [sys.executable, *command, *map(str, arguments)],
-        cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False,
+        cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False,
     )  # fmt: skip
 
 
@@ -83,7 +91,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished tiny run. Do not change it: copy it."""
     folder = tmp_path_factory.mktemp("tiny")
     (folder / "tiny.yaml").write_text(dump_config(tiny_config(folder / "runs")))
-    done = run_cli("train", "tiny.yaml", cwd=folder)
+    done = run_cli("train", "tiny.yaml", cwd=folder, fresh=True)
     assert done.returncode == 0, done.stderr
     return folder / "runs" / "tiny"
 

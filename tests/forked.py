@@ -1,0 +1,61 @@
+"""The command line in a process that is forked with its packages imported.
+
+To import PyTorch and diffusers takes a process some ten seconds of processor time, and the tests start a hundred.
+One server for each of pytest's workers imports them once, runs nothing, and forks itself for every command.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+_server = multiprocessing.get_context("forkserver")
+_server.set_forkserver_preload(
+    [__name__, "matplotlib.pyplot", *(f"purrception.{room}" for room in ("cli", "comparison", "diagnose", "plan"))]
+)
+_started_with: dict[str, str] = {}
+"""The environment of the server, which its children inherit; empty before the first."""
+
+
+def can_fork() -> bool:
+    """Whether a child of the server would find the present environment: some of it is read by imports alone."""
+    wanted = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    if not _started_with:
+        _started_with.update(wanted)
+    return wanted == _started_with
+
+
+def run_forked(arguments: Sequence[str], cwd: Path, timeout: float) -> subprocess.CompletedProcess[str]:
+    """``purrception …`` in ``cwd``, as :func:`subprocess.run` would give it.
+
+    Raises:
+        subprocess.TimeoutExpired: it took longer than ``timeout`` seconds, and was killed.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        out, error = Path(temporary) / "stdout", Path(temporary) / "stderr"
+        process = _server.Process(target=_main, args=(arguments, cwd, out, error))
+        process.start()
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise subprocess.TimeoutExpired(arguments, timeout)
+        texts = [file.read_text() if file.exists() else "" for file in (out, error)]
+        return subprocess.CompletedProcess(arguments, process.exitcode, *texts)
+
+
+def _main(arguments: Sequence[str], cwd: Path, out: Path, error: Path) -> None:
+    """What the child does: the command with its output in files."""
+    from purrception.cli import main
+
+    for stream, file in ((sys.stdout, out), (sys.stderr, error)):
+        with file.open("w") as opened:
+            os.dup2(opened.fileno(), stream.fileno())
+    os.chdir(cwd)
+    sys.argv = ["purrception", *arguments]
+    sys.exit(main())
