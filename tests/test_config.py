@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from purrception.config import config_from_dict, config_to_dict, dump_config, load_config, option_names
+from purrception.config import RunConfig, config_from_dict, config_to_dict, dump_config, load_config
 from purrception.errors import InputError
 from purrception.experiment import start_run
 from purrception.models import HeadConfig
+from purrception.options import option_names
 from purrception.recipes import RECIPES, get_recipe
 
 
@@ -86,4 +87,4 @@ def test_option_names_cover_every_leaf() -> None:
             found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key}
         return found
 
-    assert leaves(config_to_dict(get_recipe("digits"))) == set(option_names())
+    assert leaves(config_to_dict(get_recipe("digits"))) == set(option_names(RunConfig))

@@ -17,7 +17,8 @@ from purrception.cli.editing import InpaintOptions, InterpolateOptions, RefineOp
 from purrception.cli.evaluating import EvaluateOptions
 from purrception.cli.shipping import ExportOptions
 from purrception.cli.tokenizer import ReportOptions, TrainOptions
-from purrception.config import DataOptions, TokenizerRunConfig, option_names
+from purrception.config import DataOptions, RunConfig, TokenizerRunConfig
+from purrception.options import option_names
 from purrception.plan import PlanOptions
 from purrception.prepare import PrepareOptions
 from purrception.studio import StudioOptions
@@ -25,12 +26,12 @@ from purrception.studio import StudioOptions
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 OPTIONS = {
-    "train": {*option_names(), "resume", "dry_run"},
+    "train": {*option_names(RunConfig), "resume", "dry_run"},
     "sample": set(option_names(SampleOptions)),
     "evaluate": {*option_names(EvaluateOptions), "diff", "anyway"},
-    "compare": {*option_names(), *option_names(CompareOptions)},
+    "compare": {*option_names(RunConfig), *option_names(CompareOptions)},
     "sweep": set(option_names(SweepOptions)),
-    "plan": {*option_names(), *option_names(PlanOptions)},
+    "plan": {*option_names(RunConfig), *option_names(PlanOptions)},
     "diagnose": {*option_names(DiagnoseOptions), *option_names(SuiteOptions), "suite"},
     "bench": {*option_names(BenchConfig), *option_names(BenchOptions)},
     "prepare": set(option_names(PrepareOptions)),

@@ -20,8 +20,9 @@ from purrception.errors import InputError
 from purrception.experiment import build_network
 from purrception.flow import build_objective
 from purrception.models import DiTConfig
+from purrception.peaks import known_peak
 from purrception.plan import PlanOptions, plan
-from purrception.plan.speed import known_peak, measured_peak
+from purrception.plan.speed import measured_peak
 from purrception.recipes import get_recipe
 from purrception.tokenizers import VQConfig, VQTokenizer
 from purrception.tokens import TokenDataset

@@ -36,8 +36,8 @@ _HOMES = {
 }
 
 SPINS = 200
-"""Rounds that a thread of GNU OpenMP spins for the others before it sleeps: a small part of a time slice. GNU's own
-300 000 may outlast a slice, and threads that share their cores with other programs then starve each other."""
+"""Rounds that a thread of GNU OpenMP spins for the others before it sleeps: a small part of a time slice. GNU's
+own 300 000 may outlast a slice, and threads that share their cores with other programs then starve each other."""
 if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME"} & os.environ.keys():  # a person's own settings stand
     os.environ["GOMP_SPINCOUNT"] = str(SPINS)
 

@@ -19,6 +19,7 @@ from purrception.errors import InputError, unknown_name
 from purrception.evaluation import EvaluationConfig
 from purrception.flow import ObjectiveConfig, SamplingConfig
 from purrception.models import DiTConfig, HeadConfig
+from purrception.options import option_names
 from purrception.tokenizers import TokenizerTrainingConfig, VQConfig
 from purrception.training import TrainingConfig
 
@@ -117,19 +118,6 @@ class DataOptions:
 
 T = TypeVar("T")
 _ADAPTER: TypeAdapter[RunConfig] = TypeAdapter(RunConfig)
-
-
-def option_names(kind: type = RunConfig, prefix: str = "", of: type | None = None) -> list[str]:
-    """Every key of a configuration in dotted form, such as ``training.batch_size``; only those of one type."""
-    hints = get_type_hints(kind)
-    names: list[str] = []
-    for item in dataclasses.fields(kind):
-        inner = hints[item.name]
-        if dataclasses.is_dataclass(inner) and isinstance(inner, type):
-            names += option_names(inner, f"{prefix}{item.name}.", of)
-        elif of in (None, inner):
-            names.append(prefix + item.name)
-    return names
 
 
 def config_to_dict(config: RunConfig) -> dict[str, Any]:

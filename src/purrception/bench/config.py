@@ -9,7 +9,7 @@ import torch
 
 from purrception.errors import InputError, unknown_name
 from purrception.models import CategoricalHead, DiTConfig, HeadConfig, Kernel, PurrceptionTransformer
-from purrception.plan.speed import check_tflops
+from purrception.peaks import check_tflops
 
 Order = Literal["auto", "turns", "alone"]
 

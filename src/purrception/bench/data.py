@@ -6,6 +6,7 @@ import itertools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,10 +14,12 @@ from torch import Tensor
 
 from purrception.bench.config import BenchConfig
 from purrception.flow import TrainingBatch
-from purrception.tokenizers import VQConfig, VQTokenizer
 from purrception.tokens import Manifest, Shard, Standardisation, TokenDataset
 from purrception.tokens.shards import shard_name, write_shard
 from purrception.training.batches import TrainingBatches, to_device
+
+if TYPE_CHECKING:
+    from purrception.tokenizers import VQTokenizer
 
 ROWS = 1024
 """Of the shard, or the file of embeddings, that is read."""
@@ -80,6 +83,8 @@ def _nearest(z: Tensor, codebook: Tensor) -> Tensor:
 
 def build_tokenizer(config: BenchConfig, device: torch.device) -> VQTokenizer:
     """A tokenizer of the configured sizes with random weights."""
+    from purrception.tokenizers import VQConfig, VQTokenizer  # seconds of imports that other parts do without
+
     sizes = VQConfig(config.codebook_size, config.codebook_dim, config.tokenizer_channels)
     torch.manual_seed(0)
     return VQTokenizer(sizes.build(3, config.grid * sizes.downsampling).to(device))

@@ -19,7 +19,7 @@ from purrception.bench.workloads import REFERENCE, WORKLOADS, Variant
 from purrception.errors import InputError, unknown_name
 from purrception.models import training_flops
 from purrception.models.cost import forward_flops
-from purrception.plan.speed import known_peak
+from purrception.peaks import known_peak
 from purrception.progress import ProgressBar
 from purrception.training.config import resolve_device
 

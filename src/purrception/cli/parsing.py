@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from purrception.errors import InputError, unknown_name
+from purrception.options import option_names
 
 if TYPE_CHECKING:
     from purrception.config import RunConfig
@@ -118,8 +119,6 @@ def parse(kind: type[T], verb: Verb, arguments: list[str], default: T | None = N
     """
     parsed, unknown = parse_known(kind, verb, arguments, default)
     if unknown:
-        from purrception.config import option_names
-
         given = unknown[0].split("=")[0]
         raise unknown_name("option", given, [f"--{name.replace('_', '-')}" for name in option_names(kind)])
     return parsed
@@ -154,8 +153,6 @@ def parse_known(kind: type[T], verb: Verb, arguments: list[str], default: T | No
 
 def _spelt_out(kind: type, arguments: list[str]) -> list[str]:
     """``arguments`` with True behind every switch that stands alone, such as ``--decoder-only``."""
-    from purrception.config import option_names
-
     switches = {f"--{name}" for name in option_names(kind, of=bool)}
     spelt: list[str] = []
     for argument, following in pairwise([*arguments, ""]):
@@ -169,7 +166,7 @@ def condense(message: str) -> str:
     """A framed message of several lines as one plain line, without help texts and what they are parsed into."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", message)
     parts = (part.strip(" │╭╮╰╯─") for part in text.splitlines())
-    line = " ".join(part for part in parts if part.strip("-"))  # rules are of "-" where nothing else can be written
+    line = " ".join(part for part in parts if part.strip("-"))  # without Unicode, rules are of "-"
     line = re.split(r"Argument helptext|For full helptext|Full helptext", line)[0]
     return re.sub(r"^\s*((Value|Parsing) error\s+)?(Error parsing [\w.]+: )?", "", line).strip()
 

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from purrception.errors import InputError, unknown_name
+from purrception.peaks import PEAK_TFLOPS, check_tflops, known_peak
 from purrception.plan.images import Images
-from purrception.plan.speed import PEAK_TFLOPS, Speed, check_tflops, known_peak
+from purrception.plan.speed import Speed
 from purrception.units import BYTES, COUNTS, FLOPS, TIMES, Units, in_units
 
 

@@ -1,4 +1,4 @@
-"""How fast a machine is: a GPU's peak by name, a large matrix product timed here, training steps taken here."""
+"""How fast a machine is: a GPU's peak by name, or a large matrix product and training steps timed here."""
 
 from __future__ import annotations
 
@@ -14,18 +14,13 @@ import torch
 from purrception.errors import InputError
 from purrception.flow import Objective
 from purrception.models import PurrceptionTransformer
+from purrception.peaks import known_peak
 from purrception.tokens import Manifest, Standardisation, TokenDataset
 from purrception.tokens.manifest import Shard
 from purrception.tokens.shards import shard_name, write_shard
 from purrception.training import RunDirectory, Trainer, TrainingConfig
 from purrception.training.config import resolve_device
 
-PEAK_TFLOPS = {
-    "A100": 312.0, "L40S": 362.0, "H100": 989.0, "H100 PCIe": 756.0, "H200": 989.0, "B200": 2250.0,
-}  # fmt: skip
-"""Dense bfloat16, TFLOP/s, by a part of the GPU's name, from the maker's data sheets."""
-SLOWEST, FASTEST = 1e-6, 1e9
-"""Of the speeds that a person may give, TFLOP/s."""
 SUPPOSED_GPU = "H100"
 SECONDS_AT_MOST, SLOWEST_STEP = 4.0, 0.1
 """A training step is taken where, at this share of the peak, it lasts no longer."""
@@ -95,22 +90,6 @@ class Peak:
         if not self.here or flops > SECONDS_AT_MOST * SLOWEST_STEP * 1e12 * self.tflops:
             return False
         return memory < (torch.cuda.mem_get_info()[0] if device == "cuda" else BYTES_AT_MOST)
-
-
-def known_peak(gpu: str) -> float | None:
-    """Dense bfloat16 peak of a GPU, TFLOP/s, by the longest name that is a part of ``gpu``, if any is."""
-    found = [name for name in PEAK_TFLOPS if name.casefold() in gpu.casefold()]
-    return PEAK_TFLOPS[max(found, key=len)] if found else None
-
-
-def check_tflops(tflops: float) -> None:
-    """Refuse a speed that no machine has.
-
-    Raises:
-        InputError: it is not a number from 1e-6 to 1e9.
-    """
-    if not SLOWEST <= tflops <= FASTEST:  # as not-a-number is
-        raise InputError(f"tflops is a speed from {SLOWEST:g} to {FASTEST:g} TFLOP/s; given {tflops:g}")
 
 
 def measured_peak(device: torch.device, dtype: torch.dtype) -> tuple[float, int]:

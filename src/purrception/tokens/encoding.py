@@ -10,13 +10,15 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from purrception.data import ImageSource, UnreadableImageError, Views, images_to_tensor
 from purrception.errors import InputError
-from purrception.tokenizers import Tokenizer
+
+if TYPE_CHECKING:
+    from purrception.tokenizers import Tokenizer
 
 PIXELS_PER_BATCH = 2**20
 LARGEST_BATCH = 128

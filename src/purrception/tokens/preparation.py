@@ -11,7 +11,7 @@ import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,10 +19,12 @@ from purrception import processes
 from purrception.data import DataConfig, ImageSource, Views, open_images
 from purrception.errors import InputError
 from purrception.progress import ProgressBar
-from purrception.tokenizers import Tokenizer
 from purrception.tokens.encoding import EncodedPart, Encoder, EncodingConfig
 from purrception.tokens.manifest import MANIFEST_FILE, Manifest, Shard, Standardisation
 from purrception.tokens.shards import shard_name, write_shard, write_whole
+
+if TYPE_CHECKING:
+    from purrception.tokenizers import Tokenizer
 
 PLAN_FILE, PROGRESS_FOLDER, REPORT_FILE, SUMMARY_FILE = "plan.json", "progress", "report.jsonl", "summary.json"
 

@@ -1,0 +1,25 @@
+"""Names of the options that a dataclass gives a command."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import get_type_hints
+
+
+def option_names(kind: type, prefix: str = "", of: type | None = None) -> list[str]:
+    """Every field of a dataclass and of those within it in dotted form, such as ``training.batch_size``.
+
+    Args:
+        kind: the dataclass.
+        prefix: put before each name.
+        of: only fields of this type.
+    """
+    hints = get_type_hints(kind)
+    names: list[str] = []
+    for item in dataclasses.fields(kind):
+        inner = hints[item.name]
+        if dataclasses.is_dataclass(inner) and isinstance(inner, type):
+            names += option_names(inner, f"{prefix}{item.name}.", of)
+        elif of in (None, inner):
+            names.append(prefix + item.name)
+    return names
