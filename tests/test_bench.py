@@ -141,16 +141,17 @@ def results(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_the_script_for_a_gpu_runs_dry(tmp_path: Path) -> None:
-    done = run_gpu_script(tmp_path, ARCHIVE=str(tmp_path / "figures.tar.gz"), LIMIT="560")
+def test_the_script_for_a_gpu_runs_dry(tiny_run: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "figures.tar.gz"
+    done = run_gpu_script(tmp_path, ARCHIVE=str(archive), LIMIT="560", TINY_RUN=str(tiny_run))
     assert done.returncode == 0, done.stdout + done.stderr
     assert set(results(tmp_path).values()) == {"done"}
     made = {path.parent.name for path in tmp_path.glob("figures/*/report.json")}
     assert made == {"training", "training-compiled", "head", "generation", "sampling", "codebook", "recomputed"}
     assert (tmp_path / "figures/profile/profile.md").read_text().count("The head takes") == 2
     assert Image.open(tmp_path / "figures/digits.png").size[0] > 100
-    with tarfile.open(tmp_path / "figures.tar.gz") as archive:
-        assert {"figures/summary.md", "figures/digits.png", "figures/tests.log"} <= set(archive.getnames())
+    with tarfile.open(archive) as opened:
+        assert {"figures/summary.md", "figures/digits.png", "figures/tests.log"} <= set(opened.getnames())
 
 
 def test_a_part_that_fails_or_takes_too_long_does_not_stop_the_others(tmp_path: Path) -> None:

@@ -38,11 +38,11 @@ def kernels(test: Callable[..., None]) -> Callable[..., None]:
 
 
 @pytest.mark.skipif(RUNS_HERE, reason="the kernels' own tests run in this process")
-def test_the_kernels_pass_their_tests_under_the_interpreter() -> None:
+def test_the_kernels_pass_their_tests_under_the_interpreter(tiny_run: Path) -> None:
     pytest.importorskip("triton")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
-        cwd=Path(__file__).parents[2], env=os.environ | {"TRITON_INTERPRET": "1"},
+        cwd=Path(__file__).parents[2], env=os.environ | {"TRITON_INTERPRET": "1", "TINY_RUN": str(tiny_run)},
         capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:]
@@ -264,8 +264,8 @@ def test_training_is_the_same_with_either_kernel(tiny_run: Path, tmp_path: Path)
     torch.testing.assert_close(made, expected, rtol=1e-4 if DEVICE == "cpu" else 1e-2, atol=0)
 
 
-def test_a_run_on_a_processor_refuses_the_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter takes a processor")
+def test_a_run_on_a_processor_refuses_the_kernel(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(dump_config(tiny_config(tmp_path / "runs")))
     done = run_cli(
         "train", "tiny.yaml", "--training.head-kernel", "triton", "--training.device", "cpu", cwd=tmp_path
