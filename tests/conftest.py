@@ -25,7 +25,7 @@ from purrception.models import DiTConfig, PurrceptionTransformer
 from purrception.recipes import digits
 from purrception.tokenizers import TokenizerTrainingConfig, VQConfig
 from purrception.training import TrainingConfig
-from tests.forked import can_fork, run_forked
+from tests.forked import can_fork, remember_environment, run_forked
 
 ROOT = Path(__file__).parents[1]
 # Processes that tests start find what the tests found, wherever they run: PYTHONPATH=src need not be absolute.
@@ -103,6 +103,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Nothing that a test caches meets what a person has cached."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        remember_environment()
         yield
 
 

@@ -18,16 +18,22 @@ _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(
     [__name__, "matplotlib.pyplot", *(f"purrception.{room}" for room in ("cli", "comparison", "diagnose", "plan"))]
 )
-_started_with: dict[str, str] = {}
-"""The environment of the server, which its children inherit; empty before the first."""
+_environment: dict[str, str] = {}
+"""That of the server, which its children inherit."""
+
+
+def remember_environment() -> None:
+    """From now on commands are forked wherever the environment is as it is now."""
+    _environment.update(_present())
 
 
 def can_fork() -> bool:
     """Whether a child of the server would find the present environment: some of it is read by imports alone."""
-    wanted = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
-    if not _started_with:
-        _started_with.update(wanted)
-    return wanted == _started_with
+    return _present() == _environment
+
+
+def _present() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
 
 
 def run_forked(arguments: Sequence[str], cwd: Path, timeout: float) -> subprocess.CompletedProcess[str]:

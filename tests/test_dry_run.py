@@ -45,7 +45,7 @@ def test_networks_of_the_paper(size: str, shape: tuple[int, int, int]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in RECIPES if name not in ("paper-code", "paper-code-l")])
+@pytest.mark.parametrize("name", RECIPES)
 def test_the_whole_step_of_every_recipe_fits_shape_by_shape(name: str) -> None:
     recipe = get_recipe(name)
     if recipe.tokenizer.arch:
