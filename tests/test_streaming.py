@@ -16,6 +16,7 @@ from purrception.cli import main
 from purrception.errors import InputError
 from purrception.tokens import EncodingConfig, ShuffledOrder, TokenDataset, rank_share, write_tokens
 from purrception.tokens import dataset as dataset_module
+from purrception.tokens import order as order_module
 from purrception.training.metrics import read_json_lines
 from tests.conftest import run_cli
 from tests.test_tokens import Pixels, PixelTokenizer
@@ -150,6 +151,23 @@ def test_the_order_takes_no_memory() -> None:
     tracemalloc.stop()
     assert len(np.unique(rows)) == 1000
     assert rows.max() < 10**12
+
+
+def test_order_is_not_disturbed_by_another_epoch_asked_for_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the loop names the rows of a skipped step while the thread that reads ahead is in the next epoch."""
+    order = ShuffledOrder(600, seed=3)
+    undisturbed, mixed, inside = ShuffledOrder(600, seed=3).rows(0, 600), order_module._mixed, False
+
+    def interrupted(values: np.ndarray) -> np.ndarray:
+        nonlocal inside
+        if not inside:
+            inside = True
+            order.rows(600, 10)
+            inside = False
+        return mixed(values)
+
+    monkeypatch.setattr(order_module, "_mixed", interrupted)
+    assert np.array_equal(order.rows(0, 600), undisturbed)
 
 
 @pytest.mark.parametrize("world_sizes", [(1, 2), (4, 1), (2, 8)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
@@ -37,6 +38,7 @@ class TokenDataset:
         self._ends = np.cumsum([shard.count for shard in self.manifest.shards])
         self._trusted = np.full(len(self._ends), not verify)
         self._maps: OrderedDict[int, dict[str, np.ndarray]] = OrderedDict()
+        self._turn = Lock()
         if len(self._ends) <= VERIFIED_AT_ONCE:
             for number in range(len(self._ends)):
                 self._arrays(number)
@@ -58,15 +60,16 @@ class TokenDataset:
         return indices, labels
 
     def _arrays(self, number: int) -> dict[str, np.ndarray]:
-        """The maps of a shard; the least recently used one makes room."""
-        if number in self._maps:
-            self._maps.move_to_end(number)
-            return self._maps[number]
-        arrays = self._map(number)
-        self._maps[number] = arrays
-        if len(self._maps) > OPEN_AT_MOST:
-            self._maps.popitem(last=False)
-        return arrays
+        """The maps of a shard; the least recently used one makes room. Threads take turns."""
+        with self._turn:
+            if number in self._maps:
+                self._maps.move_to_end(number)
+                return self._maps[number]
+            arrays = self._map(number)
+            self._maps[number] = arrays
+            if len(self._maps) > OPEN_AT_MOST:
+                self._maps.popitem(last=False)
+            return arrays
 
     def _map(self, number: int) -> dict[str, np.ndarray]:
         shard = self.manifest.shards[number]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from purrception.errors import InputError
@@ -18,7 +20,8 @@ class ShuffledOrder:
     A position n ≥ 0 counts samples since the start of the run, over all processes; it is the whole state, so
     that resuming needs the number of samples seen and nothing else. No permutation is stored: a Feistel network
     keyed by (seed, epoch) permutes [0, 4^b) and is applied again while it leads out of [0, size), which makes it
-    a permutation of [0, size). Memory is independent of ``size``.
+    a permutation of [0, size). Memory is independent of ``size``. Nothing changes in it, so that the thread that
+    reads ahead may ask at the same time as the training loop.
     """
 
     def __init__(self, size: int, seed: int) -> None:
@@ -27,7 +30,6 @@ class ShuffledOrder:
         self.size, self.seed = size, seed
         half = max(1, -(-(size - 1).bit_length() // 2))
         self._half, self._mask = np.uint64(half), np.uint64(2**half - 1)
-        self._epoch, self._keys = -1, np.empty(0, dtype=np.uint64)
 
     def rows(self, start: int, count: int) -> np.ndarray:
         """Row numbers at positions ``start`` to ``start + count − 1``, across epochs."""
@@ -41,19 +43,22 @@ class ShuffledOrder:
         return rows
 
     def _permute(self, epoch: int, offset: int, count: int) -> np.ndarray:
-        if epoch != self._epoch:
-            rng = keyed_rng(self.seed, Stream.SHUFFLE, epoch)
-            self._epoch, self._keys = epoch, rng.integers(2**64, size=ROUNDS, dtype=np.uint64)
-        values = self._feistel(np.arange(offset, offset + count, dtype=np.uint64))
+        keys = _round_keys(self.seed, epoch)
+        values = self._feistel(np.arange(offset, offset + count, dtype=np.uint64), keys)
         while (outside := values >= self.size).any():
-            values[outside] = self._feistel(values[outside])
+            values[outside] = self._feistel(values[outside], keys)
         return values.astype(np.int64)
 
-    def _feistel(self, values: np.ndarray) -> np.ndarray:
+    def _feistel(self, values: np.ndarray, keys: tuple[np.uint64, ...]) -> np.ndarray:
         left, right = values >> self._half, values & self._mask
-        for key in self._keys:
+        for key in keys:
             left, right = right, left ^ (_mixed(right + key) & self._mask)
         return (left << self._half) | right
+
+
+@lru_cache(maxsize=8)
+def _round_keys(seed: int, epoch: int) -> tuple[np.uint64, ...]:
+    return tuple(keyed_rng(seed, Stream.SHUFFLE, epoch).integers(2**64, size=ROUNDS, dtype=np.uint64))
 
 
 def _mixed(values: np.ndarray) -> np.ndarray:
