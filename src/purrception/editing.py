@@ -11,7 +11,7 @@ from torch import Tensor
 
 from purrception.devices import upload
 from purrception.errors import InputError
-from purrception.flow import Draws, Generation, Given, Objective, SamplingConfig, Watcher, unwatched
+from purrception.flow import AUTOMATIC, Draws, Generation, Given, Objective, SamplingConfig, Watcher, unwatched
 from purrception.keyed_rng import Stream
 from purrception.models import PurrceptionTransformer
 from purrception.sampling import KeyedDraws, in_batches
@@ -37,6 +37,8 @@ class Editor:
     """Images at a time."""
     watch: Watcher = unwatched
     """Told of every evaluation; it may raise, to stop."""
+    conditioning: str = AUTOMATIC
+    """How given tokens act on the free ones: posterior, resampling or replacement; auto: the objective's best."""
 
     def inpaint(self, indices: Tensor, free: Tensor, labels: Tensor, strength: float = 1.0) -> Generation:
         """Make the free sites anew under the others, which are held on their path at every time.
@@ -52,7 +54,7 @@ class Editor:
         """
         if not bool(free.any()):
             raise InputError("there is nothing to make anew: every token is to be kept; free some of them")
-        given = Given(indices, free, start=_start(strength))
+        given = Given(indices, free, start=_start(strength), conditioning=self.conditioning)
         return self._generate(labels, given)
 
     def vary(self, indices: Tensor, labels: Tensor, strength: float) -> Generation:

@@ -19,7 +19,15 @@ from purrception.data import array_to_pil, images_to_tensor, tensor_to_images
 from purrception.devices import ready
 from purrception.editing import Editor, free_sites
 from purrception.errors import InputError, unknown_name
-from purrception.flow import Generation, ObjectiveConfig, SamplingConfig, Watcher, build_objective, unwatched
+from purrception.flow import (
+    AUTOMATIC,
+    Generation,
+    ObjectiveConfig,
+    SamplingConfig,
+    Watcher,
+    build_objective,
+    unwatched,
+)
 from purrception.hub import local_folder, read_companions, upload, write_companions
 from purrception.models import PurrceptionTransformer
 from purrception.outputs import PurrceptionOutput
@@ -249,6 +257,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         margin: int = 0,
         keep_pixels: bool = False,
         watch: Watcher = unwatched,
+        conditioning: str = AUTOMATIC,
     ) -> PurrceptionOutput:
         """Make what is painted anew, in ``num_images`` ways; tokens that it does not touch stay, to the bit.
 
@@ -267,6 +276,8 @@ class PurrceptionPipeline(DiffusionPipeline):
             margin: tokens around those touched that may change too, which hides seams.
             keep_pixels: paste the pixels of the given image outside the mask.
             watch: see :meth:`sample`.
+            conditioning: how given tokens act on the free ones: posterior, resampling or replacement (see
+                :mod:`purrception.flow.conditioning`); left out, the best that the model has.
 
         Raises:
             InputError: a mask of another size or without paint, an unknown class, or settings that the model
@@ -276,7 +287,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         fitted = self.canvas.fit(image)
         free = free_sites(painted, self.transformer.grid, margin)
         indices, labels = self._repeated(fitted, class_label, num_images)
-        made = self._editor(settings, seed, watch).inpaint(
+        made = self._editor(settings, seed, watch, conditioning).inpaint(
             indices, free.expand_as(indices), torch.tensor(labels), strength
         )
         out = self._decoded(made, labels)
@@ -381,8 +392,11 @@ class PurrceptionPipeline(DiffusionPipeline):
             raise InputError(f"at least one image must be asked for; given {num_images}")
         return self.encode([fitted]).repeat(num_images, 1, 1), [self.label_or_null(class_label)] * num_images
 
-    def _editor(self, settings: SamplingConfig, seed: int, watch: Watcher) -> Editor:
-        return Editor(ready(self.transformer).eval(), self.objective, settings, seed, watch=watch)
+    def _editor(
+        self, settings: SamplingConfig, seed: int, watch: Watcher, conditioning: str = AUTOMATIC
+    ) -> Editor:
+        network = ready(self.transformer).eval()
+        return Editor(network, self.objective, settings, seed, watch=watch, conditioning=conditioning)
 
     def enable_sequential_cpu_offload(self, *arguments: object, **options: object) -> None:
         """Refused: the head multiplies by its weights in chunks, outside of any layer that could be loaded."""

@@ -48,6 +48,8 @@ class InpaintOptions(Common):
     """Tokens around those touched that may change too, which hides seams."""
     keep_pixels: bool = False
     """Paste the pixels of the given picture outside the mask."""
+    conditioning: str = "auto"
+    """How given tokens act on the free ones: posterior, resampling or replacement; auto: the model's best."""
     seed: int = 0
     """Variant i depends on (seed, i) alone."""
 
@@ -108,6 +110,7 @@ def inpaint(arguments: list[str]) -> None:
             _picture("mask", options.mask, pipeline),
             options.class_label or None, options.num, settings, options.seed,
             strength=options.strength, margin=options.margin, keep_pixels=options.keep_pixels,
+            conditioning=options.conditioning,
         )  # fmt: skip
 
     _edit("inpaint", InpaintOptions, arguments, run)

@@ -1,4 +1,4 @@
-"""The report of a comparison: curves, final figures, and how many times fewer steps one needs than another."""
+"""The report of a comparison: curves, final figures, and who needs how many times fewer steps."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 
+from purrception.comparison.speed import SpeedRatio, speed_ratio
 from purrception.config import RunConfig
+from purrception.evaluation.intervals import DIFFERENCE
 
 REPORT_MARKDOWN, REPORT_JSON, REPORT_PICTURE = "report.md", "report.json", "report.png"
 AXES = {"step": "training steps", "seconds": "seconds of training", "flops": "training FLOPs"}
@@ -27,6 +30,7 @@ RANKED = ("frechet", "bits_per_code")  # lower is better; these are what speed i
 FINAL = ("frechet", "bits_per_code", "precision", "recall", "recognised", "cross_entropy", "mean_error")
 
 Rows = list[dict[str, Any]]
+Ratios = dict[tuple[str, str], SpeedRatio]
 
 
 def mean_and_spread(values: Sequence[float | None]) -> str:
@@ -51,59 +55,24 @@ def curve(rows: Rows, entry: str, axis: str, metric: str) -> tuple[np.ndarray, n
     )
 
 
-def first_reach(positions: np.ndarray, values: np.ndarray, target: float) -> float:
-    """Where a curve first comes down to ``target``, linear between points in the logarithm of the position.
-
-    Infinite when it never does; the first position when it starts there.
-    """
-    if values[0] <= target:
-        return float(positions[0])
-    for i in range(1, len(values)):
-        if values[i] <= target:
-            share = (values[i - 1] - target) / (values[i - 1] - values[i])
-            low, high = math.log(positions[i - 1]), math.log(positions[i])
-            return math.exp(low + share * (high - low))
-    return math.inf
-
-
-def speed_ratios(rows: Rows, axis: str, metric: str) -> dict[tuple[str, str], tuple[float, bool]]:
-    """(A, B) → how many times less of ``axis`` A needs to reach B's final value, and whether it is only a bound.
-
-    0 stands for never within the budget. Where A was there at its first measurement already, the ratio is a
-    lower bound.
-    """
-    entries = list(dict.fromkeys(row["entry"] for row in rows))
-    ratios = {}
-    for a in entries:
-        for b in entries:
-            end, final = (part[-1] for part in curve(rows, b, axis, metric))
-            positions, values = curve(rows, a, axis, metric)
-            reach = first_reach(positions, values, float(final))
-            ratio = float(end) / reach if math.isfinite(reach) else 0.0
-            ratios[a, b] = ratio, bool(values[0] <= final)
-    return ratios
-
-
 def write_report(folder: Path, rows: Rows, recipe: RunConfig, floor: float) -> Path:
     """Write Markdown, JSON and a picture of ``rows`` into ``folder``; returns the Markdown's path."""
     entries = list(dict.fromkeys(row["entry"] for row in rows))
     lines = [f"# Comparison on {recipe.name}", "", *_protocol(rows, recipe, floor), ""]
     lines += ["## At the end of training", "", *_final_table(rows, entries), ""]
     lines += _tuned_table(rows, entries)
-    for metric in RANKED:
+    lines += ["## Speed", "", *_how_speed_is_measured(), ""] if len(entries) > 1 else []
+    pairs = [(a, b) for a in entries for b in entries if a != b]
+    found: dict[str, dict[str, Any]] = {}
+    for metric in RANKED if pairs else ():
         for axis, title in AXES.items():
-            lines += [f"## {METRICS[metric]}: how many times fewer {title}", ""]
-            lines += [*_ratio_table(rows, entries, axis, metric), ""]
+            ratios = {pair: speed_ratio(rows, *pair, axis, metric) for pair in pairs}
+            lines += [f"### {METRICS[metric]}: how many times fewer {title}", ""]
+            lines += [*_ratio_table(ratios, entries), ""]
+            found[f"{metric} by {axis}"] = {f"{a} than {b}": asdict(value) for (a, b), value in ratios.items()}
     lines += [f"![curves]({REPORT_PICTURE})", ""]
     _draw(rows, entries, floor, folder / REPORT_PICTURE)
-    ratios = {
-        f"{metric} by {axis}": {
-            f"{a} to {b}": value for (a, b), (value, _) in speed_ratios(rows, axis, metric).items()
-        }
-        for metric in RANKED
-        for axis in AXES
-    }
-    result = {"frechet_floor": floor, "rows": rows, "times_fewer": ratios}
+    result = {"frechet_floor": floor, "rows": rows, "times_fewer": found}
     (folder / REPORT_JSON).write_text(json.dumps(result, indent=2))
     (folder / REPORT_MARKDOWN).write_text("\n".join(lines))
     return folder / REPORT_MARKDOWN
@@ -115,9 +84,17 @@ def _protocol(rows: Rows, recipe: RunConfig, floor: float) -> list[str]:
         f"{recipe.training.steps} steps of {recipe.training.batch_size} images, seeds {seeds}; mean ± standard "
         "deviation over seeds. Same tokenizer, tokens, data order, noise, times, optimiser, EMA and budget, and "
         f"the same initial weights where shapes agree. Distances are in {recipe.evaluation.features} features, to "
-        f"the real test images; as many real training images are at {floor:.2f}. By chance is half the width of "
-        "the 95 % bootstrap interval of a distance: a difference within it may be luck. The bound is of the "
-        "held-out codes.",
+        f"the real test images; as many real training images are at {floor:.2f}. By chance is how far two "
+        "distances of equal models, one training each, differ in 5 % of cases because other images were drawn "
+        "(bootstrap); that other seeds train otherwise comes on top. The bound is of the held-out codes.",
+    ]
+
+
+def _how_speed_is_measured() -> list[str]:
+    return [
+        "A falling curve is fitted to each entry's measurements; the ratio is of what both need to the worse of "
+        "the two ends. In brackets the interval of 95 % over seeds, drawn again together for both; where it holds "
+        "1, the two are not told apart. ≥ and ≤: one of them was there at its first measurement.",
     ]
 
 
@@ -133,7 +110,7 @@ def _final_table(rows: Rows, entries: list[str]) -> list[str]:
         if not final:
             continue
         cells = [mean_and_spread([row[name] for row in final]) for name in FINAL]
-        cells.insert(1, _half_width(final))
+        cells.insert(1, _by_chance(final))
         used = final[0]["sampling"]
         sampling = (
             f"{used['solver']}, NFE {final[0]['nfe']}, guidance {used['guidance']:g}, τ {used['temperature']}"
@@ -145,10 +122,10 @@ def _final_table(rows: Rows, entries: list[str]) -> list[str]:
     return lines
 
 
-def _half_width(rows: Rows) -> str:
-    """Of the bootstrap intervals of the distances, on average; a dash where older rows have none."""
-    widths = [row["frechet_high"] - row["frechet_low"] for row in rows if "frechet_high" in row]
-    return f"± {fmean(widths) / 2:.2g}" if widths else "–"
+def _by_chance(rows: Rows) -> str:
+    """How far apart chance takes two distances; a dash where older rows have no interval."""
+    reaches = [row["frechet_high"] - row["frechet"] for row in rows if "frechet_high" in row]
+    return f"± {DIFFERENCE * fmean(reaches):.2g}" if reaches else "–"
 
 
 def _tuned_table(rows: Rows, entries: list[str]) -> list[str]:
@@ -178,20 +155,13 @@ def _tuned_table(rows: Rows, entries: list[str]) -> list[str]:
     return [*lines, ""]
 
 
-def _ratio_table(rows: Rows, entries: list[str], axis: str, metric: str) -> list[str]:
-    """Row A, column B: A reaches B's final quality with so many times less."""
-    ratios = speed_ratios(rows, axis, metric)
-    lines = [f"| A ↓ reaches the end of B → | {' | '.join(entries)} |", "|---" * (len(entries) + 1) + "|"]
+def _ratio_table(ratios: Ratios, entries: list[str]) -> list[str]:
+    """Row A, column B: A needs so many times less than B."""
+    lines = [f"| A ↓ needs less than B → by | {' | '.join(entries)} |", "|---" * (len(entries) + 1) + "|"]
     for a in entries:
-        cells = [_ratio(*ratios[a, b]) for b in entries]
+        cells = ["–" if a == b else str(ratios[a, b]) for b in entries]
         lines.append(f"| {a} | {' | '.join(cells)} |")
     return lines
-
-
-def _ratio(value: float, only_a_bound: bool) -> str:
-    if not value:
-        return "not reached"
-    return f"{'≥ ' if only_a_bound else ''}{value:.2f}×"
 
 
 def _draw(rows: Rows, entries: list[str], floor: float, path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from purrception.errors import InputError
+from purrception.evaluation.intervals import t_quantile
 from purrception.evaluation.statistics import FeatureStatistics
 from purrception.keyed_rng import Stream, keyed_rng
 
@@ -111,7 +112,11 @@ def inception_score(logits: Tensor, splits: int = SCORE_SPLITS, seed: int = 0) -
 
 @dataclass(frozen=True)
 class Interval:
-    """Where 95 % of repetitions with other images of the same model would lie."""
+    """Where the mean over repetitions, with other images of the same model, lies with 95 % confidence.
+
+    One more repetition differs from this one √2 times as much:
+    :data:`purrception.evaluation.intervals.DIFFERENCE`.
+    """
 
     low: float
     high: float
@@ -121,13 +126,15 @@ def frechet_interval(features: Tensor, reference: FeatureStatistics, rounds: int
     """A bootstrap interval of the Fréchet distance of ``features`` ``[n, d]`` to a fixed reference.
 
     Images are drawn again with replacement. Such sets repeat images, and a Fréchet distance takes that for a lack
-    of variety, so all of them lie above the distance itself: the interval is their spread about their own mean,
-    put around the distance. It speaks of chance, not of the bias of few images, which the floor shows.
+    of variety, so all of them lie above the distance itself: what counts is their deviation about their own mean,
+    which is put around the distance, times Student's quantile, since it is itself estimated from few sets. It
+    speaks of chance, not of the bias of few images, which the floor shows.
 
     Args:
         features: of the generated images.
         reference: kept as it is.
-        rounds: sets drawn; above 512 dimensions at most 20, since each costs the eigenvalues of a matrix.
+        rounds: sets drawn, at least 2; above 512 dimensions at most 20, since each costs the eigenvalues of a
+            matrix.
         seed: of the draws, which are keyed by it.
     """
     features = features.double()
@@ -144,10 +151,9 @@ def frechet_interval(features: Tensor, reference: FeatureStatistics, rounds: int
         found.append(
             frechet_distance(FeatureStatistics(own.mean + shift, products / (count - 1), count), reference)
         )
-    values = torch.tensor(found, dtype=torch.float64)
-    low, high = torch.quantile(values - values.mean(), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    reach = float(torch.tensor(found, dtype=torch.float64).std()) * t_quantile(len(found) - 1)
     distance = frechet_distance(own, reference)
-    return Interval(max(distance + low, 0.0), distance + high)
+    return Interval(max(distance - reach, 0.0), distance + reach)
 
 
 def _some(rng: np.random.Generator, total: int, size: int) -> Tensor:

@@ -6,7 +6,9 @@ paths · posterior operations · evidence · guidance · time grids · solvers �
 from purrception.flow.evidence import Evidence
 from purrception.flow.guidance import Guidance
 from purrception.flow.objectives import (
+    AUTOMATIC,
     CFM,
+    CONDITIONINGS,
     DFM,
     OBJECTIVES,
     CFMEndpoint,
@@ -68,7 +70,9 @@ from purrception.flow.solvers import (
 from purrception.nearest import nearest_codes
 
 __all__ = [
+    "AUTOMATIC",
     "CFM",
+    "CONDITIONINGS",
     "DFM",
     "GRIDS",
     "LAST_STEPS",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +49,26 @@ class LinearPath:
         if not 0 <= t < 1:
             raise ValueError(f"the velocity exists for 0 ≤ t < 1; given t = {t}")
         return (mean - z_t) / (1 - t)
+
+    def back(self, z_s: Tensor, noise: Tensor, s: float, t: float) -> Tensor:
+        """A state at ``t`` whose path may lead to z_s at ``s``: noise is added, and the law at t is the path's.
+
+        z_t = (t/s) z_s + √((1 − t)² − (t/s)² (1 − s)²) ε, so that with z_s = s z_1 + (1 − s) z_0 it is
+        t z_1 + (1 − t) z_0' with another standard normal z_0'.
+
+        Args:
+            z_s: the state ``[B, D, h, w]``.
+            noise: ε, standard normal, of its shape.
+            s: where it is.
+            t: where to go back to.
+
+        Raises:
+            ValueError: not 0 ≤ t < s ≤ 1.
+        """
+        if not 0 <= t < s <= 1:
+            raise ValueError(f"going back leads to an earlier time inside [0, 1]; given from s = {s} to t = {t}")
+        share = t / s
+        return share * z_s + math.sqrt((1 - t) ** 2 - (share * (1 - s)) ** 2) * noise
 
     def advance(self, z_t: Tensor, mean: Tensor, t: float, s: float) -> Tensor:
         """One Euler step of dz/dt = (μ − z)/(1 − t) from ``t`` to ``s``.

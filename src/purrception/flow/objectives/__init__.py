@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from purrception.errors import unknown_name
 from purrception.flow.objectives.base import (
+    AUTOMATIC,
+    CONDITIONINGS,
     Draws,
     Generation,
     Given,
@@ -48,7 +50,9 @@ def build_objective(config: ObjectiveConfig) -> Objective:
 
 
 __all__ = [
+    "AUTOMATIC",
     "CFM",
+    "CONDITIONINGS",
     "DFM",
     "OBJECTIVES",
     "CFMEndpoint",

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from purrception.errors import InputError
+from purrception.errors import InputError, unknown_name
 from purrception.flow.evidence import Evidence
 from purrception.flow.guidance import Guidance
 from purrception.flow.posterior import Posterior, Truncation
@@ -171,12 +171,18 @@ def unwatched(t: float, z: Tensor, prediction: Prediction) -> None:
     """Nobody looks."""
 
 
+CONDITIONINGS = ("posterior", "resampling", "replacement")
+AUTOMATIC = "auto"
+"""Leaves the way of conditioning to the objective."""
+
+
 @dataclass(frozen=True)
 class Given:
     """What is known of images before they are sampled.
 
     Raises:
-        InputError: a time lies outside [0, 1], or nothing is left to do at the start.
+        InputError: a time lies outside [0, 1], nothing is left to do at the start, the way of conditioning is
+            unknown, or a step is to be made less than once.
     """
 
     indices: Tensor
@@ -187,9 +193,18 @@ class Given:
     """Where sampling begins: at 0 from noise, later from ``indices`` on their path at that time, free or not."""
     since: float = 0.0
     """Time from which the codes that are not free are held; before it, they are as free as the others."""
+    conditioning: str = AUTOMATIC
+    """How the free sites come to know of the given ones: posterior, resampling or replacement (see
+    :mod:`purrception.flow.conditioning`); auto: the best that the objective has."""
+    repetitions: int = 10
+    """resampling: how often each step is made."""
 
     def __post_init__(self) -> None:
-        """Refuse times that are none."""
+        """Refuse what means nothing."""
+        if self.conditioning not in (AUTOMATIC, *CONDITIONINGS):
+            raise unknown_name("way of conditioning", self.conditioning, (AUTOMATIC, *CONDITIONINGS))
+        if self.repetitions < 1:
+            raise InputError(f"a step is made at least once; given {self.repetitions} repetitions")
         if not 0 <= self.start < 1 or not 0 <= self.since <= 1:
             raise InputError(
                 f"sampling starts at a time in [0, 1) and holds codes since one in [0, 1]; given {self.start} "
@@ -264,6 +279,8 @@ class Objective(ABC):
     """Whether the head can be given the evidence in z_t: z_t must be a Gaussian around a code."""
     takes_redraw: ClassVar[bool] = False
     """Whether its sampler can draw known sites anew."""
+    conditionings: ClassVar[tuple[str, ...]] = ("replacement",)
+    """The ways in which given codes can act on the others, the best first."""
 
     def __init__(self, config: ObjectiveConfig) -> None:
         self.config = config
@@ -306,6 +323,21 @@ class Objective(ABC):
     def supported(self, settings: SamplingConfig) -> SamplingConfig:
         """``settings`` without what this objective cannot honour, for comparisons that share one setting."""
         return replace(settings, redraw=settings.redraw and self.takes_redraw)
+
+    def conditioning(self, given: Given) -> str:
+        """How ``given`` acts on the free sites.
+
+        Raises:
+            InputError: in a way that this objective does not have.
+        """
+        if given.conditioning == AUTOMATIC:
+            return self.conditionings[0]
+        if given.conditioning not in self.conditionings:
+            raise InputError(
+                f"a {self.config.name!r} model cannot be conditioned by {given.conditioning!r}; accepted are "
+                f"{', '.join((AUTOMATIC, *self.conditionings))}"
+            )
+        return given.conditioning
 
     @abstractmethod
     def loss(self, network: Network, batch: TrainingBatch) -> Losses:

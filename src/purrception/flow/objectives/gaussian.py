@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
+from purrception.flow.conditioning import Held, resampled
 from purrception.flow.evidence import Evidence
 from purrception.flow.objectives.base import (
     Draws,
@@ -27,30 +30,11 @@ from purrception.nearest import nearest_codes
 LOG_SNR_ENDS = (-6.0, 8.0)
 
 
-class _Known:
-    """Given codes on the path from ``noise``, ``[B, D, h, w]``."""
-
-    def __init__(self, network: Network, given: Given, noise: Tensor) -> None:
-        self._z_1, self._noise = network.embed(given.indices), noise
-        self._free, self._since = given.free[:, None], given.since
-
-    def at(self, t: float) -> Tensor:
-        """All sites of the given codes at time ``t``."""
-        return torch.lerp(self._noise, self._z_1, t)
-
-    def hold(self, z: Tensor, t: float) -> Tensor:
-        """``z`` with the sites that are not free on their path."""
-        return z if t < self._since else z.where(self._free, self.at(t))
-
-    def data(self, mean: Tensor, t: float) -> Tensor:
-        """A data prediction that knows the codes that are not free: the solver's state stays on their path."""
-        return mean if t < self._since else mean.where(self._free, self._z_1)
-
-
 class GaussianObjective(Objective):
     """An objective whose network predicts, one way or another, the data at the end of the linear path."""
 
     path = LinearPath()
+    conditionings: ClassVar[tuple[str, ...]] = ("resampling", "replacement")
 
     def state_at(self, network: Network, indices: Tensor, noise: Tensor, t: float) -> State:
         """z_t = t z_1 + (1 − t) z_0; no code is shown outright."""
@@ -69,32 +53,41 @@ class GaussianObjective(Objective):
         """Integrate dz/dt = (μ − z)/(1 − t) from noise to t = 1, then choose a code per site.
 
         Given codes are held on their path t z_1 + (1 − t) z_0, with the noise of the same sites, at every
-        evaluation. Sites meet in the network alone: what it sees is exact, whichever solver asks and wherever
-        its own state has gone.
+        evaluation, whichever solver asks and wherever its own state has gone. How the free sites learn of them
+        is told in :mod:`purrception.flow.conditioning`.
         """
         self.check(network, settings)
+        conditioning = "" if given is None or bool(given.free.all()) else self.conditioning(given)
         guidance, temperature = settings.build_guidance(), settings.build_temperature()
         truncation = settings.build_truncation()
         uniforms = draws.uniform(0) if settings.last_step == "draw" else None
         latest: list[Prediction] = []
         evaluations = 0
         noise, grid = draws.normal(0), settings.build_grid()
-        known = None if given is None else _Known(network, given, noise)
+        held = None if given is None else Held(network.embed(given.indices), given.free, given.since, noise)
 
         def mean(z: Tensor, t: float) -> Tensor:
             nonlocal evaluations
             evaluations += guidance.passes_at(t)
             options = PredictionOptions(temperature(t), truncation, guidance, uniforms)
-            z = z if known is None else known.hold(z, t)
-            latest[:] = [self.predict(network, z, t, labels, options)]
+            z = z if held is None else held.hold(z, t)
+            if given is not None and conditioning == "posterior" and t >= given.since:
+                latest[:] = [self.predict_given(network, z, t, labels, options, given)]
+            else:
+                latest[:] = [self.predict(network, z, t, labels, options)]
             watch(t, z, latest[0])
-            return latest[0].mean if known is None else known.data(latest[0].mean, t)
+            return latest[0].mean if held is None else held.data(latest[0].mean, t)
 
-        solver = settings.build_solver(lambda step: draws.normal(step + 1))
-        if given is None or known is None:
-            z = solver(mean, noise, grid)
+        def fresh(step: int) -> Tensor:
+            return draws.normal(step + 1)
+
+        if given is None or held is None:
+            z = settings.build_solver(fresh)(mean, noise, grid)
         else:
-            z = solver(mean, known.at(given.start), given.grid_from_start(grid))
+            solver = settings.build_solver(fresh)
+            if conditioning == "resampling":
+                solver = resampled(settings.build_solver, fresh, given.repetitions, held)
+            z = solver(mean, held.at(given.start), given.grid_from_start(grid))
         posterior = latest[0].posterior
         if posterior is None:
             indices, entropy = nearest_codes(z, network.codebook), None
@@ -105,6 +98,12 @@ class GaussianObjective(Objective):
             indices = given.keep(indices)
             entropy = None if entropy is None else entropy.where(given.free, 0)
         return Generation(indices, entropy, evaluations)
+
+    def predict_given(
+        self, network: Network, z: Tensor, t: float, labels: Tensor, options: PredictionOptions, given: Given
+    ) -> Prediction:
+        """As :meth:`predict`, of a model that also knows the given codes; where there is a posterior."""
+        raise NotImplementedError
 
     def nll_bounds(
         self, network: Network, indices: Tensor, labels: Tensor, draws: Draws, nodes: int = 29

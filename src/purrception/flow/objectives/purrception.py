@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
+from purrception.flow.conditioning import pull
 from purrception.flow.evidence import Evidence
 from purrception.flow.objectives.base import (
     PLAIN,
+    Given,
     Losses,
     Network,
     Prediction,
@@ -20,6 +24,7 @@ class Purrception(GaussianObjective):
     """Variational flow matching with a mean-field categorical posterior (arXiv 2510.01478, section 4)."""
 
     takes_evidence = True
+    conditionings = ("posterior", "resampling", "replacement")
 
     def loss(self, network: Network, batch: TrainingBatch) -> Losses:
         """−ln π_θ(c | z_t) + λ_z logsumexp(logits)², mean over batch and sites, in nats."""
@@ -35,6 +40,23 @@ class Purrception(GaussianObjective):
         evidence = self._evidence(network, z, z.new_full((len(z),), t))
         posterior = options.posterior(network, z, t, labels, evidence)
         return Prediction(posterior.mean, posterior)
+
+    def predict_given(
+        self, network: Network, z: Tensor, t: float, labels: Tensor, options: PredictionOptions, given: Given
+    ) -> Prediction:
+        """The posterior, and its mean moved by the model's own posterior of the given codes.
+
+        That posterior is the guided one at temperature 1: temperature sharpens what is made, not what is known.
+        """
+        prediction = self.predict(network, z, t, labels, options)
+        evidence = self._evidence(network, z, z.new_full((len(z),), t))
+
+        def nll(state: Tensor) -> Tensor:
+            features = options.guidance.features(network, state, t, labels, network.num_classes)
+            losses = network.head.nll(features, given.indices, evidence)
+            return losses.nll.where(~given.free, 0).sum()
+
+        return replace(prediction, mean=prediction.mean + pull(nll, z, t))
 
     def mean_and_nll(
         self, network: Network, z_t: Tensor, t: float, labels: Tensor, indices: Tensor

@@ -1,0 +1,139 @@
+"""How many times fewer steps one training needs than another, with the interval that a few seeds leave.
+
+A curve of measurements goes up and down by chance, so that its first passage of another noisy end point favours
+whoever was measured more luckily. Here monotone curves are fitted to both, the target is the quality that both
+reach, and the seeds are drawn again to see how far the ratio moves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from purrception.evaluation.intervals import t_quantile
+from purrception.keyed_rng import Stream, keyed_rng
+from purrception.packages import require
+
+ROUNDS = 400
+"""Of the bootstrap over seeds."""
+
+Rows = Sequence[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """One entry's measurements: positions on an axis and values of a metric, each ``[seeds, points]``."""
+
+    positions: np.ndarray
+    values: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Rows, entry: str, axis: str, metric: str, seeds: Sequence[int]) -> Curves:
+        """Of the steps that every one of ``seeds`` has measured, in order."""
+        found = {(row["seed"], row["step"]): row for row in rows if row["entry"] == entry}
+        steps = sorted({step for _, step in found if all((seed, step) in found for seed in seeds)})
+        return cls(*(
+            np.array([[found[seed, step][name] for step in steps] for seed in seeds], dtype=float)
+            for name in (axis, metric)
+        ))  # fmt: skip
+
+    def mean(self, chosen: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Positions ``[points]`` and values of the monotone curve through the mean over ``chosen`` seeds."""
+        rows = slice(None) if chosen is None else chosen
+        positions = self.positions[rows].mean(0)
+        return positions, falling(np.log(positions), self.values[rows].mean(0))
+
+
+@dataclass(frozen=True)
+class SpeedRatio:
+    """How many times less of something A needs than B, to the quality that both reach."""
+
+    ratio: float
+    low: float | None
+    """Interval of 95 % over seeds; none with fewer than two of them."""
+    high: float | None
+    bound: str = ""
+    """"at least" where A was there at its first measurement already, "at most" where B was."""
+
+    @property
+    def differs(self) -> bool:
+        """Whether 1 lies outside the interval: only then are the two told apart."""
+        return self.low is not None and self.high is not None and not self.low <= 1 <= self.high
+
+    def __str__(self) -> str:
+        sign = {"at least": "≥ ", "at most": "≤ "}.get(self.bound, "")
+        if self.low is None or self.high is None:
+            return f"{sign}{self.ratio:.2f}×, one seed"
+        chance = "" if self.differs else ", by chance"
+        return f"{sign}{self.ratio:.2f}× ({self.low:.2f} to {self.high:.2f}{chance})"
+
+
+def falling(positions: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The non-increasing curve nearest to ``values`` in squares, without steps.
+
+    Isotonic regression pools what goes up into flat blocks; each block's value stands at its middle, and between
+    the middles the curve is straight.
+    """
+    fit = require("sklearn.isotonic", "fitting a monotone curve").isotonic_regression
+    fitted = fit(values, increasing=False)
+    blocks = [np.flatnonzero(fitted == level) for level in dict.fromkeys(fitted.tolist())]
+    middles = [float(positions[block].mean()) for block in blocks]
+    return np.interp(positions, middles, [float(fitted[block[0]]) for block in blocks])
+
+
+def first_reach(positions: np.ndarray, values: np.ndarray, target: float) -> float:
+    """Where a falling curve comes down to ``target``, linear between points in the logarithm of the position.
+
+    Infinite when it never does; the first position when it starts there.
+    """
+    if values[0] <= target:
+        return float(positions[0])
+    for i in range(1, len(values)):
+        if values[i] <= target:
+            share = (values[i - 1] - target) / (values[i - 1] - values[i])
+            low, high = math.log(positions[i - 1]), math.log(positions[i])
+            return math.exp(low + share * (high - low))
+    return math.inf
+
+
+def _log_ratio(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> tuple[float, str]:
+    """ln (what B needs / what A needs) to the worse of the two ends, which both reach; and which is a bound."""
+    target = max(float(a[1][-1]), float(b[1][-1]))
+    at_once = [curve[1][0] <= target for curve in (a, b)]
+    bound = "" if at_once[0] == at_once[1] else "at least" if at_once[0] else "at most"
+    return math.log(first_reach(*b, target) / first_reach(*a, target)), bound
+
+
+def speed_ratio(rows: Rows, a: str, b: str, axis: str, metric: str, rounds: int = ROUNDS) -> SpeedRatio:
+    """How many times less of ``axis`` entry ``a`` needs than ``b``, by ``metric``, which is better when lower.
+
+    The target is the worse of both ends, so that both reach it and the ratio of B to A is the inverse. Seeds,
+    which share noise and order of the data between entries, are drawn with replacement, the same for both; the
+    interval is the deviation of ln ratio over the draws, times √(n/(n − 1)) and Student's quantile of n − 1
+    degrees of freedom, which is what n seeds allow.
+
+    Args:
+        rows: of a comparison.
+        a: an entry.
+        b: another one.
+        axis: step, seconds or flops.
+        metric: a figure that falls as training goes on.
+        rounds: of the bootstrap.
+    """
+    of_each = [{row["seed"] for row in rows if row["entry"] == entry} for entry in (a, b)]
+    seeds = sorted(of_each[0] & of_each[1])
+    first, second = (Curves.of(rows, entry, axis, metric, seeds) for entry in (a, b))
+    centre, bound = _log_ratio(first.mean(), second.mean())
+    count = len(seeds)
+    if count < 2:
+        return SpeedRatio(math.exp(centre), None, None, bound)
+    found = []
+    for number in range(rounds):
+        chosen = keyed_rng(0, Stream.EVALUATION, number, part=7).integers(count, size=count)
+        found.append(_log_ratio(first.mean(chosen), second.mean(chosen))[0])
+    reach = float(np.std(found)) * math.sqrt(count / (count - 1)) * t_quantile(count - 1)
+    return SpeedRatio(math.exp(centre), math.exp(centre - reach), math.exp(centre + reach), bound)
