@@ -79,10 +79,13 @@ class Reference:
                     seen.labels, seen.rows, self.saved.content, seen.broken,
                 )  # fmt: skip
             if self.images is None:
-                saved_beside = " and the --classifier saved beside it" if theirs[0] == mine[0] else ""
+                how = f"take --features {theirs[0]}"
+                if theirs[0] == mine[0]:
+                    remedy = "give the --classifier saved beside them" * (mine[0] == "classifier")
+                    how = f"they are of other weights or of another version: {remedy or 'save them again'}"
                 raise InputError(
-                    f"{self.title} holds statistics of {_called(*theirs)}; asked for are {_called(*mine)}: take "
-                    f"--features {theirs[0]}{saved_beside}, or a reference with images"
+                    f"{self.title} holds statistics of {_called(*theirs)}; asked for are {_called(*mine)}: {how}, "
+                    "or take a reference with images"
                 )
         assert self.images is not None
         return extract_features(self.images, extractor, cache, strict=strict, title="reference")
