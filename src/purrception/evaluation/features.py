@@ -24,7 +24,7 @@ from purrception.progress import ProgressBar
 CHUNK = 256
 """Images read, extracted and cached together; also what processes are dealt."""
 KEPT = 50_000
-"""Of a larger set so many images' features are kept, evenly spread; its statistics are of all."""
+"""Of a larger set so many images' features are kept, drawn by a key; its statistics are of all."""
 
 
 @dataclass(frozen=True)

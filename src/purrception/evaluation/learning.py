@@ -25,11 +25,11 @@ from purrception.evaluation.image_sets import ImageSet, SourceImages
 
 READ_TOGETHER = 64
 LEARNED_AT_MOST = 20_000
-"""Images that a classifier learns from, evenly spread over a larger set."""
+"""Images that a classifier learns from, drawn from a larger set by a key."""
 
 
 def split_images(data: DataConfig, split: Split, count: int | None = None) -> SourceImages:
-    """The real images of a split; ``count`` of them, evenly spread, where it is given.
+    """The real images of a split; ``count`` of them, drawn by a key, where it is given.
 
     Raises:
         InputError: there are fewer than two.

@@ -213,7 +213,7 @@ def _label_shares(procedure: Procedure, tokens: TokenDataset | None, classes: in
         return ()
     if tokens is None:
         raise InputError("--labels data draws labels as the training shards have them, and these are not here")
-    _, labels = tokens.rows(spread_rows(len(tokens), len(tokens)))
+    _, labels = tokens.rows(np.arange(len(tokens)))
     return tuple(label_shares(labels, classes).tolist())
 
 
@@ -244,7 +244,7 @@ def _floors(
     if halves is not None:
         rows.append({"images": "halves of the reference", **flat(halves)})
     if tokens is not None and rows:
-        indices, _ = tokens.rows(spread_rows(len(tokens), min(count, len(tokens))))
+        indices, _ = tokens.rows(spread_rows(len(tokens), count))
         rows[0] |= _codes_used(np.bincount(indices.reshape(-1), minlength=tokens.manifest.codebook_size))
     return rows
 

@@ -13,7 +13,7 @@ from purrception.evaluation.features import NO_CACHE, FeatureCache, ImageFeature
 from purrception.evaluation.figures import Figures, measure_set
 from purrception.evaluation.image_sets import ImageSet
 from purrception.evaluation.references import Reference
-from purrception.keyed_rng import Stream, keyed_rng
+from purrception.evaluation.statistics import halves
 
 FEWEST_IN_A_HALF = 2
 
@@ -90,13 +90,11 @@ class Yardstick:
         """
         if self.real.features is None:
             return None
-        order = torch.from_numpy(
-            keyed_rng(self._seed, Stream.EVALUATION, part=4).permutation(len(self.real.features))
-        )
-        size = min(count, len(order) // 2)
+        rows = halves(len(self.real.features), count, self._seed)
+        size = len(rows[0])
         if size < FEWEST_IN_A_HALF:
             return None
-        one, other = self.real.subset(order[:size]), self.real.subset(order[size : 2 * size])
+        one, other = map(self.real.subset, rows)
         figures = measure_set(one, other, bootstrap=self._bootstrap, seed=self._seed)
         spatial = self.real.spatial_halves
         if spatial is None or size < self.real.count // 2:  # those halves are whole, and not of this count
