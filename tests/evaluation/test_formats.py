@@ -83,3 +83,39 @@ def test_statistics_with_spatial_features_in_another_order_are_refused(
     ))  # fmt: skip
     with pytest.raises(InputError, match=r"of another version: save them again, or take a reference with images"):
         open_reference(str(file), None, None).features(inception, NO_CACHE, strict=True)
+
+
+def test_images_and_labels_of_an_npz_are_as_adm_lays_them_out(tmp_path: Path) -> None:
+    levels = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3), dtype=np.uint8)
+    labels = np.array([2, 0, 1, 1, 0, 2])
+    for given in (labels, labels.astype(np.int32), labels.astype(np.float32), np.eye(3)[labels]):
+        np.savez(tmp_path / "adm.npz", levels, given)  # without names: arr_0 and arr_1
+        read = NpzImages(tmp_path / "adm.npz")
+        found = read.read(range(2, 6))
+        assert np.array_equal(np.stack([image for image, _ in found]), levels[2:])
+        assert [label for _, label in found] == labels[2:].tolist()
+        assert read.class_names == ("0", "1", "2")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array([2, 0, 1]), np.array(["cat"] * 6), np.full(6, 0.5), np.full(6, -1), np.full(6, np.nan),
+        np.zeros((6, 3)), np.zeros((6, 1)), np.zeros(0), np.array(3),
+    ],
+    ids=lambda labels: f"{labels.dtype}{labels.shape}",
+)  # fmt: skip
+def test_labels_that_are_none_are_refused_in_a_line(labels: np.ndarray, tmp_path: Path) -> None:
+    np.savez(tmp_path / "adm.npz", np.zeros((6, 4, 4, 3), dtype=np.uint8), labels)
+    with pytest.raises(InputError, match=r"holds arr_1 of shape .* beside 6 images; accepted are") as refused:
+        open_reference(str(tmp_path / "adm.npz"), None, None)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["mu", "sigma", "mu_s", "sigma_s"])
+def test_statistics_that_are_not_finite_are_refused_by_name(name: str, tmp_path: Path) -> None:
+    arrays = {"mu": np.zeros(4), "sigma": np.eye(4), "mu_s": np.zeros(3), "sigma_s": np.eye(3)}
+    arrays[name].flat[0] = np.nan
+    np.savez(tmp_path / "adm.npz", **arrays)
+    with pytest.raises(InputError, match=f"holds {name} with values that are not finite"):
+        open_reference(str(tmp_path / "adm.npz"), None, None)

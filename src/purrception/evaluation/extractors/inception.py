@@ -236,7 +236,7 @@ def resize_as_tensorflow(images: Tensor, side: int = SIDE) -> Tensor:
 class InceptionExtractor:
     """Features of FID."""
 
-    name = "inception"
+    name, channels, any_size = "inception", 3, True
 
     def __init__(self, network: InceptionV3, weights_hash: str, device: str) -> None:
         self.network, self.device = network.eval().requires_grad_(False).to(device), device
