@@ -161,7 +161,8 @@ def _open_npz(path: Path, protocol: str) -> Reference:
     for name in {MEAN, COVARIANCE, SPATIAL_MEAN, SPATIAL_COVARIANCE, "features", "logits"} & content.keys():
         if content[name].dtype.kind not in "fiu" or not np.isfinite(content[name]).all():
             raise InputError(
-                f"{path} holds {name} with values that are not finite (NaN or infinite) or no numbers: make it again"
+                f"{path} holds {name} with values that are not finite (NaN or infinite), or no numbers: make it "
+                "again"
             )
     # ADM's files do not say how many images their statistics are of: all of the training set.
     count = int(content["count"]) if "count" in content else 2**31
