@@ -35,7 +35,7 @@ from purrception.evaluation.generation import (
 from purrception.evaluation.image_sets import FolderOfImages, ImageSet, NpzImages
 from purrception.evaluation.learning import label_shares, learn_classifier, split_images
 from purrception.evaluation.manifest import build_manifest
-from purrception.evaluation.per_class import class_by_class
+from purrception.evaluation.per_class import are_the_same, class_by_class
 from purrception.evaluation.references import Origin, Reference, open_reference, save_statistics
 from purrception.evaluation.report import Evaluation, Row
 from purrception.evaluation.report_picture import draw
@@ -277,7 +277,7 @@ def _report(
     best = min(judged, key=lambda one: one.measured.figures.frechet)
     real_images = yardstick.reference.images
     names = best.images.class_names
-    same_classes = real_images is not None and len(real_images.class_names) == len(names) > 1
+    same_classes = real_images is not None and are_the_same(names, real_images.class_names)
     result = Evaluation(
         manifest=manifest,
         classifier_accuracy=yardstick.accuracy,
