@@ -67,7 +67,7 @@ def judge_tokenizer(folder: str, count: int = 300) -> None:
     """Print how far ``count`` training crops are from the test crops, before and after the tokenizer."""
     torch.manual_seed(0)
     data, tokenizer = get_recipe("photos").data, VQTokenizer.load(folder)
-    extract = TextureExtractor()
+    extract = TextureExtractor(3)
     real = extract_in_groups(extract, load_split(data, "test")[0]).features
     train, _ = load_split(data, "train")
     crops = train[torch.randperm(len(train))[:count]]
@@ -107,7 +107,7 @@ def main() -> None:
     }
     cases = {f"two halves of the test crops, split {i}": (one, other) for i, (one, other) in enumerate(halves)}
     cases |= {name: (images, test) for name, images in spoiled.items()}
-    kinds = ClassifierExtractor(classifier), TextureExtractor()
+    kinds = ClassifierExtractor(classifier), TextureExtractor(3)
     columns = {kind.name: distances(kind, test, cases) for kind in kinds}
     print(f"| images | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}")
     for name in cases:

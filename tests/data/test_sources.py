@@ -181,9 +181,17 @@ def test_settings_that_no_source_serves_are_refused() -> None:
         DataConfig(test_fraction=1.0)
 
 
-def test_spread_rows_reach_across_all_rows() -> None:
-    assert spread_rows(10, 4).tolist() == [0, 2, 5, 7]
+def test_spread_rows_keep_every_class_in_proportion_however_rows_are_ordered() -> None:
+    rows = spread_rows(50_000, 10_000)
+    assert (np.diff(rows) > 0).all()
+    assert np.array_equal(rows, spread_rows(50_000, 10_000))
+    for classes in (10, 1000):
+        for labels in (rows % classes, rows * classes // 50_000):  # taking turns, and class by class
+            counts = np.bincount(labels, minlength=classes)
+            spread = (10_000 / classes * 0.8) ** 0.5  # of a draw without replacement
+            assert counts.min() > 0
+            assert abs(counts - 10_000 / classes).max() < 4.5 * spread
+            assert counts.std() < 1.5 * spread
+    assert (spread_rows(10**9, 64) > 10**8).any()  # without a list of all
     assert spread_rows(3, 8).tolist() == [0, 1, 2]
     assert spread_rows(0, 8).tolist() == []
-    classes = spread_rows(1000, 20) // 100
-    assert sorted(classes.tolist()) == sorted([*range(10)] * 2)

@@ -12,8 +12,11 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from purrception.errors import InputError
 from purrception.evaluation import FeatureStatistics, frechet_distance
-from purrception.evaluation.distances import frechet_interval, inception_score, kernel_distance
+from purrception.evaluation.distances import frechet_interval, inception_score, kernel_distance, score_parts
+from purrception.evaluation.features import ImageFeatures
+from purrception.evaluation.figures import measure_set
 from purrception.evaluation.neighbours import overlap
+from purrception.keyed_rng import Stream, keyed_rng
 
 
 class Looked(nn.Module):
@@ -69,6 +72,39 @@ def test_the_inception_score_is_that_of_torchmetrics() -> None:
     assert inception_score(certain, splits=1).mean == pytest.approx(4)
     by_class = certain[certain.argmax(dim=1).argsort()]  # as files come: dealt to parts, each sees every class
     assert inception_score(by_class, splits=5).mean > 3.5
+
+
+def test_the_inception_score_has_parts_of_one_size_and_adms_from_50_000_on() -> None:
+    torch.manual_seed(1)
+    logits = torch.randn(21, 7).double() * 3
+    order = keyed_rng(0, Stream.EVALUATION, part=2).permutation(21)
+    scores = []
+    for part in np.array_split(logits.softmax(1).numpy()[order], 10):  # as torch-fidelity and ADM sum up a part
+        divergence = part * (np.log(part) - np.log(part.mean(axis=0, keepdims=True)))
+        scores.append(np.exp(divergence.sum(axis=1).mean()))
+    assert inception_score(logits).mean == pytest.approx(np.mean(scores))
+    assert [len(torch.zeros(n).tensor_split(score_parts(n))) for n in (4, 21, 49_999, 50_000)] == [4, 10, 10, 10]
+    for count in (50_000, 100_000, 104_321):
+        sizes = {len(part) for part in torch.zeros(count).tensor_split(score_parts(count))}
+        assert 5000 <= min(sizes) <= max(sizes) < 5500
+
+
+def test_thinning_loses_no_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two sets of one law, one whose classes take turns and one class by class, thinned to a fifth."""
+    monkeypatch.setattr("purrception.evaluation.figures.MOST_FOR_OVERLAP", 400)
+    centres = torch.randn(40, 8).double() * 5
+
+    def drawn(labels: Tensor) -> ImageFeatures:
+        features = centres[labels] + torch.randn(len(labels), 8).double()
+        return ImageFeatures(FeatureStatistics.of(features), features=features)
+
+    taking_turns, by_class = torch.arange(2000) % 40, torch.arange(2000) // 50
+    found = measure_set(drawn(taking_turns), drawn(by_class)).overlap
+    random = overlap(*(drawn(torch.randint(40, (400,))).features for _ in range(2)))  # type: ignore[arg-type]
+    assert found is not None
+    for name in ("precision", "recall", "coverage"):
+        assert getattr(found, name) == pytest.approx(getattr(random, name), abs=0.07), name
+    assert found.recall > 0.75
 
 
 def test_precision_recall_density_and_coverage_by_hand() -> None:

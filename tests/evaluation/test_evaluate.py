@@ -217,6 +217,49 @@ def test_adms_files_hold_statistics_of_inception_and_images(tmp_path: Path) -> N
     assert np.array_equal(np.stack([image for image, _ in reference.images.read(range(2, 6))]), images[2:])  # type: ignore[misc]
 
 
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """The same grey images as a folder and as an .npz, and coloured ones, 16 of 20×20 pixels each."""
+    draw = np.random.default_rng(0)
+    grey = np.repeat(draw.integers(0, 256, (16, 20, 20, 1), dtype=np.uint8), 3, axis=-1)
+    coloured = draw.integers(0, 256, (16, 20, 20, 3), dtype=np.uint8)
+    coloured[:15] = coloured[:15, ..., :1]  # one alone has any colour
+    np.savez(tmp_path / "grey.npz", arr_0=grey)
+    for name, images in (("grey", grey), ("coloured", coloured), ("small", coloured[:, :16, :16])):
+        (tmp_path / name).mkdir()
+        for number, image in enumerate(images):
+            Image.fromarray(image[..., 0] if name == "grey" else image).save(tmp_path / name / f"{number:02}.png")
+    return tmp_path
+
+
+def test_grey_images_are_compared_in_colour_where_the_reference_has_some(pictures: Path) -> None:
+    common = ["--features", "texture", "--bootstrap", 0, "--cache", "none"]
+    stats = pictures / "coloured.npz"
+    assert evaluate(pictures / "coloured", "--save-stats", stats, *common) == 0
+    found = {}
+    for judged in ("grey", "grey.npz"):
+        for reference in ("coloured", "coloured.npz", "grey", "grey.npz"):
+            out = pictures / f"{judged}-{reference}"
+            assert evaluate(pictures / judged, "--reference", pictures / reference, *common, "--out", out) == 0
+            report = report_of(out)
+            found[judged, reference] = report["rows"][0], report["manifest"]["features"]["dimension"]
+    for reference, dimension in (("coloured", 38), ("coloured.npz", 38), ("grey", 34), ("grey.npz", 34)):
+        (folder, own), (packed, other) = found["grey", reference], found["grey.npz", reference]
+        assert own == other == dimension
+        assert {**folder, "images": ""} == {**packed, "images": ""}
+    assert found["grey", "grey"][0]["frechet"] < 1e-9
+    assert found["grey", "coloured"][0]["frechet"] == pytest.approx(found["grey", "coloured.npz"][0]["frechet"])
+
+
+def test_images_of_another_size_are_refused_where_features_depend_on_it(
+    pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [pictures / "small", "--reference", pictures / "coloured", "--features", "texture"]
+    for more in ([], ["--bootstrap", 0]):
+        said = refusal(capsys, *given, *more, "--cache", "none", "--out", pictures / "out")
+        assert "have 16×16 pixels, the reference 20×20; texture features compare images of one size" in said
+
+
 def test_what_cannot_be_evaluated_is_refused_in_a_line(
     run: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,6 +26,7 @@ class Made:
     """Random images that say how many of them are alive."""
 
     class_names: tuple[str, ...] = ("a", "b")
+    grey = True
 
     def __init__(self, count: int) -> None:
         self.count, self.most, self.alive = count, 0, 0
@@ -72,7 +73,7 @@ def test_images_are_forgotten_as_they_are_read() -> None:
 class Counted:
     """Texture that counts how often it is asked, and may answer nonsense."""
 
-    name, fingerprint = "counted", "0" * 64
+    name, fingerprint, channels, any_size = "counted", "0" * 64, 1, False
 
     def __init__(self, wrong: int = -1) -> None:
         self.asked, self.wrong = 0, wrong
@@ -140,10 +141,17 @@ def test_a_folder_is_read_as_it_is_grey_or_in_colours(tmp_path: Path) -> None:
     save_images(tmp_path / "grey" / "cat", 3)
     save_images(tmp_path / "grey" / "dog", 2)
     grey = FolderOfImages(tmp_path / "grey")
-    assert (grey.channels, grey.class_names, len(grey)) == (1, ("cat", "dog"), 5)
+    assert (grey.grey, grey.class_names, len(grey)) == (True, ("cat", "dog"), 5)
     image, label = grey.read(range(4, 5))[0]  # type: ignore[misc]
-    assert image.shape == (12, 12, 1)
+    assert image.shape == (12, 12, 3)
     assert label == 1
     save_images(tmp_path / "colour", 2)
     Image.new("RGB", (12, 12), "red").save(tmp_path / "colour" / "red.png")
-    assert FolderOfImages(tmp_path / "colour").channels == 3
+    assert not FolderOfImages(tmp_path / "colour").grey
+
+
+def test_kept_features_are_of_every_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("purrception.evaluation.features.KEPT", 60)
+    found = extract_features(Made(120), Counted())  # two classes, which take turns
+    assert found.labels is not None
+    assert 20 < int(found.labels.sum()) < 40

@@ -73,6 +73,11 @@ def test_random_features_see_blur_brightness_and_contrast() -> None:
     assert 0 < slight.share < 0.01
 
 
+def test_the_floor_of_reconstructions_is_of_both_classes_where_they_take_turns() -> None:
+    features = torch.randn(200, 3).double() + 10 * (torch.arange(200) % 2)[:, None]
+    assert _distance("x", features, features).floor < 10  # halves of one class each lie 300 apart
+
+
 def test_a_codebook_by_hand() -> None:
     codes = torch.tensor([[0.0, 0.0], [3.0, 4.0], [3.0, 4.1], [100.0, 0.0]])
     counts = torch.tensor([2.0, 1.0, 1.0, 0.0])

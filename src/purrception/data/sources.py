@@ -16,6 +16,7 @@ from purrception.data.hub import HubImages, is_saved
 from purrception.data.transforms import images_to_tensor
 from purrception.data.webdataset import TarImages
 from purrception.errors import InputError
+from purrception.keyed_rng import Stream, keyed_rng
 
 SOURCES: dict[str, Callable[[DataConfig, Split], ImageSource]] = {
     "digits": DigitsImages,
@@ -68,9 +69,11 @@ def load_split(config: DataConfig, split: Split) -> tuple[Tensor, Tensor]:
 
 
 def spread_rows(size: int, count: int) -> np.ndarray:
-    """``count`` of ``size`` row numbers, evenly spread and rising; all of them where there are no more.
+    """``count`` of ``size`` row numbers, drawn by a key and rising; all of them where there are no more.
 
-    Images often come class by class: the first few would be of one class.
+    Images come class by class, or classes take turns: the first few would be of one class, and every fifth of a
+    fifth of the classes. A draw knows no order; equal sizes and counts always give the same rows.
     """
-    count = min(count, size)
-    return np.arange(count) * size // max(count, 1)
+    if count >= size:
+        return np.arange(size)
+    return np.sort(keyed_rng(0, Stream.SHUFFLE, part=1).choice(size, count, replace=False, shuffle=False))

@@ -8,7 +8,7 @@ import numpy as np
 
 from purrception.data.config import DataConfig
 from purrception.data.decoding import UnreadableImageError
-from purrception.data.sources import open_images
+from purrception.data.sources import open_images, spread_rows
 from purrception.errors import InputError
 
 SAMPLE = 100
@@ -29,7 +29,7 @@ class Survey:
 
     @classmethod
     def of(cls, config: DataConfig) -> Survey:
-        """Look at up to a hundred training images, evenly spread.
+        """Look at up to a hundred training images, drawn by a key.
 
         Raises:
             InputError: there are none, or none of the sample can be read.
@@ -38,7 +38,7 @@ class Survey:
         if len(source) == 0:
             raise InputError("there are no training images: lower data.test_fraction or add images")
         sides, grey = [], True
-        for index in np.unique(np.linspace(0, len(source) - 1, SAMPLE).astype(int)):
+        for index in spread_rows(len(source), SAMPLE):
             try:
                 picture, _ = source.picture(int(index))
             except UnreadableImageError as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from purrception.data import spread_rows
 from purrception.diagnose.plotting import panels, per_line
 from purrception.diagnose.report import Section, table
 from purrception.diagnose.subject import Subject
@@ -28,7 +29,7 @@ def codebook_section(subject: Subject) -> Section:
     data, sampled = histogram(train, codes), histogram(samples, codes)
     use = CodebookUse.of(data, sampled)
     # Perplexity and the number of codes grow with the number of images: compared at equal numbers.
-    chosen = torch.linspace(0, len(train) - 1, min(len(samples), len(train))).long()
+    chosen = torch.from_numpy(spread_rows(len(train), len(samples)))
     like = histogram(train[chosen], codes)
     by_chance = float(((1 - data / data.sum()) ** samples.numel())[data > 0].sum())
     classes = _by_class(subject, samples, labels, train, train_labels)

@@ -84,7 +84,7 @@ class Subject:
         return isinstance(self.objective, GaussianObjective)
 
     def rows(self, tokens: TokenDataset, count: int) -> tuple[Tensor, Tensor]:
-        """Codes and labels of ``count`` evenly spread rows, on the network's device."""
+        """Codes and labels of ``count`` rows drawn by a key, on the network's device."""
         indices, labels = tokens.rows(spread_rows(len(tokens), count))
         return torch.from_numpy(indices).to(self.network.device), torch.from_numpy(labels).to(self.network.device)
 
@@ -108,7 +108,7 @@ class Subject:
 
     @cached_property
     def training_rows(self) -> tuple[Tensor, Tensor]:
-        """All training grids and labels, or ``LARGEST_ORACLE`` evenly spread ones."""
+        """All training grids and labels, or ``LARGEST_ORACLE`` ones drawn by a key."""
         return self.rows(self.train, LARGEST_ORACLE)
 
     @cached_property

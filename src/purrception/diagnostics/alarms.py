@@ -111,9 +111,9 @@ class Watch:
         return Watched({f"watch/{name}": value for name, value in figures.items()}, warnings)
 
     def _of_samples(self, indices: Tensor, labels: Tensor) -> dict[str, float]:
-        # As many real grids, evenly spread: perplexity grows with the number of images.
+        # As many real grids: perplexity grows with the number of images.
         manifest, (grids, classes) = self.train.manifest, self._reference
-        rows = torch.linspace(0, len(grids) - 1, len(indices)).long()
+        rows = torch.from_numpy(spread_rows(len(grids), len(indices)))
         real, codes = grids[rows], manifest.codebook_size
         use = CodebookUse.of(histogram(real, codes), histogram(indices, codes))
         figures = {

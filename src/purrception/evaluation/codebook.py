@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from purrception.data import spread_rows
 from purrception.tokenizers.quality import perplexity
 
 ROWS = 1024
@@ -38,7 +39,7 @@ class CodebookState:
     smallest_distance: float
     """Between two codes."""
     median_distance: float
-    """Between two codes, over all pairs (of the first 1024 codes)."""
+    """Between two codes, over all pairs (of 1024 codes, drawn by a key)."""
     quantisation_error: float
     """Root mean square distance between an encoder output and its code."""
     within_noise: float
@@ -59,7 +60,7 @@ def examine_codebook(codebook: Tensor, counts: Tensor, squared_error: float) -> 
     mean = (shares * codes).sum(0)
     variance = (shares * (codes - mean).square()).sum(0)
     nearest = nearest_neighbours(codes)
-    some = codes[:ROWS]
+    some = codes[torch.from_numpy(spread_rows(len(codes), ROWS))]
     noise = squared_error**0.5
     state = CodebookState(
         codes=len(codes),

@@ -14,7 +14,7 @@ from purrception.evaluation.statistics import FeatureStatistics
 from purrception.keyed_rng import Stream, keyed_rng
 
 KERNEL_SUBSETS, KERNEL_SUBSET_SIZE = 100, 1000
-SCORE_SPLITS = 10
+SCORE_PARTS, SCORE_PART_SIZE = 10, 5000
 FEW_DIMENSIONS, FEW_ROUNDS = 512, 20
 
 
@@ -91,23 +91,32 @@ def _kernel(a: Tensor, b: Tensor) -> Tensor:
     return (a @ b.T / a.shape[1] + 1) ** 3
 
 
-def inception_score(logits: Tensor, splits: int = SCORE_SPLITS, seed: int = 0) -> Spread:
+def inception_score(logits: Tensor, splits: int | None = None, seed: int = 0) -> Spread:
     """exp of the mean divergence KL(p(y|x) ‖ p(y)) of a classifier's answers (IS, arXiv 1606.03498).
 
     Args:
         logits: ``[n, classes]``; of Inception without the bias of its last layer, as the original has it.
-        splits: parts over which the score is averaged; fewer where there are fewer images.
+        splits: parts over which the score is averaged; default: :func:`score_parts`.
         seed: of the order in which images are dealt to the parts: files often come class by class.
     """
+    splits = score_parts(len(logits)) if splits is None else splits
     order = keyed_rng(seed, Stream.EVALUATION, part=2).permutation(len(logits))
     log_shares = logits[torch.from_numpy(order)].double().log_softmax(dim=1)
     scores = []
-    for part in log_shares.chunk(min(splits, len(logits))):
+    for part in log_shares.tensor_split(min(splits, len(logits))):
         marginal = part.exp().mean(dim=0, keepdim=True)
         divergence = (part.exp() * (part - marginal.log())).sum(dim=1)
         scores.append(divergence.mean().exp())
     values = torch.stack(scores)
     return Spread(float(values.mean()), float(values.std(correction=0)))
+
+
+def score_parts(count: int) -> int:
+    """Parts that an Inception score of ``count`` images is averaged over: 10, or ADM's of 5000 from 50 000 on.
+
+    Of few images to a part the marginal follows each answer, and the score is too small: it depends on the size.
+    """
+    return min(count, max(SCORE_PARTS, count // SCORE_PART_SIZE))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from purrception import processes
 from purrception.data import UnreadableImageError, images_to_tensor, spread_rows
 from purrception.errors import InputError
-from purrception.evaluation.extractors import Extracted, Extractor, extract_in_groups
+from purrception.evaluation.extractors import Extracted, Extractor, extract_in_groups, with_channels
 from purrception.evaluation.image_sets import ImageSet
 from purrception.evaluation.statistics import FeatureStatistics, RunningStatistics, merged, require_finite
 from purrception.keyed_rng import Stream, keyed_rng
@@ -24,7 +24,7 @@ from purrception.progress import ProgressBar
 CHUNK = 256
 """Images read, extracted and cached together; also what processes are dealt."""
 KEPT = 50_000
-"""Of a larger set so many images' features are kept, evenly spread; its statistics are of all."""
+"""Of a larger set so many images' features are kept, drawn by a key; its statistics are of all."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class ImageFeatures:
     """Numbers in their set of the images whose features are kept, long ``[n]``."""
     content: str = ""
     """A hash of the pixels, in order."""
+    size: tuple[int, ...] = ()
+    """Height and width of the images; empty where they are not known."""
     broken: tuple[str, ...] = ()
     """Images left out, each with the reason."""
 
@@ -189,7 +191,7 @@ def _extract_chunk(
                 raise found
             chunk.broken.append(f"{found.name}: {found.reason}")
             continue
-        array, label = found
+        array, label = with_channels(found[0], extractor.channels, images.name(row)), found[1]
         if arrays and array.shape != chunk.shape:
             raise _several_sizes(chunk.first, chunk.shape, images.name(row), array.shape)
         if not arrays:
@@ -241,6 +243,7 @@ def _joined(
         labels=torch.tensor([label for part in parts for label in part.labels]) if images.class_names else None,
         rows=torch.tensor([row for part in parts for row in part.rows]),
         content=digest,
+        size=next(part.shape[:2] for part in parts if part.extracted is not None),
         broken=tuple(reason for part in parts for reason in part.broken),
     )
 

@@ -15,13 +15,14 @@ from purrception.evaluation.distances import (
     frechet_interval,
     inception_score,
     kernel_distance,
+    score_parts,
 )
 from purrception.evaluation.extractors.classifier import agreement
 from purrception.evaluation.features import ImageFeatures
 from purrception.evaluation.neighbours import NEIGHBOURS, Overlap, overlap
 
 FEWEST_FOR_OVERLAP, MOST_FOR_OVERLAP = NEIGHBOURS + 1, 10_000
-"""Images of a set that neighbours are looked for among: of more, so many evenly spread."""
+"""Images of a set that neighbours are looked for among: of more, so many, drawn by a key."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Figures:
     """Unbiased kernel distance to the reference, and its spread over subsets."""
     inception_score: Spread | None
     """Of the extractor's classes, and its spread over parts."""
+    inception_score_part: int | None
+    """Images of one such part, on which the score depends."""
     overlap: Overlap | None
     """Precision, recall, density and coverage."""
     recognised: float | None
@@ -84,6 +87,9 @@ def measure_set(
         spatial_frechet=spatial,
         kid=kid,
         inception_score=None if images.logits is None else inception_score(images.logits, seed=seed),
+        inception_score_part=None
+        if images.logits is None
+        else len(images.logits) // score_parts(len(images.logits)),
         overlap=around,
         recognised=None
         if class_logits is None or images.labels is None
@@ -108,6 +114,7 @@ def flat(figures: Figures) -> dict[str, float | int | None]:
         "kid_spread": kid.deviation if kid else None,
         "inception_score": score.mean if score else None,
         "inception_score_spread": score.deviation if score else None,
+        "inception_score_part": figures.inception_score_part,
         "precision": around.precision if around else None,
         "recall": around.recall if around else None,
         "density": around.density if around else None,

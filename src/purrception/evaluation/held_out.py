@@ -33,7 +33,7 @@ class HeldOut:
 def held_out_figures(
     network: PurrceptionTransformer, objective: Objective, held_out: TokenDataset, seed: int = 0
 ) -> HeldOut:
-    """Likelihood bound, cross-entropy and error of the mean on at most 256 held-out rows, evenly spread."""
+    """Likelihood bound, cross-entropy and error of the mean on at most 256 held-out rows, drawn by a key."""
     bound = likelihood_bound(network, objective, held_out, ROWS, seed)
     count = min(ROWS, len(held_out))
     batch = validation_batch(held_out, seed, 0, count, count)

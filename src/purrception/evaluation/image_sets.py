@@ -11,14 +11,17 @@ from typing import IO, Protocol, Self, TypeVar
 import numpy as np
 import torch
 
-from purrception.data import DataConfig, ImageSource, UnreadableImageError, decode_image, spread_rows
+from purrception.data import DataConfig, ImageSource, UnreadableImageError, decode_image
 from purrception.data.folder import FolderImages
 from purrception.errors import InputError
+from purrception.evaluation.extractors import is_grey
 from purrception.tokenizers import VQTokenizer
 from purrception.tokens import TokenDataset
 
 NPZ_IMAGES, NPZ_LABELS = "arr_0", "arr_1"
 """The names of ADM's layout: uint8 ``[n, H, W, 3]``, and where there are classes their labels ``[n]``."""
+
+READ_TOGETHER = 64
 
 T = TypeVar("T")
 
@@ -28,6 +31,11 @@ class ImageSet(Protocol):
 
     class_names: tuple[str, ...]
     """Names by label; empty without classes."""
+
+    @property
+    def grey(self) -> bool:
+        """Whether none of the images has any colour."""
+        ...
 
     def __len__(self) -> int:
         """Number of images."""
@@ -45,8 +53,10 @@ class ImageSet(Protocol):
 class SourceImages:
     """A split of a data set as training sees it: centre crops of the size that the configuration says."""
 
-    def __init__(self, source: ImageSource, rows: np.ndarray | None = None, title: str = "image") -> None:
-        self.source, self.title = source, title
+    def __init__(
+        self, source: ImageSource, rows: np.ndarray | None = None, title: str = "image", *, grey: bool = False
+    ) -> None:
+        self.source, self.title, self.grey = source, title, grey
         self.rows = np.arange(len(source)) if rows is None else rows
         self.class_names = tuple(source.class_names)
 
@@ -64,35 +74,20 @@ class SourceImages:
 
 
 class FolderOfImages:
-    """A folder of images as they are: class subfolders, or images alone; none is resized or cropped.
-
-    Args:
-        root: the folder.
-        channels: 1 or 3; default: 1 if the first readable images are all grey, else 3.
+    """A folder of images as they are, in RGB: class subfolders, or images alone; none is resized or cropped.
 
     Raises:
         InputError: there is no such folder, or no image in it.
     """
 
-    LOOKED_AT = 16
-
-    def __init__(self, root: Path, channels: int | None = None) -> None:
+    def __init__(self, root: Path) -> None:
         self.files = FolderImages(DataConfig("folder", str(root), test_fraction=0), "train")
         self.class_names = tuple(self.files.class_names)
-        self._channels = channels
 
     @cached_property
-    def channels(self) -> int:
-        """1 or 3."""
-        if self._channels is not None:
-            return self._channels
-        looked_at = [_or_reason(self._is_grey, int(row)) for row in spread_rows(len(self), self.LOOKED_AT)]
-        known = [grey for grey in looked_at if isinstance(grey, bool)]
-        return 1 if known and all(known) else 3
-
-    def _is_grey(self, row: int) -> bool:
-        colours = np.asarray(decode_image(self.files.read(row)[0], self.name(row), channels=3))
-        return bool((colours == colours[..., :1]).all())
+    def grey(self) -> bool:
+        """Whether none of the images has any colour: all are looked at, up to the first that has."""
+        return _without_colour(self)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -107,8 +102,8 @@ class FolderOfImages:
 
     def _read(self, row: int) -> tuple[np.ndarray, int]:
         data, label = self.files.read(row)
-        picture = decode_image(data, self.name(row), self.channels)
-        return np.asarray(picture, dtype=np.uint8).reshape(picture.height, picture.width, -1), label
+        picture = decode_image(data, self.name(row), channels=3)
+        return np.asarray(picture, dtype=np.uint8), label
 
 
 class CodeImages:
@@ -152,6 +147,11 @@ class CodeImages:
         names = tuple(tokens.manifest.class_names)
         return cls(len(tokens), tokens.rows, tokenizer, names, f"row of {tokens.location}")
 
+    @property
+    def grey(self) -> bool:
+        """Whether the tokenizer is one of grey images."""
+        return self.tokenizer.image_channels == 1
+
     def __len__(self) -> int:
         return self.count
 
@@ -180,13 +180,17 @@ class NpzImages:
         with self._open() as stream:
             self._shape, self._start = _read_header(stream, path)
         self._labels: np.ndarray | None = None
-        with np.load(path) as content:
-            if NPZ_LABELS in content.files:
-                self._labels = content[NPZ_LABELS]
-                self.class_names = tuple(map(str, range(int(self._labels.max()) + 1)))
+        if f"{NPZ_LABELS}.npy" in zipfile.ZipFile(path).namelist():
+            self._labels, classes = _read_labels(path, self._shape[0])
+            self.class_names = tuple(map(str, range(classes)))
 
     def _open(self) -> IO[bytes]:
         return zipfile.ZipFile(self.path).open(f"{NPZ_IMAGES}.npy")
+
+    @cached_property
+    def grey(self) -> bool:
+        """Whether none of the images has any colour: all are looked at, up to the first that has."""
+        return self._shape[-1] == 1 or _without_colour(self)
 
     def __len__(self) -> int:
         return self._shape[0]
@@ -216,6 +220,35 @@ def _read_header(stream: IO[bytes], path: Path) -> tuple[tuple[int, ...], int]:
             "[n, H, W, 3]"
         )
     return shape, stream.tell()
+
+
+def _without_colour(images: ImageSet) -> bool:
+    for start in range(0, len(images), READ_TOGETHER):
+        for found in images.read(range(start, min(start + READ_TOGETHER, len(images)))):
+            if not isinstance(found, UnreadableImageError) and not is_grey(found[0]):
+                return False
+    return True
+
+
+def _read_labels(path: Path, count: int) -> tuple[np.ndarray, int]:
+    """Labels of an ``.npz``, int64 ``[n]``, and the number of classes: whole numbers, or plainly one-hot."""
+    with np.load(path) as content:
+        given = content[NPZ_LABELS]
+    if given.dtype.kind in "iuf" and len(given.shape) in (1, 2) and len(given) == count and given.size:
+        if (
+            given.ndim == 2
+            and given.shape[1] > 1
+            and set(np.unique(given)) <= {0, 1}
+            and (given.sum(1) == 1).all()
+        ):
+            return given.argmax(axis=1), given.shape[1]
+        if given.ndim == 1 and (given >= 0).all() and (given == np.floor(given)).all():
+            return given.astype(np.int64), int(given.max()) + 1
+    raise InputError(
+        f"{path} holds {NPZ_LABELS} of shape {list(given.shape)} and type {given.dtype} beside {count} images; "
+        f"accepted are their labels, [{count}], whole numbers from 0, or one-hot, [{count}, classes]: mend it, or "
+        "leave it out for images without classes"
+    )
 
 
 def _or_reason(read: Callable[[int], T], row: int) -> T | UnreadableImageError:

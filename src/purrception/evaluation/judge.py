@@ -81,10 +81,9 @@ class Judge:
     ) -> None:
         self.tokenizer, self.seed, self.features, self.num = tokenizer, seed, features, num
         require_classes(classes)
-        train = split_images(data, "train")
+        train, reference = split_images(data, "train"), open_reference("test", data, tokenizer)
         self.classifier: ImageClassifier = learn_classifier(train, classes, classifier, seed)
-        extractor = build_extractor(features, Ingredients(self.classifier))
-        reference = open_reference("test", data, tokenizer)
+        extractor = build_extractor(features, Ingredients(self.classifier, sets=(reference, train)))
         self._yardstick = Yardstick(reference, extractor, self.classifier, bootstrap=ROUNDS, seed=seed)
         self.floor_quality = _require_overlap(
             self._yardstick.measure(split_images(data, "train", num), "real training images").figures

@@ -13,6 +13,7 @@ import torch
 from purrception import processes
 from purrception.data import DataConfig, Split, UnreadableImageError, images_to_tensor, open_images, spread_rows
 from purrception.errors import InputError
+from purrception.evaluation.extractors import shared_channels, with_channels
 from purrception.evaluation.extractors.classifier import (
     ClassifierConfig,
     ImageClassifier,
@@ -21,15 +22,14 @@ from purrception.evaluation.extractors.classifier import (
     train_classifier,
 )
 from purrception.evaluation.features import NO_CACHE, FeatureCache, hash_images
-from purrception.evaluation.image_sets import ImageSet, SourceImages
+from purrception.evaluation.image_sets import READ_TOGETHER, ImageSet, SourceImages
 
-READ_TOGETHER = 64
 LEARNED_AT_MOST = 20_000
-"""Images that a classifier learns from, evenly spread over a larger set."""
+"""Images that a classifier learns from, drawn from a larger set by a key."""
 
 
 def split_images(data: DataConfig, split: Split, count: int | None = None) -> SourceImages:
-    """The real images of a split; ``count`` of them, evenly spread, where it is given.
+    """The real images of a split; ``count`` of them, drawn by a key, where it is given.
 
     Raises:
         InputError: there are fewer than two.
@@ -38,7 +38,7 @@ def split_images(data: DataConfig, split: Split, count: int | None = None) -> So
     if len(source) < 2:
         raise InputError(f"the {split} split holds {len(source)} images; at least 2 are needed")
     rows = None if count is None else spread_rows(len(source), count)
-    return SourceImages(source, rows, f"image of the {split} split")
+    return SourceImages(source, rows, f"image of the {split} split", grey=data.channels == 1)
 
 
 def require_classes(classes: int) -> None:
@@ -55,9 +55,16 @@ def require_classes(classes: int) -> None:
 
 
 def learn_classifier(
-    images: ImageSet, classes: int, config: ClassifierConfig, seed: int = 0, cache: FeatureCache = NO_CACHE
+    images: ImageSet,
+    classes: int,
+    config: ClassifierConfig,
+    seed: int = 0,
+    cache: FeatureCache = NO_CACHE,
+    channels: int | None = None,
 ) -> ImageClassifier:
     """A classifier of real images; what was learned before from the same ones comes from the cache.
+
+    It sees ``channels`` of the images; by default, 1 where all are grey and 3 otherwise.
 
     Of several processes the first one learns, so that all see through the same weights.
 
@@ -65,7 +72,9 @@ def learn_classifier(
         InputError: the images differ in size, or are too small for the network.
     """
     found = list(_readable(images, spread_rows(len(images), LEARNED_AT_MOST)))
-    arrays, labels = [array for array, _ in found], [label for _, label in found]
+    seen = channels or shared_channels(images)
+    arrays = [with_channels(array, seen, "an image to learn from") for array, _ in found]
+    labels = [label for _, label in found]
     key = f"{hash_images(arrays)} {labels} {classes} {asdict(config)} {seed} {torch.__version__}"
     name = f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
     path = None if cache.folder is None else cache.folder / "classifiers" / name

@@ -34,6 +34,12 @@ class ClassFigures:
         return float(self.figures["kid"])
 
 
+def are_the_same(classes: tuple[str, ...], others: tuple[str, ...]) -> bool:
+    """Whether labels of two sets mean the same: by equal names, or as many where one set has numbers for names."""
+    numbers = tuple(map(str, range(len(classes))))
+    return len(classes) == len(others) > 1 and (classes == others or numbers in (classes, others))
+
+
 def class_by_class(measured: Measured, real: ImageFeatures, names: tuple[str, ...]) -> list[ClassFigures]:
     """Each class's generated images against its real ones, the worst first.
 

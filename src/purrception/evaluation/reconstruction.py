@@ -12,7 +12,7 @@ from torch import Tensor
 from purrception.data import ImageSource, images_to_tensor
 from purrception.evaluation.distances import frechet_distance
 from purrception.evaluation.similarity import structural_similarity
-from purrception.evaluation.statistics import FeatureStatistics
+from purrception.evaluation.statistics import FeatureStatistics, halves
 from purrception.tokenizers import VQTokenizer
 from purrception.tokenizers.quality import peak_signal_to_noise
 
@@ -116,11 +116,11 @@ def _squared_error(a: Tensor, b: Tensor) -> Tensor:
 
 def _distance(name: str, real: Tensor, made: Tensor) -> Distance:
     """Distances from features of originals and of their reconstructions, row by row ``[n, d]``."""
-    even = len(real) // 2 * 2  # both halves of one size
-    one, other = (FeatureStatistics.of(real[start:even:2]) for start in (0, 1))
+    half, rest = halves(len(real))
+    one, other = FeatureStatistics.of(real[half]), FeatureStatistics.of(real[rest])
     return Distance(
         features=name,
-        reconstructions=frechet_distance(one, FeatureStatistics.of(made[0:even:2])),
+        reconstructions=frechet_distance(one, FeatureStatistics.of(made[half])),
         floor=frechet_distance(one, other),
         variance=float(FeatureStatistics.of(real).covariance.trace()),
     )

@@ -15,6 +15,7 @@ import torch
 from purrception.data import DataConfig, Split
 from purrception.errors import InputError, unknown_name
 from purrception.evaluation.extractors import Extractor
+from purrception.evaluation.extractors.random_features import is_of_grey
 from purrception.evaluation.features import FeatureCache, ImageFeatures, extract_features
 from purrception.evaluation.image_sets import NPZ_IMAGES, CodeImages, FolderOfImages, ImageSet, NpzImages
 from purrception.evaluation.learning import split_images
@@ -58,6 +59,15 @@ class Reference:
     origin: Origin | None = None
     """Of what was saved."""
 
+    @property
+    def grey(self) -> bool:
+        """Whether none of the images has any colour; of texture statistics their dimension tells."""
+        if self.images is not None:
+            return self.images.grey
+        assert self.saved is not None
+        assert self.origin is not None
+        return self.origin.features == "texture" and is_of_grey(self.saved.statistics.dimension)
+
     def features(self, extractor: Extractor, cache: FeatureCache, *, strict: bool) -> ImageFeatures:
         """The reference as the extractor sees it.
 
@@ -76,13 +86,16 @@ class Reference:
                 seen = extract_features(self.images, extractor, cache, strict=strict, title="reference")
                 return ImageFeatures(
                     self.saved.statistics, self.saved.spatial, seen.spatial_halves, seen.features, seen.logits,
-                    seen.labels, seen.rows, self.saved.content, seen.broken,
+                    seen.labels, seen.rows, self.saved.content, seen.size, seen.broken,
                 )  # fmt: skip
             if self.images is None:
-                saved_beside = " and the --classifier saved beside it" if theirs[0] == mine[0] else ""
+                how = f"take --features {theirs[0]}"
+                if theirs[0] == mine[0]:
+                    remedy = "give the --classifier saved beside them" * (mine[0] == "classifier")
+                    how = f"they are of other weights or of another version: {remedy or 'save them again'}"
                 raise InputError(
-                    f"{self.title} holds statistics of {_called(*theirs)}; asked for are {_called(*mine)}: take "
-                    f"--features {theirs[0]}{saved_beside}, or a reference with images"
+                    f"{self.title} holds statistics of {_called(*theirs)}; asked for are {_called(*mine)}: {how}, "
+                    "or take a reference with images"
                 )
         assert self.images is not None
         return extract_features(self.images, extractor, cache, strict=strict, title="reference")
@@ -97,7 +110,6 @@ def open_reference(
     data: DataConfig | None,
     tokenizer: VQTokenizer | None,
     protocol: str = "",
-    channels: int | None = None,
 ) -> Reference:
     """What a person names as reference.
 
@@ -107,7 +119,6 @@ def open_reference(
         data: the run's images; none where images alone are judged.
         tokenizer: the run's, which decodes token shards.
         protocol: its name, where it is not what the kind of reference says.
-        channels: of the images of a folder; default: as found.
 
     Raises:
         InputError: there is no such reference, or it cannot be used here.
@@ -134,7 +145,7 @@ def open_reference(
             f"no reference at {text!r}: accepted are test, train, a folder of images, a folder of token shards, "
             "and an .npz with images or statistics"
         )
-    return Reference(text, protocol or "custom", FolderOfImages(path, channels))
+    return Reference(text, protocol or "custom", FolderOfImages(path))
 
 
 def _open_npz(path: Path, protocol: str) -> Reference:
@@ -147,6 +158,12 @@ def _open_npz(path: Path, protocol: str) -> Reference:
                 f"(statistics), {NPZ_IMAGES} (images), or both"
             )
         return Reference(str(path), protocol or "custom", images)
+    for name in {MEAN, COVARIANCE, SPATIAL_MEAN, SPATIAL_COVARIANCE, "features", "logits"} & content.keys():
+        if content[name].dtype.kind not in "fiu" or not np.isfinite(content[name]).all():
+            raise InputError(
+                f"{path} holds {name} with values that are not finite (NaN or infinite), or no numbers: make it "
+                "again"
+            )
     # ADM's files do not say how many images their statistics are of: all of the training set.
     count = int(content["count"]) if "count" in content else 2**31
     spatial = None
@@ -161,6 +178,7 @@ def _open_npz(path: Path, protocol: str) -> Reference:
         features=_tensor(content, "features"),
         logits=_tensor(content, "logits"),
         labels=_tensor(content, "labels"),
+        size=tuple(content["size"].tolist()) if "size" in content else (),
         content=str(content["content"]) if "content" in content else _hash(content[MEAN], content[COVARIANCE]),
     )
     return Reference(str(path), protocol or origin.protocol, images, saved, origin)
@@ -189,6 +207,7 @@ def save_statistics(path: Path, features: ImageFeatures, origin: Origin, manifes
         COVARIANCE: features.statistics.covariance.numpy(),
         "count": features.count,
         "content": features.content,
+        "size": np.array(features.size, dtype=np.int64),
         "origin": json.dumps(asdict(origin)),
         "manifest": json.dumps(manifest),
     }

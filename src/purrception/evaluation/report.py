@@ -118,6 +118,12 @@ class Evaluation:
                 "(bootstrap).",
                 "",
             ]
+        if parts := sorted({row["inception_score_part"] for row in rows if row.get("inception_score_part")}):
+            lines += [
+                "IS depends on the number of images in a part, over which it is averaged: here "
+                f"{' and '.join(map(str, parts))}. Published scores are of 5000.",
+                "",
+            ]
         lines += [*self._classes(), f"![Distances, and the worst classes]({REPORT_PICTURE})", ""]
         lines += ["## Manifest", "", "| what | value |", "|---|---|"]
         lines += [f"| {key} | {_short(value)} |" for key, value in flattened(self.manifest).items()]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from purrception.data import UnreadableImageError
+from purrception.evaluation.extractors import with_channels
 from purrception.evaluation.features import ImageFeatures
 from purrception.evaluation.image_sets import ImageSet
 from purrception.evaluation.report import REPORT_PICTURE, Evaluation, Row
@@ -74,7 +75,7 @@ def _examples(images: ImageSet, features: ImageFeatures, label: int) -> np.ndarr
     assert features.rows is not None
     chosen = features.rows[features.labels == label][:EXAMPLES].tolist()
     found = [images.read(range(row, row + 1))[0] for row in chosen]
-    arrays = [one[0] for one in found if not isinstance(one, UnreadableImageError)]
+    arrays = [with_channels(one[0], 3, "") for one in found if not isinstance(one, UnreadableImageError)]
     thinned = [
         array[:: max(1, array.shape[0] // LARGEST_SIDE), :: max(1, array.shape[1] // LARGEST_SIDE)]
         for array in arrays

@@ -15,7 +15,13 @@ import torch
 from purrception import processes
 from purrception.data import DataConfig, Split, spread_rows
 from purrception.errors import InputError
-from purrception.evaluation.extractors import ImageClassifier, Ingredients, build_extractor
+from purrception.evaluation.extractors import (
+    HasColours,
+    ImageClassifier,
+    Ingredients,
+    build_extractor,
+    shared_channels,
+)
 from purrception.evaluation.extractors.classifier import load_classifier, save_classifier
 from purrception.evaluation.features import FeatureCache
 from purrception.evaluation.figures import flat
@@ -29,7 +35,7 @@ from purrception.evaluation.generation import (
 from purrception.evaluation.image_sets import FolderOfImages, ImageSet, NpzImages
 from purrception.evaluation.learning import label_shares, learn_classifier, split_images
 from purrception.evaluation.manifest import build_manifest
-from purrception.evaluation.per_class import class_by_class
+from purrception.evaluation.per_class import are_the_same, class_by_class
 from purrception.evaluation.references import Origin, Reference, open_reference, save_statistics
 from purrception.evaluation.report import Evaluation, Row
 from purrception.evaluation.report_picture import draw
@@ -42,6 +48,13 @@ from purrception.tokens import TokenDataset
 
 CLASSIFIER_FILE = "classifier.safetensors"
 OTHER_SPLIT: dict[str, Split] = {"test": "train", "train": "test"}
+
+
+@dataclass(frozen=True)
+class _ToBeMade:
+    """Images that are still to be generated."""
+
+    grey: bool
 
 
 @dataclass(frozen=True)
@@ -89,9 +102,9 @@ def evaluate(
     """
     classes = pipeline.transformer.num_classes
     cache = FeatureCache(procedure.cache)
-    reference = open_reference(procedure.reference, data, pipeline.tokenizer, procedure.protocol, data.channels)
+    reference = open_reference(procedure.reference, data, pipeline.tokenizer, procedure.protocol)
     classifier, origin = _classifier_of_run(data, classes, config, procedure, cache)
-    yardstick = _yardstick(reference, classifier, cache, config, procedure)
+    yardstick = _yardstick(reference, _ToBeMade(data.channels == 1), classifier, cache, config, procedure)
     judged = []
     for guidance in config.guidances:
         request = Request(
@@ -128,10 +141,9 @@ def evaluate_images(
     """
     cache = FeatureCache(procedure.cache)
     images = open_images_at(target)
-    channels = images.channels if isinstance(images, FolderOfImages) else None
-    reference = open_reference(procedure.reference, None, None, procedure.protocol, channels)
-    classifier, origin = _classifier_of_images(reference, config, procedure, cache)
-    yardstick = _yardstick(reference, classifier, cache, config, procedure)
+    reference = open_reference(procedure.reference, None, None, procedure.protocol)
+    classifier, origin = _classifier_of_images(reference, images, config, procedure, cache)
+    yardstick = _yardstick(reference, images, classifier, cache, config, procedure)
     measured = yardstick.measure(images, "images")
     judged = _Judged(images, measured, {})
     manifest = build_manifest(
@@ -143,9 +155,10 @@ def evaluate_images(
 def save_reference(target: Path, config: EvaluationConfig, procedure: Procedure) -> Path:
     """Statistics of images alone, to compare with later; returns the file."""
     cache = FeatureCache(procedure.cache)
-    reference = Reference(str(target), procedure.protocol or "custom", open_images_at(target))
-    classifier, origin = _classifier_of_images(reference, config, procedure, cache)
-    yardstick = _yardstick(reference, classifier, cache, config, procedure)
+    images = open_images_at(target)
+    reference = Reference(str(target), procedure.protocol or "custom", images)
+    classifier, origin = _classifier_of_images(reference, images, config, procedure, cache)
+    yardstick = _yardstick(reference, images, classifier, cache, config, procedure)
     _save_statistics(
         yardstick, procedure, build_manifest(yardstick, {"path": str(target)}, yardstick.real.count, origin)
     )
@@ -168,12 +181,14 @@ def open_images_at(target: Path) -> FolderOfImages | NpzImages:
 
 def _yardstick(
     reference: Reference,
+    judged: HasColours,
     classifier: ImageClassifier | None,
     cache: FeatureCache,
     config: EvaluationConfig,
     procedure: Procedure,
 ) -> Yardstick:
-    extractor = build_extractor(config.features, Ingredients(classifier, procedure.weights, procedure.device))
+    ingredients = Ingredients(classifier, procedure.weights, procedure.device, sets=(reference, judged))
+    extractor = build_extractor(config.features, ingredients)
     return Yardstick(
         reference, extractor, classifier, cache=cache, strict=procedure.strict, bootstrap=procedure.bootstrap,
         seed=config.seed,
@@ -198,14 +213,16 @@ def _classifier_of_run(
 
 
 def _classifier_of_images(
-    reference: Reference, config: EvaluationConfig, procedure: Procedure, cache: FeatureCache
+    reference: Reference, judged: ImageSet, config: EvaluationConfig, procedure: Procedure, cache: FeatureCache
 ) -> tuple[ImageClassifier | None, str]:
     if procedure.classifier:
         return load_classifier(procedure.classifier), procedure.classifier
     if reference.images is None or len(reference.images.class_names) < 2 or config.features != "classifier":
         return None, "none"
     classes = len(reference.images.class_names)
-    return learn_classifier(reference.images, classes, config.classifier, config.seed, cache), reference.title
+    channels = shared_channels(reference, judged)
+    made = learn_classifier(reference.images, classes, config.classifier, config.seed, cache, channels)
+    return made, reference.title
 
 
 def _label_shares(procedure: Procedure, tokens: TokenDataset | None, classes: int) -> tuple[float, ...]:
@@ -213,7 +230,7 @@ def _label_shares(procedure: Procedure, tokens: TokenDataset | None, classes: in
         return ()
     if tokens is None:
         raise InputError("--labels data draws labels as the training shards have them, and these are not here")
-    _, labels = tokens.rows(spread_rows(len(tokens), len(tokens)))
+    _, labels = tokens.rows(np.arange(len(tokens)))
     return tuple(label_shares(labels, classes).tolist())
 
 
@@ -244,7 +261,7 @@ def _floors(
     if halves is not None:
         rows.append({"images": "halves of the reference", **flat(halves)})
     if tokens is not None and rows:
-        indices, _ = tokens.rows(spread_rows(len(tokens), min(count, len(tokens))))
+        indices, _ = tokens.rows(spread_rows(len(tokens), count))
         rows[0] |= _codes_used(np.bincount(indices.reshape(-1), minlength=tokens.manifest.codebook_size))
     return rows
 
@@ -260,7 +277,7 @@ def _report(
     best = min(judged, key=lambda one: one.measured.figures.frechet)
     real_images = yardstick.reference.images
     names = best.images.class_names
-    same_classes = real_images is not None and len(real_images.class_names) == len(names) > 1
+    same_classes = real_images is not None and are_the_same(names, real_images.class_names)
     result = Evaluation(
         manifest=manifest,
         classifier_accuracy=yardstick.accuracy,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from purrception.errors import InputError
+from purrception.keyed_rng import Stream, keyed_rng
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,16 @@ class RunningStatistics:
         if self.count < 2:
             raise _too_few(self.count)
         return FeatureStatistics(self.mean, self.products / (self.count - 1), self.count)
+
+
+def halves(total: int, most: int | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Rows of two disjoint halves, long ``[n]`` each, of one size: at most ``most``.
+
+    They are drawn by a key: of images whose classes take turns, every second one is of half of the classes.
+    """
+    order = torch.from_numpy(keyed_rng(seed, Stream.EVALUATION, part=4).permutation(total))
+    size = total // 2 if most is None else min(most, total // 2)
+    return order[:size], order[size : 2 * size]
 
 
 def merged(parts: Iterable[RunningStatistics]) -> RunningStatistics:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from purrception.data import DataConfig, ImageSource, array_to_pil, images_to_tensor, open_images
+from purrception.data import DataConfig, ImageSource, array_to_pil, images_to_tensor, open_images, spread_rows
 from purrception.errors import InputError
 from purrception.evaluation.codebook import CodebookState, examine_codebook
 from purrception.evaluation.extractors.classifier import ClassifierConfig, accuracy, train_classifier
@@ -23,7 +23,7 @@ from purrception.tokenizers.quality import peak_signal_to_noise
 
 REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
 PICTURES = {
-    "reconstructions.png": "Originals, each above its reconstruction, evenly spread over the images",
+    "reconstructions.png": "Originals, each above its reconstruction, drawn from all images",
     "worst.png": "The worst rebuilt, the worst first",
     "median.png": "The median ones",
     "codebook.png": "How often each code occurs, and how far it is from the nearest other one",
@@ -113,7 +113,7 @@ def report_tokenizer(
         tokenizer: judged as it is.
         data: the images; the held-out ones are judged, or all where none are held out.
         folder: for the report.
-        num: images judged, at most, evenly spread over the source.
+        num: images judged, at most, drawn from the source by a key.
         batch_size: images at a time; does not change the figures.
 
     Raises:
@@ -125,7 +125,7 @@ def report_tokenizer(
         images, split = open_images(data, "train"), "train"
     if min(len(images), num) < 4:
         raise InputError(f"a report needs at least 4 images; the {split} split holds {len(images)}, num is {num}")
-    rows = np.linspace(0, len(images) - 1, min(num, len(images))).round().astype(np.int64)
+    rows = spread_rows(len(images), num)
     made = reconstruct(tokenizer, images, rows, _features(data), batch_size)
     state, nearest = examine_codebook(tokenizer.codebook, made.counts, made.code_error)
     result = TokenizerReport(
@@ -170,7 +170,7 @@ def _features(data: DataConfig) -> dict[str, Features]:
     train = open_images(data, "train")
     classes = len(train.class_names)
     if classes >= 2 and data.image_size <= LARGEST_CLASSIFIED and len(train) >= 2:
-        rows = np.linspace(0, len(train) - 1, min(len(train), CLASSIFIER_IMAGES)).round().astype(np.int64)
+        rows = spread_rows(len(train), CLASSIFIER_IMAGES)
         arrays, labels = zip(*(train[int(row)] for row in rows), strict=True)
         images, targets = images_to_tensor(arrays), torch.tensor(labels)
         classifier = train_classifier(images, targets, classes, CLASSIFIER)
@@ -186,7 +186,7 @@ def _draw(
     ranked = made.ranked()
     shown = min(SHOWN, len(rows))
     middle = (len(rows) - shown) // 2
-    spread = np.linspace(0, len(rows) - 1, min(3 * shown, len(rows))).round().astype(np.int64)
+    spread = spread_rows(len(rows), 3 * shown)
     chosen = {"reconstructions.png": spread, "worst.png": ranked[:shown], "median.png": ranked[middle:][:shown]}
     for file, numbers in chosen.items():
         originals = np.stack([images[int(rows[number])][0] for number in numbers])

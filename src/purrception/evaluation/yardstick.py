@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from purrception.errors import InputError
 from purrception.evaluation.distances import frechet_distance
 from purrception.evaluation.extractors import Extractor, ImageClassifier
 from purrception.evaluation.extractors.classifier import ClassifierExtractor, agreement
@@ -13,7 +14,7 @@ from purrception.evaluation.features import NO_CACHE, FeatureCache, ImageFeature
 from purrception.evaluation.figures import Figures, measure_set
 from purrception.evaluation.image_sets import ImageSet
 from purrception.evaluation.references import Reference
-from purrception.keyed_rng import Stream, keyed_rng
+from purrception.evaluation.statistics import halves
 
 FEWEST_IN_A_HALF = 2
 
@@ -71,14 +72,25 @@ class Yardstick:
     def measure(self, images: ImageSet, title: str = "generated") -> Measured:
         """Compare a set with the reference."""
         features = extract_features(images, self.extractor, self._cache, strict=self._strict, title=title)
+        self._require_one_size(features, title)
         logits = self._answers(images, features, title)
         figures = measure_set(features, self.real, bootstrap=self._bootstrap, seed=self._seed, class_logits=logits)
         return Measured(title, figures, features, logits)
+
+    def _require_one_size(self, features: ImageFeatures, title: str) -> None:
+        own, real = features.size, self.real.size
+        if own and real and own != real and not self.extractor.any_size:
+            raise InputError(
+                f"{title} have {own[1]}×{own[0]} pixels, the reference {real[1]}×{real[0]}; {self.extractor.name} "
+                "features compare images of one size: bring them to one, or take --features inception or dinov2"
+            )
 
     def _answers(self, images: ImageSet, features: ImageFeatures, title: str) -> torch.Tensor | None:
         if self.classifier is None or len(images.class_names) != self.classifier.classes:
             return None
         judge = ClassifierExtractor(self.classifier)
+        if judge.channels == 1 and not images.grey:
+            return None
         if self.extractor.fingerprint == judge.fingerprint:
             return features.logits
         return extract_features(images, judge, self._cache, strict=self._strict, title=title).logits
@@ -90,13 +102,11 @@ class Yardstick:
         """
         if self.real.features is None:
             return None
-        order = torch.from_numpy(
-            keyed_rng(self._seed, Stream.EVALUATION, part=4).permutation(len(self.real.features))
-        )
-        size = min(count, len(order) // 2)
+        rows = halves(len(self.real.features), count, self._seed)
+        size = len(rows[0])
         if size < FEWEST_IN_A_HALF:
             return None
-        one, other = self.real.subset(order[:size]), self.real.subset(order[size : 2 * size])
+        one, other = map(self.real.subset, rows)
         figures = measure_set(one, other, bootstrap=self._bootstrap, seed=self._seed)
         spatial = self.real.spatial_halves
         if spatial is None or size < self.real.count // 2:  # those halves are whole, and not of this count

@@ -67,7 +67,7 @@ def train_tokenizer(
         vq_config: the architecture.
         config: the training.
         train: images to learn from.
-        held_out: images to measure on; at most 512 of them, evenly spread. Falls back to ``train`` when empty.
+        held_out: images to measure on; at most 512 of them, drawn by a key. Falls back to ``train`` when empty.
         folder: where the tokenizer, its ``metrics.jsonl``, ``origin.json`` and, until it is done, checkpoints go.
         seed: of the initial weights, the order of the images and the restarted codes.
         device: where to train; the tokenizer stays there.

@@ -109,7 +109,7 @@ class BatchesAhead:
 
 
 def validation_batch(dataset: TokenDataset, seed: int, start: int, count: int, rows: int) -> TrainingBatch:
-    """Samples ``start`` to ``start + count − 1`` of ``rows`` evenly spread ones, on the CPU.
+    """Samples ``start`` to ``start + count − 1`` of ``rows`` ones drawn by a key, on the CPU.
 
     A row's noise depends on (seed, row) alone. Sample n is seen at t = frac(n·φ), the golden-ratio sequence: every
     prefix covers [0, 1) evenly.

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from purrception.errors import InputError, unknown_name
-from purrception.evaluation.extractors.base import Extracted, Extractor, extract_in_groups
+from purrception.evaluation.extractors.base import Extracted, Extractor, extract_in_groups, is_grey, with_channels
 from purrception.evaluation.extractors.classifier import ClassifierExtractor, ImageClassifier
 from purrception.evaluation.extractors.dinov2 import open_dinov2
 from purrception.evaluation.extractors.inception import open_inception
 from purrception.evaluation.extractors.random_features import TextureExtractor
+
+
+class HasColours(Protocol):
+    """A set of images, or statistics of one."""
+
+    @property
+    def grey(self) -> bool:
+        """Whether none of the images has any colour."""
+        ...
+
+
+def shared_channels(*sets: HasColours) -> int:
+    """Channels in which sets are compared: 3 unless all are grey, whichever of them is the one judged."""
+    return 1 if sets and all(one.grey for one in sets) else 3
 
 
 @dataclass(frozen=True)
@@ -23,6 +38,13 @@ class Ingredients:
     """A file, a folder or a hub id, as the extractor says."""
     device: str = "cpu"
     """Where large networks run; small ones stay on the processor, where every machine rounds alike."""
+    sets: tuple[HasColours, ...] = ()
+    """All that is compared: what is judged, and its reference."""
+
+    @property
+    def channels(self) -> int:
+        """1 where every set is grey, else 3; asked for where it matters, since a grey set is read for it."""
+        return shared_channels(*self.sets)
 
 
 def _classifier(given: Ingredients) -> Extractor:
@@ -36,7 +58,7 @@ def _classifier(given: Ingredients) -> Extractor:
 
 EXTRACTORS: dict[str, Callable[[Ingredients], Extractor]] = {
     "classifier": _classifier,
-    "texture": lambda given: TextureExtractor(),
+    "texture": lambda given: TextureExtractor(given.channels),
     "inception": lambda given: open_inception(given.weights, given.device),
     "dinov2": lambda given: open_dinov2(given.weights, given.device),
 }
@@ -71,4 +93,7 @@ __all__ = [
     "build_extractor",
     "check_features",
     "extract_in_groups",
+    "is_grey",
+    "shared_channels",
+    "with_channels",
 ]

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from purrception.errors import InputError
 
 GROUP = 64
 """Images that go through an extractor together, always: see :func:`extract_in_groups`."""
@@ -37,9 +40,38 @@ class Extractor(Protocol):
         """A hash of everything that the features depend on, hexadecimal."""
         ...
 
+    @property
+    def channels(self) -> int:
+        """Of the images that it sees, 1 or 3: all sets are brought to them, see :func:`with_channels`."""
+        ...
+
+    @property
+    def any_size(self) -> bool:
+        """Whether it brings images to a size of its own, so that sets of different sizes compare."""
+        ...
+
     def __call__(self, images: Tensor) -> Extracted:
         """Images ``[B, C, H, W]`` in [−1, 1] → features."""
         ...
+
+
+def with_channels(image: np.ndarray, channels: int, name: str) -> np.ndarray:
+    """An image, uint8 ``[H, W, 1 or 3]``, with 1 channel or 3; ``name`` is for errors.
+
+    Raises:
+        InputError: it has colours, and one channel would lose them.
+    """
+    if channels == 1 and image.shape[-1] == 3 and not is_grey(image):
+        raise InputError(
+            f"{name} has colours; what it is compared through knows grey images alone: compare grey ones, or take "
+            "another --reference, --classifier or --features"
+        )
+    return np.repeat(image, 3, axis=-1) if channels > image.shape[-1] else image[..., :channels]
+
+
+def is_grey(image: np.ndarray) -> bool:
+    """Whether an image ``[H, W, C]`` has no colour."""
+    return bool((image == image[..., :1]).all())
 
 
 @torch.no_grad()

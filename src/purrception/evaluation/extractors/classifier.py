@@ -108,10 +108,10 @@ def train_classifier(
 class ClassifierExtractor:
     """Features of a trained classifier; those for sFID are seven channels after its second pooling."""
 
-    name = "classifier"
+    name, any_size = "classifier", False
 
     def __init__(self, model: ImageClassifier) -> None:
-        self.model = model.eval()
+        self.model, self.channels = model.eval(), model.channels
 
     @cached_property
     def fingerprint(self) -> str:

@@ -21,7 +21,7 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Dinov2Extractor:
     """The class token after the last normalisation; images are resized to 224×224 pixels, bicubic."""
 
-    name = "dinov2"
+    name, channels, any_size = "dinov2", 3, True
 
     def __init__(self, network: nn.Module, device: str) -> None:
         self.network, self.device = network.eval().requires_grad_(False).to(device), device

@@ -25,6 +25,8 @@ WEIGHTS_FROM = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2
 SIDE, CLASSES, FEATURES = 299, 1008, 2048
 SPATIAL_CHANNELS = 7
 """Of the 1×1 branch of the block that TensorFlow calls mixed_6, on 17×17 sites: 2023 features, as in ADM."""
+ALSO_HASHED = "tensorflow resize, spatial features [17, 17, 7]"
+"""What features depend on besides the weights; written out, so that a change gives another fingerprint."""
 
 Pooling = Callable[[Tensor], Tensor]
 
@@ -204,7 +206,8 @@ class InceptionV3(nn.Module):
         spatial = self.Mixed_6d.branch1x1(x)[:, :SPATIAL_CHANNELS]
         x = self.Mixed_7a(self.Mixed_6e(self.Mixed_6d(x)))
         features = self.Mixed_7c(self.Mixed_7b(x)).mean(dim=(2, 3))
-        return Extracted(features, spatial.flatten(1), features @ self.fc.weight.T)
+        # Channels last, as TensorFlow flattens them: in any other order ADM's mu_s and sigma_s mean nothing.
+        return Extracted(features, spatial.permute(0, 2, 3, 1).flatten(1), features @ self.fc.weight.T)
 
 
 def resize_as_tensorflow(images: Tensor, side: int = SIDE) -> Tensor:
@@ -233,11 +236,11 @@ def resize_as_tensorflow(images: Tensor, side: int = SIDE) -> Tensor:
 class InceptionExtractor:
     """Features of FID."""
 
-    name = "inception"
+    name, channels, any_size = "inception", 3, True
 
     def __init__(self, network: InceptionV3, weights_hash: str, device: str) -> None:
         self.network, self.device = network.eval().requires_grad_(False).to(device), device
-        self.fingerprint = hashlib.sha256(f"inception {weights_hash} tensorflow resize".encode()).hexdigest()
+        self.fingerprint = hashlib.sha256(f"inception {weights_hash} {ALSO_HASHED}".encode()).hexdigest()
 
     def __call__(self, images: Tensor) -> Extracted:
         """Images ``[B, C, H, W]`` in [−1, 1], grey or RGB → features."""

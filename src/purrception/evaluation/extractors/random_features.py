@@ -42,14 +42,22 @@ def random_features(images: Tensor) -> Tensor:
 
 
 class TextureExtractor:
-    """:func:`random_features` behind the interface of extractors."""
+    """:func:`random_features` behind the interface of extractors, of images of 1 or 3 channels."""
 
-    name = "texture"
+    name, any_size = "texture", False
     fingerprint = hashlib.sha256(f"{FILTERS} {SIDE} {SCALES} {FAINT}".encode()).hexdigest()
+
+    def __init__(self, channels: int) -> None:
+        self.channels = channels
 
     def __call__(self, images: Tensor) -> Extracted:
         """Images ``[B, C, H, W]`` in [−1, 1] → features."""
         return Extracted(random_features(images))
+
+
+def is_of_grey(dimension: int) -> bool:
+    """Whether texture features of that dimension are of images of one channel."""
+    return dimension % FILTERS == 2
 
 
 def _filters(scale: int, channels: int) -> Tensor:
