@@ -227,7 +227,7 @@ def _load(network: PurrceptionTransformer, tensors: dict[str, Tensor], sizes: Si
     account = account_for(given, names, shapes)
     if not account.settled:
         raise InputError(f"{path} is not a network of the public implementation. {account}")
-    network.load_state_dict(state | renamed(given, names, shapes))
+    network.load_state_dict(state | renamed(given, names, shapes, path))
 
 
 def _source_name(target: str) -> str:

@@ -112,6 +112,30 @@ def tensors_in(content: Any, keys: Sequence[str], path: Path | str) -> dict[str,
     return tensors
 
 
+def require_finite(tensors: Mapping[str, Tensor], where: object) -> None:
+    """Refuse weights among which there are NaN or infinite values; what is no floating-point number passes.
+
+    Args:
+        tensors: by name.
+        where: the file, folder or object that they are of, for the error.
+
+    Raises:
+        InputError: it names the tensors, and how many of their values are not finite.
+    """
+    floats = {
+        name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.is_meta
+    }
+    # A sum reads each value once and keeps nothing; it is finite unless a value is not, or it overflows.
+    suspects = {name: tensor for name, tensor in floats.items() if not tensor.detach().sum().isfinite()}
+    counts = {name: int((~tensor.isfinite()).sum()) for name, tensor in suspects.items()}
+    bad = [f"{name} ({count} of {suspects[name].numel()})" for name, count in counts.items() if count]
+    if bad:
+        raise InputError(
+            f"{where} holds values that are NaN or infinite, in {_listed(bad)}: the file is damaged, or its training "
+            "diverged; take another"
+        )
+
+
 def sha256_of(path: Path | str) -> str:
     """SHA-256 of a file, hexadecimal."""
     with Path(path).open("rb") as file:
@@ -168,9 +192,14 @@ def account_for(
 
 
 def renamed(
-    tensors: Mapping[str, Tensor], names: Mapping[str, str], shapes: Mapping[str, torch.Size]
+    tensors: Mapping[str, Tensor], names: Mapping[str, str], shapes: Mapping[str, torch.Size], path: Path | str
 ) -> dict[str, Tensor]:
-    """A settled account's tensors under the network's names and in its shapes, float32."""
+    """A settled account's tensors under the network's names and in its shapes, float32.
+
+    Raises:
+        InputError: one of them is not finite.
+    """
+    require_finite({source: tensors[source] for source in names.values()}, path)
     return {target: tensors[source].float().reshape(shapes[target]) for target, source in names.items()}
 
 

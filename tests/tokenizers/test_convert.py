@@ -225,6 +225,16 @@ def test_a_file_without_tensors_and_a_code_without_direction_are_refused(tmp_pat
         open_tokenizer(tmp_path / "zero.pt", "vq-ds8-c2i")
 
 
+@pytest.mark.parametrize("arch", ["vq-f4", "vq-ds8-c2i"])
+def test_weights_that_are_no_numbers_are_refused(arch: str, tmp_path: Path) -> None:
+    tensors = random_reference(arch).state_dict()
+    tensors["quantize.embedding.weight"][7] = float("nan")
+    torch.save(tensors, tmp_path / "nan.pt")
+    size, dim = tensors["quantize.embedding.weight"].shape
+    with pytest.raises(InputError, match=rf"nan\.pt holds .*embedding\.weight \({dim} of {size * dim}\)"):
+        open_tokenizer(tmp_path / "nan.pt", arch)
+
+
 def test_diffusers_folders_and_the_hub_are_taken_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,7 +117,7 @@ def _from_file(path: Path, arch: str, sha256: str) -> tuple[VQTokenizer, Origin]
         raise InputError(f"{path} is no {arch}: {advice}. {account}")
     vq = public.build()
     shapes = {name: tensor.shape for name, tensor in vq.state_dict().items()}
-    weights = renamed(tensors, public.names(shapes), shapes)
+    weights = renamed(tensors, public.names(shapes), shapes, path)
     if public.normalised:
         weights["quantize.embedding.weight"] = unit_codes(weights["quantize.embedding.weight"])
     vq.load_state_dict(weights)

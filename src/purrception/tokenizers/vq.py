@@ -21,6 +21,7 @@ from purrception.devices import downloads, upload
 from purrception.errors import InputError, unknown_name
 from purrception.nearest import nearest_codes
 from purrception.packages import require
+from purrception.weights import require_finite
 
 GROUP_PIXELS, LARGEST_GROUP = 2**15, 32
 """How many images are decoded at a time: at most so many pixels, and so many images."""
@@ -140,9 +141,14 @@ class Tokenizer(Protocol):
 
 
 class VQTokenizer:
-    """A :class:`Tokenizer` around a trained ``VQModel``, in evaluation mode and without gradients."""
+    """A :class:`Tokenizer` around a trained ``VQModel``, in evaluation mode and without gradients.
+
+    Raises:
+        InputError: a weight is NaN or infinite.
+    """
 
     def __init__(self, vq: VQModel) -> None:
+        require_finite(vq.state_dict(), "the tokenizer")
         self.vq = vq.eval().requires_grad_(False)
 
     @property
@@ -234,10 +240,10 @@ class VQTokenizer:
             )
             if problems := {kind: names for kind, names in info.items() if names}:
                 raise InputError(f"the weights do not fit their configuration: {problems}")
+            vq.register_to_config(lookup_from_codebook=False)  # decode is given embeddings, never indices
+            return cls(vq)
         except Exception as error:  # diffusers and safetensors raise many kinds for a damaged file
             raise InputError(f"cannot load the tokenizer in {folder}: {error}") from error
-        vq.register_to_config(lookup_from_codebook=False)  # decode is given embeddings, never indices
-        return cls(vq)
 
     @classmethod
     def from_hub(cls, name: str) -> Self:
