@@ -52,9 +52,9 @@ def test_a_tokenizer_and_a_pipeline_are_refused(tiny_run: Path, tmp_path: Path, 
     spoil(tmp_path / "tokenizer", code, value)
     with pytest.raises(InputError, match=rf"tokenizer: .*{code} \(1 of 48\)"):
         VQTokenizer.load(tmp_path / "tokenizer")
+    broken = VQTokenizer.load(tiny_run / "tokenizer").vq
+    nn.init.constant_(broken.encoder.conv_in.bias, value)
     with pytest.raises(InputError, match="conv_in"):
-        broken = VQTokenizer.load(tiny_run / "tokenizer").vq
-        nn.init.constant_(broken.encoder.conv_in.bias, value)
         VQTokenizer(broken)
     for part, name in (("vqvae", code), ("transformer", "head.linear.weight")):
         folder = tmp_path / part

@@ -67,8 +67,8 @@ class MovingAverageQuantiser(Quantiser):
     The codebook starts from k-means of the first batch. Under several processes all of them see the same sums,
     and restarted codes are drawn from the latents of all, so that every process holds the same codebook.
 
-    A codebook that is given starts with the use that the first batch makes of it. A code that this batch leaves out
-    begins at e times the threshold: it dies only where none of the steps that the average remembers choose it.
+    A codebook that is given starts with the use that the first batch makes of it. A code that it leaves out
+    begins at e times the threshold: it dies only if no step that the average remembers chooses it.
 
     Args:
         model: K and D.
