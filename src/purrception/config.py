@@ -32,7 +32,8 @@ class TokenizerConfig:
     """Folder or hub id of an existing tokenizer (diffusers VQModel), or a checkpoint file to convert; empty: train
     one."""
     arch: str = ""
-    """What a checkpoint file holds: vq-f4, vq-f8, vq-f8-n256, vq-f16, vq-ds8-c2i, vq-ds16-c2i or vq-ds16-t2i."""
+    """What a checkpoint file holds: vq-f4, vq-f8, vq-f8-n256, vq-f16, vqgan-imagenet-f16-1024,
+    vqgan-imagenet-f16-16384, vq-ds8-c2i, vq-ds16-c2i or vq-ds16-t2i."""
     standardise: bool = True
     """Shift and scale the codes so that latents have mean 0 and variance 1; False: noise is added to the codes as
     they are, as the paper's code does."""

@@ -25,6 +25,7 @@ from purrception.flow import SamplingConfig
 from purrception.hub import SAMPLING
 from purrception.models import DIT_SIZES, PurrceptionTransformer
 from purrception.pipeline import PurrceptionPipeline
+from purrception.progress import note
 from purrception.tokenizers import VQTokenizer
 from purrception.weights import account_for, read_weights, renamed, tensors_in
 
@@ -149,8 +150,12 @@ def _network(sizes: Sizes, objective: str, heads: int, tokenizer: VQTokenizer) -
 def _weights(content: Any, ema: bool, path: Path) -> dict[str, Tensor]:
     """The network's tensors by name; of torch_ema's moving average, which is a list in the order of the names."""
     tensors = tensors_in(content, ("backbone_state_dict",), path)
-    average = content.get("ema_state_dict") if ema else None
+    average = content.get("ema_state_dict")
     if not isinstance(average, Mapping):
+        return tensors
+    taken = "the average is taken" if ema else "the last weights are taken"
+    note(f"{path.name} holds a moving average beside the last weights: {taken}")
+    if not ema:
         return tensors
     shadows = average.get("shadow_params")
     names = list(tensors)
@@ -227,7 +232,7 @@ def _load(network: PurrceptionTransformer, tensors: dict[str, Tensor], sizes: Si
     account = account_for(given, names, shapes)
     if not account.settled:
         raise InputError(f"{path} is not a network of the public implementation. {account}")
-    network.load_state_dict(state | renamed(given, names, shapes))
+    network.load_state_dict(state | renamed(given, names, shapes, path))
 
 
 def _source_name(target: str) -> str:

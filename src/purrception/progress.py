@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from types import TracebackType
 from typing import Self
@@ -12,6 +13,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from purrception import processes
 
 SECONDS_BETWEEN_LINES = 10.0
+
+
+def note(message: str) -> None:
+    """Print a line for the person who waits; of several processes the first speaks."""
+    if processes.rank() == 0:
+        print(message, file=sys.stderr, flush=True)
 
 
 class ProgressBar:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import hashlib
 import pickle
+import re
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,16 @@ import torch
 from torch import Tensor
 
 from purrception.errors import InputError
+from purrception.progress import note
 
 NAMES_LISTED = 12
 """Tensor names that an error lists before it only counts."""
+WRAPPERS = re.compile(r"(?:^|(?<=\.))((?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)")
+"""What DataParallel, ``torch.compile``, FSDP and checkpointing put into the names of a network's tensors."""
+FIRST_STAGE = "first_stage_model."
+"""Where a latent diffusion model's checkpoint holds its tokenizer."""
+VARIANT = re.compile(r"diffusion_pytorch_model(?:\.([a-z]\w*))?(?:-\d+-of-\d+)?\.(?:safetensors|bin)")
+"""diffusers' weight files; the group is their variant."""
 
 
 class _Inert:
@@ -102,14 +110,60 @@ def tensors_in(content: Any, keys: Sequence[str], path: Path | str) -> dict[str,
     Raises:
         InputError: there are none.
     """
-    place = content
-    if isinstance(content, Mapping):
-        place = next((content[key] for key in keys if isinstance(content.get(key), Mapping)), content)
+    held = [key for key in keys if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)]
+    if len(held) > 1:
+        note(f"{Path(path).name} holds {' and '.join(held)}: {held[0]} is taken")
+    place = content[held[0]] if held else content
     found = place.items() if isinstance(place, Mapping) else ()
     tensors = {str(name): value for name, value in found if isinstance(value, Tensor)}
     if not tensors:
         raise InputError(f"{path} holds no named tensors, neither plainly nor under {' or '.join(keys)}")
-    return tensors
+    return _unwrapped(tensors, path)
+
+
+def _unwrapped(tensors: dict[str, Tensor], path: Path | str) -> dict[str, Tensor]:
+    """Tensors under their network's own names: those that wrappers and a larger model put before them go."""
+    names = {name: WRAPPERS.sub("", name) for name in tensors}
+    stripped = {mark for name in tensors for mark in WRAPPERS.findall(name)}
+    if any(name.startswith(FIRST_STAGE) for name in names.values()):  # the rest are other networks'
+        names = {old: new.removeprefix(FIRST_STAGE) for old, new in names.items() if new.startswith(FIRST_STAGE)}
+        stripped.add(FIRST_STAGE)
+    if len(set(names.values())) < len(names):
+        raise InputError(f"{path} holds tensors whose names differ by {', '.join(sorted(stripped))} alone")
+    if stripped:
+        note(f"{Path(path).name}: {', '.join(sorted(stripped))} is left out of the names of {len(names)} tensors")
+    return {new: tensors[old] for old, new in names.items()}
+
+
+def only_variant(folder: Path) -> str | None:
+    """The one variant, such as fp16, of diffusers' weights in a folder that holds none without."""
+    found = [VARIANT.fullmatch(path.name) for path in folder.glob("diffusion_pytorch_model*")]
+    variants = {match[1] for match in found if match}
+    return variants.pop() if len(variants) == 1 else None
+
+
+def require_finite(tensors: Mapping[str, Tensor], where: object) -> None:
+    """Refuse weights among which there are NaN or infinite values; what is no floating-point number passes.
+
+    Args:
+        tensors: by name.
+        where: the file, folder or object that they are of, for the error.
+
+    Raises:
+        InputError: it names the tensors, and how many of their values are not finite.
+    """
+    floats = {
+        name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.is_meta
+    }
+    # A sum reads each value once and keeps nothing; it is finite unless a value is not, or it overflows.
+    suspects = {name: tensor for name, tensor in floats.items() if not tensor.detach().sum().isfinite()}
+    counts = {name: int((~tensor.isfinite()).sum()) for name, tensor in suspects.items()}
+    bad = [f"{name} ({count} of {suspects[name].numel()})" for name, count in counts.items() if count]
+    if bad:
+        raise InputError(
+            f"{where} holds values that are NaN or infinite, in {_listed(bad)}: the file is damaged, or its "
+            "training diverged; take another"
+        )
 
 
 def sha256_of(path: Path | str) -> str:
@@ -168,9 +222,14 @@ def account_for(
 
 
 def renamed(
-    tensors: Mapping[str, Tensor], names: Mapping[str, str], shapes: Mapping[str, torch.Size]
+    tensors: Mapping[str, Tensor], names: Mapping[str, str], shapes: Mapping[str, torch.Size], path: Path | str
 ) -> dict[str, Tensor]:
-    """A settled account's tensors under the network's names and in its shapes, float32."""
+    """A settled account's tensors under the network's names and in its shapes, float32.
+
+    Raises:
+        InputError: one of them is not finite.
+    """
+    require_finite({source: tensors[source] for source in names.values()}, path)
     return {target: tensors[source].float().reshape(shapes[target]) for target, source in names.items()}
 
 

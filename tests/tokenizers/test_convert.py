@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import VQModel
 from safetensors.torch import save_file
 from torch import Tensor
 
+from purrception import PurrceptionPipeline
 from purrception.errors import InputError
-from purrception.tokenizers import PUBLIC_TOKENIZERS, VQTokenizer, convert_tokenizer, open_tokenizer
+from purrception.tokenizers import PUBLIC_TOKENIZERS, VQConfig, VQTokenizer, convert_tokenizer, open_tokenizer
 from purrception.weights import NAMES_LISTED, read_weights, sha256_of
 from tests.tokenizers.reference import PUBLISHED, Reference, random_images, random_reference
 
@@ -225,11 +227,20 @@ def test_a_file_without_tensors_and_a_code_without_direction_are_refused(tmp_pat
         open_tokenizer(tmp_path / "zero.pt", "vq-ds8-c2i")
 
 
+@pytest.mark.parametrize("arch", ["vq-f4", "vq-ds8-c2i"])
+def test_weights_that_are_no_numbers_are_refused(arch: str, tmp_path: Path) -> None:
+    tensors = random_reference(arch).state_dict()
+    tensors["quantize.embedding.weight"][7] = float("nan")
+    torch.save(tensors, tmp_path / "nan.pt")
+    size, dim = tensors["quantize.embedding.weight"].shape
+    with pytest.raises(InputError, match=rf"nan\.pt holds .*embedding\.weight \({dim} of {size * dim}\)"):
+        open_tokenizer(tmp_path / "nan.pt", arch)
+
+
 def test_diffusers_folders_and_the_hub_are_taken_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = open_tokenizer(save(random_reference("vq-f4"), "", tmp_path / "m.pt"), "vq-f4")
-    made.vq.register_to_config(lookup_from_codebook=True)  # as some published ones have it
     made.save(tmp_path / "hub/vqvae")
     images = torch.rand(1, 3, 16, 16)
     loaded = open_tokenizer(tmp_path / "hub/vqvae")
@@ -266,3 +277,118 @@ def test_a_folder_that_lacks_a_tensor_or_holds_another_model_is_refused(tmp_path
     config.write_text(config.read_text().replace('"VQModel"', '"AutoencoderKL"'))
     with pytest.raises(InputError, match="it is a AutoencoderKL, expected VQModel"):
         VQTokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "first_stage_model."])
+def test_prefixes_of_wrappers_go_and_it_is_said(
+    prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reference = random_reference("vq-f4")
+    tensors = {f"{prefix}{name}": tensor for name, tensor in reference.state_dict().items()}
+    if prefix == "first_stage_model.":
+        tensors["model.diffusion_model.out.weight"] = torch.ones(3)  # the larger model's own
+    torch.save({"state_dict": tensors}, tmp_path / "m.ckpt")
+    images = random_images(1, 32)
+    tokenizer = open_tokenizer(tmp_path / "m.ckpt", "vq-f4")
+    assert torch.equal(tokenizer.encode(images), reference.encode(images))
+    said = capsys.readouterr().err
+    assert said.startswith("m.ckpt: ")
+    assert all(f"{part}." in said for part in prefix.split(".") if part)
+    torch.save({"state_dict": tensors | {f"{prefix}odd": torch.ones(2)}}, tmp_path / "m.ckpt")
+    with pytest.raises(InputError, match=r"left over: .*odd"):
+        open_tokenizer(tmp_path / "m.ckpt", "vq-f4")
+
+
+def test_a_compiled_part_of_a_network_is_found(tmp_path: Path) -> None:
+    reference = random_reference("vq-f4")
+    names = {name: name.replace("encoder.", "encoder._orig_mod.") for name in reference.state_dict()}
+    torch.save({names[name]: tensor for name, tensor in reference.state_dict().items()}, tmp_path / "m.pt")
+    assert torch.equal(open_tokenizer(tmp_path / "m.pt", "vq-f4").codebook, reference.codes())
+    torch.save({"a.b": torch.ones(1), "module.a.b": torch.ones(1)}, tmp_path / "twice.pt")
+    with pytest.raises(InputError, match=r"names differ by module\. alone"):
+        open_tokenizer(tmp_path / "twice.pt", "vq-f4")
+
+
+def test_one_may_choose_between_average_and_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    average, now = random_reference("vq-ds8-c2i"), random_reference("vq-ds8-c2i")
+    torch.save({"model": now.state_dict(), "ema": average.state_dict()}, tmp_path / "both.pt")
+    for ema, wanted, word in ((True, average, "ema is taken"), (False, now, "model is taken")):
+        made = convert_tokenizer(tmp_path / "both.pt", "vq-ds8-c2i", tmp_path / str(ema), ema=ema)
+        torch.testing.assert_close(made.codebook, wanted.codes())
+        assert word in capsys.readouterr().err
+
+
+def test_a_folder_of_half_precision_alone_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = open_tokenizer(save(random_reference("vq-f4"), "", tmp_path / "m.pt"), "vq-f4")
+    made.vq.half().save_pretrained(tmp_path / "half", variant="fp16")
+    assert [path.name for path in (tmp_path / "half").glob("*.safetensors")] == [
+        "diffusion_pytorch_model.fp16.safetensors"
+    ]
+    loaded = open_tokenizer(tmp_path / "half")
+    assert loaded.vq.dtype == torch.float32
+    assert torch.equal(loaded.codebook, made.codebook)
+    assert "as fp16 alone" in capsys.readouterr().err
+
+
+def amused() -> VQModel:
+    """aMUSEd's tokenizer, narrow; as its authors converted it."""
+    torch.manual_seed(0)
+    made = VQModel(
+        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, layers_per_block=2, norm_num_groups=8,
+        num_vq_embeddings=64, mid_block_add_attention=False, lookup_from_codebook=True,
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        sites = made.encode(torch.rand(4, 3, 16, 16)).latents.permute(0, 2, 3, 1).flatten(0, 2)
+        made.quantize.embedding.weight.copy_(sites[torch.randperm(len(sites))[:64]])
+    return made
+
+
+def test_pixels_of_amused_lie_in_its_own_range(tmp_path: Path) -> None:
+    """Its pipeline feeds VaeImageProcessor(do_normalize=False)'s pixels, and shows what is decoded as it is."""
+    public = amused()
+    public.save_pretrained(tmp_path / "amused")
+    tokenizer = convert_tokenizer(tmp_path / "amused", "", tmp_path / "ours")
+    images = random_images(2, 16)
+    with torch.no_grad():
+        latents = public.encode(images / 2 + 0.5).latents
+        indices = public.quantize(latents)[2][2].view(2, 8, 8)
+        shown = public.decode(indices, force_not_quantize=True, shape=(2, 8, 8, 4)).sample
+    wrong = VQTokenizer.load(tmp_path / "amused", (-1.0, 1.0))
+    for made in (tokenizer, VQTokenizer.load(tmp_path / "ours"), VQTokenizer.load(tmp_path / "amused")):
+        assert made.input_range == (0, 1)
+        assert (made.encode(images) == indices).float().mean() > 0.99
+        torch.testing.assert_close(made.decode(indices), 2 * shown - 1, atol=1e-4, rtol=0)
+        assert made.fingerprint == tokenizer.fingerprint != wrong.fingerprint
+    assert (wrong.encode(images) == indices).float().mean() < 0.8
+    plain = VQModel.from_pretrained(tmp_path / "ours")  # as its authors use it
+    with torch.no_grad():
+        torch.testing.assert_close(plain.encode(images / 2 + 0.5).latents, latents)
+    convert_tokenizer(tmp_path / "amused", "", tmp_path / "signed", input_range=(-1.0, 1.0))
+    assert VQTokenizer.load(tmp_path / "signed").fingerprint == wrong.fingerprint
+    with pytest.raises(InputError, match="from black to a larger white"):
+        VQTokenizer.load(tmp_path / "amused", (1.0, 0.0))
+
+
+def test_a_pipeline_keeps_the_range_of_pixels(tiny_run: Path, tmp_path: Path) -> None:
+    made = PurrceptionPipeline.from_pretrained(tiny_run / "pipeline")
+    VQTokenizer(made.vqvae).save(tmp_path / "tokenizer")
+    other = VQTokenizer.load(tmp_path / "tokenizer", (0.0, 1.0))
+    PurrceptionPipeline(made.transformer, other.vq, tokenizer_hash=other.fingerprint).save_pretrained(
+        tmp_path / "pipeline"
+    )
+    loaded = PurrceptionPipeline.from_pretrained(tmp_path / "pipeline").tokenizer
+    assert loaded.input_range == (0, 1)
+    assert loaded.fingerprint == other.fingerprint != made.tokenizer.fingerprint
+
+
+def test_plain_diffusers_refuses_a_network_without_normalisation(tmp_path: Path) -> None:
+    made = VQTokenizer(VQConfig(16, 3, (8, 8), normalisation="none").build(1, 16))
+    made.save(tmp_path / "none")
+    with pytest.raises(ValueError, match="UnnormalisedDownEncoderBlock2D does not exist"):
+        VQModel.from_pretrained(tmp_path / "none", low_cpu_mem_usage=False)
+    file = tmp_path / "none/config.json"
+    file.write_text(file.read_text().replace('"Unnormalised', '"').replace('"VQModel"', '"UnnormalisedVQModel"'))
+    old = convert_tokenizer(tmp_path / "none", "", tmp_path / "again")  # as folders were written before
+    assert old.fingerprint == made.fingerprint
+    assert "UnnormalisedUpDecoderBlock2D" in (tmp_path / "again/config.json").read_text()

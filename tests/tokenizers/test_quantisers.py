@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from purrception.errors import InputError
 from purrception.nearest import nearest_codes
@@ -101,6 +102,39 @@ def test_going_on_from_a_table_starts_with_that_table(kind: str) -> None:
     torch.testing.assert_close(other.codebook, table)
     latents = torch.randn(4, 3, 8, 8)
     assert torch.equal(other.train()(latents).indices, nearest_codes(latents, table))
+
+
+@pytest.mark.parametrize("kind", ["ema", "cosine"])
+def test_going_on_from_a_table_throws_no_code_away_and_restarts_dead_ones_later(kind: str) -> None:
+    model = VQConfig(codebook_size=512, codebook_dim=4)
+    table = torch.randn(512, 4)
+    table = torch.nn.functional.normalize(table, dim=1) if kind == "cosine" else table
+    quantiser = QUANTISERS[kind](model, TokenizerTrainingConfig(quantiser=kind)).train()
+    quantiser.start_from(table)
+
+    def step(codes: Tensor) -> Tensor:
+        """How far each code is from where it was, after a batch of latents that lie upon some of them."""
+        quantiser(table[codes].view(1, 16, 16, 4).permute(0, 3, 1, 2))
+        return (quantiser.codebook - table).norm(dim=1)
+
+    half = torch.arange(256)
+    assert step(half).max() < 1e-3  # each code left out was thrown away when all began with a count of 1
+    assert step(half[torch.randint(128, (256,))]).max() < 1e-3
+    for _ in range(40):
+        moved = step(half) > 1e-2
+    assert moved[256:].float().mean() > 0.95
+    assert not moved[:256].any()
+
+
+def test_codes_that_are_used_in_turn_live_on() -> None:
+    """A batch of a quarter site per code cannot choose them all: an absolute threshold of 1 would kill most."""
+    table = 10 * torch.randn(1024, 4)
+    quantiser = QUANTISERS["ema"](VQConfig(1024, 4), TokenizerTrainingConfig()).train()
+    quantiser.start_from(table)
+    for number in range(80):
+        codes = torch.arange(256) + 256 * (number % 4)
+        quantiser(table[codes].view(1, 16, 16, 4).permute(0, 3, 1, 2))
+    torch.testing.assert_close(quantiser.codebook, table, atol=1e-2, rtol=1e-3)
 
 
 def test_a_table_that_a_quantiser_cannot_hold_is_refused() -> None:

@@ -17,12 +17,16 @@ class TokenizerOptions:
     """What ``purrception tokenizer convert`` takes."""
 
     arch: str = ""
-    """What the file holds: vq-f4, vq-f8, vq-f8-n256, vq-f16, vq-ds8-c2i, vq-ds16-c2i or vq-ds16-t2i; leave it out
-    for a folder or hub id of a diffusers VQModel."""
+    """What the file holds: vq-f4, vq-f8, vq-f8-n256, vq-f16, vqgan-imagenet-f16-1024, vqgan-imagenet-f16-16384,
+    vq-ds8-c2i, vq-ds16-c2i or vq-ds16-t2i; leave it out for a folder or hub id of a diffusers VQModel."""
     out: str = ""
     """Folder for the tokenizer; default: tokenizers/ARCH, or the name of the source."""
     sha256: str = ""
     """What the file's SHA-256 must be, or begin with; it is recorded in any case."""
+    ema: bool = True
+    """Take the moving average (ema) where a file holds it beside the weights (model)."""
+    range: tuple[float, float] | None = None
+    """What the network of a folder or hub id takes for black and white; default: 0 1 for aMUSEd's, else -1 1."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def convert_tokenizer(arguments: list[str]) -> None:
 
     name = options.arch.replace("_", "-") or Path(target).name
     folder = unused_folder(Path(options.out or f"tokenizers/{name}"))
-    made = convert_file(target, options.arch, folder, options.sha256)
+    made = convert_file(target, options.arch, folder, options.sha256, options.ema, options.range)
     size, dim = made.codebook.shape
     print(f"{size} codes of {dim} dimensions, a code for {made.downsampling}×{made.downsampling} pixels: {folder}")
     print(f"(next: purrception train folder --data.root IMAGES --tokenizer.path {folder})")

@@ -125,7 +125,8 @@ TOKENIZER_VERBS = {
     "convert": Verb(
         convert_tokenizer,
         "tokenizer convert FILE --arch ARCH [--out DIR]",
-        "A public checkpoint (LDM's vq-f4, vq-f8, vq-f8-n256, vq-f16; LlamaGen's vq-ds8-c2i, vq-ds16-c2i, "
+        "A public checkpoint (LDM's vq-f4, vq-f8, vq-f8-n256, vq-f16; taming's "
+        "vqgan-imagenet-f16-1024, vqgan-imagenet-f16-16384; LlamaGen's vq-ds8-c2i, vq-ds16-c2i, "
         "vq-ds16-t2i), or a tokenizer of the hub, into a folder that --tokenizer.path takes.",
         "purrception tokenizer convert vq-f8.ckpt --arch vq-f8 --out tokenizers/vq-f8",
     ),

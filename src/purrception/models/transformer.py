@@ -15,6 +15,7 @@ from purrception.errors import InputError
 from purrception.models.dit import MLP, DiT, DiTConfig, Norm, Positions
 from purrception.models.head import CategoricalHead, HeadConfig
 from purrception.models.vocabulary import Kernel
+from purrception.weights import require_finite
 
 
 class PurrceptionTransformer(ModelMixin, ConfigMixin):
@@ -160,7 +161,7 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         """Load weights strictly: every tensor must be there, and no other.
 
         Raises:
-            InputError: the weights are damaged, or do not belong to the configuration beside them.
+            InputError: the weights are damaged, not finite, or do not belong to the configuration beside them.
         """
         precision = options.pop("torch_dtype", None)  # cast once loaded: the codes stay as they are saved
         options |= {"output_loading_info": True, "low_cpu_mem_usage": False, "use_safetensors": True}
@@ -173,4 +174,5 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         problems = {kind: names for kind, names in info.items() if names}
         if problems:
             raise InputError(f"the weights in {folder} do not fit their configuration: {problems}")
+        require_finite(model.state_dict(), f"the transformer in {folder}")
         return model if precision is None else torch.nn.Module.to(model, precision)  # diffusers' own warns in vain

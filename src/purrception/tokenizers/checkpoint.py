@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn, optim
 
 from purrception.errors import InputError
+from purrception.weights import require_finite
 
 KEPT = 2
 """Latest checkpoints that stay."""
@@ -91,7 +92,9 @@ def latest_checkpoint(folder: Path) -> TokenizerCheckpoint | None:
     try:
         with safe_open(files[-1], framework="pt") as opened:
             progress = Progress(**json.loads((opened.metadata() or {})["progress"]))
-        return TokenizerCheckpoint(files[-1], progress, load_file(files[-1]))
+        tensors = load_file(files[-1])
+        require_finite(tensors, "it")
+        return TokenizerCheckpoint(files[-1], progress, tensors)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"the checkpoint {files[-1]} is damaged ({error}); remove it to go on from the one before it"

@@ -18,8 +18,8 @@ from purrception.tokenizers.vq import VQTokenizer
 from purrception.weights import read_weights, renamed, sha256_of, tensors_in
 
 ORIGIN_FILE = "origin.json"
-STATE_KEYS = ("ema", "model", "state_dict")
-"""Where checkpoints keep their tensors: LlamaGen's moving average before its weights, then Lightning's."""
+AVERAGE_KEYS, STATE_KEYS = ("ema",), ("model", "state_dict")
+"""Where checkpoints keep their tensors: LlamaGen's moving average; its weights, and Lightning's."""
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+(/[\w./-]+)?")
 
 
@@ -52,7 +52,14 @@ def open_tokenizer(source: Path | str, arch: str = "") -> VQTokenizer:
     return _open(source, arch)[0]
 
 
-def convert_tokenizer(source: Path | str, arch: str, folder: Path, sha256: str = "") -> VQTokenizer:
+def convert_tokenizer(
+    source: Path | str,
+    arch: str,
+    folder: Path,
+    sha256: str = "",
+    ema: bool = True,
+    input_range: tuple[float, float] | None = None,
+) -> VQTokenizer:
     """:func:`open_tokenizer`, then write it and its origin to ``folder``, as diffusers lays it out.
 
     Args:
@@ -60,11 +67,13 @@ def convert_tokenizer(source: Path | str, arch: str, folder: Path, sha256: str =
         arch: see :func:`open_tokenizer`.
         folder: where to.
         sha256: what the file's SHA-256 must begin with; empty: it is recorded only.
+        ema: take the moving average where a file holds it beside the weights.
+        input_range: of a folder or hub id; see :meth:`VQTokenizer.load`.
 
     Raises:
         InputError: see :func:`open_tokenizer`; or the file is another one.
     """
-    tokenizer, origin = _open(source, arch, sha256)
+    tokenizer, origin = _open(source, arch, sha256, ema, input_range)
     tokenizer.save(folder)
     if origin is not None:
         (folder / ORIGIN_FILE).write_text(json.dumps(asdict(origin), indent=2) + "\n")
@@ -85,20 +94,30 @@ def known_arch(name: str) -> PublicTokenizer:
     return PUBLIC_TOKENIZERS[name]
 
 
-def _open(source: Path | str, arch: str, sha256: str = "") -> tuple[VQTokenizer, Origin | None]:
+def _open(
+    source: Path | str,
+    arch: str,
+    sha256: str = "",
+    ema: bool = True,
+    input_range: tuple[float, float] | None = None,
+) -> tuple[VQTokenizer, Origin | None]:
     path = Path(source)
     if arch:
         known_arch(arch)
     if path.is_dir() and (arch or sha256):
         raise InputError(f"{source} is a folder, which describes itself: leave out the architecture and SHA-256")
     if arch or path.is_file():
-        return _from_file(path, arch.replace("_", "-"), sha256)
+        if input_range:
+            raise InputError(
+                "what a file of a known architecture holds takes pixels in [−1, 1]: leave out the range"
+            )
+        return _from_file(path, arch.replace("_", "-"), sha256, ema)
     if HUB_ID.fullmatch(str(source)) and not path.exists():
-        return VQTokenizer.from_hub(str(source)), Origin(str(source))
-    return VQTokenizer.load(path), None
+        return VQTokenizer.from_hub(str(source), input_range), Origin(str(source))
+    return VQTokenizer.load(path, input_range), None
 
 
-def _from_file(path: Path, arch: str, sha256: str) -> tuple[VQTokenizer, Origin]:
+def _from_file(path: Path, arch: str, sha256: str, ema: bool) -> tuple[VQTokenizer, Origin]:
     """Every tensor of a checkpoint, renamed."""
     if not arch:
         raise InputError(
@@ -106,7 +125,8 @@ def _from_file(path: Path, arch: str, sha256: str) -> tuple[VQTokenizer, Origin]
             f"{', '.join(PUBLIC_TOKENIZERS)}"
         )
     public = known_arch(arch)
-    tensors = tensors_in(read_weights(path), STATE_KEYS, path)
+    keys = AVERAGE_KEYS + STATE_KEYS if ema else STATE_KEYS + AVERAGE_KEYS
+    tensors = tensors_in(read_weights(path), keys, path)
     found = sha256_of(path)
     if not found.startswith(sha256.lower()):
         raise InputError(f"{path} is another file than expected: its SHA-256 is {found}, not {sha256}")
@@ -117,7 +137,7 @@ def _from_file(path: Path, arch: str, sha256: str) -> tuple[VQTokenizer, Origin]
         raise InputError(f"{path} is no {arch}: {advice}. {account}")
     vq = public.build()
     shapes = {name: tensor.shape for name, tensor in vq.state_dict().items()}
-    weights = renamed(tensors, public.names(shapes), shapes)
+    weights = renamed(tensors, public.names(shapes), shapes, path)
     if public.normalised:
         weights["quantize.embedding.weight"] = unit_codes(weights["quantize.embedding.weight"])
     vq.load_state_dict(weights)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from purrception.errors import InputError
 from purrception.packages import require
-from purrception.weights import read_weights, tensors_in
+from purrception.weights import read_weights, require_finite, tensors_in
 
 WIDTHS = (64, 128, 256, 512, 512)
 """Channels of VGG16's five stages."""
@@ -74,6 +74,8 @@ class LPIPS(nn.Module):
                 f"{', '.join(files)} lack {', '.join(missing)}: perceptual_weights are VGG16 as torchvision "
                 "names it and the linear layers of LPIPS, in one file or several"
             )
+        taken = {names[0]: tensor for (_, names), tensor in zip(wanted, found, strict=True) if tensor is not None}
+        require_finite(taken, ", ".join(files))
         for (target, names), tensor in zip(wanted, found, strict=True):
             if tensor is None or tensor.numel() != target.numel():
                 shape = None if tensor is None else list(tensor.shape)

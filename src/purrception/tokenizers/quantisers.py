@@ -7,6 +7,7 @@ nothing of how it was trained.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
@@ -66,6 +67,9 @@ class MovingAverageQuantiser(Quantiser):
     The codebook starts from k-means of the first batch. Under several processes all of them see the same sums,
     and restarted codes are drawn from the latents of all, so that every process holds the same codebook.
 
+    A codebook that is given starts with the use that the first batch makes of it. A code that it leaves out
+    begins at e times the threshold: it dies only if no step that the average remembers chooses it.
+
     Args:
         model: K and D.
         config: decay, threshold, commitment and gradient.
@@ -76,6 +80,7 @@ class MovingAverageQuantiser(Quantiser):
     def __init__(self, model: VQConfig, config: TokenizerTrainingConfig, *, cosine: bool) -> None:
         super().__init__()
         self.cosine = cosine
+        self.threshold = config.dead_code_threshold
         self.inner = VectorQuantize(
             dim=model.codebook_dim,
             codebook_size=model.codebook_size,
@@ -91,6 +96,12 @@ class MovingAverageQuantiser(Quantiser):
 
     def quantise(self, latents: Tensor) -> Quantised:
         """See :class:`Quantiser`."""
+        if self.training:
+            state = self.inner._codebook
+            even = latents[:, 0].numel() * processes.count() / state.codebook_size
+            state.threshold_ema_dead_code = min(self.threshold, even / 4)
+            if state.initted and not state.cluster_size.any():  # given by start_from
+                self._count(latents)
         codes, indices, loss = self.inner(latents)
         return Quantised(codes, indices, loss.sum())
 
@@ -107,9 +118,18 @@ class MovingAverageQuantiser(Quantiser):
             raise InputError("quantiser cosine goes on only from codes of length 1; take ema for this tokenizer")
         state = self.inner._codebook
         state.embed.copy_(codebook)
-        state.embed_avg.copy_(codebook)
-        state.cluster_size.fill_(1)
+        state.cluster_size.zero_()
         state.initted.fill_(True)
+
+    @torch.no_grad()
+    def _count(self, latents: Tensor) -> None:
+        """Begin the moving averages as though this batch were every batch."""
+        state = self.inner._codebook
+        indices = nearest_codes(latents, self.codebook)
+        counts = indices.flatten().bincount(minlength=state.codebook_size).to(state.cluster_size.dtype)
+        state.all_reduce_fn(counts)
+        state.cluster_size.copy_(counts.clamp(min=max(math.e * state.threshold_ema_dead_code, 1e-3)))
+        state.embed_avg.copy_(state.embed * state.cluster_size[..., None])
 
 
 class SimVQQuantiser(Quantiser):

@@ -99,7 +99,8 @@ class TokenizerTrainingConfig:
     """Decay of the moving average that the codebook follows (ema and cosine)."""
     dead_code_threshold: float = 1.0
     """A code that stands for fewer sites per batch than this (moving average) restarts from the batch (ema and
-    cosine)."""
+    cosine); at most a quarter of an even share, sites / codebook_size / 4, counts, or living codes
+    would restart."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the networks; auto is bfloat16 autocast on GPUs and float32 elsewhere. Quantisation is always float32."""
     report_every: int = 100

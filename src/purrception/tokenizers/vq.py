@@ -21,7 +21,11 @@ from purrception.devices import downloads, upload
 from purrception.errors import InputError, unknown_name
 from purrception.nearest import nearest_codes
 from purrception.packages import require
+from purrception.progress import note
+from purrception.weights import only_variant, require_finite
 
+SIGNED, UNIT = (-1.0, 1.0), (0.0, 1.0)
+"""Ranges of pixels: ours, and aMUSEd's."""
 GROUP_PIXELS, LARGEST_GROUP = 2**15, 32
 """How many images are decoded at a time: at most so many pixels, and so many images."""
 
@@ -31,16 +35,46 @@ class UnnormalisedVQModel(VQModel):
 
     A group norm over few channels takes the mean and the contrast of each channel from an image: small
     images that are flat, or of one colour, can hardly be told apart, nor rebuilt.
+
+    Its configuration names blocks that a plain ``VQModel`` does not have and refuses: one with group norms would
+    read the same weights, and give other codes.
     """
+
+    PREFIX = "Unnormalised"
 
     # diffusers reads the configuration off the signature
     @functools.wraps(VQModel.__init__)  # type: ignore[misc]
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, **kwargs: Any) -> None:
+        blocks = {key: kwargs[key] for key in ("down_block_types", "up_block_types")}
+        plain = {key: tuple(name.removeprefix(self.PREFIX) for name in names) for key, names in blocks.items()}
+        super().__init__(**kwargs | plain)
+        named = {key: [f"{self.PREFIX}{name}" for name in names] for key, names in plain.items()}
+        self.register_to_config(**named)
         for module in list(self.modules()):
             for name, child in module.named_children():
                 if isinstance(child, nn.GroupNorm):
                     setattr(module, name, nn.Identity())
+
+
+class RescaledVQModel(VQModel):
+    """A ``VQModel`` whose network sees pixels in ``config.input_range``; outside, images lie in [−1, 1] as usual.
+
+    A plain ``VQModel`` reads its folder as the model that it was, which takes pixels in that range.
+    """
+
+    def encode(self, x: Tensor, return_dict: bool = True) -> Any:
+        """See ``VQModel``; ``x`` lies in [−1, 1]."""
+        low, high = self.config.input_range
+        return super().encode(low + (x + 1) * ((high - low) / 2), return_dict)
+
+    def decode(
+        self, h: Tensor, force_not_quantize: bool = False, return_dict: bool = True, shape: Any = None
+    ) -> Any:
+        """See ``VQModel``; images lie in about [−1, 1]."""
+        low, high = self.config.input_range
+        out = super().decode(h, force_not_quantize, shape=shape)
+        out.sample = (out.sample - low) * (2 / (high - low)) - 1
+        return out if return_dict else (out.sample, out.commit_loss)
 
 
 ARCHITECTURES: dict[str, type[VQModel]] = {"group": VQModel, "none": UnnormalisedVQModel}
@@ -86,7 +120,7 @@ class VQConfig:
             channels=tuple(config.block_out_channels),
             layers=config.layers_per_block,
             attention=config.mid_block_add_attention,
-            normalisation=next(name for name, kind in ARCHITECTURES.items() if type(vq) is kind),
+            normalisation="none" if isinstance(vq, UnnormalisedVQModel) else "group",
         )
 
     @property
@@ -140,9 +174,14 @@ class Tokenizer(Protocol):
 
 
 class VQTokenizer:
-    """A :class:`Tokenizer` around a trained ``VQModel``, in evaluation mode and without gradients."""
+    """A :class:`Tokenizer` around a trained ``VQModel``, in evaluation mode and without gradients.
+
+    Raises:
+        InputError: a weight is NaN or infinite.
+    """
 
     def __init__(self, vq: VQModel) -> None:
+        require_finite(vq.state_dict(), "the tokenizer")
         self.vq = vq.eval().requires_grad_(False)
 
     @property
@@ -162,8 +201,14 @@ class VQTokenizer:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the weights, hexadecimal."""
-        return fingerprint(self.vq)
+        """SHA-256 over the weights, and over a range of pixels other than [−1, 1], hexadecimal."""
+        return fingerprint(self.vq, "" if self.input_range == SIGNED else f"pixels {self.input_range}")
+
+    @property
+    def input_range(self) -> tuple[float, float]:
+        """What the network itself takes for black and white; whatever it is, images here lie in [−1, 1]."""
+        low, high = self.vq.config.input_range if isinstance(self.vq, RescaledVQModel) else SIGNED
+        return float(low), float(high)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -214,8 +259,13 @@ class VQTokenizer:
         self.vq.save_pretrained(folder, safe_serialization=True)
 
     @classmethod
-    def load(cls, folder: Path | str) -> Self:
+    def load(cls, folder: Path | str, input_range: tuple[float, float] | None = None) -> Self:
         """Load a folder that :meth:`save` (or diffusers) wrote.
+
+        Args:
+            folder: with ``config.json`` and weights.
+            input_range: what the network takes for black and white; default: what its configuration says, else
+                (0, 1) where that has ``lookup_from_codebook``, as aMUSEd's, else (−1, 1).
 
         Raises:
             InputError: the folder is missing, incomplete or damaged.
@@ -223,24 +273,36 @@ class VQTokenizer:
         config = Path(folder) / "config.json"
         if not config.is_file():
             raise InputError(f"no tokenizer at {folder}: expected config.json and safetensors weights")
-        kinds = {kind.__name__: kind for kind in ARCHITECTURES.values()}
+        kinds = {kind.__name__: kind for kind in (*ARCHITECTURES.values(), RescaledVQModel)}
+        variant = only_variant(Path(folder))
+        if variant:
+            note(f"{folder} holds its weights as {variant} alone: they are taken, rounded as they are")
         try:
-            name = json.loads(config.read_text()).get("_class_name")
+            saved = json.loads(config.read_text(encoding="utf-8"))
+            name = saved.get("_class_name")
             if name not in kinds:
                 raise InputError(f"it is a {name}, expected {' or '.join(kinds)}")
             # safetensors where there are any; diffusers reads the older .bin with weights_only
-            vq, info = kinds[name].from_pretrained(
-                folder, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
+            pixels = _input_range(saved, input_range)
+            kind = kinds[name]
+            if kind is not UnnormalisedVQModel:
+                kind = VQModel if pixels == SIGNED else RescaledVQModel
+            if pixels != SIGNED and "input_range" not in saved:
+                note(f"{folder}: its network takes pixels in {list(pixels)}")
+            vq, info = kind.from_pretrained(
+                folder, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True, variant=variant
             )
             if problems := {kind: names for kind, names in info.items() if names}:
                 raise InputError(f"the weights do not fit their configuration: {problems}")
+            vq.register_to_config(lookup_from_codebook=False)  # decode is given embeddings, never indices
+            if kind is RescaledVQModel:
+                vq.register_to_config(input_range=list(pixels))
+            return cls(vq)
         except Exception as error:  # diffusers and safetensors raise many kinds for a damaged file
             raise InputError(f"cannot load the tokenizer in {folder}: {error}") from error
-        vq.register_to_config(lookup_from_codebook=False)  # decode is given embeddings, never indices
-        return cls(vq)
 
     @classmethod
-    def from_hub(cls, name: str) -> Self:
+    def from_hub(cls, name: str, input_range: tuple[float, float] | None = None) -> Self:
         """Load ``owner/name`` or ``owner/name/subfolder`` from the Hugging Face hub, or from its cache.
 
         Raises:
@@ -254,15 +316,26 @@ class VQTokenizer:
         except Exception as error:  # no such repository, no network, no right to read it
             reason = " ".join(str(error).split())
             raise InputError(f"no tokenizer at {name}, neither a folder here nor on the hub: {reason}") from error
-        return cls.load(Path(folder, *rest))
+        return cls.load(Path(folder, *rest), input_range)
 
 
-def fingerprint(model: nn.Module) -> str:
+def _input_range(config: dict[str, Any], given: tuple[float, float] | None) -> tuple[float, float]:
+    """See :meth:`VQTokenizer.load`."""
+    usual = UNIT if config.get("lookup_from_codebook") else SIGNED  # only aMUSEd's pipelines decode indices
+    low, high = given or config.get("input_range") or usual
+    if not low < high:
+        raise InputError(f"a range of pixels goes from black to a larger white; given {low} {high}")
+    return float(low), float(high)
+
+
+def fingerprint(model: nn.Module, use: str = "") -> str:
     """SHA-256 over the names, shapes and float32 values of a model's weights, hexadecimal.
+
+    ``use`` tells apart models of the same weights that are used otherwise.
 
     Its configuration is left out: a newer diffusers may add to it.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(use.encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {list(tensor.shape)}".encode())
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())

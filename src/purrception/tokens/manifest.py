@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -30,6 +31,14 @@ class Standardisation:
     """Mean of each channel over all sites of the training images, length D."""
     std: float
     """Root mean square deviation over all channels and sites."""
+
+    def __post_init__(self) -> None:
+        """Refuse figures that no codes have: the tokenizer or the file is damaged."""
+        if not all(map(math.isfinite, self.mean)) or not 0 < self.std < math.inf:
+            raise InputError(
+                f"latents are standardised by finite means and a positive deviation; given {list(self.mean)} and "
+                f"{self.std}"
+            )
 
     def apply(self, codebook: Tensor) -> Tensor:
         """Codes ``[K, D]`` → standardised codes, float32 ``[K, D]``."""

@@ -19,7 +19,9 @@ from torch import Tensor, nn, optim
 
 from purrception import processes
 from purrception.errors import InputError
+from purrception.training.distributed import own
 from purrception.training.parts import Part, write_part
+from purrception.weights import require_finite
 
 NETWORK, EMA, OPTIMIZER = "network", "ema", "optimizer"
 STATE_FILE = "state.json"
@@ -101,6 +103,10 @@ class Checkpoint:
         try:
             stored.read(tensors)
         except OSError as error:
+            raise self._damaged(part, error) from error
+        try:
+            require_finite({name: own(tensor) for name, tensor in tensors.items()}, "it")
+        except InputError as error:
             raise self._damaged(part, error) from error
 
     def _damaged(self, part: str, error: BaseException) -> InputError:

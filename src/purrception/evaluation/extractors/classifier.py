@@ -18,6 +18,7 @@ from purrception.keyed_rng import Stream, keyed_rng
 from purrception.progress import ProgressBar
 from purrception.tokenizers import fingerprint
 from purrception.tokens.shards import write_whole
+from purrception.weights import require_finite
 
 SIZES = ("channels", "image_size", "classes", "feature_dim")
 SPATIAL_AFTER, SPATIAL_CHANNELS = 6, 7
@@ -170,6 +171,7 @@ def load_classifier(path: Path | str) -> ImageClassifier:
             sizes = json.loads((file.metadata() or {})["sizes"])
             model = ImageClassifier(**{name: int(sizes[name]) for name in SIZES})
             model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        require_finite(model.state_dict(), "it")
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{path} is no classifier that `purrception evaluate` wrote: {' '.join(str(error).split())[:200]}"

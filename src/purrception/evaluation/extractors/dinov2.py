@@ -12,6 +12,7 @@ from purrception.errors import InputError
 from purrception.evaluation.extractors.base import Extracted
 from purrception.packages import require
 from purrception.tokenizers import fingerprint
+from purrception.weights import require_finite
 
 DEFAULT = "facebook/dinov2-large"
 SIDE = 224
@@ -49,4 +50,5 @@ def open_dinov2(weights: str, device: str = "cpu") -> Dinov2Extractor:
             f"no DINOv2 at {weights or DEFAULT}: give a folder that transformers saved, or an id of the hub, with "
             f"--weights; {' '.join(str(error).split())[:200]}"
         ) from error
+    require_finite(network.state_dict(), weights or DEFAULT)
     return Dinov2Extractor(network, device)

@@ -268,5 +268,5 @@ def open_inception(weights: str, device: str = "cpu") -> InceptionExtractor:
     account = account_for(tensors, names, shapes, is_known=lambda name: name.endswith("num_batches_tracked"))
     if not account.settled:
         raise InputError(f"{weights} is not FID's Inception, {Path(WEIGHTS_FILE).stem}: {account}")
-    network.load_state_dict(renamed(tensors, names, shapes), strict=False)
+    network.load_state_dict(renamed(tensors, names, shapes, weights), strict=False)
     return InceptionExtractor(network, sha256_of(weights), device)
