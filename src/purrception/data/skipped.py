@@ -54,8 +54,9 @@ def describe_report(folder: Path) -> str:
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     entries = [json.loads(line) for line in lines]
     parts = []
-    for kind, words in {"image": "skipped", "file": "other files passed over"}.items():
+    for kind in ("image", "file"):
         if some := [entry for entry in entries if kind in entry]:
+            words = "skipped" if kind == "image" else f"other file{'s'[: len(some) - 1]} passed over"
             parts.append(f"{len(some)} {words}, such as {some[0][kind]} ({some[0]['reason']})")
     return "; ".join([*parts, f"the list: {file}"]) if parts else ""
 
