@@ -102,3 +102,7 @@ def test_training_a_tokenizer_alone_tells_what_it_skipped(tmp_path: Path) -> Non
     (told,) = [line for line in done.stdout.splitlines() if line.startswith("images: ")]
     assert told.endswith("the list: made/report.jsonl")
     assert (tmp_path / "made/report.jsonl").is_file()
+    options = ["--data.image-size", "16", "--data.test-fraction", "0", "--out", "report"]
+    done = run_cli("tokenizer", "report", "made", "pictures", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "images: 11 skipped, such as pictures/dog/00.png (the file is empty)" in done.stdout

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from purrception.data.config import ImageSource
@@ -46,6 +48,10 @@ class ReadableImages:
                 self._stand_ins[index] = other
                 return found
         raise NothingReadableError(f"the {len(self)} images", next(iter(self._broken.values())))
+
+    def readable(self, rows: Iterable[int]) -> np.ndarray:
+        """Those of ``rows`` that can be read, int64."""
+        return np.asarray([row for row in map(int, rows) if self._try(row)], dtype=np.int64)
 
     def spread(self, count: int) -> list[np.ndarray]:
         """Those of ``count`` images, evenly spread, that can be read, each uint8 ``[H, W, C]``."""

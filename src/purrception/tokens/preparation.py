@@ -209,8 +209,9 @@ def _encode_shards(plan: Plan, missing: list[int], encoder: Encoder, folder: Pat
 
 def _write_part(folder: Path, number: int, part: EncodedPart, codebook_size: int) -> dict[str, Any]:
     """Write a shard, unless none of its images could be read; its record."""
+    skipped = [{"image": one.name, "reason": one.reason} for one in part.skipped]
     if not part.indices:
-        return {"count": 0, "skipped": list(map(asdict, part.skipped)), "codes": [], "counts": []}
+        return {"count": 0, "skipped": skipped, "codes": [], "counts": []}
     indices = np.concatenate(part.indices)
     digest = write_shard(folder / shard_name(number), indices, np.asarray(part.labels), codebook_size)
     codes, counts = np.unique(indices, return_counts=True)
@@ -218,7 +219,7 @@ def _write_part(folder: Path, number: int, part: EncodedPart, codebook_size: int
         "count": len(indices),
         "sha256": digest,
         "grid": indices.shape[1:],
-        "skipped": list(map(asdict, part.skipped)),
+        "skipped": skipped,
         "codes": codes.tolist(),
         "counts": counts.tolist(),
     }
@@ -227,7 +228,7 @@ def _write_part(folder: Path, number: int, part: EncodedPart, codebook_size: int
 def _skipped(plan: Plan, folder: Path) -> list[Skipped]:
     """Every image that could not be read, in order."""
     records = (json.loads(_record(folder, number).read_text()) for number in range(len(plan.ranges)))
-    return [Skipped(**one) for record in records for one in record["skipped"]]
+    return [Skipped(one["image"], one["reason"]) for record in records for one in record["skipped"]]
 
 
 def _report(plan: Plan, source: ImageSource, folder: Path) -> None:
