@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from purrception.data import DataConfig, NothingReadableError, ReadableImages, open_images
+from purrception.data import (
+    DataConfig,
+    NothingReadableError,
+    ReadableImages,
+    Skipped,
+    describe_report,
+    open_images,
+    write_report,
+)
 from purrception.tokens import TokenDataset
 from tests.conftest import run_cli
 
@@ -58,6 +66,13 @@ def test_all_broken_is_an_error(tmp_path: Path) -> None:
         NothingReadableError, match=r"none of the 3 images can be read; the first, .*file is empty"
     ):
         images[1]
+
+
+def test_a_name_that_is_no_utf8_can_be_told(tmp_path: Path) -> None:
+    write_report(tmp_path, [Skipped("caf\udce9.png", "the file is empty")])
+    assert describe_report(tmp_path).startswith(
+        r"1 skipped, such as caf\udce9.png (the file is empty); the list: "
+    )
 
 
 def test_train_folder_goes_on_without_broken_images_and_says_so_once(tmp_path: Path) -> None:

@@ -58,7 +58,8 @@ def describe_report(folder: Path) -> str:
         if some := [entry for entry in entries if kind in entry]:
             words = "skipped" if kind == "image" else f"other file{'s'[: len(some) - 1]} passed over"
             parts.append(f"{len(some)} {words}, such as {some[0][kind]} ({some[0]['reason']})")
-    return "; ".join([*parts, f"the list: {file}"]) if parts else ""
+    text = "; ".join([*parts, f"the list: {file}"]) if parts else ""
+    return text.encode("utf-8", "backslashreplace").decode()  # names need not be UTF-8
 
 
 def passed_over(source: ImageSource) -> Sequence[Skipped]:
