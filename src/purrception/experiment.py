@@ -21,7 +21,14 @@ from purrception.pictures import image_grid
 from purrception.pipeline import PurrceptionPipeline
 from purrception.sampling import sample_together
 from purrception.tokenizers import VQTokenizer, convert_tokenizer, open_tokenizer, train_tokenizer
-from purrception.tokens import MANIFEST_FILE, Manifest, TokenDataset, TokenStore, prepare_splits
+from purrception.tokens import (
+    MANIFEST_FILE,
+    Manifest,
+    TokenDataset,
+    TokenStore,
+    describe_skipped,
+    prepare_splits,
+)
 from purrception.training import CheckpointStore, RunDirectory, Trainer
 from purrception.training.loop import Glance, Look
 from purrception.warm_start import WarmStart, warm_start
@@ -332,6 +339,9 @@ def prepare_tokens(
         (run.tokens(split) / MANIFEST_FILE).is_file() for split in ("train", "test")
     ):
         prepare_splits(config.data, tokenizer, run.root / "tokens", seed=config.seed)
+        if processes.rank() == 0:
+            for line in describe_skipped(run.root / "tokens"):
+                print(line, flush=True)
     train = open_tokens(config, run, "train")
     assert train is not None
     remedy = f"remove {run.root / 'tokens'} and resume, to encode the images again"

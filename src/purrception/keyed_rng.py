@@ -37,6 +37,7 @@ class Stream(IntEnum):
     MADE_UP = 7
     EDITING = 8
     EVALUATION = 9
+    STAND_IN = 10
 
 
 def keyed_rng(seed: int, stream: Stream, index: int = 0, part: int = 0) -> np.random.Generator:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from purrception import processes
-from purrception.data import DataConfig, find_source
+from purrception.data import DataConfig, describe_report, find_source
 from purrception.errors import InputError
 from purrception.tokenizers import open_tokenizer
-from purrception.tokens import REPORT_FILE, SUMMARY_FILE, EncodingConfig, prepare_splits
+from purrception.tokens import SUMMARY_FILE, EncodingConfig, prepare_splits
 from purrception.training.config import resolve_device
 
 
@@ -75,17 +75,19 @@ def prepare(source: str, options: PrepareOptions) -> str:
     with processes.joined(resolve_device(options.device)) as device:
         tokenizer.vq.to(device)
         made = prepare_splits(data, tokenizer, folder, config, seed=options.seed)
-        lines = [_describe(folder / split) for split in made]
+        lines = [_describe(folder / split, split in made) for split in ("train", "test")]
         first = processes.rank() == 0
     hint = f"next: purrception train RECIPE --data.tokens {folder} --tokenizer.path {options.tokenizer}"
-    return "\n".join([*lines, hint]) if first else ""
+    return "\n".join([*filter(None, lines), hint]) if first else ""
 
 
-def _describe(folder: Path) -> str:
+def _describe(folder: Path, made: bool) -> str:
+    skipped = describe_report(folder)
+    if not made:
+        return f"{folder}: no images held out, {skipped}" if skipped else ""
     summary = json.loads((folder / SUMMARY_FILE).read_text())
-    broken = f", {summary['skipped']} skipped ({folder / REPORT_FILE})" if summary["skipped"] else ""
     return (
-        f"{folder}: {summary['rows']} rows of {summary['images']} images{broken}; "
+        f"{folder}: {summary['rows']} rows of {summary['images']} images{skipped and f', {skipped}'}; "
         f"{summary['images_per_second_and_process']:.1f} images/s and process, "
         f"{summary['share_outside_encoder']:.1%} of the time outside the encoder"
     )

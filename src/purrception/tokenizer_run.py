@@ -8,7 +8,7 @@ import torch
 
 from purrception import processes
 from purrception.config import TokenizerRunConfig, dump_tokenizer_run, load_tokenizer_run
-from purrception.data import open_images
+from purrception.data import describe_report, open_images
 from purrception.errors import InputError
 from purrception.gallery import unused_folder
 from purrception.tokenizers import VQTokenizer, train_tokenizer
@@ -56,7 +56,7 @@ def resume_tokenizer(folder: Path) -> VQTokenizer:
 
 
 def _train(config: TokenizerRunConfig, folder: Path, device: torch.device) -> VQTokenizer:
-    return train_tokenizer(
+    tokenizer = train_tokenizer(
         config.model,
         config.training,
         open_images(config.data, "train"),
@@ -67,3 +67,6 @@ def _train(config: TokenizerRunConfig, folder: Path, device: torch.device) -> VQ
         VQTokenizer.load(config.init_from) if config.init_from else None,
         config.decoder_only,
     )
+    if processes.rank() == 0 and (skipped := describe_report(folder)):
+        print(f"images: {skipped}", flush=True)
+    return tokenizer

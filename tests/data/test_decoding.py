@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -83,3 +84,60 @@ def test_a_large_image_is_halved_by_boxes_first() -> None:
     small = np.asarray(crop_to_square(Image.fromarray(pixels), 16))
     assert small.shape == (16, 16)
     assert np.abs(small.astype(int) - 15).max() <= 1
+
+
+def tiff(values: np.ndarray, kind: int = 1, photometric: int = 1) -> bytes:
+    """An uncompressed grey TIFF of one strip; ``kind`` 1: unsigned, 2: signed, 3: floats."""
+    height, width = values.shape
+    bits = values.dtype.itemsize * 8
+    entries = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 0, 277: 1, 278: height}
+    entries |= {279: values.nbytes, 339: kind}
+    entries[273] = 8 + 2 + 12 * len(entries) + 4
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries.items())
+    return b"II" + struct.pack("<HIH", 42, 8, len(entries)) + directory + bytes(4) + values.tobytes()
+
+
+def pgm(most: int, values: list[int]) -> bytes:
+    return (
+        f"P5 {len(values)} 1 {most}\n".encode() + np.asarray(values, dtype=">u2" if most > 255 else "u1").tobytes()
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "levels"),
+    [
+        (pgm(65535, [0, 200, 65535]), [0, 1, 255]),
+        (pgm(65535, [0, 200]), [0, 1]),
+        (pgm(1000, [0, 500, 1000]), [0, 128, 255]),
+        (pgm(100, [0, 100]), [0, 255]),
+        (tiff(np.asarray([[0, 200, 257]], dtype="<u2")), [0, 1, 1]),
+        (tiff(np.asarray([[0, 65535]], dtype="<u2"), photometric=0), [255, 0]),
+        (tiff(np.asarray([[0, 0.5, 1.0]], dtype="<f4"), kind=3), [0, 128, 255]),
+        (tiff(np.asarray([[0, 0.1]], dtype="<f4"), kind=3), [0, 26]),
+        (tiff(np.asarray([[0, 0.1]], dtype="<f4"), kind=3, photometric=0), [255, 230]),
+    ],
+)
+def test_white_is_what_the_format_declares(content: bytes, levels: list[int]) -> None:
+    """By the netpbm and TIFF rules: a sample divided by its declared maximum."""
+    made = np.asarray(decode_image(content, "it", channels=1))
+    assert np.abs(made[0].astype(int) - levels).max() <= 1
+    assert made[0][0] == levels[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "reason"),
+    [
+        ([[0, 1.02]], ("<f4", 3), "values from 0 to 1.02"),
+        ([[-1, 1]], ("<f4", 3), "values from -1 to 1"),
+        ([[0, float("nan")]], ("<f4", 3), "values from nan"),
+        ([[-5, 200]], ("<i2", 2), "signed"),
+        ([[5, 200]], ("<i1", 2), "signed"),
+        ([[5, 200]], ("<i4", 2), "signed"),
+        ([[5, 200]], ("<u4", 1), "32 bits"),
+    ],
+)
+def test_brightness_that_is_not_declared_is_refused_with_the_reason(
+    values: list, kind: tuple[str, int], reason: str
+) -> None:
+    with pytest.raises(UnreadableImageError, match=reason):
+        decode_image(tiff(np.asarray(values).astype(kind[0]), kind[1]), "it", channels=1)

@@ -87,6 +87,7 @@ def report(arguments: list[str]) -> None:
     options, rest = parse_known(ReportOptions, verb, ["--help"] if target == "--help" else rest)
     source, rest = target_of(verb, rest)
     from purrception.config import DataOptions
+    from purrception.data import describe_report
     from purrception.evaluation.tokenizer_report import report_tokenizer
     from purrception.gallery import output_folder
     from purrception.tokenizers import VQTokenizer
@@ -104,6 +105,8 @@ def report(arguments: list[str]) -> None:
     out = output_folder(options.out, folder / "report")
     result = report_tokenizer(tokenizer, data, out, options.num, options.batch_size)
     print(result.markdown() + f"\n{out}")
+    if skipped := describe_report(out):
+        print(f"images: {skipped}")
 
 
 def source_of(target: str) -> RunConfig:

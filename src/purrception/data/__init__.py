@@ -2,25 +2,43 @@
 
 from purrception.data.config import DataConfig, ImageSource, Split
 from purrception.data.decoding import UnreadableImageError, decode_image
+from purrception.data.readable import ReadableImages
+from purrception.data.skipped import (
+    REPORT_FILE,
+    NothingReadableError,
+    Skipped,
+    describe_report,
+    passed_over,
+    report_text,
+    write_report,
+)
 from purrception.data.sources import SOURCES, find_source, load_split, open_images, spread_rows
 from purrception.data.survey import Survey
 from purrception.data.transforms import array_to_pil, images_to_tensor, tensor_to_images
 from purrception.data.views import Views
 
 __all__ = [
+    "REPORT_FILE",
     "SOURCES",
     "DataConfig",
     "ImageSource",
+    "NothingReadableError",
+    "ReadableImages",
+    "Skipped",
     "Split",
     "Survey",
     "UnreadableImageError",
     "Views",
     "array_to_pil",
     "decode_image",
+    "describe_report",
     "find_source",
     "images_to_tensor",
     "load_split",
     "open_images",
+    "passed_over",
+    "report_text",
     "spread_rows",
     "tensor_to_images",
+    "write_report",
 ]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from purrception.data.config import DataConfig, Split
-from purrception.data.decoding import decode_image
+from purrception.data.decoding import UnreadableImageError, decode_image
+from purrception.data.labels import NO_LABEL, Label
+from purrception.data.skipped import Skipped
 from purrception.data.transforms import pil_to_array
 from purrception.errors import InputError
 
@@ -22,8 +25,27 @@ class EncodedImages(ABC):
     class_names: tuple[str, ...] = ()
     """Names by label; empty when there are no classes."""
 
+    passed_over: Sequence[Skipped] = ()
+    """What lies among the images and was not taken; told with the training images only."""
+
     def __init__(self, config: DataConfig) -> None:
         self.config = config
+
+    def number_of(self, label: Label, index: int) -> int:
+        """The class number that a label means for image ``index``; 0 without classes.
+
+        Raises:
+            UnreadableImageError: there are classes, and the image has no label.
+        """
+        if not self.class_names:
+            return 0
+        if label is None:
+            raise UnreadableImageError(self.name(index), NO_LABEL)
+        return self._numbers[str(label)]
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.class_names)}
 
     @property
     @abstractmethod

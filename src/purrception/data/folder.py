@@ -8,19 +8,29 @@ from functools import cached_property
 from pathlib import Path
 
 from purrception.data.config import DataConfig, Split
-from purrception.data.decoding import IMAGE_SUFFIXES
+from purrception.data.decoding import can_be_opened, image_suffixes, not_an_image
 from purrception.data.encoded import EncodedImages, expected_classes, hash_names, in_split
+from purrception.data.labels import Label, class_names_of
+from purrception.data.metadata import METADATA_FILES, find_metadata, read_metadata
+from purrception.data.skipped import Skipped
 from purrception.errors import InputError
+
+TOOL_FOLDERS = ("__", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+"""How folders begin that operating systems and tools leave behind; what begins with a dot is hidden."""
+TRAINING_NAMES = frozenset({"train", "training"})
+HELD_OUT_NAMES = frozenset({"test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation"})
 
 
 class FolderImages(EncodedImages):
     """A folder of images: one subfolder per class, or images alone for an unconditional model.
 
-    With ``classes`` 0 every image below the folder counts, however deep. Links to folders are followed, each
-    folder is visited once, and a loop of links ends.
+    A ``metadata.csv`` or ``metadata.jsonl`` at its top decides instead, as for Hugging Face's imagefolder. With
+    ``classes`` 0 every image below the folder counts, however deep. Links to folders are followed, each folder is
+    visited once, and a loop of links ends. Hidden files and the folders of tools do not count. A folder is a class
+    if at least one image in it can be opened.
 
     Raises:
-        InputError: the folder is missing or empty, mixes class folders with loose images, or holds another
+        InputError: the folder is missing or empty, mixes class folders with loose images, holds splits, or another
             number of classes than asked for.
     """
 
@@ -32,37 +42,84 @@ class FolderImages(EncodedImages):
                 f"no folder of images at {config.root!r}: give one with --data.root DIR "
                 "(class subfolders, or images alone for an unconditional model)"
             )
-        paths, classes = self._list_unlabelled() if config.classes == 0 else self._list()
-        self.class_names = expected_classes(classes, config)
-        label_of = {name: label for label, name in enumerate(self.class_names)}
-        self._paths = [path for path in paths if in_split(path, split, config.test_fraction)]
-        self._labels = [label_of.get(path.partition("/")[0], 0) for path in self._paths]
+        self._left: list[Skipped] = []
+        labels = self._list()
+        self._left.sort()
+        if not labels:
+            first = f", but other files such as {self._left[0].name}: {self._left[0].reason}" if self._left else ""
+            raise InputError(f"{self.root} holds no images, nor folders of images (.png, .jpg, …){first}")
+        self.class_names = expected_classes(class_names_of(labels.values(), config.root), config)
+        self._paths = [path for path in labels if in_split(path, split, config.test_fraction)]
+        self._labels = [labels[path] for path in self._paths]
+        if split == "train":
+            self.passed_over = self._left
 
-    def _list_unlabelled(self) -> tuple[list[str], tuple[str, ...]]:
-        return self._some(sorted(_images_below(str(self.root), ""))), ()
+    def _list(self) -> dict[str, Label]:
+        """The label of each image by its path below the root, with / between its parts, in order."""
+        if self.config.classes == 0:
+            return dict.fromkeys(sorted(self._walk("")))
+        metadata = find_metadata(self.root)
+        return self._list_classes() if metadata is None else self._list_rows(metadata)
 
-    def _list(self) -> tuple[list[str], tuple[str, ...]]:
-        """Paths below the root, with / between their parts, and the class folders."""
-        entries = sorted(os.scandir(self.root), key=lambda entry: entry.name)
-        flat = [entry.name for entry in entries if _is_image(entry)]
-        by_class = {
-            entry.name: sorted(_images_below(entry.path, f"{entry.name}/", str(self.root)))
-            for entry in entries
-            if entry.is_dir()
-        }
-        classes = tuple(name for name, paths in by_class.items() if paths)
-        if classes and flat:
+    def _list_rows(self, metadata: Path) -> dict[str, Label]:
+        labels, paths = read_metadata(metadata), sorted(self._walk(""))
+        if labels is None:
+            if any("/" in path for path in paths):
+                raise InputError(
+                    f"{metadata} has no column label, cls or class, while images lie in subfolders: remove it to "
+                    "take these as classes, or take all images without classes (data.classes 0)"
+                )
+            return dict.fromkeys(paths)
+        self._pass(sorted(set(paths) - labels.keys()), f"no row of {metadata.name} names it")
+        return {path: labels[path] for path in sorted(labels)}
+
+    def _list_classes(self) -> dict[str, Label]:
+        flat = list(self._walk("", deep=False))
+        by_class = {}
+        for entry in _visible(str(self.root)):
+            if entry.is_dir() and (paths := sorted(self._walk(entry.name))):
+                if any(can_be_opened(self.root / path) for path in paths):
+                    by_class[entry.name] = paths
+                else:
+                    self._pass(paths, "no image of its folder can be opened, so that this is no class")
+        names = {name.lower() for name in by_class}
+        if (names & TRAINING_NAMES and names & HELD_OUT_NAMES) or (
+            names and names <= TRAINING_NAMES | HELD_OUT_NAMES
+        ):
+            first = min(by_class, key=lambda name: name.lower() not in TRAINING_NAMES)
+            raise InputError(
+                f"{self.root} holds splits, not classes ({', '.join(by_class)}): give {self.root / first}, "
+                "of which data.test_fraction is held out"
+            )
+        if by_class and flat:
             raise InputError(
                 f"{self.root} holds class folders and {len(flat)} loose images such as {flat[0]!r}: move them "
                 "into class folders, or take all images without classes (data.classes 0)"
             )
-        return self._some(flat or [path for name in classes for path in by_class[name]]), classes
+        return {path: name for name, paths in by_class.items() for path in paths} or dict.fromkeys(flat)
 
-    def _some(self, paths: list[str]) -> list[str]:
-        if not paths:
-            known = ", ".join(sorted(IMAGE_SUFFIXES))
-            raise InputError(f"{self.root} holds no images, nor folders of images ({known})")
-        return paths
+    def _pass(self, paths: list[str], reason: str) -> None:
+        self._left += [Skipped(str(self.root / path), reason) for path in paths]
+
+    def _walk(self, below: str, *, deep: bool = True) -> Iterator[str]:
+        """Paths of images below a folder of the root, or in it alone; no folder is entered twice."""
+        seen = {os.path.realpath(self.root)} if below else set()
+        pending = [below]
+        while pending:
+            prefix = pending.pop()
+            real = os.path.realpath(self.root / prefix)
+            if real in seen:
+                continue
+            seen.add(real)
+            for entry in _visible(str(self.root / prefix)):
+                path = f"{prefix}/{entry.name}".lstrip("/")
+                if entry.is_dir():
+                    pending += [path] if deep else []
+                elif _is_image(entry):
+                    yield path
+                elif prefix or entry.name not in METADATA_FILES:
+                    reason = not_an_image(entry.name)
+                    self._left.append(Skipped(str(self.root / path), reason, "file"))
 
     @cached_property
     def listing(self) -> str:
@@ -78,26 +135,26 @@ class FolderImages(EncodedImages):
 
     def read(self, index: int) -> tuple[Path, int]:
         """The path of image ``index`` and its label."""
-        return self.root / self._paths[index], self._labels[index]
+        return self.root / self._paths[index], self.number_of(self._labels[index], index)
+
+
+def _visible(folder: str) -> list[os.DirEntry[str]]:
+    """Entries by name, without hidden files and the folders of tools."""
+    with os.scandir(folder) as entries:
+        return sorted(
+            (
+                entry
+                for entry in entries
+                if not entry.name.startswith(".") and not (entry.name.startswith(TOOL_FOLDERS) and entry.is_dir())
+            ),
+            key=lambda entry: entry.name,
+        )
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
-    """Whether a name says image; a link that leads nowhere is reported when it is read."""
-    return Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and not entry.is_dir()
+    """Whether a name says image, or the content does where the name says nothing.
 
-
-def _images_below(folder: str, prefix: str, *visited: str) -> Iterator[str]:
-    """Image paths below ``folder``, each behind ``prefix``; no folder is entered twice."""
-    seen = {os.path.realpath(path) for path in visited}
-    pending = [(folder, prefix)]
-    while pending:
-        folder, prefix = pending.pop()
-        real = os.path.realpath(folder)
-        if real in seen:
-            continue
-        seen.add(real)
-        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name, reverse=True):
-            if _is_image(entry):
-                yield prefix + entry.name
-            elif entry.is_dir():
-                pending.append((entry.path, f"{prefix}{entry.name}/"))
+    A link that leads nowhere is reported when it is read.
+    """
+    suffix = Path(entry.name).suffix.lower()
+    return suffix in image_suffixes() if suffix else can_be_opened(Path(entry.path))

@@ -11,6 +11,7 @@ import numpy as np
 from purrception.data.config import DataConfig, Split
 from purrception.data.decoding import UnreadableImageError
 from purrception.data.encoded import EncodedImages, expected_classes, hash_names, in_split
+from purrception.data.labels import LABEL_NAMES, class_names_of, read_label
 from purrception.errors import InputError
 from purrception.packages import require
 
@@ -20,11 +21,11 @@ SAVED_MARKS = ("dataset_info.json", "dataset_dict.json")
 class HubImages(EncodedImages):
     """A hub data set by name, or a folder that ``save_to_disk`` wrote; its rows stay on disk.
 
-    Images are the first column of images, labels the column of class labels, or a whole-number one named
-    label. The held-out images are drawn from the same split of the data set.
+    Images are the first column of images, labels the first column of class labels, or the one named label, cls or
+    class, by the rule of :func:`read_label`. The held-out images are drawn from the same split of the data set.
 
     Raises:
-        InputError: ``datasets`` is not installed, or there is no such data set or column.
+        InputError: ``datasets`` is not installed, there is no such data set or column, or a label is none.
     """
 
     def __init__(self, config: DataConfig, split: Split) -> None:
@@ -37,12 +38,14 @@ class HubImages(EncodedImages):
         self._chosen = np.asarray(chosen, dtype=np.int64)
 
     def _find_classes(self) -> tuple[str, ...]:
-        if not self._label:
+        if not self._label or self.config.classes == 0:
             return ()
-        names = getattr(self._rows.features[self._label], "names", None)
-        if names is None:
-            return tuple(map(str, range(max(self._rows[self._label]) + 1)))
-        return tuple(names)
+        feature, where = self._rows.features[self._label], f"the column {self._label} of {self.config.root}"
+        if names := getattr(feature, "names", None):
+            return tuple(names)
+        plain = type(feature).__name__ == "Value"  # Arrow finds the different ones of plain columns only
+        values = self._rows.unique(self._label) if plain else self._rows[self._label]
+        return class_names_of((read_label(value, where) for value in values), where)
 
     @cached_property
     def listing(self) -> str:
@@ -59,11 +62,15 @@ class HubImages(EncodedImages):
     def read(self, index: int) -> tuple[bytes | Path, int]:
         """Content or path of image ``index``, and its label."""
         row = self._rows[int(self._chosen[index])]
-        image, label = row[self._image], int(row[self._label]) if self.class_names else 0
+        image = row[self._image]
         if image is None:
             raise UnreadableImageError(self.name(index), "the row has no image")
-        if self.class_names and not 0 <= label < len(self.class_names):
-            raise UnreadableImageError(self.name(index), f"its label is {label}")
+        label = 0
+        if self.class_names:
+            found = read_label(row[self._label], self.name(index))
+            if isinstance(found, int) and type(self._rows.features[self._label]).__name__ == "ClassLabel":
+                found = self.class_names[found]
+            label = self.number_of(found, index)
         return image["bytes"] if image["bytes"] is not None else Path(image["path"]), label
 
 
@@ -104,5 +111,4 @@ def _columns(rows: Any, root: str) -> tuple[str, str]:
     if not images:
         raise InputError(f"{root} has no column of images; it has {', '.join(kinds)}")
     labels = [column for column, kind in kinds.items() if kind == "ClassLabel"]
-    plain = [column for column in ("label",) if column in kinds and "int" in str(rows.features[column].dtype)]
-    return images[0], (labels + plain + [""])[0]
+    return images[0], (labels + [column for column in LABEL_NAMES if column in kinds] + [""])[0]

@@ -14,7 +14,7 @@ from purrception.data.embedded import DigitsImages, NoiseImages, PhotosImages
 from purrception.data.folder import FolderImages
 from purrception.data.hub import HubImages, is_saved
 from purrception.data.transforms import images_to_tensor
-from purrception.data.webdataset import TarImages
+from purrception.data.webdataset import COMPRESSED_SUFFIXES, TarImages
 from purrception.errors import InputError
 from purrception.keyed_rng import Stream, keyed_rng
 
@@ -44,13 +44,14 @@ def find_source(text: str) -> tuple[str, str]:
     """What a person names, as (source, root).
 
     ``digits`` and ``photos`` are embedded; ``hub:NAME`` or a folder that ``datasets`` saved is a hub data set;
-    anything that ends in .tar, with or without wildcards and braces, is tars; the rest is a folder.
+    anything that ends in .tar, with or without wildcards and braces, is tars, as are compressed ones, which their
+    source refuses; the rest is a folder.
     """
     if text in EMBEDDED:
         return text, ""
     if text.startswith("hub:"):
         return "hub", text.removeprefix("hub:")
-    if text.endswith(".tar"):
+    if text.lower().endswith((".tar", *COMPRESSED_SUFFIXES)):
         return "webdataset", text
     return ("hub" if is_saved(Path(text)) else "folder"), text
 

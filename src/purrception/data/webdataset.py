@@ -9,19 +9,30 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from purrception.data.config import DataConfig, Split
-from purrception.data.decoding import IMAGE_SUFFIXES, UnreadableImageError
+from purrception.data.decoding import UnreadableImageError, can_be_opened, image_suffixes, not_an_image
 from purrception.data.encoded import EncodedImages, expected_classes, hash_names, in_split
+from purrception.data.labels import LABEL_NAMES, Label, class_names_of, read_label
+from purrception.data.skipped import Skipped
 from purrception.errors import InputError
 
-LABEL_KEYS = ("label", "cls", "class")
 BLOCK = tarfile.BLOCKSIZE
+COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\x03\x04": "zip",
+}
+"""How files begin that hold their content compressed."""
+LABEL_SUFFIXES = (".cls", ".json")
+COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".zip")
 
 
 @dataclass(frozen=True)
@@ -31,19 +42,29 @@ class Member:
     name: str
     offset: int
     size: int
-    label: str | None = None
+    label: Label = None
     damage: str = ""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a tar holds."""
+
+    images: list[Member]
+    left_over: list[Skipped]
+    """Members that are no image, nor of one that is there."""
 
 
 class TarImages(EncodedImages):
     """Uncompressed tars of images, read in place.
 
-    A label is the content of ``KEY.cls``, or ``label``, ``cls`` or ``class`` in ``KEY.json``: whole numbers,
-    which are taken as they are, or names, which are numbered in alphabetical order. Only the number of images
-    of each tar stays in memory, and the list of a few tars at a time. A damaged header loses its member.
+    What belongs together has one name up to its first dot, as in webdataset; the last suffix says what it is, in
+    small letters or large ones. A label is the content of ``KEY.cls``, or ``label``, ``cls`` or ``class`` in
+    ``KEY.json``, by the rule of :func:`read_label`. Only the number of images of each tar stays in memory, and the
+    list of a few tars at a time. A damaged header loses its member.
 
     Raises:
-        InputError: a tar is missing or compressed, or labels are of two kinds.
+        InputError: a tar is missing or compressed, there are no images, or a label is none.
     """
 
     def __init__(self, config: DataConfig, split: Split) -> None:
@@ -51,22 +72,28 @@ class TarImages(EncodedImages):
         self._split = split
         self.tars = expand_pattern(config.root)
         self._members = lru_cache(maxsize=8)(self._list_members)
-        labels: set[str] = set()
+        labels: set[Label] = set()
+        left_over: list[Skipped] = []
         counts = []
         for number, tar in enumerate(self.tars):
-            members = read_members(tar)  # of both splits: a class that one lacks is a class all the same
-            labels |= {member.label for member in members if member.label is not None}
-            counts.append(sum(self._is_mine(number, member) for member in members))
-        self.class_names = expected_classes(_class_names(labels, config.root), config)
-        self._label_of = {name: label for label, name in enumerate(self.class_names)}
+            contents = self._read(tar)  # of both splits: a class that one lacks is a class all the same
+            labels |= {member.label for member in contents.images}
+            left_over += contents.left_over
+            counts.append(sum(self._is_mine(number, member) for member in contents.images))
+        if split == "train":
+            self.passed_over = left_over
+        self.class_names = expected_classes(class_names_of(labels, config.root), config)
         self._ends = np.cumsum(counts)
+
+    def _read(self, tar: str) -> Contents:
+        return read_members(tar, labelled=self.config.classes != 0)
 
     def _is_mine(self, number: int, member: Member) -> bool:
         key = f"{Path(self.tars[number]).name}:{member.name}"
         return in_split(key, self._split, self.config.test_fraction)
 
     def _list_members(self, number: int) -> list[Member]:
-        return [member for member in read_members(self.tars[number]) if self._is_mine(number, member)]
+        return [member for member in self._read(self.tars[number]).images if self._is_mine(number, member)]
 
     @cached_property
     def listing(self) -> str:
@@ -92,62 +119,73 @@ class TarImages(EncodedImages):
         tar, member = self._find(index)
         if member.damage:
             raise UnreadableImageError(f"{tar}:{member.name}", member.damage)
-        if self.class_names and member.label is None:
-            raise UnreadableImageError(f"{tar}:{member.name}", "it has no label, while others have one")
+        label = self.number_of(member.label, index)
         with open(tar, "rb") as stream:
             stream.seek(member.offset)
             content = stream.read(member.size)
         if len(content) < member.size:
             raise UnreadableImageError(f"{tar}:{member.name}", "the tar ends within it")
-        return content, self._label_of[_plain(member.label or "")] if self.class_names else 0
+        return content, label
 
 
-def _plain(label: str) -> str:
-    """A number without leading zeros; a name as it is."""
-    return str(int(label)) if re.fullmatch(r"\d+", label) else label
+def read_members(tar: str, *, labelled: bool = True) -> Contents:
+    """The images of a tar in order, and what is left over; a gap of bytes that are no member is a lost image.
 
-
-def _class_names(labels: set[str], root: str) -> tuple[str, ...]:
-    """Names by label: 0 to the largest number, or the names in order."""
-    plain = {_plain(label) for label in labels}
-    numbers = {label for label in plain if label.isdecimal()}
-    if numbers and numbers != plain:
-        other = sorted(plain - numbers)[0]
-        raise InputError(f"{root} holds labels that are numbers and others such as {other!r}: use one kind")
-    if numbers:
-        return tuple(map(str, range(max(map(int, numbers)) + 1)))
-    return tuple(sorted(plain))
-
-
-def read_members(tar: str) -> list[Member]:
-    """The images of a tar in order, with their labels; a gap of bytes that are no member counts as a lost one.
+    Args:
+        tar: its path.
+        labelled: whether labels are looked at.
 
     Raises:
-        InputError: it cannot be opened, or is compressed.
+        InputError: it cannot be opened, is compressed, or holds a label that is none.
     """
     images: dict[str, Member] = {}
-    labels: dict[str, str] = {}
+    labels: dict[str, Label] = {}
+    others: list[tuple[str, Skipped]] = []
+    _refuse_compressed(tar)
     try:
         with tarfile.open(tar, mode="r:", ignore_zeros=True) as archive, open(tar, "rb") as stream:
             for info in _walk(archive):
                 if isinstance(info, Member):
                     images[info.name] = info
                     continue
-                folder, _, file = info.name.rpartition("/")
-                key, _, suffix = file.partition(".")
-                key = f"{folder}/{key}"
-                if f".{suffix.lower()}" in IMAGE_SUFFIXES:
+                if any(part.startswith((".", "__")) and part != "." for part in info.name.split("/")):
+                    continue  # what file managers leave behind
+                key, name = _key(info.name), f"{tar}:{info.name}"
+                suffix = Path(info.name).suffix.lower()
+                stream.seek(info.offset_data)
+                if suffix in image_suffixes() or (not suffix and can_be_opened(stream.read(info.size))):
+                    if key in images:
+                        reason = f"{images[key].name} has its name up to the first dot, and is taken"
+                        others.append(("", Skipped(name, reason)))
                     images.setdefault(key, Member(info.name, info.offset_data, info.size))
-                elif suffix in ("cls", "json"):
-                    stream.seek(info.offset_data)
-                    if label := _label(suffix, stream.read(info.size)):
+                elif suffix in LABEL_SUFFIXES:
+                    if labelled and (label := _label(suffix, stream.read(info.size), name)) is not None:
                         labels.setdefault(key, label)
+                    others.append((key, Skipped(name, "no image has its name up to the first dot", "file")))
+                else:
+                    others.append((key, Skipped(name, not_an_image(info.name), "file")))
     except (OSError, tarfile.TarError) as error:
-        raise InputError(f"cannot read the tar {tar}: {error}; compressed ones must be unpacked first") from error
-    return [
-        Member(image.name, image.offset, image.size, labels.get(key), image.damage)
-        for key, image in images.items()
-    ]
+        raise InputError(f"cannot read the tar {tar}: {error}") from error
+    return Contents(
+        [replace(image, label=labels.get(key)) for key, image in images.items()],
+        [one for key, one in others if key not in images],
+    )
+
+
+def _key(name: str) -> str:
+    """What the members of one sample share: the folder, and the name up to its first dot."""
+    folder, _, file = name.rpartition("/")
+    return f"{folder}/{file.partition('.')[0]}"
+
+
+def _refuse_compressed(tar: str) -> None:
+    with open(tar, "rb") as stream:
+        start = stream.read(8)
+    for mark, kind in COMPRESSED.items():
+        if start.startswith(mark):
+            raise InputError(
+                f"{tar} is compressed ({kind}), and images are read in place: unpack it into a tar or a folder"
+            )
 
 
 def _walk(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo | Member]:
@@ -178,16 +216,16 @@ def _holds_data(path: str, start: int, stop: int) -> bool:
     return False
 
 
-def _label(suffix: str, content: bytes) -> str | None:
-    text = content.decode("utf-8", "replace").strip()
-    if suffix == "cls":
-        return text or None
+def _label(suffix: str, content: bytes, name: str) -> Label:
+    text = content.decode("utf-8", "replace")
+    if suffix == ".cls":
+        return read_label(text, name)
     try:
         values = json.loads(text)
     except json.JSONDecodeError:
         return None
-    found = [values[key] for key in LABEL_KEYS if isinstance(values, dict) and values.get(key) is not None]
-    return str(found[0]) if found else None
+    found = [values[key] for key in LABEL_NAMES if key in values] if isinstance(values, dict) else []
+    return read_label(found[0], name) if found else None
 
 
 def expand_pattern(pattern: str) -> list[str]:

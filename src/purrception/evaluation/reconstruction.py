@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from purrception.data import ImageSource, images_to_tensor
+from purrception.data import ReadableImages, images_to_tensor
 from purrception.evaluation.distances import frechet_distance
 from purrception.evaluation.similarity import structural_similarity
 from purrception.evaluation.statistics import FeatureStatistics, halves
@@ -68,7 +68,11 @@ class Reconstructions:
 
 @torch.no_grad()
 def reconstruct(
-    tokenizer: VQTokenizer, images: ImageSource, rows: np.ndarray, kinds: Mapping[str, Features], batch_size: int
+    tokenizer: VQTokenizer,
+    images: ReadableImages,
+    rows: np.ndarray,
+    kinds: Mapping[str, Features],
+    batch_size: int,
 ) -> Reconstructions:
     """Encode and decode ``rows`` of ``images``, a batch at a time.
 

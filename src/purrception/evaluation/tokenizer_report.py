@@ -10,7 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from purrception.data import DataConfig, ImageSource, array_to_pil, images_to_tensor, open_images, spread_rows
+from purrception.data import (
+    DataConfig,
+    ReadableImages,
+    array_to_pil,
+    images_to_tensor,
+    open_images,
+    spread_rows,
+    write_report,
+)
 from purrception.errors import InputError
 from purrception.evaluation.codebook import CodebookState, examine_codebook
 from purrception.evaluation.extractors.classifier import ClassifierConfig, accuracy, train_classifier
@@ -107,7 +115,7 @@ class TokenizerReport:
 def report_tokenizer(
     tokenizer: VQTokenizer, data: DataConfig, folder: Path, num: int = 1000, batch_size: int = 64
 ) -> TokenizerReport:
-    """Judge a tokenizer on images; write JSON, Markdown and PNGs to ``folder``.
+    """Judge a tokenizer on images; write JSON, Markdown, PNGs and a list of unreadable images to ``folder``.
 
     Args:
         tokenizer: judged as it is.
@@ -120,12 +128,15 @@ def report_tokenizer(
         InputError: the tokenizer does not take these images, or there are fewer than 4.
     """
     check_images(tokenizer, data)
-    images, split = open_images(data, "test"), "test"
+    images, split = ReadableImages(open_images(data, "test")), "test"
     if len(images) == 0:
-        images, split = open_images(data, "train"), "train"
-    if min(len(images), num) < 4:
-        raise InputError(f"a report needs at least 4 images; the {split} split holds {len(images)}, num is {num}")
-    rows = spread_rows(len(images), num)
+        images, split = ReadableImages(open_images(data, "train")), "train"
+    rows = images.readable(spread_rows(len(images), num))
+    if len(rows) < 4:
+        raise InputError(
+            f"a report needs at least 4 images; the {split} split holds {len(images)}, num is {num}, and "
+            f"{len(rows)} of these can be read"
+        )
     made = reconstruct(tokenizer, images, rows, _features(data), batch_size)
     state, nearest = examine_codebook(tokenizer.codebook, made.counts, made.code_error)
     result = TokenizerReport(
@@ -143,6 +154,7 @@ def report_tokenizer(
         verdict=judge(made.psnr, float(made.similarity.mean()), made.distances, state),
     )
     folder.mkdir(parents=True, exist_ok=True)
+    write_report(folder, images.skipped)
     _draw(tokenizer, images, rows, made, folder)
     _draw_codebook(made.counts, nearest, state, folder / "codebook.png")
     (folder / REPORT_JSON).write_text(json.dumps(asdict(result), indent=2))
@@ -167,8 +179,8 @@ def check_images(tokenizer: VQTokenizer, data: DataConfig) -> None:
 def _features(data: DataConfig) -> dict[str, Features]:
     """Random filters always; the classifier of ``evaluate`` where there are classes and the images are small."""
     kinds: dict[str, Features] = {"random filters": random_features}
-    train = open_images(data, "train")
-    classes = len(train.class_names)
+    train = ReadableImages(open_images(data, "train"))
+    classes = len(train.source.class_names)
     if classes >= 2 and data.image_size <= LARGEST_CLASSIFIED and len(train) >= 2:
         rows = spread_rows(len(train), CLASSIFIER_IMAGES)
         arrays, labels = zip(*(train[int(row)] for row in rows), strict=True)
@@ -180,7 +192,7 @@ def _features(data: DataConfig) -> dict[str, Features]:
 
 
 def _draw(
-    tokenizer: VQTokenizer, images: ImageSource, rows: np.ndarray, made: Reconstructions, folder: Path
+    tokenizer: VQTokenizer, images: ReadableImages, rows: np.ndarray, made: Reconstructions, folder: Path
 ) -> None:
     """Originals above reconstructions: a spread of images, the worst and the median ones."""
     ranked = made.ranked()

@@ -18,7 +18,7 @@ from diffusers import VQModel
 from torch import Tensor, nn
 
 from purrception import processes
-from purrception.data import ImageSource, images_to_tensor, spread_rows
+from purrception.data import ImageSource, ReadableImages, images_to_tensor, passed_over, write_report
 from purrception.devices import upload
 from purrception.errors import InputError
 from purrception.keyed_rng import Stream, keyed_rng
@@ -68,7 +68,8 @@ def train_tokenizer(
         config: the training.
         train: images to learn from.
         held_out: images to measure on; at most 512 of them, drawn by a key. Falls back to ``train`` when empty.
-        folder: where the tokenizer, its ``metrics.jsonl``, ``origin.json`` and, until it is done, checkpoints go.
+        folder: where the tokenizer, its ``metrics.jsonl``, ``origin.json``, ``report.jsonl`` of the images that
+            could not be read and, until it is done, checkpoints go.
         seed: of the initial weights, the order of the images and the restarted codes.
         device: where to train; the tokenizer stays there.
         start: a tokenizer of this architecture to go on from.
@@ -84,8 +85,8 @@ def train_tokenizer(
             f"batch_size is a multiple of the number of processes; given {config.batch_size} and "
             f"{processes.count()}"
         )
-    reference = held_out if len(held_out) else train
-    judged = images_to_tensor([reference[int(row)][0] for row in spread_rows(len(reference), JUDGED)])
+    learned, reference = ReadableImages(train), ReadableImages(held_out)
+    judged = images_to_tensor(reference.spread(JUDGED) or learned.spread(JUDGED) or [learned[0][0]])
     config.check(vq_config, judged.shape[-1])
     device = torch.device(device)
     with torch.random.fork_rng(devices=[]):
@@ -95,12 +96,14 @@ def train_tokenizer(
         else:  # a copy of the network itself: a converted one may have more than VQConfig describes
             vq = copy.deepcopy(start.vq).requires_grad_(True)
         quantiser = _quantiser(vq, vq_config, config, start, decoder_only)
-        trainer = TokenizerTrainer(vq.to(device), quantiser.to(device), config, train, judged, folder, seed)
+        trainer = TokenizerTrainer(vq.to(device), quantiser.to(device), config, learned, judged, folder, seed)
         if checkpoint := latest_checkpoint(folder / CHECKPOINTS):
             trainer.restore(checkpoint)
         trainer.fit()
     tokenizer = VQTokenizer(vq)
+    skipped = set().union(*processes.gather(learned.skipped + reference.skipped))
     if processes.rank() == 0:
+        write_report(folder, [*sorted(skipped), *passed_over(train)])
         _save_whole(tokenizer, folder, config.quantiser)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     processes.wait()
@@ -152,7 +155,7 @@ class TokenizerTrainer:
         vq: VQModel,
         quantiser: Quantiser,
         config: TokenizerTrainingConfig,
-        train: ImageSource,
+        train: ReadableImages,
         judged: Tensor,
         folder: Path,
         seed: int,

@@ -9,12 +9,11 @@ from purrception.tokens.dataset import TokenDataset
 from purrception.tokens.encoding import EncodingConfig
 from purrception.tokens.manifest import MANIFEST_FILE, Manifest, Shard, Standardisation
 from purrception.tokens.order import ShuffledOrder, rank_share
-from purrception.tokens.preparation import REPORT_FILE, SUMMARY_FILE, prepare_splits, write_tokens
+from purrception.tokens.preparation import SUMMARY_FILE, describe_skipped, prepare_splits, write_tokens
 from purrception.tokens.store import TokenStore
 
 __all__ = [
     "MANIFEST_FILE",
-    "REPORT_FILE",
     "SUMMARY_FILE",
     "EncodingConfig",
     "Manifest",
@@ -23,6 +22,7 @@ __all__ = [
     "Standardisation",
     "TokenDataset",
     "TokenStore",
+    "describe_skipped",
     "prepare_splits",
     "rank_share",
     "write_tokens",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from purrception.data import ImageSource, UnreadableImageError, Views, images_to_tensor
+from purrception.data import ImageSource, Skipped, UnreadableImageError, Views, images_to_tensor
 from purrception.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ class EncodedPart:
     indices: list[np.ndarray] = field(default_factory=list)
     """Batches ``[n, h, w]``."""
     labels: list[int] = field(default_factory=list)
-    skipped: list[dict[str, str]] = field(default_factory=list)
-    """Name and reason of every image that could not be read."""
+    skipped: list[Skipped] = field(default_factory=list)
+    """Every image that could not be read."""
     encoder_seconds: float = 0.0
     """Spent in the tokenizer."""
 
@@ -101,7 +101,7 @@ class Encoder:
             if isinstance(item, UnreadableImageError):
                 if self.config.strict:
                     raise item
-                part.skipped.append({"image": item.name, "reason": item.reason})
+                part.skipped.append(Skipped.of(item))
                 continue
             batch.append(item)
             if len(batch) == self._batch_size(item[0]):

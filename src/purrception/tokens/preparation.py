@@ -16,7 +16,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from purrception import processes
-from purrception.data import DataConfig, ImageSource, Views, open_images
+from purrception.data import (
+    REPORT_FILE,
+    DataConfig,
+    ImageSource,
+    NothingReadableError,
+    Skipped,
+    Views,
+    describe_report,
+    open_images,
+    passed_over,
+    report_text,
+)
 from purrception.errors import InputError
 from purrception.progress import ProgressBar
 from purrception.tokens.encoding import EncodedPart, Encoder, EncodingConfig
@@ -26,7 +37,7 @@ from purrception.tokens.shards import shard_name, write_shard, write_whole
 if TYPE_CHECKING:
     from purrception.tokenizers import Tokenizer
 
-PLAN_FILE, PROGRESS_FOLDER, REPORT_FILE, SUMMARY_FILE = "plan.json", "progress", "report.jsonl", "summary.json"
+PLAN_FILE, PROGRESS_FOLDER, SUMMARY_FILE = "plan.json", "progress", "summary.json"
 
 
 @dataclass(frozen=True)
@@ -80,23 +91,34 @@ def prepare_splits(
 ) -> dict[str, Manifest]:
     """Both splits of the images that ``data`` names, as shards in ``folder/train`` and ``folder/test``.
 
-    The test split, which may be empty, is standardised as the training split is. See :func:`write_tokens`.
+    The test split is standardised as the training split is. It may be empty, and is where no image of it can be
+    read. See :func:`write_tokens`.
     """
     made: dict[str, Manifest] = {}
     for split in ("train", "test"):
         source = open_images(data, split)
         if split == "test" and len(source) == 0:
             continue
-        made[split] = write_tokens(
-            source,
-            tokenizer,
-            folder / split,
-            split,
-            views=Views.of(data, seed) if split == "train" else None,
-            standardisation=made["train"].standardisation if split == "test" else None,
-            config=config,
-        )
+        try:
+            made[split] = write_tokens(
+                source,
+                tokenizer,
+                folder / split,
+                split,
+                views=Views.of(data, seed) if split == "train" else None,
+                standardisation=made["train"].standardisation if split == "test" else None,
+                config=config,
+            )
+        except NothingReadableError:  # its report says so; a few broken held-out images stop nothing
+            if split == "train":
+                raise
     return made
+
+
+def describe_skipped(folder: Path) -> list[str]:
+    """Lines that say which images of the splits in ``folder`` were skipped; none where all were taken."""
+    described = {split: describe_report(folder / split) for split in ("train", "test")}
+    return [f"{split} images: {text}" for split, text in described.items() if text]
 
 
 def write_tokens(
@@ -148,6 +170,10 @@ def write_tokens(
         _encode_shards(plan, missing, Encoder(source, views, tokenizer, config), folder)
         processes.wait()
         if processes.rank() == 0:
+            _report(plan, source, folder)
+        if not any(folder.glob("shard-*")):
+            raise NothingReadableError(f"the {plan.images} images of the {split} split", _skipped(plan, folder)[0])
+        if processes.rank() == 0:
             _finish(plan, source, tokenizer, standardisation, folder)
         processes.wait()
     if processes.rank() == 0:
@@ -183,8 +209,9 @@ def _encode_shards(plan: Plan, missing: list[int], encoder: Encoder, folder: Pat
 
 def _write_part(folder: Path, number: int, part: EncodedPart, codebook_size: int) -> dict[str, Any]:
     """Write a shard, unless none of its images could be read; its record."""
+    skipped = [{"image": one.name, "reason": one.reason} for one in part.skipped]
     if not part.indices:
-        return {"count": 0, "skipped": part.skipped, "codes": [], "counts": []}
+        return {"count": 0, "skipped": skipped, "codes": [], "counts": []}
     indices = np.concatenate(part.indices)
     digest = write_shard(folder / shard_name(number), indices, np.asarray(part.labels), codebook_size)
     codes, counts = np.unique(indices, return_counts=True)
@@ -192,39 +219,43 @@ def _write_part(folder: Path, number: int, part: EncodedPart, codebook_size: int
         "count": len(indices),
         "sha256": digest,
         "grid": indices.shape[1:],
-        "skipped": part.skipped,
+        "skipped": skipped,
         "codes": codes.tolist(),
         "counts": counts.tolist(),
     }
 
 
+def _skipped(plan: Plan, folder: Path) -> list[Skipped]:
+    """Every image that could not be read, in order."""
+    records = (json.loads(_record(folder, number).read_text()) for number in range(len(plan.ranges)))
+    return [Skipped(one["image"], one["reason"]) for record in records for one in record["skipped"]]
+
+
+def _report(plan: Plan, source: ImageSource, folder: Path) -> None:
+    """Write which images and files were not taken."""
+    write_whole(folder / REPORT_FILE, report_text([*_skipped(plan, folder), *passed_over(source)]).encode())
+
+
 def _finish(
     plan: Plan, source: ImageSource, tokenizer: Tokenizer, standardisation: Standardisation | None, folder: Path
 ) -> None:
-    """Report, summary and, last, the manifest. Code counts are whole numbers: their order changes no sum."""
+    """Summary and, last, the manifest. Code counts are whole numbers: their order changes no sum."""
     codebook = tokenizer.codebook
     counts = np.zeros(len(codebook), dtype=np.int64)
     shards: list[Shard] = []
-    skipped: list[dict[str, str]] = []
+    skipped = 0
     grid, seconds, encoder_seconds = (0, 0), 0.0, 0.0
     for number in range(len(plan.ranges)):
         record = json.loads(_record(folder, number).read_text())
-        skipped += record["skipped"]
+        skipped += len(record["skipped"])
         seconds, encoder_seconds = seconds + record["seconds"], encoder_seconds + record["encoder_seconds"]
         if record["count"]:
             counts[record["codes"]] += record["counts"]
             grid = (record["grid"][0], record["grid"][1])
             shards.append(Shard(shard_name(number), record["count"], record["sha256"]))
-    if not shards:
-        first = skipped[0]
-        raise InputError(
-            f"none of the {plan.images} images of the {plan.split} split can be read; the first, "
-            f"{first['image']}: {first['reason']}"
-        )
-    write_whole(folder / REPORT_FILE, "".join(json.dumps(item) + "\n" for item in skipped).encode())
     summary = {
         "images": plan.images,
-        "skipped": len(skipped),
+        "skipped": skipped,
         "rows": sum(shard.count for shard in shards),
         "codes_used": int((counts > 0).sum()),
         "seconds_of_all_processes": round(seconds, 3),

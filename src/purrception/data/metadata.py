@@ -1,0 +1,78 @@
+"""Labels beside the images of a folder: ``metadata.csv`` or ``metadata.jsonl``, as Hugging Face's imagefolder."""
+
+from __future__ import annotations
+
+import csv
+import json
+import posixpath
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from purrception.data.labels import LABEL_NAMES, Label, read_label
+from purrception.errors import InputError
+
+METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+FILE_NAME = "file_name"
+MISSING_IN_CSV = frozenset({
+    "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+    "NULL", "NaN", "None", "n/a", "nan", "null",
+})  # fmt: skip
+"""What pandas takes for nothing, and so imagefolder."""
+
+
+def find_metadata(root: Path) -> Path | None:
+    """The metadata file at the top of a folder.
+
+    Raises:
+        InputError: there are several, or it is one that only ``datasets`` reads.
+    """
+    found = [root / name for name in METADATA_FILES if (root / name).is_file()]
+    if len(found) > 1:
+        raise InputError(
+            f"{root} holds {found[0].name} and {found[1].name}: keep the one that describes the images"
+        )
+    if found and found[0].suffix == ".parquet":
+        raise InputError(f"{found[0]} is read by Hugging Face's datasets only: name the folder as hub:{root}")
+    return found[0] if found else None
+
+
+def read_metadata(file: Path) -> dict[str, Label] | None:
+    """Label by path below the file's folder, with / between parts; ``None`` without a column of labels.
+
+    Raises:
+        InputError: it cannot be read, has no ``file_name``, names one file twice or a file outside, or holds
+            a label that is none; see :func:`read_label`.
+    """
+    try:
+        rows = list(_rows(file))
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"cannot read {file}: {error}; expected is UTF-8, a row for each image") from error
+    column = next((name for name in LABEL_NAMES if any(name in row for row in rows)), None)
+    labels: dict[str, Label] = {}
+    for number, row in enumerate(rows, start=1):
+        path = row.get(FILE_NAME)
+        if not isinstance(path, str) or not path:
+            raise InputError(
+                f"row {number} of {file} has no {FILE_NAME}: name an image in each, or remove the file"
+            )
+        path = posixpath.normpath(path)
+        if path.startswith(("/", "..")) or "://" in path:
+            raise InputError(f"row {number} of {file} names {row[FILE_NAME]!r}, which lies outside its folder")
+        if path in labels:
+            raise InputError(f"{file} names {path!r} twice: keep one of the rows")
+        labels[path] = read_label(row.get(column), f"{file}: {path}") if column else None
+    return labels if column else None
+
+
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        if file.suffix == ".csv":
+            for row in csv.DictReader(stream):
+                yield {name: None if value in MISSING_IN_CSV else value for name, value in row.items()}
+            return
+        for line in filter(str.strip, stream):
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError(f"{line.strip()[:40]!r} is no object")
+            yield row

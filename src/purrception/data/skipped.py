@@ -1,0 +1,68 @@
+"""What could not be taken of a set of images: counted, told in a line, listed in a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from purrception.data.config import ImageSource
+from purrception.data.decoding import UnreadableImageError
+from purrception.errors import InputError
+
+REPORT_FILE = "report.jsonl"
+"""A line for every image that was skipped, and for every other file that was passed over."""
+
+
+@dataclass(frozen=True, order=True)
+class Skipped:
+    """One image or file that was not taken."""
+
+    name: str
+    reason: str
+    kind: str = "image"
+    """``image``, or ``file`` for what lies among images and is none that can be opened."""
+
+    @classmethod
+    def of(cls, error: UnreadableImageError) -> Skipped:
+        """An image that cannot be read."""
+        return cls(error.name, error.reason)
+
+
+class NothingReadableError(InputError):
+    """There are images, and none of them can be read."""
+
+    def __init__(self, what: str, first: Skipped) -> None:
+        super().__init__(f"none of {what} can be read; the first, {first.name}: {first.reason}")
+
+
+def report_text(skipped: Iterable[Skipped]) -> str:
+    """Lines of JSON, ``{"image" or "file": name, "reason": reason}``."""
+    return "".join(json.dumps({one.kind: one.name, "reason": one.reason}) + "\n" for one in skipped)
+
+
+def write_report(folder: Path, skipped: Iterable[Skipped]) -> None:
+    """Write the report of ``folder``; no file where nothing was skipped."""
+    if text := report_text(skipped):
+        (folder / REPORT_FILE).write_text(text, encoding="utf-8")
+
+
+def describe_report(folder: Path) -> str:
+    """What the report in ``folder`` says, in a line that names it; empty where nothing was skipped."""
+    file = folder / REPORT_FILE
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    entries = [json.loads(line) for line in lines]
+    parts = []
+    for kind in ("image", "file"):
+        if some := [entry for entry in entries if kind in entry]:
+            words = "skipped" if kind == "image" else f"other file{'s'[: len(some) - 1]} passed over"
+            parts.append(f"{len(some)} {words}, such as {some[0][kind]} ({some[0]['reason']})")
+    text = "; ".join([*parts, f"the list: {file}"]) if parts else ""
+    return text.encode("utf-8", "backslashreplace").decode()  # names need not be UTF-8
+
+
+def passed_over(source: ImageSource) -> Sequence[Skipped]:
+    """Files that a source of training images found and did not take; not every source has any."""
+    found: Sequence[Skipped] = getattr(source, "passed_over", ())
+    return found
