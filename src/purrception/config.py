@@ -180,7 +180,7 @@ def _read_yaml(path: Path | str) -> Any:
     if not path.is_file():
         raise InputError(f"no configuration file at {path}")
     try:
-        return yaml.safe_load(path.read_text())
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not YAML: {reason}") from error

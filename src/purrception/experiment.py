@@ -235,7 +235,7 @@ def start_from(source: str, network: PurrceptionTransformer, manifest: Manifest,
     """
     account = warm_start(network, load_pipeline(source), source, manifest.tokenizer_hash, manifest.class_names)
     if processes.rank() == 0:
-        run.warm_start.write_text(account.markdown())
+        run.warm_start.write_text(account.markdown(), encoding="utf-8")
         print(f"{account}: {run.warm_start}", flush=True)
     return account
 
@@ -375,5 +375,5 @@ def _look(config: RunConfig, tokenizer: VQTokenizer, train: TokenDataset, held_o
 
 def _write_aside(path: Path, text: str) -> None:
     partial = path.with_suffix(".partial")
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)

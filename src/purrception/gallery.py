@@ -97,7 +97,7 @@ def save_gallery(
         "versions": versions("torch", "diffusers"),
         "images": entries,
     }
-    (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2))
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
 
 
 def _save_grid(images: list[Image.Image], path: Path) -> None:

@@ -82,7 +82,7 @@ def prepare(source: str, options: PrepareOptions) -> str:
 
 
 def _describe(folder: Path) -> str:
-    summary = json.loads((folder / SUMMARY_FILE).read_text())
+    summary = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
     broken = f", {summary['skipped']} skipped ({folder / REPORT_FILE})" if summary["skipped"] else ""
     return (
         f"{folder}: {summary['rows']} rows of {summary['images']} images{broken}; "

@@ -148,7 +148,7 @@ def _data(config: RunConfig) -> str:
 
 def _tokenizer(run: RunDirectory, config: RunConfig) -> str:
     origin = run.tokenizer / ORIGIN_FILE
-    record = json.loads(origin.read_text()) if origin.is_file() else {}
+    record = json.loads(origin.read_text(encoding="utf-8")) if origin.is_file() else {}
     if "arch" in record:
         public = PUBLIC_TOKENIZERS.get(record["arch"])
         licence = TOKENIZER_LICENCES[public.family] if public else "see the page of its source for its licence"
@@ -162,7 +162,7 @@ def _figures(run: RunDirectory) -> str:
     """The latest evaluation's report, one level below this card's headings."""
     reports = sorted(run.evaluation.glob("*/report.md"), key=lambda path: path.stat().st_mtime)
     if reports:
-        lines = reports[-1].read_text().splitlines()
+        lines = reports[-1].read_text(encoding="utf-8").splitlines()
         return "\n".join(f"##{line}" if line.startswith("#") else line for line in lines if "![" not in line)
     rows = read_json_lines(run.metrics_file)
     losses = [row["validation_loss"] for row in rows if math.isfinite(row.get("validation_loss", math.nan))]

@@ -36,7 +36,7 @@ def start_tokenizer(config: TokenizerRunConfig, folder: Path) -> VQTokenizer:
         processes.wait()  # every process has looked before the first one writes
         if processes.rank() == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / CONFIG_FILE).write_text(dump_tokenizer_run(config))
+            (folder / CONFIG_FILE).write_text(dump_tokenizer_run(config), encoding="utf-8")
         return _train(config, folder, device)
 
 

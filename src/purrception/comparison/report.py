@@ -104,8 +104,8 @@ def write_report(folder: Path, rows: Rows, recipe: RunConfig, floor: float) -> P
         for axis in AXES
     }
     result = {"frechet_floor": floor, "rows": rows, "times_fewer": ratios}
-    (folder / REPORT_JSON).write_text(json.dumps(result, indent=2))
-    (folder / REPORT_MARKDOWN).write_text("\n".join(lines))
+    (folder / REPORT_JSON).write_text(json.dumps(result, indent=2), encoding="utf-8")
+    (folder / REPORT_MARKDOWN).write_text("\n".join(lines), encoding="utf-8")
     return folder / REPORT_MARKDOWN
 
 

@@ -111,9 +111,10 @@ def _write(rows: Rows, settings: list[SamplingConfig], judge: Judge, num: int, f
     best = front[-1]
     fast = next(row for row in front if row["frechet"] <= FAST_WITHIN * best["frechet"])
     for name, row in ((BEST_PRESET, best), (FAST_PRESET, fast)):
-        (folder / name).write_text(dump_sampling(settings[rows.index(row)]))
+        (folder / name).write_text(dump_sampling(settings[rows.index(row)]), encoding="utf-8")
     (folder / REPORT_JSON).write_text(
-        json.dumps({"features": judge.features, "frechet_floor": judge.floor, "num": num, "rows": rows}, indent=2)
+        json.dumps({"features": judge.features, "frechet_floor": judge.floor, "num": num, "rows": rows}, indent=2),
+        encoding="utf-8",
     )
     lines = [
         "# Sweep",
@@ -136,7 +137,9 @@ def _write(rows: Rows, settings: list[SamplingConfig], judge: Judge, num: int, f
             f"{row['guidance']:g} | {row['temperature']} |"
         )
     _draw(rows, front, judge.floor, folder / REPORT_PICTURE)
-    (folder / REPORT_MARKDOWN).write_text("\n".join([*lines, "", f"![Pareto front]({REPORT_PICTURE})", ""]))
+    (folder / REPORT_MARKDOWN).write_text(
+        "\n".join([*lines, "", f"![Pareto front]({REPORT_PICTURE})", ""]), encoding="utf-8"
+    )
     return folder / REPORT_MARKDOWN
 
 

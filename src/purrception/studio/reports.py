@@ -64,4 +64,4 @@ class ReportsTab:
                 return f"{match[1]} ({match[2]} is large: open it in the report's folder)"
             return f"![{match[1]}](data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()})"
 
-        return re.sub(r"!\[([^\]]*)\]\(([^)]+\.png)\)", embed, (folder / "report.md").read_text())
+        return re.sub(r"!\[([^\]]*)\]\(([^)]+\.png)\)", embed, (folder / "report.md").read_text(encoding="utf-8"))

@@ -225,7 +225,7 @@ class VQTokenizer:
             raise InputError(f"no tokenizer at {folder}: expected config.json and safetensors weights")
         kinds = {kind.__name__: kind for kind in ARCHITECTURES.values()}
         try:
-            name = json.loads(config.read_text()).get("_class_name")
+            name = json.loads(config.read_text(encoding="utf-8")).get("_class_name")
             if name not in kinds:
                 raise InputError(f"it is a {name}, expected {' or '.join(kinds)}")
             # safetensors where there are any; diffusers reads the older .bin with weights_only

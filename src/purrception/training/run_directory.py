@@ -71,7 +71,7 @@ class RunDirectory:
                 "or choose another --name"
             )
         run.root.mkdir(parents=True, exist_ok=True)
-        run.config_file.write_text(config_yaml)
+        run.config_file.write_text(config_yaml, encoding="utf-8")
         return run
 
     @classmethod
