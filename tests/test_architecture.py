@@ -13,12 +13,12 @@ import purrception
 
 SOURCE = Path(purrception.__file__).parent
 ORDER = [
-    "errors", "packages", "units", "options", "peaks", "keyed_rng", "devices", "processes", "progress",
-    "pictures", "weights", "nearest", "hub", "data", "canvas", "tokenizers", "tokens", "flow", "models",
-    "replay", "sampling", "editing", "training", "prepare", "outputs", "pipeline", "warm_start",
-    "gallery", "evaluation", "diagnostics", "config", "migration", "tokenizer_run", "experiment",
-    "shipping", "dry_run", "plan", "comparison", "bench", "recipes", "diagnose", "studio", "cli",
-    "__main__",
+    "errors", "packages", "units", "options", "places", "terminal", "classes", "peaks", "keyed_rng",
+    "devices", "processes", "progress", "pictures", "weights", "nearest", "hub", "data", "canvas",
+    "tokenizers", "tokens", "flow", "models", "replay", "sampling", "editing", "training", "prepare",
+    "outputs", "pipeline", "warm_start", "gallery", "evaluation", "diagnostics", "config", "migration",
+    "tokenizer_run", "saved_run", "experiment", "shipping", "dry_run", "plan", "comparison", "bench",
+    "recipes", "diagnose", "studio", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
 

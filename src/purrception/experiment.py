@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from purrception import processes
-from purrception.config import RunConfig, dump_config, dump_sampling, load_config, load_sampling
+from purrception.config import RunConfig, dump_config, dump_sampling, load_config, load_sampling, map_paths
 from purrception.data import open_images
 from purrception.diagnostics.alarms import Watch
 from purrception.errors import InputError
@@ -19,7 +19,9 @@ from purrception.hub import HUB_PREFIX, SAMPLING, local_folder, write_companions
 from purrception.models import PurrceptionTransformer, categorical_heads, check_kernel
 from purrception.pictures import image_grid
 from purrception.pipeline import PurrceptionPipeline
+from purrception.places import absolute
 from purrception.sampling import sample_together
+from purrception.saved_run import check_change, describe_jump, saved_config
 from purrception.tokenizers import VQTokenizer, convert_tokenizer, open_tokenizer, train_tokenizer
 from purrception.tokens import MANIFEST_FILE, Manifest, TokenDataset, TokenStore, prepare_splits
 from purrception.training import CheckpointStore, RunDirectory, Trainer
@@ -27,7 +29,6 @@ from purrception.training.loop import Glance, Look
 from purrception.warm_start import WarmStart, warm_start
 
 GRID_ROWS = 8
-RESUMABLE_SECTIONS = frozenset({"training", "sampling", "evaluation"})
 
 
 def start_run(config: RunConfig) -> RunDirectory:
@@ -38,6 +39,7 @@ def start_run(config: RunConfig) -> RunDirectory:
     Raises:
         InputError: a run is already there, or the configuration does not fit the data.
     """
+    config = map_paths(config, absolute)
     root = Path(config.runs) / config.name
     with processes.joined(config.training.resolve_device()):
         if processes.restarted() and _is_run_of(config, root):
@@ -136,7 +138,7 @@ def resume_run(root: Path | str, config: RunConfig | None = None) -> RunDirector
         InputError: no run is there, or the change concerns what has already been built.
     """
     run = RunDirectory.open(root)
-    saved = load_config(run.config_file)
+    saved = saved_config(run)
     with processes.joined((config or saved).training.resolve_device()):
         if config is not None and config != saved:
             _change_config(run, saved, config)
@@ -145,19 +147,13 @@ def resume_run(root: Path | str, config: RunConfig | None = None) -> RunDirector
 
 def _change_config(run: RunDirectory, saved: RunConfig, config: RunConfig) -> None:
     """Let a run go on under another configuration, if what it has built allows it."""
-    changed = {
-        field.name
-        for field in dataclasses.fields(config)
-        if getattr(config, field.name) != getattr(saved, field.name)
-    }
-    if fixed := sorted(changed - RESUMABLE_SECTIONS):
-        raise InputError(
-            f"a resumed run keeps its {', '.join(fixed)}; only {', '.join(sorted(RESUMABLE_SECTIONS))} "
-            "may change: start another run with a --name of its own"
-        )
+    check_change(saved, config)
     check_config(config)
     processes.wait()
     if processes.rank() == 0:
+        latest = CheckpointStore(run.checkpoints).latest()
+        if jump := describe_jump(saved, config, latest.state.step if latest else 0):
+            print(jump, flush=True)
         _write_aside(run.config_file, dump_config(config))
 
 
@@ -275,7 +271,7 @@ def load_pipeline(path: Path | str) -> PurrceptionPipeline:
     run = RunDirectory.open(path)
     if run.pipeline.is_dir():
         return PurrceptionPipeline.from_pretrained(run.pipeline)
-    config = load_config(run.config_file)
+    config = saved_config(run)
     checkpoint = CheckpointStore(run.checkpoints).latest()
     if checkpoint is None:
         raise InputError(f"the run {path} has no checkpoint yet: let it train, or --resume it")

@@ -9,6 +9,7 @@ from pathlib import Path
 from purrception import processes
 from purrception.data import DataConfig, find_source
 from purrception.errors import InputError
+from purrception.terminal import command_line
 from purrception.tokenizers import open_tokenizer
 from purrception.tokens import REPORT_FILE, SUMMARY_FILE, EncodingConfig, prepare_splits
 from purrception.training.config import resolve_device
@@ -77,8 +78,9 @@ def prepare(source: str, options: PrepareOptions) -> str:
         made = prepare_splits(data, tokenizer, folder, config, seed=options.seed)
         lines = [_describe(folder / split) for split in made]
         first = processes.rank() == 0
-    hint = f"next: purrception train RECIPE --data.tokens {folder} --tokenizer.path {options.tokenizer}"
-    return "\n".join([*lines, hint]) if first else ""
+    arch = {"tokenizer.arch": options.arch} if options.arch else {}
+    following = {"data.tokens": str(folder), "tokenizer.path": options.tokenizer, **arch}
+    return "\n".join([*lines, f"next: {command_line(['train', 'RECIPE'], following)}"]) if first else ""
 
 
 def _describe(folder: Path) -> str:

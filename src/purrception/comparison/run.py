@@ -12,7 +12,7 @@ import torch
 
 from purrception.comparison.entries import configure
 from purrception.comparison.report import write_report
-from purrception.config import RunConfig, dump_config, load_config
+from purrception.config import RunConfig, dump_config, load_config, map_paths
 from purrception.data import open_images
 from purrception.errors import InputError
 from purrception.evaluation.held_out import held_out_figures
@@ -20,6 +20,7 @@ from purrception.evaluation.judge import Judge
 from purrception.experiment import build_network, check_config, prepare_tokenizer, prepare_tokens
 from purrception.flow import Objective, SamplingConfig, build_objective
 from purrception.models import PurrceptionTransformer, training_flops
+from purrception.places import absolute
 from purrception.tokenizers import VQTokenizer
 from purrception.tokens import TokenDataset
 from purrception.training import RunDirectory, Trainer
@@ -70,6 +71,7 @@ def compare(recipe: RunConfig, protocol: Protocol, folder: Path) -> Path:
     Raises:
         InputError: the folder holds another comparison, or an entry does not fit the recipe.
     """
+    recipe = map_paths(recipe, absolute)
     configs = {entry: configure(recipe, entry) for entry in protocol.entries}
     for config in configs.values():
         check_config(config)
@@ -108,7 +110,7 @@ def _open(recipe: RunConfig, protocol: Protocol, folder: Path) -> RunDirectory:
     if (
         grown != protocol
         or set(begun.entries) - set(protocol.entries)
-        or load_config(folder / "config.yaml") != recipe
+        or map_paths(load_config(folder / "config.yaml"), absolute) != recipe
     ):
         raise InputError(
             f"{folder} holds another comparison: choose another folder with --out, or change nothing but to add "

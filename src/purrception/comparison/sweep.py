@@ -8,12 +8,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from purrception.config import dump_sampling, load_config
+from purrception.config import dump_sampling
 from purrception.errors import InputError
 from purrception.evaluation.judge import Judge
 from purrception.experiment import load_pipeline, sampling_defaults
 from purrception.flow import SamplingConfig
 from purrception.progress import ProgressBar
+from purrception.saved_run import saved_config
 from purrception.training import RunDirectory
 from purrception.training.config import resolve_device
 
@@ -75,7 +76,7 @@ def sweep(target: str, space: SweepSpace, num: int, seed: int, folder: Path, dev
         InputError: temperatures for a model without a posterior, or settings its objective cannot honour.
     """
     run = RunDirectory.open(target)
-    config = load_config(run.config_file)
+    config = saved_config(run)
     pipeline = load_pipeline(target).to(resolve_device(device))
     network, objective = pipeline.transformer.eval(), pipeline.objective
     has_posterior = objective.head_family == "categorical"

@@ -148,7 +148,7 @@ class Evaluation:
         """Markdown and JSON, into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / REPORT_JSON).write_text(json.dumps(self.plain(), indent=2), encoding="utf-8")
-        (folder / REPORT_MARKDOWN).write_text(self.markdown(), encoding="utf-8")
+        (folder / REPORT_MARKDOWN).write_text(self.markdown(), encoding="utf-8", errors="backslashreplace")
 
 
 def _short(value: object) -> str:
