@@ -179,7 +179,8 @@ def main(config: tyro.conf.OmitArgPrefixes[BenchConfig], out: Path = Path("gpu-p
         step = WORKLOADS[part].variants[variant].start(config, config.batch_size, device)
         lines += profile_step(title, step, device, out)
         del step
-        (out / "profile.md").write_text("\n".join(lines))  # what is known so far, should the rest fail
+        # What is known so far, should the rest fail.
+        (out / "profile.md").write_text("\n".join(lines), encoding="utf-8")
     print("\n".join(lines))
 
 

@@ -64,7 +64,7 @@ def main() -> None:
             ),
         )
         seconds, now = time.monotonic() - began, resource.getrusage(resource.RUSAGE_SELF)
-        summary = json.loads((folder / "out/train/summary.json").read_text())
+        summary = json.loads((folder / "out/train/summary.json").read_text(encoding="utf-8"))
     busy = (now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime) / seconds
     threads = f"{torch.get_num_threads()} threads on {os.cpu_count()} cores"
     print(f"{options.tokenizer} at {options.image_size} px, {threads}")

@@ -23,7 +23,7 @@ BATCH = 64
 
 def resident_megabytes(key: str = "VmRSS") -> float:
     """Memory of this process, MB: now (VmRSS) or without mapped files (RssAnon)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) / 1024
 
 

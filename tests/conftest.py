@@ -13,8 +13,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import yaml
+from PIL import Image
 
 import purrception
 from purrception.config import RunConfig, dump_config
@@ -96,6 +99,36 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run_cli("train", "tiny.yaml", cwd=folder, fresh=True)
     assert done.returncode == 0, done.stderr
     return folder / "runs" / "tiny"
+
+
+CLASS_FOLDERS = ("1", "2", "3")
+"""Class folders by numbers that are not their labels."""
+
+
+def save_pictures(folder: Path, classes: tuple[str, ...] = CLASS_FOLDERS, each: int = 8) -> None:
+    rng = np.random.default_rng(0)
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for number in range(each):
+            pixels = rng.integers(256, size=(16, 16), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders by numbers, and a short run whose paths were given as seen from here. Do not change: copy."""
+    folder = tmp_path_factory.mktemp("project")
+    save_pictures(folder / "my pictures")
+    config = yaml.safe_load(dump_config(tiny_config(Path("my runs"))))
+    config["data"] |= {"source": "folder", "root": "my pictures", "test_fraction": 0.3}
+    config["training"] |= {"steps": 4, "decay": "cosine", "warmup_steps": 0, "sample_every": 0}
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        from purrception.cli import main
+
+        assert main(["train", "tiny.yaml"]) == 0
+    return folder
 
 
 @pytest.fixture(scope="session", autouse=True)

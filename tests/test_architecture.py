@@ -13,12 +13,12 @@ import purrception
 
 SOURCE = Path(purrception.__file__).parent
 ORDER = [
-    "errors", "packages", "units", "options", "peaks", "keyed_rng", "devices", "processes", "progress",
-    "pictures", "weights", "nearest", "hub", "data", "canvas", "tokenizers", "tokens", "flow", "models",
-    "replay", "sampling", "editing", "training", "prepare", "outputs", "pipeline", "warm_start",
-    "gallery", "evaluation", "diagnostics", "config", "migration", "tokenizer_run", "experiment",
-    "shipping", "dry_run", "plan", "comparison", "bench", "recipes", "diagnose", "studio", "cli",
-    "__main__",
+    "errors", "packages", "units", "options", "places", "terminal", "classes", "peaks", "keyed_rng",
+    "devices", "processes", "progress", "pictures", "weights", "nearest", "hub", "data", "canvas",
+    "tokenizers", "tokens", "flow", "models", "replay", "sampling", "editing", "training", "prepare",
+    "outputs", "pipeline", "warm_start", "gallery", "evaluation", "diagnostics", "config", "migration",
+    "tokenizer_run", "saved_run", "experiment", "shipping", "dry_run", "plan", "comparison", "bench",
+    "recipes", "diagnose", "studio", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
 
@@ -31,7 +31,7 @@ def room(path: Path) -> str:
 def imports(path: Path) -> set[str]:
     """Rooms of the package that a file imports, anywhere in it."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -69,11 +69,33 @@ def test_importing_the_package_and_asking_for_help_load_nothing_heavy() -> None:
 
 def test_files_stay_readable_in_one_sitting() -> None:
     for path in FILES:
-        tree = ast.parse(path.read_text())
-        assert len(path.read_text().splitlines()) <= 400, path
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
                 assert (node.end_lineno or 0) - node.lineno < 75, f"{path.name}: {node.name}"
+
+
+def names_no_encoding(call: ast.Call) -> bool:
+    """Whether a call reads or writes text in whatever encoding the machine happens to have."""
+    if any(keyword.arg == "encoding" for keyword in call.keywords):
+        return False
+    values = [arg.value if isinstance(arg, ast.Constant) else None for arg in call.args]
+    match call.func:
+        case ast.Attribute(attr="read_text" | "write_text"):
+            return True
+        case ast.Attribute(attr="open"):
+            return bool(values) and values[0] in ("r", "w", "a", "x", "r+", "w+", "a+")
+        case ast.Name(id="open"):
+            return "b" not in str((values[1:] or ["r"])[0])
+    return False
+
+
+def test_texts_name_their_encoding() -> None:
+    assert names_no_encoding(ast.parse("open(path)").body[0].value)  # type: ignore[attr-defined]
+    for path in [*FILES, *(Path(__file__).parents[1] / "benchmarks").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            assert not (isinstance(node, ast.Call) and names_no_encoding(node)), f"{path}:{node.lineno}"
 
 
 def test_every_public_name_exists() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -20,7 +21,8 @@ from purrception.evaluation import EvaluationConfig
 from purrception.flow import ObjectiveConfig, SamplingConfig
 from purrception.models import DiTConfig, HeadConfig
 from purrception.options import option_names
-from purrception.tokenizers import TokenizerTrainingConfig, VQConfig
+from purrception.places import check_name
+from purrception.tokenizers import LossConfig, TokenizerTrainingConfig, VQConfig
 from purrception.training import TrainingConfig
 
 
@@ -117,8 +119,29 @@ class DataOptions:
     """Images."""
 
 
+PATHS: dict[type, tuple[str, ...]] = {
+    DataConfig: ("root", "tokens"),
+    TokenizerConfig: ("path",),
+    RunConfig: ("init_from",),
+    TokenizerRunConfig: ("init_from",),
+    LossConfig: ("perceptual_weights",),
+}
+"""Settings that name what lies somewhere, as a path, an address or an id of the hub."""
+
 T = TypeVar("T")
 _ADAPTER: TypeAdapter[RunConfig] = TypeAdapter(RunConfig)
+
+
+def map_paths(settings: T, change: Callable[[str], str]) -> T:
+    """``settings`` with every text in them that names what lies somewhere changed; see :data:`PATHS`."""
+    changed: dict[str, Any] = {}
+    for item in dataclasses.fields(settings):  # type: ignore[arg-type]
+        value = getattr(settings, item.name)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            changed[item.name] = map_paths(value, change)
+        elif item.name in PATHS.get(type(settings), ()):
+            changed[item.name] = change(value) if isinstance(value, str) else tuple(map(change, value))
+    return dataclasses.replace(settings, **changed)  # type: ignore[type-var]
 
 
 def config_to_dict(config: RunConfig) -> dict[str, Any]:
@@ -181,7 +204,7 @@ def _read_yaml(path: Path | str) -> Any:
     if not path.is_file():
         raise InputError(f"no configuration file at {path}")
     try:
-        return yaml.safe_load(path.read_text())
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not YAML: {reason}") from error
@@ -198,7 +221,7 @@ def load_sampling(path: Path | str) -> SamplingConfig:
 
 def dump_sampling(settings: SamplingConfig) -> str:
     """Sampling settings as YAML; :func:`load_sampling` gives them back."""
-    return yaml.safe_dump(TypeAdapter(SamplingConfig).dump_python(settings, mode="json"), sort_keys=False)
+    return _dump(settings)
 
 
 def load_tokenizer_run(path: Path | str) -> TokenizerRunConfig:
@@ -212,10 +235,29 @@ def load_tokenizer_run(path: Path | str) -> TokenizerRunConfig:
 
 def dump_tokenizer_run(config: TokenizerRunConfig) -> str:
     """How to train a tokenizer, as YAML; :func:`load_tokenizer_run` gives an equal one back."""
-    values = TypeAdapter(TokenizerRunConfig).dump_python(config, mode="json")
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return _dump(config)
 
 
 def dump_config(config: RunConfig) -> str:
-    """The configuration as YAML; :func:`load_config` gives an equal one back."""
-    return yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True)
+    """The configuration as YAML; :func:`load_config` gives an equal one back.
+
+    Raises:
+        InputError: a path or name in it is no text; see :func:`purrception.places.check_name`.
+    """
+    return _dump(config)
+
+
+def _dump(settings: Any) -> str:
+    for text in _texts(dataclasses.asdict(settings)):
+        check_name(text)
+    values = TypeAdapter(type(settings)).dump_python(settings, mode="json")
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in nested values."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from purrception import processes
-from purrception.config import RunConfig, dump_config, dump_sampling, load_config, load_sampling
+from purrception.config import RunConfig, dump_config, dump_sampling, load_config, load_sampling, map_paths
 from purrception.data import open_images
 from purrception.diagnostics.alarms import Watch
 from purrception.errors import InputError
@@ -19,7 +19,9 @@ from purrception.hub import HUB_PREFIX, SAMPLING, local_folder, write_companions
 from purrception.models import PurrceptionTransformer, categorical_heads, check_kernel
 from purrception.pictures import image_grid
 from purrception.pipeline import PurrceptionPipeline
+from purrception.places import absolute
 from purrception.sampling import sample_together
+from purrception.saved_run import check_change, describe_jump, saved_config
 from purrception.tokenizers import VQTokenizer, convert_tokenizer, open_tokenizer, train_tokenizer
 from purrception.tokens import (
     MANIFEST_FILE,
@@ -34,7 +36,6 @@ from purrception.training.loop import Glance, Look
 from purrception.warm_start import WarmStart, warm_start
 
 GRID_ROWS = 8
-RESUMABLE_SECTIONS = frozenset({"training", "sampling", "evaluation"})
 
 
 def start_run(config: RunConfig) -> RunDirectory:
@@ -45,6 +46,7 @@ def start_run(config: RunConfig) -> RunDirectory:
     Raises:
         InputError: a run is already there, or the configuration does not fit the data.
     """
+    config = map_paths(config, absolute)
     root = Path(config.runs) / config.name
     with processes.joined(config.training.resolve_device()):
         if processes.restarted() and _is_run_of(config, root):
@@ -143,7 +145,7 @@ def resume_run(root: Path | str, config: RunConfig | None = None) -> RunDirector
         InputError: no run is there, or the change concerns what has already been built.
     """
     run = RunDirectory.open(root)
-    saved = load_config(run.config_file)
+    saved = saved_config(run)
     with processes.joined((config or saved).training.resolve_device()):
         if config is not None and config != saved:
             _change_config(run, saved, config)
@@ -152,19 +154,13 @@ def resume_run(root: Path | str, config: RunConfig | None = None) -> RunDirector
 
 def _change_config(run: RunDirectory, saved: RunConfig, config: RunConfig) -> None:
     """Let a run go on under another configuration, if what it has built allows it."""
-    changed = {
-        field.name
-        for field in dataclasses.fields(config)
-        if getattr(config, field.name) != getattr(saved, field.name)
-    }
-    if fixed := sorted(changed - RESUMABLE_SECTIONS):
-        raise InputError(
-            f"a resumed run keeps its {', '.join(fixed)}; only {', '.join(sorted(RESUMABLE_SECTIONS))} "
-            "may change: start another run with a --name of its own"
-        )
+    check_change(saved, config)
     check_config(config)
     processes.wait()
     if processes.rank() == 0:
+        latest = CheckpointStore(run.checkpoints).latest()
+        if jump := describe_jump(saved, config, latest.state.step if latest else 0):
+            print(jump, flush=True)
         _write_aside(run.config_file, dump_config(config))
 
 
@@ -242,7 +238,7 @@ def start_from(source: str, network: PurrceptionTransformer, manifest: Manifest,
     """
     account = warm_start(network, load_pipeline(source), source, manifest.tokenizer_hash, manifest.class_names)
     if processes.rank() == 0:
-        run.warm_start.write_text(account.markdown())
+        run.warm_start.write_text(account.markdown(), encoding="utf-8")
         print(f"{account}: {run.warm_start}", flush=True)
     return account
 
@@ -282,7 +278,7 @@ def load_pipeline(path: Path | str) -> PurrceptionPipeline:
     run = RunDirectory.open(path)
     if run.pipeline.is_dir():
         return PurrceptionPipeline.from_pretrained(run.pipeline)
-    config = load_config(run.config_file)
+    config = saved_config(run)
     checkpoint = CheckpointStore(run.checkpoints).latest()
     if checkpoint is None:
         raise InputError(f"the run {path} has no checkpoint yet: let it train, or --resume it")
@@ -385,5 +381,5 @@ def _look(config: RunConfig, tokenizer: VQTokenizer, train: TokenDataset, held_o
 
 def _write_aside(path: Path, text: str) -> None:
     partial = path.with_suffix(".partial")
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)

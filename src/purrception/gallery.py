@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +20,8 @@ from purrception.outputs import PurrceptionOutput
 from purrception.packages import versions
 from purrception.pictures import heat_map, image_grid
 from purrception.pipeline import PurrceptionPipeline
+from purrception.places import absolute
+from purrception.terminal import command_line
 from purrception.tokenizers import fingerprint
 
 MANIFEST_FILE = "manifest.json"
@@ -81,8 +82,8 @@ def save_gallery(
         brightest = float(out.entropy.max())
         _save_maps(out.images, out.entropy.numpy(), brightest, entries, folder)
     manifest = {
-        "command": command or sample_command(source, out.labels, bool(pipeline.class_names), settings, seed),
-        "source": source,
+        "command": command or sample_command(pipeline, source, out.labels, settings, seed),
+        "source": absolute(source),
         "seed": seed,
         **asdict(settings),
         "nfe": out.nfe,
@@ -97,7 +98,7 @@ def save_gallery(
         "versions": versions("torch", "diffusers"),
         "images": entries,
     }
-    (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2))
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
 
 
 def _save_grid(images: list[Image.Image], path: Path) -> None:
@@ -125,23 +126,22 @@ def _save_maps(
 
 
 def sample_command(
-    source: str, labels: Sequence[int], has_classes: bool, settings: SamplingConfig, seed: int
+    pipeline: PurrceptionPipeline, source: str, labels: Sequence[int], settings: SamplingConfig, seed: int
 ) -> str:
-    """The command line that makes the same images again."""
-    wanted = {"classes": tuple(labels)} if has_classes else {"num": len(labels)}
-    return command_line(["sample", source], {**wanted, **asdict(settings), "seed": seed})
+    """The command line that makes the same images again, from any folder."""
+    wanted = images_wanted(pipeline, labels)
+    precision = {"precision": "bfloat16"} if pipeline.transformer.half_backbone else {}
+    return command_line(["sample", absolute(source)], {**wanted, **asdict(settings), "seed": seed, **precision})
 
 
 def edit_command(verb: str, source: str, options: Mapping[str, Any], settings: SamplingConfig) -> str:
     """The command line that makes an edit again; ``options`` are what its verb takes besides ``settings``."""
     sampling = {name: value for name, value in asdict(settings).items() if name not in NOT_OF_EDITS}
-    return command_line(["edit", verb, source], {**options, **sampling})
+    files = {name: absolute(options[name]) for name in ("image", "mask") if name in options}
+    return command_line(["edit", verb, absolute(source)], {**options, **files, **sampling})
 
 
-def command_line(words: Sequence[str], options: Mapping[str, Any]) -> str:
-    """``purrception`` with words and options, as a shell takes it; several values of an option follow it."""
-    spelt = ["purrception", *words]
-    for name, value in options.items():
-        values = value if isinstance(value, tuple) else (value,)
-        spelt += [f"--{name.replace('_', '-')}", *[str(item) for item in values]]
-    return shlex.join(spelt)
+def images_wanted(pipeline: PurrceptionPipeline, labels: Sequence[int]) -> dict[str, Any]:
+    """The option of ``sample`` that asks for images of these labels."""
+    classes = pipeline.classes
+    return {"classes": tuple(map(classes.text, labels))} if classes.count else {"num": len(labels)}

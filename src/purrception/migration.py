@@ -175,7 +175,7 @@ def _settings(path: Path) -> tuple[str, int]:
     if not file.is_file():
         return "", 0
     try:
-        settings = json.loads(file.read_text())
+        settings = json.loads(file.read_text(encoding="utf-8"))
         return str(settings["model_type"]), int(settings["backbone_hparams"]["num_heads"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(

@@ -15,10 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from purrception.canvas import Canvas
+from purrception.classes import Classes
 from purrception.data import array_to_pil, images_to_tensor, tensor_to_images
 from purrception.devices import ready
 from purrception.editing import Editor, free_sites
-from purrception.errors import InputError, unknown_name
+from purrception.errors import InputError
 from purrception.flow import (
     AUTOMATIC,
     Generation,
@@ -138,26 +139,14 @@ class PurrceptionPipeline(DiffusionPipeline):
         """Names by label; empty when unconditional."""
         return list(self.config.class_names)
 
-    def labels_of(self, class_labels: Sequence[int | str]) -> list[int]:
-        """Labels from labels or class names.
+    @property
+    def classes(self) -> Classes:
+        """What labels there are, and what texts stand for them."""
+        return Classes(self.transformer.num_classes, tuple(self.class_names))
 
-        Raises:
-            InputError: a label out of range, an unknown name, or labels for an unconditional model.
-        """
-        classes = self.transformer.num_classes
-        labels = []
-        for given in class_labels:
-            if classes == 0:
-                raise InputError(f"this model has no classes; given the class {given!r}")
-            if isinstance(given, str) and given in self.class_names:
-                labels.append(self.class_names.index(given))
-            elif isinstance(given, str) and not given.isdecimal():
-                raise unknown_name("class", given, self.class_names)
-            elif 0 <= int(given) < classes:
-                labels.append(int(given))
-            else:
-                raise InputError(f"class labels are 0 to {classes - 1}; given {given}")
-        return labels
+    def labels_of(self, class_labels: Sequence[int | str]) -> list[int]:
+        """Labels from labels or class names; raises as :meth:`Classes.label` does."""
+        return [self.classes.label(given) for given in class_labels]
 
     def resolve_labels(self, class_labels: Sequence[int | str] | None, num_images: int | None) -> list[int]:
         """Labels of the classes that are named; without any, of ``num_images`` (default 1) classes in turn."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from purrception import processes
 from purrception.data import DataConfig, describe_report, find_source
 from purrception.errors import InputError
+from purrception.terminal import command_line
 from purrception.tokenizers import open_tokenizer
 from purrception.tokens import SUMMARY_FILE, EncodingConfig, prepare_splits
 from purrception.training.config import resolve_device
@@ -77,7 +78,9 @@ def prepare(source: str, options: PrepareOptions) -> str:
         made = prepare_splits(data, tokenizer, folder, config, seed=options.seed)
         lines = [_describe(folder / split, split in made) for split in ("train", "test")]
         first = processes.rank() == 0
-    hint = f"next: purrception train RECIPE --data.tokens {folder} --tokenizer.path {options.tokenizer}"
+    arch = {"tokenizer.arch": options.arch} if options.arch else {}
+    following = {"data.tokens": str(folder), "tokenizer.path": options.tokenizer, **arch}
+    hint = f"next: {command_line(['train', 'RECIPE'], following)}"
     return "\n".join([*filter(None, lines), hint]) if first else ""
 
 
@@ -85,7 +88,7 @@ def _describe(folder: Path, made: bool) -> str:
     skipped = describe_report(folder)
     if not made:
         return f"{folder}: no images held out, {skipped}" if skipped else ""
-    summary = json.loads((folder / SUMMARY_FILE).read_text())
+    summary = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
     return (
         f"{folder}: {summary['rows']} rows of {summary['images']} images{skipped and f', {skipped}'}; "
         f"{summary['images_per_second_and_process']:.1f} images/s and process, "

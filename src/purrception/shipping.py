@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from purrception.config import RunConfig, dump_config, load_config
+from purrception.config import RunConfig, dump_config, load_config, map_paths
 from purrception.errors import unknown_name
 from purrception.experiment import load_pipeline, sampling_companion
 from purrception.hub import CARD, GRID, RECIPE
 from purrception.pipeline import PurrceptionPipeline
+from purrception.terminal import command_line
 from purrception.tokenizers import PUBLIC_TOKENIZERS
 from purrception.tokenizers.convert import ORIGIN_FILE
 from purrception.training import CheckpointStore, RunDirectory
@@ -56,7 +58,7 @@ def export_run(
     pipeline = load_pipeline(root)
     pipeline.companions = {
         CARD: model_card(run, config, pipeline, dtype, licence).encode(),
-        RECIPE: dump_config(config).encode(),
+        RECIPE: dump_config(map_paths(replace(config, runs=_last_part(config.runs)), _last_part)).encode(),
         **sampling_companion(config),
     }
     if grids := sorted(run.samples.glob("step-*.png")):
@@ -119,7 +121,7 @@ out = pipe(num_images=8, num_inference_steps={sampling.steps}, temperature={samp
 With `{RECIPE}`, which lies beside this card:
 
 ```bash
-purrception train {RECIPE}
+{_command(config)}
 ```
 
 ## Limits
@@ -127,6 +129,23 @@ purrception train {RECIPE}
 The tokenizer bounds what an image can show. Where training images were few, samples may repeat them. Nothing was
 done to keep the model from what its data holds.
 """
+
+
+def _last_part(text: str) -> str:
+    """A path without the folders around it, which are nobody else's business; anything else as it is."""
+    return Path(text).name if Path(text).is_absolute() else text
+
+
+def _command(config: RunConfig) -> str:
+    """What trains this again, with a word for each thing that others keep elsewhere."""
+    paths = {
+        "data.root": (config.data.root, "IMAGES"),
+        "data.tokens": (config.data.tokens, "TOKENS"),
+        "tokenizer.path": (config.tokenizer.path, "TOKENIZER"),
+        "init_from": (config.init_from, "PIPELINE"),
+    }
+    elsewhere = {name: word for name, (path, word) in paths.items() if Path(path).is_absolute()}
+    return command_line(["train", RECIPE], elsewhere)
 
 
 def _training(run: RunDirectory, config: RunConfig) -> str:
@@ -143,12 +162,12 @@ def _data(config: RunConfig) -> str:
     if config.data.tokens:
         return f"prepared token shards, {Path(config.data.tokens).name}; their images' licence is not recorded"
     described = DATA.get(config.data.source, config.data.source)
-    return described.format(root=config.data.root) + f", at {config.data.image_size} pixels"
+    return described.format(root=_last_part(config.data.root)) + f", at {config.data.image_size} pixels"
 
 
 def _tokenizer(run: RunDirectory, config: RunConfig) -> str:
     origin = run.tokenizer / ORIGIN_FILE
-    record = json.loads(origin.read_text()) if origin.is_file() else {}
+    record = json.loads(origin.read_text(encoding="utf-8")) if origin.is_file() else {}
     if "arch" in record:
         public = PUBLIC_TOKENIZERS.get(record["arch"])
         licence = TOKENIZER_LICENCES[public.family] if public else "see the page of its source for its licence"
@@ -162,7 +181,7 @@ def _figures(run: RunDirectory) -> str:
     """The latest evaluation's report, one level below this card's headings."""
     reports = sorted(run.evaluation.glob("*/report.md"), key=lambda path: path.stat().st_mtime)
     if reports:
-        lines = reports[-1].read_text().splitlines()
+        lines = reports[-1].read_text(encoding="utf-8").splitlines()
         return "\n".join(f"##{line}" if line.startswith("#") else line for line in lines if "![" not in line)
     rows = read_json_lines(run.metrics_file)
     losses = [row["validation_loss"] for row in rows if math.isfinite(row.get("validation_loss", math.nan))]

@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 
 from purrception import processes
-from purrception.config import TokenizerRunConfig, dump_tokenizer_run, load_tokenizer_run
+from purrception.config import TokenizerRunConfig, dump_tokenizer_run, load_tokenizer_run, map_paths
 from purrception.data import describe_report, open_images
 from purrception.errors import InputError
 from purrception.gallery import unused_folder
+from purrception.places import absolute
 from purrception.tokenizers import VQTokenizer, train_tokenizer
 from purrception.training.config import resolve_device
 
@@ -28,6 +29,7 @@ def start_tokenizer(config: TokenizerRunConfig, folder: Path) -> VQTokenizer:
         InputError: the folder holds something, or the configuration does not fit the images; see
             :func:`train_tokenizer`.
     """
+    config = map_paths(config, absolute)
     with processes.joined(resolve_device(config.device)) as device:
         unused_folder(folder)
         config.model.build(config.data.channels, config.data.image_size)
@@ -35,8 +37,9 @@ def start_tokenizer(config: TokenizerRunConfig, folder: Path) -> VQTokenizer:
         open_images(config.data, "train")
         processes.wait()  # every process has looked before the first one writes
         if processes.rank() == 0:
+            content = dump_tokenizer_run(config)
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / CONFIG_FILE).write_text(dump_tokenizer_run(config))
+            (folder / CONFIG_FILE).write_text(content, encoding="utf-8")
         return _train(config, folder, device)
 
 

@@ -337,6 +337,6 @@ def _growth(rows: Sequence[Row]) -> tuple[Growth, ...]:
 def write(report: Report, folder: Path) -> Path:
     """``report.md`` and ``report.json`` in ``folder``; returns the first."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(report.json())
-    (folder / "report.md").write_text(report.markdown())
+    (folder / "report.json").write_text(report.json(), encoding="utf-8")
+    (folder / "report.md").write_text(report.markdown(), encoding="utf-8")
     return folder / "report.md"

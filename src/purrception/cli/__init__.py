@@ -21,6 +21,7 @@ from purrception.cli.studio import STUDIO
 from purrception.cli.tokenizer import TOKENIZER_VERBS
 from purrception.errors import InputError
 from purrception.packages import explained, is_foreign
+from purrception.terminal import command_line, write_anything
 
 SUMMARY = "Image generation in vector-quantised latent spaces with variational flow matching."
 
@@ -116,13 +117,14 @@ def train(arguments: list[str]) -> None:
         target, rest = arguments[1], arguments[2:]
     else:
         raise InputError("--resume needs the directory of a run: purrception train --resume runs/digits")
-    from purrception.config import RunConfig, dump_config, load_config
+    from purrception.config import RunConfig, dump_config
     from purrception.dry_run import dry_run
     from purrception.experiment import resume_run, start_run
+    from purrception.saved_run import saved_config
     from purrception.training import RunDirectory
 
     if resume:
-        config = parse(RunConfig, verb, rest, load_config(RunDirectory.open(target).config_file))
+        config = parse(RunConfig, verb, rest, saved_config(RunDirectory.open(target)))
     else:
         config = configure(verb, target, rest, dry=dry)
     say(dump_config(config))
@@ -130,7 +132,7 @@ def train(arguments: list[str]) -> None:
         print(dry_run(config))
         return
     run = resume_run(target, config) if resume else start_run(config)
-    say(f"done: {run.root}  (next: purrception sample {run.root})")
+    say(f"done: {run.root}  (next: {command_line(['sample', str(run.root)])})")
 
 
 def sample(arguments: list[str]) -> None:
@@ -286,6 +288,15 @@ VERBS = {
 }
 
 
+GO_ON = {
+    "train": "; it goes on with: purrception train --resume RUN",
+    "tokenizer train": "; it goes on with: purrception tokenizer train --resume DIR",
+    "prepare": "; the same command goes on",
+    "compare": "; the same command goes on",
+}
+"""What to do after Ctrl-C, where something is kept."""
+
+
 def complain(error: Exception) -> int:
     """Say in one line what a person can mend; returns the exit status of that."""
     print(f"purrception: {' '.join(str(error).split())}", file=sys.stderr)
@@ -295,6 +306,7 @@ def complain(error: Exception) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status: 0, 2 for what a person can mend, 130 when interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    write_anything()
     try:
         if arguments and arguments[0] == "--version":
             from purrception import __version__
@@ -309,6 +321,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return complain(explained(error, " ".join(["purrception", *arguments[:1]])))
     except KeyboardInterrupt:
-        print("purrception: interrupted; a run goes on with: purrception train --resume RUN", file=sys.stderr)
+        hint = GO_ON.get(" ".join(arguments[:2])) or GO_ON.get(arguments[0], "")
+        print(f"purrception: interrupted{hint}", file=sys.stderr)
         return 130
     return 0

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from purrception.cli.parsing import Verb, parse, target_of
 from purrception.errors import InputError
+from purrception.terminal import command_line
 
 T = TypeVar("T")
 
@@ -60,7 +61,8 @@ def convert_tokenizer(arguments: list[str]) -> None:
     made = convert_file(target, options.arch, folder, options.sha256, options.ema, options.range)
     size, dim = made.codebook.shape
     print(f"{size} codes of {dim} dimensions, a code for {made.downsampling}×{made.downsampling} pixels: {folder}")
-    print(f"(next: purrception train folder --data.root IMAGES --tokenizer.path {folder})")
+    following = {"data.root": "IMAGES", "tokenizer.path": str(folder)}
+    print(f"(next: {command_line(['train', 'folder'], following)})")
 
 
 def convert(arguments: list[str]) -> None:
@@ -79,7 +81,7 @@ def convert(arguments: list[str]) -> None:
     tokenizer = open_tokenizer(options.tokenizer, options.arch)
     pipeline = migrate(target, tokenizer, options.objective, options.heads, options.ema)
     pipeline.save_pretrained(folder)
-    print(f"a pipeline of {pipeline.config.objective}: {folder}  (next: purrception sample {folder})")
+    print(f"a pipeline of {pipeline.config.objective}: {folder}  (next: {command_line(['sample', str(folder)])})")
     print(f"its settings, those of the public sampler: {folder / SAMPLING}; options given to sample win")
     if pipeline.transformer.num_classes:
         print("guidance needs a null class that was trained; the public training configurations do not train it")

@@ -88,16 +88,16 @@ def _holds_images(target: Path) -> bool:
 
 def _evaluate_run(target: str, options: EvaluateOptions) -> None:
     from purrception import processes
-    from purrception.config import load_config
     from purrception.evaluation import Procedure
     from purrception.evaluation import evaluate as run_evaluation
     from purrception.experiment import load_pipeline, open_tokens, sampling_defaults
     from purrception.gallery import output_folder
+    from purrception.saved_run import saved_config
     from purrception.training import RunDirectory
     from purrception.training.config import resolve_device
 
     run = RunDirectory.open(target)
-    config = load_config(run.config_file)
+    config = saved_config(run)
     settings = override(sampling_defaults(target), options)
     protocol = override(config.evaluation, options)
     with processes.joined(resolve_device(options.device)) as device:

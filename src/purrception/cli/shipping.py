@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from purrception.cli.parsing import Verb, parse, target_of
+from purrception.terminal import command_line
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ def export(arguments: list[str]) -> None:
     folder = unused_folder(Path(options.out or f"pipelines/{Path(target).resolve().name}"))
     pipeline = export_run(target, folder, options.dtype, options.variant, options.licence)
     size = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
-    print(f"{size / 1e6:.1f} MB of weights and a model card: {folder}  (next: purrception sample {folder})")
+    following = command_line(["sample", str(folder)])
+    print(f"{size / 1e6:.1f} MB of weights and a model card: {folder}  (next: {following})")
     if options.push:
         address = pipeline.push_to_hub(options.push, private=options.private, variant=options.variant or None)
         print(f"on the hub: {address}")

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 from purrception.cli.converting import convert_tokenizer
 from purrception.cli.parsing import Verb, parse, parse_known, recipe_of, say, target_of
 from purrception.errors import InputError
+from purrception.terminal import command_line
 
 if TYPE_CHECKING:
     from purrception.config import RunConfig
+    from purrception.data import DataConfig
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,12 @@ def train(arguments: list[str]) -> None:
     if arguments[:1] == ["--resume"]:
         if len(arguments) != 2:
             raise InputError(f"usage: purrception {verb.usage}; a resumed training keeps all its options")
-        from purrception.tokenizer_run import resume_tokenizer
+        from purrception.config import load_tokenizer_run
+        from purrception.tokenizer_run import CONFIG_FILE, resume_tokenizer
 
-        resume_tokenizer(Path(arguments[1]))
-        _say_done(Path(arguments[1]))
+        folder = Path(arguments[1])
+        resume_tokenizer(folder)
+        _say_done(folder, load_tokenizer_run(folder / CONFIG_FILE).data)
         return
     target, rest = target_of(verb, arguments)
     from purrception.config import TokenizerRunConfig, dump_tokenizer_run
@@ -63,7 +67,7 @@ def train(arguments: list[str]) -> None:
     say(dump_tokenizer_run(config))
     folder = Path(options.out or f"tokenizers/{source.name}")
     start_tokenizer(config, folder)
-    _say_done(folder)
+    _say_done(folder, config.data)
 
 
 @dataclass(frozen=True)
@@ -120,8 +124,11 @@ def source_of(target: str) -> RunConfig:
     return replace(recipe, data=replace(recipe.data, source=source, root=root or recipe.data.root))
 
 
-def _say_done(folder: Path) -> None:
-    say(f"done: {folder}  (next: purrception tokenizer report {folder} SOURCE)")
+def _say_done(folder: Path, data: DataConfig) -> None:
+    from purrception.data import name_source
+
+    report = command_line(["tokenizer", "report", str(folder), name_source(data)])
+    say(f"done: {folder}  (next: {report})")
 
 
 TOKENIZER_VERBS = {

@@ -73,8 +73,8 @@ def write_report(folder: Path, rows: Rows, recipe: RunConfig, floor: float) -> P
     lines += [f"![curves]({REPORT_PICTURE})", ""]
     _draw(rows, entries, floor, folder / REPORT_PICTURE)
     result = {"frechet_floor": floor, "rows": rows, "times_fewer": found}
-    (folder / REPORT_JSON).write_text(json.dumps(result, indent=2))
-    (folder / REPORT_MARKDOWN).write_text("\n".join(lines))
+    (folder / REPORT_JSON).write_text(json.dumps(result, indent=2), encoding="utf-8")
+    (folder / REPORT_MARKDOWN).write_text("\n".join(lines), encoding="utf-8")
     return folder / REPORT_MARKDOWN
 
 

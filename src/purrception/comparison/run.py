@@ -12,7 +12,7 @@ import torch
 
 from purrception.comparison.entries import configure
 from purrception.comparison.report import write_report
-from purrception.config import RunConfig, dump_config, load_config
+from purrception.config import RunConfig, dump_config, load_config, map_paths
 from purrception.data import open_images
 from purrception.errors import InputError
 from purrception.evaluation.held_out import held_out_figures
@@ -20,6 +20,7 @@ from purrception.evaluation.judge import Judge
 from purrception.experiment import build_network, check_config, prepare_tokenizer, prepare_tokens
 from purrception.flow import Objective, SamplingConfig, build_objective
 from purrception.models import PurrceptionTransformer, training_flops
+from purrception.places import absolute
 from purrception.tokenizers import VQTokenizer
 from purrception.tokens import TokenDataset
 from purrception.training import RunDirectory, Trainer
@@ -70,6 +71,7 @@ def compare(recipe: RunConfig, protocol: Protocol, folder: Path) -> Path:
     Raises:
         InputError: the folder holds another comparison, or an entry does not fit the recipe.
     """
+    recipe = map_paths(recipe, absolute)
     configs = {entry: configure(recipe, entry) for entry in protocol.entries}
     for config in configs.values():
         check_config(config)
@@ -100,21 +102,21 @@ def _open(recipe: RunConfig, protocol: Protocol, folder: Path) -> RunDirectory:
     file = folder / PROTOCOL_FILE
     if not file.is_file():
         run = RunDirectory.create(folder, dump_config(recipe))
-        file.write_text(json.dumps(asdict(protocol), indent=2))
+        file.write_text(json.dumps(asdict(protocol), indent=2), encoding="utf-8")
         return run
-    begun = json.loads(file.read_text())
+    begun = json.loads(file.read_text(encoding="utf-8"))
     begun = Protocol(**{**begun, "entries": tuple(begun["entries"])})
     grown = replace(begun, entries=protocol.entries, seeds=max(begun.seeds, protocol.seeds))
     if (
         grown != protocol
         or set(begun.entries) - set(protocol.entries)
-        or load_config(folder / "config.yaml") != recipe
+        or map_paths(load_config(folder / "config.yaml"), absolute) != recipe
     ):
         raise InputError(
             f"{folder} holds another comparison: choose another folder with --out, or change nothing but to add "
             "objectives and seeds"
         )
-    file.write_text(json.dumps(asdict(protocol), indent=2))
+    file.write_text(json.dumps(asdict(protocol), indent=2), encoding="utf-8")
     return RunDirectory.open(folder)
 
 
@@ -136,7 +138,7 @@ def _train_entry(
     train, held_out = tokens
     own = RunDirectory(run.root / f"{entry}-seed{config.seed}")
     own.root.mkdir(exist_ok=True)
-    own.config_file.write_text(dump_config(config))
+    own.config_file.write_text(dump_config(config), encoding="utf-8")
     quiet = replace(
         config.training, sample_every=0, validate_every=config.training.steps,
         checkpoint_every=config.training.steps, keep_checkpoints=1,
@@ -149,7 +151,7 @@ def _train_entry(
         trainer.restore(checkpoint)
     flops = training_flops(network, config.training.batch_size)
     clock = own.root / "seconds.json"
-    before = json.loads(clock.read_text()) if clock.exists() else 0.0
+    before = json.loads(clock.read_text(encoding="utf-8")) if clock.exists() else 0.0
     for step in missing:
         trainer.fit(until=step)
         if trainer.state.step != step:
@@ -158,7 +160,7 @@ def _train_entry(
                 f"{own.root} and the rows of that training in {run.root / ROWS_FILE}, and start the command again"
             )
         seconds = before + trainer.seconds
-        clock.write_text(json.dumps(seconds))
+        clock.write_text(json.dumps(seconds), encoding="utf-8")
         settings = objective.supported(config.sampling)
         quality = judge.measure(trainer.averaged(), objective, settings)
         unsampled = held_out_figures(trainer.averaged(), objective, held_out, judge.seed)

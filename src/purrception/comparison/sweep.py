@@ -8,12 +8,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from purrception.config import dump_sampling, load_config
+from purrception.config import dump_sampling
 from purrception.errors import InputError
 from purrception.evaluation.judge import Judge
 from purrception.experiment import load_pipeline, sampling_defaults
 from purrception.flow import SamplingConfig
 from purrception.progress import ProgressBar
+from purrception.saved_run import saved_config
 from purrception.training import RunDirectory
 from purrception.training.config import resolve_device
 
@@ -75,7 +76,7 @@ def sweep(target: str, space: SweepSpace, num: int, seed: int, folder: Path, dev
         InputError: temperatures for a model without a posterior, or settings its objective cannot honour.
     """
     run = RunDirectory.open(target)
-    config = load_config(run.config_file)
+    config = saved_config(run)
     pipeline = load_pipeline(target).to(resolve_device(device))
     network, objective = pipeline.transformer.eval(), pipeline.objective
     has_posterior = objective.head_family == "categorical"
@@ -111,9 +112,10 @@ def _write(rows: Rows, settings: list[SamplingConfig], judge: Judge, num: int, f
     best = front[-1]
     fast = next(row for row in front if row["frechet"] <= FAST_WITHIN * best["frechet"])
     for name, row in ((BEST_PRESET, best), (FAST_PRESET, fast)):
-        (folder / name).write_text(dump_sampling(settings[rows.index(row)]))
+        (folder / name).write_text(dump_sampling(settings[rows.index(row)]), encoding="utf-8")
     (folder / REPORT_JSON).write_text(
-        json.dumps({"features": judge.features, "frechet_floor": judge.floor, "num": num, "rows": rows}, indent=2)
+        json.dumps({"features": judge.features, "frechet_floor": judge.floor, "num": num, "rows": rows}, indent=2),
+        encoding="utf-8",
     )
     lines = [
         "# Sweep",
@@ -136,7 +138,9 @@ def _write(rows: Rows, settings: list[SamplingConfig], judge: Judge, num: int, f
             f"{row['guidance']:g} | {row['temperature']} |"
         )
     _draw(rows, front, judge.floor, folder / REPORT_PICTURE)
-    (folder / REPORT_MARKDOWN).write_text("\n".join([*lines, "", f"![Pareto front]({REPORT_PICTURE})", ""]))
+    (folder / REPORT_MARKDOWN).write_text(
+        "\n".join([*lines, "", f"![Pareto front]({REPORT_PICTURE})", ""]), encoding="utf-8"
+    )
     return folder / REPORT_MARKDOWN
 
 

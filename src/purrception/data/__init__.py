@@ -12,7 +12,7 @@ from purrception.data.skipped import (
     report_text,
     write_report,
 )
-from purrception.data.sources import SOURCES, find_source, load_split, open_images, spread_rows
+from purrception.data.sources import SOURCES, find_source, load_split, name_source, open_images, spread_rows
 from purrception.data.survey import Survey
 from purrception.data.transforms import array_to_pil, images_to_tensor, tensor_to_images
 from purrception.data.views import Views
@@ -35,6 +35,7 @@ __all__ = [
     "find_source",
     "images_to_tensor",
     "load_split",
+    "name_source",
     "open_images",
     "passed_over",
     "report_text",

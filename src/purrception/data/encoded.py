@@ -17,6 +17,7 @@ from purrception.data.labels import NO_LABEL, Label
 from purrception.data.skipped import Skipped
 from purrception.data.transforms import pil_to_array
 from purrception.errors import InputError
+from purrception.places import check_name
 
 
 class EncodedImages(ABC):
@@ -97,10 +98,12 @@ def expected_classes(found: tuple[str, ...], config: DataConfig) -> tuple[str, .
     """The class names to use: none for ``classes`` 0, else those found.
 
     Raises:
-        InputError: there are not as many as ``classes`` says.
+        InputError: there are not as many as ``classes`` says, or one has a name that is no text.
     """
     if config.classes == 0:
         return ()
+    for name in found:
+        check_name(name)
     if config.classes is not None and len(found) != config.classes:
         raise InputError(
             f"{config.root} holds {len(found)} classes; data.classes says {config.classes}: "

@@ -56,6 +56,13 @@ def find_source(text: str) -> tuple[str, str]:
     return ("hub" if is_saved(Path(text)) else "folder"), text
 
 
+def name_source(config: DataConfig) -> str:
+    """What a person would name these images by: :func:`find_source` gives source and root back."""
+    if config.source in EMBEDDED:
+        return config.source
+    return f"hub:{config.root}" if config.source == "hub" else config.root
+
+
 def load_split(config: DataConfig, split: Split) -> tuple[Tensor, Tensor]:
     """All images of a split in memory: float32 ``[n, C, H, W]`` in [−1, 1], and labels, long ``[n]``.
 

@@ -54,8 +54,8 @@ def write_report(
                 save(picture, folder / name)
             lines += [f"![{section.title}]({name})", ""]
     result = {"protocol": dict(protocol), **{name: plain(section.data) for name, section in sections.items()}}
-    (folder / REPORT_JSON).write_text(json.dumps(result, indent=2, ensure_ascii=False))
-    (folder / REPORT_MARKDOWN).write_text("\n".join(lines))
+    (folder / REPORT_JSON).write_text(json.dumps(result, indent=2, ensure_ascii=False), encoding="utf-8")
+    (folder / REPORT_MARKDOWN).write_text("\n".join(lines), encoding="utf-8")
     return folder / REPORT_MARKDOWN
 
 

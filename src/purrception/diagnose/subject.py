@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from purrception.config import RunConfig, load_config
+from purrception.config import RunConfig
 from purrception.data import spread_rows
 from purrception.diagnostics.oracle import Oracle
 from purrception.errors import InputError
@@ -19,6 +19,7 @@ from purrception.keyed_rng import Stream
 from purrception.models import CategoricalHead, PurrceptionTransformer
 from purrception.pipeline import PurrceptionPipeline
 from purrception.sampling import KeyedDraws, sample_codes
+from purrception.saved_run import saved_config
 from purrception.tokenizers import VQTokenizer
 from purrception.tokens import TokenDataset
 from purrception.training import CheckpointStore, RunDirectory
@@ -144,7 +145,7 @@ def open_subject(root: Path | str, num: int, seed: int, device: torch.device) ->
             f"the tokenizer of the run is gone: {run.tokenizer} is missing; put the folder back, since "
             "another tokenizer would have other codes"
         )
-    config = load_config(run.config_file)
+    config = saved_config(run)
     pipeline = load_pipeline(root).to(device)
     train = open_tokens(config, run, "train")
     assert train is not None

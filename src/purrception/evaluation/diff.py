@@ -48,7 +48,7 @@ def read_result(path: Path) -> Result:
     if not file.is_file():
         raise InputError(f"no result at {path}: give the folder of a report, its {REPORT_JSON}, or an .npz")
     try:
-        report = json.loads(file.read_text())
+        report = json.loads(file.read_text(encoding="utf-8"))
         return Result(path, report["manifest"], tuple(report["rows"]))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file} is no report of `purrception evaluate` with a manifest") from error

@@ -19,6 +19,7 @@ from purrception.evaluation.extractors import Extracted, Extractor, extract_in_g
 from purrception.evaluation.image_sets import ImageSet
 from purrception.evaluation.statistics import FeatureStatistics, RunningStatistics, merged, require_finite
 from purrception.keyed_rng import Stream, keyed_rng
+from purrception.places import user_cache
 from purrception.progress import ProgressBar
 
 CHUNK = 256
@@ -78,8 +79,9 @@ class FeatureCache:
     """
 
     def __init__(self, folder: str = "") -> None:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        self.folder = None if folder == "none" else Path(folder) if folder else base / "purrception/features"
+        self.folder: Path | None = None
+        if folder != "none":
+            self.folder = Path(folder) if folder else user_cache() / "features"
 
     def load(self, extractor: Extractor, content: str) -> Extracted | None:
         """What is stored; a damaged file counts as none."""

@@ -136,7 +136,7 @@ def open_reference(
         return Reference(title, protocol or usual, split_images(data, split))
     if path.suffix == ".npz":
         return _open_npz(path, protocol)
-    if (path / MANIFEST_FILE).is_file() and "tokenizer_hash" in (path / MANIFEST_FILE).read_text():
+    if (path / MANIFEST_FILE).is_file() and "tokenizer_hash" in (path / MANIFEST_FILE).read_text(encoding="utf-8"):
         if tokenizer is None:
             raise InputError(f"{path} holds token shards, which a run's tokenizer decodes: evaluate a run with it")
         return Reference(text, protocol or "custom", CodeImages.of_tokens(TokenDataset(path), tokenizer))

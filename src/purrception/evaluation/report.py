@@ -153,8 +153,8 @@ class Evaluation:
     def write(self, folder: Path) -> None:
         """Markdown and JSON, into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / REPORT_JSON).write_text(json.dumps(self.plain(), indent=2))
-        (folder / REPORT_MARKDOWN).write_text(self.markdown())
+        (folder / REPORT_JSON).write_text(json.dumps(self.plain(), indent=2), encoding="utf-8")
+        (folder / REPORT_MARKDOWN).write_text(self.markdown(), encoding="utf-8", errors="backslashreplace")
 
 
 def _short(value: object) -> str:

@@ -157,8 +157,8 @@ def report_tokenizer(
     write_report(folder, images.skipped)
     _draw(tokenizer, images, rows, made, folder)
     _draw_codebook(made.counts, nearest, state, folder / "codebook.png")
-    (folder / REPORT_JSON).write_text(json.dumps(asdict(result), indent=2))
-    (folder / REPORT_MARKDOWN).write_text(result.markdown())
+    (folder / REPORT_JSON).write_text(json.dumps(asdict(result), indent=2), encoding="utf-8")
+    (folder / REPORT_MARKDOWN).write_text(result.markdown(), encoding="utf-8", errors="backslashreplace")
     return result
 
 

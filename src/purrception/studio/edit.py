@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from purrception.errors import InputError
-from purrception.gallery import edit_command
+from purrception.gallery import edit_command, images_wanted
 from purrception.studio.controls import (
     MODEL,
     SamplingControls,
@@ -184,9 +184,7 @@ class EditTab:
         with self._studio.work(asked.session, asked.report) as watch:
             out = self._studio.pipeline.refine(made.out, threshold, made.settings, made.seed, watch=watch)
         changed = int((out.indices != made.out.indices).sum())
-        wanted: dict[str, Any] = (
-            {"classes": tuple(out.labels)} if self._studio.class_names else {"num": len(out.labels)}
-        )
+        wanted = images_wanted(self._studio.pipeline, out.labels)
         options = {**wanted, "threshold": threshold, "seed": made.seed}
         command = edit_command("refine", self._studio.target, options, made.settings)
         note = f" · **{changed}** of {out.indices.numel()} tokens changed"

@@ -9,16 +9,22 @@ from typing import Any
 
 import gradio as gr
 
+from purrception.places import absolute
 from purrception.studio.session import Studio
+from purrception.terminal import command_line
+from purrception.training import RunDirectory
 
 EMPTY = """### No reports yet
 
 Commands write them into the run's folder; then press *Look again*.
 
 ```
-purrception evaluate {target}
-purrception sweep {target}
+{commands}
 ```
+"""
+NO_RUN = """### No reports
+
+They are written into a run's folder; this is a pipeline without its run.
 """
 LARGEST_PICTURE = 4_000_000
 """Bytes of a picture beyond which a report is shown without it."""
@@ -29,7 +35,10 @@ class ReportsTab:
 
     def __init__(self, studio: Studio) -> None:
         self._root = Path(studio.target)
-        self._empty = EMPTY.format(target=studio.target)
+        verbs = ("evaluate", "sweep", "diagnose")
+        commands = "\n".join(command_line([verb, absolute(studio.target)]) for verb in verbs)
+        is_run = RunDirectory(studio.target).config_file.is_file()
+        self._empty = EMPTY.format(commands=commands) if is_run else NO_RUN
         found = self._found()
         with gr.Row(elem_classes="narrow"):
             menu = gr.Dropdown(
@@ -64,4 +73,4 @@ class ReportsTab:
                 return f"{match[1]} ({match[2]} is large: open it in the report's folder)"
             return f"![{match[1]}](data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()})"
 
-        return re.sub(r"!\[([^\]]*)\]\(([^)]+\.png)\)", embed, (folder / "report.md").read_text())
+        return re.sub(r"!\[([^\]]*)\]\(([^)]+\.png)\)", embed, (folder / "report.md").read_text(encoding="utf-8"))

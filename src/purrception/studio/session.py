@@ -164,8 +164,7 @@ class Studio:
     ) -> Made:
         """Write a download: a zip of the images and the manifest that says how to make them again."""
         seconds = time.monotonic() - began
-        has_classes = bool(self.class_names)
-        command = command or sample_command(self.target, out.labels, has_classes, settings, seed)
+        command = command or sample_command(self.pipeline, self.target, out.labels, settings, seed)
         folder = self.next_folder("downloads")
         save_gallery(self.pipeline, out, settings, seed, self.target, folder, command)
         archive = shutil.make_archive(str(folder), "zip", folder)

@@ -76,7 +76,7 @@ def convert_tokenizer(
     tokenizer, origin = _open(source, arch, sha256, ema, input_range)
     tokenizer.save(folder)
     if origin is not None:
-        (folder / ORIGIN_FILE).write_text(json.dumps(asdict(origin), indent=2) + "\n")
+        (folder / ORIGIN_FILE).write_text(json.dumps(asdict(origin), indent=2) + "\n", encoding="utf-8")
     elif (earlier := Path(source) / ORIGIN_FILE).is_file():
         shutil.copyfile(earlier, folder / ORIGIN_FILE)
     return tokenizer

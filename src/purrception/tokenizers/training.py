@@ -302,7 +302,7 @@ class TokenizerTrainer:
             return ""
         measured = self._measure()
         figures: dict[str, Any] = {name: float(value) for name, value in losses.items()} | asdict(measured)
-        with (self.folder / METRICS_FILE).open("a") as metrics:
+        with (self.folder / METRICS_FILE).open("a", encoding="utf-8") as metrics:
             metrics.write(json.dumps({"step": self.step, **figures}) + "\n")
         return (
             f"psnr {measured.psnr:.1f} dB  codes used {measured.usage:.0%}  perplexity {measured.perplexity:.0f}"
@@ -387,7 +387,7 @@ def _save_whole(tokenizer: VQTokenizer, folder: Path, quantiser: str) -> None:
         "quantiser": quantiser,
         "codebook_normalised": bool((lengths - 1).abs().max() < 1e-4),
     }
-    (folder / ORIGIN_FILE).write_text(json.dumps(origin, indent=2) + "\n")
+    (folder / ORIGIN_FILE).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
     for file in sorted(partial.iterdir(), key=lambda file: file.name == "config.json"):
         os.replace(file, folder / file.name)
     partial.rmdir()
@@ -395,6 +395,6 @@ def _save_whole(tokenizer: VQTokenizer, folder: Path, quantiser: str) -> None:
 
 def _drop_after(file: Path, step: int) -> None:
     """Remove the lines of later steps, which a killed training wrote after its last checkpoint."""
-    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
     whole = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    file.write_text("".join(whole))
+    file.write_text("".join(whole), encoding="utf-8")

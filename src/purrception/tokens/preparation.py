@@ -68,7 +68,7 @@ class Plan:
         """
         file, here = folder / PLAN_FILE, asdict(self)
         if file.is_file():
-            there = json.loads(file.read_text())
+            there = json.loads(file.read_text(encoding="utf-8"))
             if differing := [key for key, value in here.items() if there.get(key) != value]:
                 raise InputError(
                     f"{folder} was begun with another {', '.join(differing)}: give another folder, "
@@ -246,7 +246,7 @@ def _finish(
     skipped = 0
     grid, seconds, encoder_seconds = (0, 0), 0.0, 0.0
     for number in range(len(plan.ranges)):
-        record = json.loads(_record(folder, number).read_text())
+        record = json.loads(_record(folder, number).read_text(encoding="utf-8"))
         skipped += len(record["skipped"])
         seconds, encoder_seconds = seconds + record["seconds"], encoder_seconds + record["encoder_seconds"]
         if record["count"]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from purrception.errors import InputError
 from purrception.packages import explained, require
+from purrception.places import user_cache
 
 
 class TokenStore:
@@ -59,5 +60,4 @@ class TokenStore:
 
 
 def _default_cache(address: str) -> Path:
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "purrception" / hashlib.sha256(address.encode()).hexdigest()[:16]
+    return user_cache() / hashlib.sha256(address.encode()).hexdigest()[:16]

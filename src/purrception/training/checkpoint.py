@@ -157,7 +157,7 @@ class CheckpointStore:
             for part, tensors in parts.items():
                 write_part(partial / part, tensors)
             if first:
-                (partial / STATE_FILE).write_text(json.dumps(asdict(state), indent=2))
+                (partial / STATE_FILE).write_text(json.dumps(asdict(state), indent=2), encoding="utf-8")
                 for path in (*partial.rglob("*"), partial):
                     _flush(path)
         except OSError as error:
@@ -221,7 +221,7 @@ def _flush(path: Path) -> None:
 
 def _read_state(folder: Path) -> TrainingState:
     try:
-        return TrainingState(**json.loads((folder / STATE_FILE).read_text()))
+        return TrainingState(**json.loads((folder / STATE_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"the checkpoint {folder} has no readable {STATE_FILE} ({error}); remove the folder to go on "

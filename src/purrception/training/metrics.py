@@ -30,7 +30,7 @@ class MetricsLog:
             return
         if file.exists():
             _drop_after(file, step)
-        self._stream = file.open("a")
+        self._stream = file.open("a", encoding="utf-8")
         self._folder, self._begins = file.parent, step + 1
 
     @cached_property
@@ -68,7 +68,7 @@ class MetricsLog:
 def read_json_lines(file: Path) -> list[dict[str, Any]]:
     """All whole lines of a file of JSON objects, none if it is missing; a line cut by a kill is left out."""
     lines = []
-    for line in file.read_text().splitlines() if file.exists() else []:
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
         try:
             lines.append(json.loads(line))
         except json.JSONDecodeError:
@@ -79,12 +79,12 @@ def read_json_lines(file: Path) -> list[dict[str, Any]]:
 def append_json_line(file: Path, values: dict[str, Any]) -> None:
     """Add one line; a line that a kill has cut before it is ended first, so that only that one is lost."""
     whole = not file.exists() or file.read_bytes()[-1:] in (b"", b"\n")
-    with file.open("a") as stream:
+    with file.open("a", encoding="utf-8") as stream:
         stream.write(("" if whole else "\n") + json.dumps(values) + "\n")
 
 
 def _drop_after(file: Path, step: int) -> None:
     kept = [line for line in read_json_lines(file) if line["step"] <= step]
     partial = file.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
     os.replace(partial, file)

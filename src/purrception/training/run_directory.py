@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from purrception.errors import InputError
+from purrception.terminal import command_line
 
 
 class RunDirectory:
@@ -66,12 +67,11 @@ class RunDirectory:
         """
         run = cls(root)
         if run.root.exists() and (not run.root.is_dir() or any(run.root.iterdir())):
-            raise InputError(
-                f"{run.root} is already there and not empty: go on with it by --resume {run.root}, "
-                "or choose another --name"
-            )
+            resume = command_line(["train", "--resume", str(run.root)])
+            go_on = f"go on with it by {resume}, or " if run.config_file.is_file() else ""
+            raise InputError(f"{run.root} is already there and not empty: {go_on}choose another --name or --out")
         run.root.mkdir(parents=True, exist_ok=True)
-        run.config_file.write_text(config_yaml)
+        run.config_file.write_text(config_yaml, encoding="utf-8")
         return run
 
     @classmethod

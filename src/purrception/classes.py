@@ -1,0 +1,45 @@
+"""The classes of a model: the labels that its network knows, and what people call them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from purrception.errors import InputError, unknown_name
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Labels 0 to ``count`` − 1, with names where they have some.
+
+    A number is a label. A text is the class of that name; one that no class bears is a label only where names and
+    labels cannot be confused: not where a class is called by another number than its label.
+    """
+
+    count: int
+    names: tuple[str, ...] = ()
+    """By label; none where classes have no names."""
+
+    def label(self, given: int | str) -> int:
+        """The label of a class.
+
+        Raises:
+            InputError: a label out of range, an unknown name, or a class of a model without any.
+        """
+        if self.count == 0:
+            raise InputError(f"this model has no classes; given the class {given!r}")
+        if isinstance(given, str):
+            if given in self.names:
+                return self.names.index(given)
+            if not given.isdecimal() or self._numbered_otherwise:
+                raise unknown_name("class", given, self.names or [f"labels 0 to {self.count - 1}"])
+        if not 0 <= int(given) < self.count:
+            raise InputError(f"class labels are 0 to {self.count - 1}; given {given}")
+        return int(given)
+
+    def text(self, label: int) -> str:
+        """What :meth:`label` reads back as this label: the number where it can, else the name."""
+        return self.names[label] if self._numbered_otherwise else str(label)
+
+    @property
+    def _numbered_otherwise(self) -> bool:
+        return any(name.isdecimal() and name != str(label) for label, name in enumerate(self.names))

@@ -1,0 +1,174 @@
+"""What is printed to be pasted does what it says: classes by number and by name, and every next step."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from purrception import PurrceptionPipeline
+from purrception.classes import Classes
+from purrception.cli import main
+from purrception.data import DataConfig
+from purrception.errors import InputError
+from purrception.evaluation import tokenizer_report
+from purrception.gallery import sample_command
+from purrception.terminal import command_line
+from tests.conftest import CLASS_FOLDERS
+
+REPORTED = SimpleNamespace(markdown=lambda: "")
+"""What the report of a tokenizer gives, which takes long and has tests of its own."""
+
+
+def next_command(printed: str) -> list[str]:
+    """The words behind ``next:``, without the command's own name."""
+    (command,) = re.findall(r"next: purrception (.*?)\)?$", printed.strip(), flags=re.MULTILINE)
+    return shlex.split(command)
+
+
+@pytest.mark.parametrize(
+    ("names", "texts"),
+    [
+        (tuple("0123456789"), {"3": 3}),
+        (("cat", "dog", "7up"), {"dog": 1, "1": 1, "7up": 2}),
+        ((), {"2": 2}),
+        (("1", "2", "3"), {"1": 0, "3": 2}),
+        (("7", "cat", "0"), {"7": 0, "cat": 1, "0": 2}),
+    ],
+)
+def test_a_text_means_one_class(names: tuple[str, ...], texts: dict[str, int]) -> None:
+    classes = Classes(len(names) or 4, names)
+    for text, label in texts.items():
+        assert classes.label(text) == label
+    for label in range(classes.count):
+        assert classes.label(label) == label
+        assert classes.label(classes.text(label)) == label
+
+
+def test_a_text_that_would_mean_two_classes_is_refused() -> None:
+    with pytest.raises(InputError, match="unknown class '0': known: 1, 2, 3"):
+        Classes(3, ("1", "2", "3")).label("0")
+    with pytest.raises(InputError, match="class labels are 0 to 2; given 3"):
+        Classes(3, ("1", "2", "3")).label(3)
+    with pytest.raises(InputError, match="unknown class 'cat': known: labels 0 to 3"):
+        Classes(4).label("cat")
+
+
+def test_a_manifest_draws_its_own_classes_again(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    assert main(["sample", "my runs/tiny", "--num", "3", "--steps", "2", "--out", str(tmp_path / "first")]) == 0
+    first = json.loads((tmp_path / "first/manifest.json").read_text(encoding="utf-8"))
+    assert first["class_names"] == list(CLASS_FOLDERS)
+    assert [image["label"] for image in first["images"]] == [0, 1, 2]
+    assert "--classes 1 2 3 " in first["command"]
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main([*shlex.split(first["command"])[1:], "--out", "again"]) == 0
+    again = json.loads(Path("again/manifest.json").read_text(encoding="utf-8"))
+    assert again["images"] == first["images"]
+    assert again["command"] == first["command"]
+    for image in first["images"]:
+        assert (Path("again") / image["file"]).read_bytes() == (tmp_path / "first" / image["file"]).read_bytes()
+
+
+def test_a_refinement_is_drawn_again(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    options = ["--classes", "2", "3", "--steps", "2", "--threshold", "0.1", "--out", str(tmp_path / "first")]
+    assert main(["edit", "refine", "my runs/tiny", *options]) == 0
+    first = json.loads((tmp_path / "first/manifest.json").read_text(encoding="utf-8"))
+    assert [image["label"] for image in first["images"]] == [1, 2]
+    monkeypatch.chdir(tmp_path)
+    assert main([*shlex.split(first["command"])[1:], "--out", "again"]) == 0
+    assert json.loads(Path("again/manifest.json").read_text(encoding="utf-8"))["images"] == first["images"]
+
+
+def test_classes_without_names_are_drawn_again_by_label(tiny_run: Path) -> None:
+    """As converted checkpoints have them."""
+    pipeline = PurrceptionPipeline.from_pretrained(tiny_run / "pipeline")
+    pipeline.register_to_config(class_names=[])
+    from purrception.pipeline import DEFAULTS
+
+    assert "--classes 3 3 7 " in sample_command(pipeline, "run", [3, 3, 7], DEFAULTS, 0)
+    pipeline.transformer.half_backbone = True
+    assert sample_command(pipeline, "run", [3], DEFAULTS, 0).endswith("--precision bfloat16")
+
+
+def test_every_next_step_that_is_printed_can_be_taken(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """train → sample; export → sample, and its card's command; tokenizer train → report; prepare → train."""
+    monkeypatch.chdir(project)
+    folder = tmp_path / "with a space"
+
+    def printed(*words: str | Path) -> str:
+        assert main([str(word) for word in words]) == 0
+        return capsys.readouterr().out
+
+    few = ["--num", "1", "--steps", "1"]
+    printed(*next_command(printed("train", "--resume", "my runs/tiny")), *few, "--out", folder / "a")
+    printed(
+        *next_command(printed("export", "my runs/tiny", "--out", folder / "export")), *few, "--out", folder / "b"
+    )
+    card = (folder / "export/README.md").read_text(encoding="utf-8")
+    (trained,) = re.findall(r"```bash\npurrception (.*)\n```", card)
+    assert str(project) not in card + (folder / "export/config.yaml").read_text(encoding="utf-8")
+    words = [{"IMAGES": str(project / "my pictures")}.get(word, word) for word in shlex.split(trained)]
+    monkeypatch.chdir(folder / "export")
+    assert "first step" in printed(*words, "--dry-run")
+
+    short = ["--training.steps", "1", "--training.batch-size", "4", "--model.codebook-size", "16"]
+    short += ["--model.channels", "8", "8", "8", "--data.image-size", "16", "--data.channels", "1"]
+    made = folder / "tokenizer"
+    printed("tokenizer", "train", project / "my pictures", "--out", made, *short)
+    seen: list[DataConfig] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(tokenizer_report, "report_tokenizer", lambda _, data, *__: seen.append(data) or REPORTED)
+        printed(*next_command(printed("tokenizer", "train", "--resume", made)))
+    assert (seen[0].source, seen[0].root) == ("folder", str(project / "my pictures"))
+    told = printed(
+        "prepare", project / "my pictures", "--tokenizer", made, "--out", folder / "tokens", "--image-size", "16"
+    )
+    words = [{"RECIPE": "digits"}.get(word, word) for word in next_command(told)]
+    assert words[:3] == ["train", "digits", "--data.tokens"]
+    printed(*words, "--training.steps", "1", "--runs", folder / "runs", "--training.sample-every", "0")
+
+
+def test_what_is_there_is_gone_on_with_as_printed(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(project)
+    assert main(["train", "tiny.yaml"]) == 2
+    (command,) = re.findall(r"by purrception (.*), or choose", capsys.readouterr().err)
+    assert main(shlex.split(command)) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["train", "digits"], "interrupted; it goes on with: purrception train --resume RUN"),
+        (["tokenizer", "train", "digits"], "interrupted; it goes on with: purrception tokenizer train --resume"),
+        (["prepare", "digits"], "interrupted; the same command goes on"),
+        (["sample", "runs/digits"], "interrupted\n"),
+    ],
+)
+def test_an_interrupted_command_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], hint: str
+) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("purrception.cli.run_verb", interrupt)
+    assert main(words) == 130
+    assert hint in capsys.readouterr().err
+
+
+def test_a_command_line_is_read_back_by_a_shell() -> None:
+    spelt = command_line(["sample", "my runs/it's"], {"top_k": 0, "classes": ("a b", "$x")})
+    words = ["purrception", "sample", "my runs/it's", "--top-k", "0", "--classes", "a b", "$x"]
+    assert shlex.split(spelt) == words
