@@ -3,19 +3,17 @@
 paths · posterior operations · evidence · guidance · time grids · solvers · objectives
 """
 
+from purrception.flow.conditioning import AUTOMATIC, CONDITIONINGS, Given
 from purrception.flow.evidence import Evidence
 from purrception.flow.guidance import Guidance
 from purrception.flow.objectives import (
-    AUTOMATIC,
     CFM,
-    CONDITIONINGS,
     DFM,
     OBJECTIVES,
     CFMEndpoint,
     Draws,
     GaussianObjective,
     Generation,
-    Given,
     HeadLosses,
     Losses,
     Network,

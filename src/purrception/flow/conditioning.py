@@ -17,16 +17,65 @@ they keep. Two ways mend it:
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import count, pairwise
 
 import torch
 from torch import Tensor
 
+from purrception.errors import InputError, unknown_name
 from purrception.flow.paths import LinearPath
 from purrception.flow.schedules import TimeGrid
 from purrception.flow.solvers import MeanFunction, NoiseFunction, Solver
 
 PATH = LinearPath()
+CONDITIONINGS = ("posterior", "resampling", "replacement")
+AUTOMATIC = "auto"
+"""Leaves the way of conditioning to the objective."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is known of images before they are sampled.
+
+    Raises:
+        InputError: a time lies outside [0, 1], nothing is left to do at the start, the way of conditioning is
+            unknown, or a step is to be made less than once.
+    """
+
+    indices: Tensor
+    """Codes, long ``[B, h, w]``."""
+    free: Tensor
+    """Sites to be made anew, bool ``[B, h, w]``; the others keep their codes, to the bit."""
+    start: float = 0.0
+    """Where sampling begins: at 0 from noise, later from ``indices`` on their path at that time, free or not."""
+    since: float = 0.0
+    """Time from which the codes that are not free are held; before it, they are as free as the others."""
+    conditioning: str = AUTOMATIC
+    """How the free sites come to know of the given ones: posterior, resampling or replacement (see above); auto:
+    the best that the objective has."""
+    repetitions: int = 10
+    """resampling: how often each step is made."""
+
+    def __post_init__(self) -> None:
+        """Refuse what means nothing."""
+        if self.conditioning not in (AUTOMATIC, *CONDITIONINGS):
+            raise unknown_name("way of conditioning", self.conditioning, (AUTOMATIC, *CONDITIONINGS))
+        if self.repetitions < 1:
+            raise InputError(f"a step is made at least once; given {self.repetitions} repetitions")
+        if not 0 <= self.start < 1 or not 0 <= self.since <= 1:
+            raise InputError(
+                f"sampling starts at a time in [0, 1) and holds codes since one in [0, 1]; given {self.start} "
+                f"and {self.since}"
+            )
+
+    def keep(self, indices: Tensor) -> Tensor:
+        """``indices`` ``[B, h, w]`` with the given codes where they are not free."""
+        return torch.where(self.free, indices, self.indices)
+
+    def grid_from_start(self, grid: TimeGrid) -> TimeGrid:
+        """The part of a grid that is left from ``start`` on."""
+        return grid if self.start == 0 else (self.start, *(t for t in grid if t > self.start))
 
 
 class Held:
@@ -94,10 +143,8 @@ def pull(nll: Callable[[Tensor], Tensor], z: Tensor, t: float) -> Tensor:
     Args:
         nll: states → −ln π of the given codes, summed; a graph is recorded for it.
         z: the state ``[B, D, h, w]``.
-        t: time; at 0, where z says nothing of the codes, there is no pull.
+        t: time above 0.
     """
-    if t == 0:
-        return torch.zeros_like(z)
     with torch.enable_grad():
         free = z.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(nll(free), free)

@@ -7,11 +7,8 @@ from __future__ import annotations
 
 from purrception.errors import unknown_name
 from purrception.flow.objectives.base import (
-    AUTOMATIC,
-    CONDITIONINGS,
     Draws,
     Generation,
-    Given,
     HeadLosses,
     Losses,
     Network,
@@ -50,16 +47,13 @@ def build_objective(config: ObjectiveConfig) -> Objective:
 
 
 __all__ = [
-    "AUTOMATIC",
     "CFM",
-    "CONDITIONINGS",
     "DFM",
     "OBJECTIVES",
     "CFMEndpoint",
     "Draws",
     "GaussianObjective",
     "Generation",
-    "Given",
     "HeadLosses",
     "Losses",
     "Network",

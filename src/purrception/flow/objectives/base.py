@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal, Protocol
 
-import torch
 from torch import Tensor
 
-from purrception.errors import InputError, unknown_name
+from purrception.errors import InputError
+from purrception.flow.conditioning import AUTOMATIC, Given
 from purrception.flow.evidence import Evidence
-from purrception.flow.guidance import Guidance
+from purrception.flow.guidance import Guidance, PosteriorFunction
 from purrception.flow.posterior import Posterior, Truncation
-from purrception.flow.schedules import TimeGrid
 from purrception.flow.settings import SamplingConfig
 
 ALL_CODES, UNGUIDED = Truncation(), Guidance()
@@ -115,7 +114,12 @@ class PredictionOptions:
         self, network: Network, z: Tensor, t: float, labels: Tensor, evidence: Evidence | None
     ) -> Posterior:
         """The posterior of a categorical network, asked in this way."""
-        head = partial(
+        head = self.head(network, evidence)
+        return self.guidance.posterior(network, head, z, t, labels, network.num_classes)
+
+    def head(self, network: Network, evidence: Evidence | None) -> PosteriorFunction:
+        """The network's head, asked in this way."""
+        return partial(
             network.head.posterior,
             evidence=evidence,
             temperature=self.temperature,
@@ -123,7 +127,6 @@ class PredictionOptions:
             uniforms=self.uniforms,
             top=self.top,
         )
-        return self.guidance.posterior(network, head, z, t, labels, network.num_classes)
 
 
 PLAIN = PredictionOptions()
@@ -169,55 +172,6 @@ Watcher = Callable[[float, Tensor, Prediction], None]
 
 def unwatched(t: float, z: Tensor, prediction: Prediction) -> None:
     """Nobody looks."""
-
-
-CONDITIONINGS = ("posterior", "resampling", "replacement")
-AUTOMATIC = "auto"
-"""Leaves the way of conditioning to the objective."""
-
-
-@dataclass(frozen=True)
-class Given:
-    """What is known of images before they are sampled.
-
-    Raises:
-        InputError: a time lies outside [0, 1], nothing is left to do at the start, the way of conditioning is
-            unknown, or a step is to be made less than once.
-    """
-
-    indices: Tensor
-    """Codes, long ``[B, h, w]``."""
-    free: Tensor
-    """Sites to be made anew, bool ``[B, h, w]``; the others keep their codes, to the bit."""
-    start: float = 0.0
-    """Where sampling begins: at 0 from noise, later from ``indices`` on their path at that time, free or not."""
-    since: float = 0.0
-    """Time from which the codes that are not free are held; before it, they are as free as the others."""
-    conditioning: str = AUTOMATIC
-    """How the free sites come to know of the given ones: posterior, resampling or replacement (see
-    :mod:`purrception.flow.conditioning`); auto: the best that the objective has."""
-    repetitions: int = 10
-    """resampling: how often each step is made."""
-
-    def __post_init__(self) -> None:
-        """Refuse what means nothing."""
-        if self.conditioning not in (AUTOMATIC, *CONDITIONINGS):
-            raise unknown_name("way of conditioning", self.conditioning, (AUTOMATIC, *CONDITIONINGS))
-        if self.repetitions < 1:
-            raise InputError(f"a step is made at least once; given {self.repetitions} repetitions")
-        if not 0 <= self.start < 1 or not 0 <= self.since <= 1:
-            raise InputError(
-                f"sampling starts at a time in [0, 1) and holds codes since one in [0, 1]; given {self.start} "
-                f"and {self.since}"
-            )
-
-    def keep(self, indices: Tensor) -> Tensor:
-        """``indices`` ``[B, h, w]`` with the given codes where they are not free."""
-        return torch.where(self.free, indices, self.indices)
-
-    def grid_from_start(self, grid: TimeGrid) -> TimeGrid:
-        """The part of a grid that is left from ``start`` on."""
-        return grid if self.start == 0 else (self.start, *(t for t in grid if t > self.start))
 
 
 class Draws(Protocol):

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from purrception.errors import InputError
+from purrception.flow.conditioning import Given
 from purrception.flow.objectives.base import (
     PLAIN,
     Draws,
     Generation,
-    Given,
     Losses,
     Network,
     Objective,
@@ -124,6 +124,8 @@ class DFM(Objective):
         site's code with probability t, as the path does.
         """
         self.check(network, settings)
+        if given is not None:
+            self.conditioning(given)  # shown outright: all that there is to know of them
         guidance, temperature = settings.build_guidance(), settings.build_temperature()
         truncation = settings.build_truncation()
         corrector = settings.strength if settings.solver == "stochastic" else 0.0

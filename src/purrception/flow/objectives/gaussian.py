@@ -7,12 +7,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from purrception.flow.conditioning import Held, resampled
+from purrception.flow.conditioning import Given, Held, resampled
 from purrception.flow.evidence import Evidence
 from purrception.flow.objectives.base import (
     Draws,
     Generation,
-    Given,
     Network,
     Objective,
     Prediction,

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import Tensor
 
-from purrception.flow.conditioning import pull
+from purrception.flow.conditioning import Given, pull
 from purrception.flow.evidence import Evidence
 from purrception.flow.objectives.base import (
     PLAIN,
-    Given,
     Losses,
     Network,
     Prediction,
@@ -47,16 +44,23 @@ class Purrception(GaussianObjective):
         """The posterior, and its mean moved by the model's own posterior of the given codes.
 
         That posterior is the guided one at temperature 1: temperature sharpens what is made, not what is known.
+        At t = 0 the state says nothing of any code, and nothing is moved.
         """
-        prediction = self.predict(network, z, t, labels, options)
+        if t == 0:
+            return self.predict(network, z, t, labels, options)
         evidence = self._evidence(network, z, z.new_full((len(z),), t))
+        seen: list[Tensor] = []
 
         def nll(state: Tensor) -> Tensor:
-            features = options.guidance.features(network, state, t, labels, network.num_classes)
-            losses = network.head.nll(features, given.indices, evidence)
-            return losses.nll.where(~given.free, 0).sum()
+            seen.append(options.guidance.features(network, state, t, labels, network.num_classes))
+            return network.head.nll(seen[0], given.indices, evidence).nll.where(~given.free, 0).sum()
 
-        return replace(prediction, mean=prediction.mean + pull(nll, z, t))
+        shift = pull(nll, z, t)
+        if options.guidance.space == "mean":
+            posterior = options.posterior(network, z, t, labels, evidence)
+        else:
+            posterior = options.head(network, evidence)(seen[0].detach())
+        return Prediction(posterior.mean + shift, posterior)
 
     def mean_and_nll(
         self, network: Network, z_t: Tensor, t: float, labels: Tensor, indices: Tensor
