@@ -122,6 +122,9 @@ def test_sweep_writes_a_table_a_front_and_presets_that_sample_takes(tiny_run: Pa
     assert len(report["rows"]) == 16
     assert {row["nfe"] for row in report["rows"]} == {2, 3, 4, 7, 6, 8, 14}
     best = min(report["rows"], key=lambda row: row["frechet"])
+    assert set(report["again"]) == {"best.yaml", "fast.yaml"}
+    assert report["again"]["best.yaml"] != best["frechet"]  # of another noise
+    assert f"another: {report['again']['best.yaml']:.2f}" in (folder / "report.md").read_text(encoding="utf-8")
     preset = load_sampling(folder / "best.yaml")
     assert (preset.solver, preset.steps, str(preset.temperature)) == (
         best["solver"], best["steps"], str(best["temperature"]),

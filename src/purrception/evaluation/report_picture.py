@@ -61,7 +61,7 @@ def _draw_distances(panel: Axes, rows: Sequence[Row], floors: int) -> None:
         panel.set_xscale("log")
     panel.set_yticks(places, names)
     panel.set_ylim(-0.6, len(rows) - 0.4)
-    panel.set(xlabel="Fréchet distance to the reference, and 95 % of repetitions")
+    panel.set(xlabel="Fréchet distance to the reference, with its 95 % interval")
 
 
 def _called(row: Row) -> str:

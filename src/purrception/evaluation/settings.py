@@ -69,9 +69,10 @@ class Procedure:
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""
-        if self.bootstrap < 0 or self.batch_size < 1:
+        if self.bootstrap < 0 or self.bootstrap == 1 or self.batch_size < 1:
             raise InputError(
-                f"bootstrap is at least 0 and batch_size at least 1; given {self.bootstrap} and {self.batch_size}"
+                "bootstrap is 0 (no intervals) or at least 2, and batch_size at least 1; given "
+                f"{self.bootstrap} and {self.batch_size}"
             )
         if self.save_stats and not self.save_stats.endswith(".npz"):
             raise InputError(f"--save-stats names an .npz file; given {self.save_stats!r}")
