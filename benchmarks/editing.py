@@ -3,9 +3,9 @@
     python benchmarks/editing.py runs/digits
 
 A classifier that learned the real training images says whether an image is recognised as its class. The ways of
-conditioning are compared with the classes of the images and with none, and by a Fréchet distance in the classifier's
-features between what is made and the same test images as the tokenizer shows them: of the joint law of held and
-made tokens, since the held ones are theirs.
+conditioning are compared with the classes of the images and with none, and by a Fréchet distance, in the features
+of that classifier, of what is made to the same test images as the tokenizer shows them. Held tokens are theirs,
+so that it is a distance between the joint laws of held and made ones.
 """
 
 from __future__ import annotations
