@@ -121,8 +121,8 @@ def _write(rows: Rows, settings: list[SamplingConfig], judge: Judge, num: int, f
         "# Sweep",
         "",
         f"{num} images a row, all from the same noise; Fréchet distance in {judge.features} features to the real "
-        f"test images, and where 95 % of repetitions with other noise would lie (as many real training images: "
-        f"{judge.floor:.2f}). Rows of the Pareto front, quality against NFE, "
+        f"test images, and where its mean over repetitions with other noise lies with 95 % confidence (as many "
+        f"real training images: {judge.floor:.2f}). Rows of the Pareto front, quality against NFE, "
         "are bold. "
         f"`{BEST_PRESET}` holds the best of all, `{FAST_PRESET}` the cheapest within {FAST_WITHIN:g} times of it.",
         "",

@@ -114,8 +114,8 @@ class Evaluation:
         if self.floors:
             lines += [
                 "Floors are distances between real images alone, at the count they stand beside: what a perfect "
-                "model would be given. In brackets, where 95 % of repetitions with other images would lie "
-                "(bootstrap).",
+                "model would be given. In brackets, where the mean over repetitions with other images lies with "
+                "95 % confidence (bootstrap); two repetitions differ √2 times as much.",
                 "",
             ]
         if parts := sorted({row["inception_score_part"] for row in rows if row.get("inception_score_part")}):

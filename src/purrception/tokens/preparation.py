@@ -227,7 +227,9 @@ def _write_part(folder: Path, number: int, part: EncodedPart, codebook_size: int
 
 def _skipped(plan: Plan, folder: Path) -> list[Skipped]:
     """Every image that could not be read, in order."""
-    records = (json.loads(_record(folder, number).read_text(encoding="utf-8")) for number in range(len(plan.ranges)))
+    records = (
+        json.loads(_record(folder, number).read_text(encoding="utf-8")) for number in range(len(plan.ranges))
+    )
     return [Skipped(one["image"], one["reason"]) for record in records for one in record["skipped"]]
 
 
