@@ -1,10 +1,34 @@
-"""The classes of a model: the labels that its network knows, and what people call them."""
+"""Classes: the labels that a network or a set of images knows, and what people call them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from purrception.errors import InputError, unknown_name
+
+
+def match_classes(names: Sequence[str], others: Sequence[str]) -> tuple[int, ...] | None:
+    """The label in one set of classes that each label of another one stands for.
+
+    Equal names mean the same class, in whatever order the two have them. Where the names of one are nothing but
+    its labels (0, 1, …), it has no names: labels then mean the same if the two have as many classes, unless the
+    other's names are the same numbers in another order (0, 1, 10, 2, …), since a 2 may then be either.
+
+    Args:
+        names: of the one, by label.
+        others: of the other, by label.
+
+    Returns:
+        By label of the one; none where they cannot be matched.
+    """
+    names, others = tuple(names), tuple(others)
+    if names == others:
+        return tuple(range(len(names)))
+    if len(names) == len(others) and tuple(map(str, range(len(names)))) in (names, others):
+        return None if set(names) == set(others) else tuple(range(len(names)))
+    known = set(names) <= set(others) and len(set(others)) == len(others)
+    return tuple(map(others.index, names)) if known else None
 
 
 @dataclass(frozen=True)

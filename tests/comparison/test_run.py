@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from purrception.config import load_sampling
+from purrception.data import DataConfig, open_images
 from tests.conftest import run_cli
 
 ENTRIES = ["purrception", "cfm", "cfm-endpoint", "dfm", "purrception+geometric+evidence"]
@@ -64,6 +65,20 @@ def test_every_entry_is_measured_at_every_point_with_its_settings(comparison: Pa
     for wanted in ("| entry |", "reaches the end of B", "seconds of training", "NFE 3"):
         assert wanted in text
     assert (comparison / "report.png").stat().st_size > 10_000
+
+
+def test_held_out_images_that_are_all_broken_are_told_in_a_line(project: Path, tmp_path: Path) -> None:
+    shutil.copytree(project / "my pictures", tmp_path / "pictures")
+    data = DataConfig("folder", str(tmp_path / "pictures"), test_fraction=0.3)
+    held_out = open_images(data, "test")
+    for number in range(len(held_out)):
+        Path(held_out.name(number)).write_bytes(b"")  # type: ignore[attr-defined]
+    options = ["--data.root", "pictures", "--points", "1", "--num", "10", "--seeds", "1", "--objectives", "cfm"]
+    done = run_cli("compare", project / "tiny.yaml", *options, "--out", "cmp", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    said = done.stderr.strip().splitlines()[-1]
+    assert f"a comparison needs held-out images; {len(held_out)} skipped, such as " in said
+    assert "the list: " in said
 
 
 @pytest.mark.slow

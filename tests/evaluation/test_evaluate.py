@@ -251,6 +251,28 @@ def test_grey_images_are_compared_in_colour_where_the_reference_has_some(picture
     assert found["grey", "coloured"][0]["frechet"] == pytest.approx(found["grey", "coloured.npz"][0]["frechet"])
 
 
+def test_what_was_not_taken_of_a_folder_is_told_in_a_line_and_listed(
+    pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged, out = pictures / "grey", pictures / "out"
+    (judged / "03.png").write_bytes(b"")
+    (judged / "notes.txt").write_text("no image")
+    common = ["--features", "texture", "--bootstrap", 0, "--cache", "none"]
+    (pictures / "coloured/more.md").write_text("no image")
+    assert evaluate(judged, "--reference", pictures / "coloured", *common, "--out", out) == 0
+    listed = [json.loads(line) for line in (out / "report.jsonl").read_text().splitlines()]
+    assert [Path(one.get("image") or one["file"]).name for one in listed] == ["more.md", "03.png", "notes.txt"]
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith(f"images: 1 skipped, such as {judged / '03.png'} (the file is empty")
+    assert f"; 2 other files passed over, such as {pictures / 'coloured/more.md'} (" in said
+    assert said.endswith(f"; the list: {out / 'report.jsonl'}")
+    assert evaluate(judged, "--save-stats", pictures / "stats.npz", *common) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith(f"images: 1 skipped, such as {judged / '03.png'}")
+    assert f"; 1 other file passed over, such as {judged / 'notes.txt'}" in said
+    assert "the list" not in said
+
+
 def test_images_of_another_size_are_refused_where_features_depend_on_it(
     pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,7 +14,6 @@ from purrception.evaluation import FeatureStatistics, frechet_distance
 from purrception.evaluation.extractors.inception import InceptionExtractor, InceptionV3
 from purrception.evaluation.features import NO_CACHE, extract_features
 from purrception.evaluation.image_sets import NpzImages
-from purrception.evaluation.per_class import are_the_same
 from purrception.evaluation.references import Origin, open_reference, save_statistics
 
 
@@ -84,13 +83,6 @@ def test_statistics_with_spatial_features_in_another_order_are_refused(
     ))  # fmt: skip
     with pytest.raises(InputError, match=r"of another version: save them again, or take a reference with images"):
         open_reference(str(file), None, None).features(inception, NO_CACHE, strict=True)
-
-
-def test_classes_are_compared_where_labels_mean_the_same() -> None:
-    assert are_the_same(("cat", "dog"), ("cat", "dog"))
-    assert are_the_same(("0", "1"), ("cat", "dog"))
-    assert not are_the_same(("cat", "dog"), ("dog", "eel"))
-    assert not are_the_same(("0", "1"), ("cat", "dog", "eel"))
 
 
 def test_images_and_labels_of_an_npz_are_as_adm_lays_them_out(tmp_path: Path) -> None:

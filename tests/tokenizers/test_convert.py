@@ -344,7 +344,17 @@ def amused() -> VQModel:
     return made
 
 
-def test_pixels_of_amused_lie_in_its_own_range(tmp_path: Path) -> None:
+@pytest.fixture
+def said_by_diffusers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Its warnings about configurations."""
+    from diffusers.configuration_utils import logger
+
+    said: list[str] = []
+    monkeypatch.setattr(logger, "warning", said.append)
+    return said
+
+
+def test_pixels_of_amused_lie_in_its_own_range(tmp_path: Path, said_by_diffusers: list[str]) -> None:
     """Its pipeline feeds VaeImageProcessor(do_normalize=False)'s pixels, and shows what is decoded as it is."""
     public = amused()
     public.save_pretrained(tmp_path / "amused")
@@ -360,6 +370,7 @@ def test_pixels_of_amused_lie_in_its_own_range(tmp_path: Path) -> None:
         assert (made.encode(images) == indices).float().mean() > 0.99
         torch.testing.assert_close(made.decode(indices), 2 * shown - 1, atol=1e-4, rtol=0)
         assert made.fingerprint == tokenizer.fingerprint != wrong.fingerprint
+    assert not said_by_diffusers  # such as that a setting will be ignored
     assert (wrong.encode(images) == indices).float().mean() < 0.8
     plain = VQModel.from_pretrained(tmp_path / "ours")  # as its authors use it
     with torch.no_grad():
@@ -370,7 +381,9 @@ def test_pixels_of_amused_lie_in_its_own_range(tmp_path: Path) -> None:
         VQTokenizer.load(tmp_path / "amused", (1.0, 0.0))
 
 
-def test_a_pipeline_keeps_the_range_of_pixels(tiny_run: Path, tmp_path: Path) -> None:
+def test_a_pipeline_keeps_the_range_of_pixels(
+    tiny_run: Path, tmp_path: Path, said_by_diffusers: list[str]
+) -> None:
     made = PurrceptionPipeline.from_pretrained(tiny_run / "pipeline")
     VQTokenizer(made.vqvae).save(tmp_path / "tokenizer")
     other = VQTokenizer.load(tmp_path / "tokenizer", (0.0, 1.0))
@@ -378,6 +391,7 @@ def test_a_pipeline_keeps_the_range_of_pixels(tiny_run: Path, tmp_path: Path) ->
         tmp_path / "pipeline"
     )
     loaded = PurrceptionPipeline.from_pretrained(tmp_path / "pipeline").tokenizer
+    assert not said_by_diffusers
     assert loaded.input_range == (0, 1)
     assert loaded.fingerprint == other.fingerprint != made.tokenizer.fingerprint
 

@@ -88,6 +88,7 @@ def _holds_images(target: Path) -> bool:
 
 def _evaluate_run(target: str, options: EvaluateOptions) -> None:
     from purrception import processes
+    from purrception.data import describe_report
     from purrception.evaluation import Procedure
     from purrception.evaluation import evaluate as run_evaluation
     from purrception.experiment import load_pipeline, open_tokens, sampling_defaults
@@ -108,10 +109,12 @@ def _evaluate_run(target: str, options: EvaluateOptions) -> None:
         samples = run.evaluation / "samples"
         result = run_evaluation(pipeline, config.data, protocol, settings, folder, samples, procedure, tokens)
         say(result.markdown() + f"\n{folder}")
+        _say_skipped(describe_report(folder))
 
 
 def _evaluate_images(target: Path, options: EvaluateOptions) -> None:
     from purrception import processes
+    from purrception.data import describe, describe_report
     from purrception.evaluation import EvaluationConfig, Procedure, evaluate_images
     from purrception.evaluation.run import save_reference
     from purrception.gallery import output_folder
@@ -127,10 +130,18 @@ def _evaluate_images(target: Path, options: EvaluateOptions) -> None:
     with processes.joined(resolve_device(options.device)) as device:
         procedure = replace(override(Procedure(), options), device=str(device))
         if not options.reference:
-            say(f"statistics: {save_reference(target, config, procedure)}")
+            file, skipped = save_reference(target, config, procedure)
+            say(f"statistics: {file}")
+            _say_skipped(describe(skipped))
             return
         folder = output_folder(options.out, Path("evaluations"))
         say(evaluate_images(target, config, folder, procedure).markdown() + f"\n{folder}")
+        _say_skipped(describe_report(folder))
+
+
+def _say_skipped(text: str) -> None:
+    if text:
+        say(f"images: {text}")
 
 
 def _refuse_settings_of_runs(options: EvaluateOptions) -> None:

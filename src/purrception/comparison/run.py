@@ -13,7 +13,7 @@ import torch
 from purrception.comparison.entries import configure
 from purrception.comparison.report import write_report
 from purrception.config import RunConfig, dump_config, load_config, map_paths
-from purrception.data import open_images
+from purrception.data import describe_report, open_images
 from purrception.errors import InputError
 from purrception.evaluation.held_out import held_out_figures
 from purrception.evaluation.judge import Judge
@@ -69,7 +69,8 @@ def compare(recipe: RunConfig, protocol: Protocol, folder: Path) -> Path:
         The report.
 
     Raises:
-        InputError: the folder holds another comparison, or an entry does not fit the recipe.
+        InputError: the folder holds another comparison, or an entry does not fit the recipe, or no held-out
+            image can be read.
     """
     recipe = map_paths(recipe, absolute)
     configs = {entry: configure(recipe, entry) for entry in protocol.entries}
@@ -84,7 +85,12 @@ def compare(recipe: RunConfig, protocol: Protocol, folder: Path) -> Path:
     run = _open(recipe, protocol, folder)
     tokenizer = prepare_tokenizer(recipe, run)
     train, held_out = prepare_tokens(recipe, run, tokenizer)
-    assert held_out is not None
+    if held_out is None:
+        skipped = describe_report(run.tokens("test"))
+        raise InputError(
+            f"a comparison needs held-out images; {skipped or f'{recipe.data.tokens} holds no tokens of them'}: "
+            "mend some, or see data.test_fraction"
+        )
     judging = recipe.evaluation
     judge = Judge(
         recipe.data, tokenizer, held_out.manifest.num_classes, protocol.num, judging.classifier, judging.features

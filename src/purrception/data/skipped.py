@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from purrception.data.config import ImageSource
 from purrception.data.decoding import UnreadableImageError
 from purrception.errors import InputError
 
 REPORT_FILE = "report.jsonl"
 """A line for every image that was skipped, and for every other file that was passed over."""
+KINDS = ("image", "file")
 
 
 @dataclass(frozen=True, order=True)
@@ -53,16 +53,23 @@ def describe_report(folder: Path) -> str:
     file = folder / REPORT_FILE
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     entries = [json.loads(line) for line in lines]
+    text = describe(
+        [Skipped(entry[kind], entry["reason"], kind) for entry in entries for kind in KINDS if kind in entry]
+    )
+    return text and f"{text}; the list: {file}"
+
+
+def describe(skipped: Sequence[Skipped]) -> str:
+    """How many images and other files, with an example of each, in a line; empty where there are none."""
     parts = []
-    for kind in ("image", "file"):
-        if some := [entry for entry in entries if kind in entry]:
+    for kind in KINDS:
+        if some := [one for one in skipped if one.kind == kind]:
             words = "skipped" if kind == "image" else f"other file{'s'[: len(some) - 1]} passed over"
-            parts.append(f"{len(some)} {words}, such as {some[0][kind]} ({some[0]['reason']})")
-    text = "; ".join([*parts, f"the list: {file}"]) if parts else ""
-    return text.encode("utf-8", "backslashreplace").decode()  # names need not be UTF-8
+            parts.append(f"{len(some)} {words}, such as {some[0].name} ({some[0].reason})")
+    return "; ".join(parts).encode("utf-8", "backslashreplace").decode()  # names need not be UTF-8
 
 
-def passed_over(source: ImageSource) -> Sequence[Skipped]:
-    """Files that a source of training images found and did not take; not every source has any."""
+def passed_over(source: object) -> Sequence[Skipped]:
+    """Files that a source or set of images found and did not take; not every one has any."""
     found: Sequence[Skipped] = getattr(source, "passed_over", ())
     return found

@@ -19,6 +19,7 @@ from purrception.diagnostics.calibration import (
     temperature_losses,
 )
 from purrception.diagnostics.posteriors import images_at_once, network_posterior
+from purrception.evaluation.statistics import halves
 from purrception.keyed_rng import Stream
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ TemperatureAt = Callable[[float], float]
 
 
 def fitted_temperatures(subject: Subject) -> tuple[float, dict[float, float]]:
-    """(one τ for all times, τ by t) that the even held-out images want."""
+    """(one τ for all times, τ by t) that one half of the held-out images wants."""
     losses = {t: torch.stack(_losses(subject, t)).sum(0) for t in TIMES}
     return fit_temperature(torch.stack(list(losses.values())).sum(0)), {
         t: fit_temperature(loss) for t, loss in losses.items()
@@ -60,8 +61,8 @@ def calibration_section(subject: Subject) -> Section:
         "Calibration on held-out images",
         [
             f"Tokens of {min(len(held_out), 2 * subject.num)} held-out images at {len(TIMES)} times each. The "
-            "temperatures are fitted on every other image and all figures are of the others. ECE: expected "
-            "calibration error, 15 bins; AUROC: how well a large entropy foretells a wrong most probable "
+            "temperatures are fitted on a half of them, drawn by a key, and all figures are of the other. ECE: "
+            "expected calibration error, 15 bins; AUROC: how well a large entropy foretells a wrong most probable "
             "code (½: not at all).",
             table(header, rows),
             table(["t", "ECE as trained", "accuracy", "confidence", "AUROC", "τ fitted", "ECE with it"], each),
@@ -82,11 +83,11 @@ def calibration_section(subject: Subject) -> Section:
 
 
 def _parts(subject: Subject, t: float, half: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """(ln π, codes) of the open sites of every second held-out image, a few images at a time."""
+    """(ln π, codes) of the open sites of a half of the held-out images, a few images at a time."""
     assert subject.held_out is not None
     indices, labels = subject.rows(subject.held_out, 2 * subject.num)
     noise = subject.noise(len(indices), Stream.VALIDATION)
-    chosen = torch.arange(half, len(indices), 2, device=indices.device)
+    chosen = halves(len(indices), seed=subject.seed)[half].to(indices.device)
     for rows in chosen.split(images_at_once(subject.network)):
         state = subject.objective.state_at(subject.network, indices[rows], noise[rows], t)
         said = network_posterior(subject.network, labels[rows])(state.z, t)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from purrception import processes
-from purrception.data import UnreadableImageError, images_to_tensor, spread_rows
+from purrception.data import Skipped, UnreadableImageError, images_to_tensor, passed_over, spread_rows
 from purrception.errors import InputError
 from purrception.evaluation.extractors import Extracted, Extractor, extract_in_groups, with_channels
 from purrception.evaluation.image_sets import ImageSet
@@ -50,8 +50,10 @@ class ImageFeatures:
     """A hash of the pixels, in order."""
     size: tuple[int, ...] = ()
     """Height and width of the images; empty where they are not known."""
-    broken: tuple[str, ...] = ()
-    """Images left out, each with the reason."""
+    skipped: tuple[Skipped, ...] = ()
+    """Images that cannot be read and are left out."""
+    passed_over: tuple[Skipped, ...] = ()
+    """Files beside the images that were not taken for such."""
 
     @property
     def count(self) -> int:
@@ -130,7 +132,7 @@ class _Chunk:
     content: str
     shape: tuple[int, ...]
     first: str
-    broken: list[str]
+    skipped: list[Skipped]
 
 
 def extract_features(
@@ -191,7 +193,7 @@ def _extract_chunk(
         if isinstance(found, UnreadableImageError):
             if strict:
                 raise found
-            chunk.broken.append(f"{found.name}: {found.reason}")
+            chunk.skipped.append(Skipped.of(found))
             continue
         array, label = with_channels(found[0], extractor.channels, images.name(row)), found[1]
         if arrays and array.shape != chunk.shape:
@@ -246,7 +248,8 @@ def _joined(
         rows=torch.tensor([row for part in parts for row in part.rows]),
         content=digest,
         size=next(part.shape[:2] for part in parts if part.extracted is not None),
-        broken=tuple(reason for part in parts for reason in part.broken),
+        skipped=tuple(one for part in parts for one in part.skipped),
+        passed_over=tuple(passed_over(images)),
     )
 
 

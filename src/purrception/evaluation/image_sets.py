@@ -11,7 +11,7 @@ from typing import IO, Protocol, Self, TypeVar
 import numpy as np
 import torch
 
-from purrception.data import DataConfig, ImageSource, UnreadableImageError, decode_image
+from purrception.data import DataConfig, ImageSource, Skipped, UnreadableImageError, decode_image, passed_over
 from purrception.data.folder import FolderImages
 from purrception.errors import InputError
 from purrception.evaluation.extractors import is_grey
@@ -59,6 +59,7 @@ class SourceImages:
         self.source, self.title, self.grey = source, title, grey
         self.rows = np.arange(len(source)) if rows is None else rows
         self.class_names = tuple(source.class_names)
+        self.passed_over = passed_over(source)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -88,6 +89,11 @@ class FolderOfImages:
     def grey(self) -> bool:
         """Whether none of the images has any colour: all are looked at, up to the first that has."""
         return _without_colour(self)
+
+    @property
+    def passed_over(self) -> Sequence[Skipped]:
+        """Files of the folder that were not taken."""
+        return self.files.passed_over
 
     def __len__(self) -> int:
         return len(self.files)

@@ -97,7 +97,7 @@ class Judge:
         """Of the classifier on real test images."""
         self.real_images = self._yardstick.real.count
         self._labels = torch.arange(num) % classes
-        self._names = tuple(map(str, range(classes)))
+        self._names = train.class_names
 
     def measure(
         self,

@@ -62,7 +62,7 @@ def learn_classifier(
     cache: FeatureCache = NO_CACHE,
     channels: int | None = None,
 ) -> ImageClassifier:
-    """A classifier of real images; what was learned before from the same ones comes from the cache.
+    """A classifier of real images, with their classes' names; what was learned before comes from the cache.
 
     It sees ``channels`` of the images; by default, 1 where all are grey and 3 otherwise.
 
@@ -78,14 +78,19 @@ def learn_classifier(
     key = f"{hash_images(arrays)} {labels} {classes} {asdict(config)} {seed} {torch.__version__}"
     name = f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
     path = None if cache.folder is None else cache.folder / "classifiers" / name
+    names = images.class_names if len(images.class_names) == classes else tuple(map(str, range(classes)))
     if path is None:
-        return train_classifier(images_to_tensor(arrays), torch.tensor(labels), classes, config, seed)
+        made = train_classifier(images_to_tensor(arrays), torch.tensor(labels), classes, config, seed)
+        made.class_names = names
+        return made
     if processes.rank() == 0 and not _can_be_loaded(path):
         made = train_classifier(images_to_tensor(arrays), torch.tensor(labels), classes, config, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_classifier(made, path)
     processes.wait()
-    return load_classifier(path)
+    made = load_classifier(path)
+    made.class_names = names  # the same images may have had other ones
+    return made
 
 
 def _can_be_loaded(path: Path) -> bool:

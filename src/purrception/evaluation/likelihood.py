@@ -48,7 +48,7 @@ def likelihood_bound(
         network: in evaluation mode.
         objective: what it was trained with.
         dataset: held-out token shards.
-        images: how many of their rows, evenly spread.
+        images: how many of their rows, drawn by a key.
         seed: of the noise; row i's depends on (seed, i) alone.
         batch_size: rows at a time.
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from purrception.classes import match_classes
 from purrception.evaluation.features import ImageFeatures
 from purrception.evaluation.figures import flat, measure_set
 from purrception.evaluation.yardstick import Measured
@@ -22,6 +23,8 @@ class ClassFigures:
 
     label: int
     name: str
+    real_label: int
+    """Of the same class in the reference."""
     figures: dict[str, Any]
     """As :func:`flat` gives them."""
     real_count: int
@@ -34,13 +37,7 @@ class ClassFigures:
         return float(self.figures["kid"])
 
 
-def are_the_same(classes: tuple[str, ...], others: tuple[str, ...]) -> bool:
-    """Whether labels of two sets mean the same: by equal names, or as many where one set has numbers for names."""
-    numbers = tuple(map(str, range(len(classes))))
-    return len(classes) == len(others) > 1 and (classes == others or numbers in (classes, others))
-
-
-def class_by_class(measured: Measured, real: ImageFeatures, names: tuple[str, ...]) -> list[ClassFigures]:
+def class_by_class(measured: Measured, real: ImageFeatures, real_names: tuple[str, ...]) -> list[ClassFigures]:
     """Each class's generated images against its real ones, the worst first.
 
     Covariances of a class rest on few images, so that its Fréchet distance compares with those of classes of as
@@ -49,20 +46,25 @@ def class_by_class(measured: Measured, real: ImageFeatures, names: tuple[str, ..
     Args:
         measured: generated images with labels and features.
         real: the reference, with labels and features.
-        names: by label.
+        real_names: of the reference's classes, by label.
+
+    Returns:
+        Nothing where the reference has fewer than two classes, or others than the images.
     """
     made = measured.features
+    matching = match_classes(measured.class_names, real_names) if len(real_names) > 1 else None
     if made.labels is None or real.labels is None or made.features is None or real.features is None:
         return []
     found = []
-    for label, name in enumerate(names):
-        own, theirs = ((labels == label).nonzero()[:, 0] for labels in (made.labels, real.labels))
+    for label, real_label in enumerate(matching or ()):
+        own, theirs = (made.labels == label).nonzero()[:, 0], (real.labels == real_label).nonzero()[:, 0]
         if min(len(own), len(theirs)) < FEWEST:
             continue
         logits = None if measured.class_logits is None else measured.class_logits[own]
         figures = measure_set(made.subset(own), real.subset(theirs), class_logits=logits)
-        mistaken = "" if logits is None else _mistaken_for(logits, label, names)
-        found.append(ClassFigures(label, name, flat(figures), len(theirs), mistaken))
+        mistaken = "" if logits is None else _mistaken_for(logits, label, measured.answer_names)
+        name = measured.class_names[label]
+        found.append(ClassFigures(label, name, real_label, flat(figures), len(theirs), mistaken))
     return sorted(found, key=lambda one: -one.badness)
 
 

@@ -86,7 +86,7 @@ class Reference:
                 seen = extract_features(self.images, extractor, cache, strict=strict, title="reference")
                 return ImageFeatures(
                     self.saved.statistics, self.saved.spatial, seen.spatial_halves, seen.features, seen.logits,
-                    seen.labels, seen.rows, self.saved.content, seen.size, seen.broken,
+                    seen.labels, seen.rows, self.saved.content, seen.size, seen.skipped, seen.passed_over,
                 )  # fmt: skip
             if self.images is None:
                 how = f"take --features {theirs[0]}"

@@ -37,7 +37,11 @@ def draw(result: Evaluation, made: Shown, real: Shown | None, folder: Path) -> N
     panels = np.atleast_1d(figure.subplots(len(heights), 1, height_ratios=heights))
     _draw_distances(panels[0], bars, len(result.floors))
     if classes and real is not None:
-        lines = [_examples(*side, one.label) for one in classes for side in (made, real)]
+        lines = [
+            _examples(*side, label)
+            for one in classes
+            for side, label in ((made, one.label), (real, one.real_label))
+        ]
         sheet = image_grid(np.concatenate(lines), columns=2 * EXAMPLES)
         panels[1].imshow(sheet if sheet.shape[-1] == 3 else sheet[..., 0], cmap="gray", vmin=0, vmax=255)
         panels[1].axvline(sheet.shape[1] / 2 - 0.5, color="C1", linewidth=2)

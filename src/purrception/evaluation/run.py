@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from purrception import processes
-from purrception.data import DataConfig, Split, spread_rows
+from purrception.data import DataConfig, Skipped, Split, spread_rows, write_report
 from purrception.errors import InputError
 from purrception.evaluation.extractors import (
     HasColours,
@@ -35,7 +35,7 @@ from purrception.evaluation.generation import (
 from purrception.evaluation.image_sets import FolderOfImages, ImageSet, NpzImages
 from purrception.evaluation.learning import label_shares, learn_classifier, split_images
 from purrception.evaluation.manifest import build_manifest
-from purrception.evaluation.per_class import are_the_same, class_by_class
+from purrception.evaluation.per_class import class_by_class
 from purrception.evaluation.references import Origin, Reference, open_reference, save_statistics
 from purrception.evaluation.report import Evaluation, Row
 from purrception.evaluation.report_picture import draw
@@ -152,8 +152,10 @@ def evaluate_images(
     return _report(yardstick, [judged], _floors(yardstick, measured.figures.count), manifest, procedure, folder)
 
 
-def save_reference(target: Path, config: EvaluationConfig, procedure: Procedure) -> Path:
-    """Statistics of images alone, to compare with later; returns the file."""
+def save_reference(
+    target: Path, config: EvaluationConfig, procedure: Procedure
+) -> tuple[Path, tuple[Skipped, ...]]:
+    """Statistics of images alone, to compare with later; returns the file, and what it is not of."""
     cache = FeatureCache(procedure.cache)
     images = open_images_at(target)
     reference = Reference(str(target), procedure.protocol or "custom", images)
@@ -162,7 +164,7 @@ def save_reference(target: Path, config: EvaluationConfig, procedure: Procedure)
     _save_statistics(
         yardstick, procedure, build_manifest(yardstick, {"path": str(target)}, yardstick.real.count, origin)
     )
-    return Path(procedure.save_stats)
+    return Path(procedure.save_stats), (*yardstick.real.skipped, *yardstick.real.passed_over)
 
 
 def open_images_at(target: Path) -> FolderOfImages | NpzImages:
@@ -276,20 +278,21 @@ def _report(
 ) -> Evaluation:
     best = min(judged, key=lambda one: one.measured.figures.frechet)
     real_images = yardstick.reference.images
-    names = best.images.class_names
-    same_classes = real_images is not None and are_the_same(names, real_images.class_names)
+    real_names = () if real_images is None else real_images.class_names
     result = Evaluation(
         manifest=manifest,
         classifier_accuracy=yardstick.accuracy,
         rows=tuple(one.row for one in judged),
         floors=tuple(floors),
         warnings=tuple(dict.fromkeys(yardstick.warnings([one.measured for one in judged]))),
-        classes=tuple(class_by_class(best.measured, yardstick.real, names)) if same_classes else (),
+        classes=tuple(class_by_class(best.measured, yardstick.real, real_names)),
     )
     if processes.rank() == 0:
         partial = folder.with_name(f".{folder.name}.partial")  # a report is there whole or not at all
         shutil.rmtree(partial, ignore_errors=True)
         result.write(partial)
+        seen = [one.measured.features for one in judged] + [yardstick.real]
+        write_report(partial, sorted({one for each in seen for one in (*each.skipped, *each.passed_over)}))
         real = (real_images, yardstick.real) if real_images is not None else None
         draw(result, (best.images, best.measured.features), real, partial)
         if yardstick.classifier is not None:

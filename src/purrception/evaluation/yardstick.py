@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from purrception.classes import match_classes
 from purrception.errors import InputError
 from purrception.evaluation.distances import frechet_distance
 from purrception.evaluation.extractors import Extractor, ImageClassifier
@@ -26,8 +27,13 @@ class Measured:
     title: str
     figures: Figures
     features: ImageFeatures
+    class_names: tuple[str, ...]
+    """Of the images, by label."""
     class_logits: torch.Tensor | None
-    """The classifier's answers, ``[n, classes]``; none without a classifier."""
+    """The classifier's answers, ``[n, classes]``, the images' classes first, by their labels; none without a
+    classifier, or where it knows other classes."""
+    answer_names: tuple[str, ...]
+    """Of the classes of these answers."""
 
 
 class Yardstick:
@@ -63,7 +69,7 @@ class Yardstick:
 
     @property
     def accuracy(self) -> float | None:
-        """Of the classifier on the reference, whose labels must be its; none without either."""
+        """Of the classifier on the reference, whose classes must be its; none without either."""
         if self.classifier is None or self.reference.images is None or self.real.labels is None:
             return None
         logits = self._answers(self.reference.images, self.real, "classifier")
@@ -75,7 +81,10 @@ class Yardstick:
         self._require_one_size(features, title)
         logits = self._answers(images, features, title)
         figures = measure_set(features, self.real, bootstrap=self._bootstrap, seed=self._seed, class_logits=logits)
-        return Measured(title, figures, features, logits)
+        order = self._order(images.class_names)
+        others = () if self.classifier is None else self.classifier.class_names
+        answer_names = (*images.class_names, *(others[label] for label in order[len(images.class_names) :]))
+        return Measured(title, figures, features, images.class_names, logits, answer_names)
 
     def _require_one_size(self, features: ImageFeatures, title: str) -> None:
         own, real = features.size, self.real.size
@@ -86,14 +95,23 @@ class Yardstick:
             )
 
     def _answers(self, images: ImageSet, features: ImageFeatures, title: str) -> torch.Tensor | None:
-        if self.classifier is None or len(images.class_names) != self.classifier.classes:
+        order = self._order(images.class_names)
+        if self.classifier is None or not order:
             return None
         judge = ClassifierExtractor(self.classifier)
         if judge.channels == 1 and not images.grey:
             return None
-        if self.extractor.fingerprint == judge.fingerprint:
-            return features.logits
-        return extract_features(images, judge, self._cache, strict=self._strict, title=title).logits
+        logits = features.logits
+        if self.extractor.fingerprint != judge.fingerprint:
+            logits = extract_features(images, judge, self._cache, strict=self._strict, title=title).logits
+        return None if logits is None else logits[:, order]
+
+    def _order(self, names: tuple[str, ...]) -> list[int]:
+        """The classifier's labels: of each of a set's classes, then the others; empty if it knows other ones."""
+        if self.classifier is None or not names:
+            return []
+        matching = match_classes(names, self.classifier.class_names)
+        return [] if matching is None else [*matching, *sorted(set(range(self.classifier.classes)) - {*matching})]
 
     def halves(self, count: int) -> Figures | None:
         """Two halves of the reference against each other, of at most ``count`` images: chance alone.
@@ -124,10 +142,31 @@ class Yardstick:
                 "covariance has no full rank, and the Fréchet distance says more of the count than of the images. "
                 "KID is unbiased: go by it, or take more images."
             )
+        for one in measured:
+            found += self._unmatched(one)
         for title, features in (("reference", self.real), *((one.title, one.features) for one in measured)):
-            if features.broken:
+            if some := features.skipped:
                 found.append(
-                    f"{len(features.broken)} images of the {title} cannot be read and are left out: "
-                    f"{'; '.join(features.broken[:3])}{' …' * (len(features.broken) > 3)}"
+                    f"{len(some)} image{'s'[: len(some) - 1]} of the {title} cannot be read and "
+                    f"{'is' if len(some) == 1 else 'are'} left out: "
+                    f"{'; '.join(f'{one.name}: {one.reason}' for one in some[:3])}{' …' * (len(some) > 3)}"
                 )
         return found
+
+    def _unmatched(self, one: Measured) -> list[str]:
+        """What is left out of the figures of images because others have other classes."""
+        known = {}
+        if self.classifier is not None:
+            known["the classifier, so that `recognised` is"] = self.classifier.class_names
+        if self.reference.images is not None and len(self.reference.images.class_names) > 1:
+            known["the reference, so that figures class by class are"] = self.reference.images.class_names
+        return [
+            f"The classes of the {one.title} ({_some(one.class_names)}) cannot be matched with those of {whose} "
+            f"left out ({_some(names)}): they are matched by name, or by number where one side has no names."
+            for whose, names in known.items()
+            if one.class_names and match_classes(one.class_names, names) is None
+        ]
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + ", …" * (len(names) > 3)

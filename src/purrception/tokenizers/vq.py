@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, Self
@@ -28,6 +29,12 @@ SIGNED, UNIT = (-1.0, 1.0), (0.0, 1.0)
 """Ranges of pixels: ours, and aMUSEd's."""
 GROUP_PIXELS, LARGEST_GROUP = 2**15, 32
 """How many images are decoded at a time: at most so many pixels, and so many images."""
+
+
+def _with_parameter(base: Callable[..., None], own: Callable[..., None], name: str) -> inspect.Signature:
+    """The signature of ``base`` with a parameter that ``own`` adds to it, by keyword."""
+    signature = inspect.signature(base)
+    return signature.replace(parameters=[*signature.parameters.values(), inspect.signature(own).parameters[name]])
 
 
 class UnnormalisedVQModel(VQModel):
@@ -61,6 +68,13 @@ class RescaledVQModel(VQModel):
 
     A plain ``VQModel`` reads its folder as the model that it was, which takes pixels in that range.
     """
+
+    def __init__(self, *, input_range: Sequence[float] = UNIT, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.register_to_config(input_range=list(input_range))
+
+    # diffusers reads the configuration off the signature, and calls what is not in it ignored
+    __init__.__signature__ = _with_parameter(VQModel.__init__, __init__, "input_range")  # type: ignore[attr-defined]
 
     def encode(self, x: Tensor, return_dict: bool = True) -> Any:
         """See ``VQModel``; ``x`` lies in [−1, 1]."""

@@ -56,10 +56,14 @@ class ImageClassifier(nn.Module):
         image_size: side of the images, at least 8 pixels.
         classes: number of classes.
         feature_dim: dimension of the features.
+        class_names: names by label; default: the labels themselves.
     """
 
-    def __init__(self, channels: int, image_size: int, classes: int, feature_dim: int) -> None:
+    def __init__(
+        self, channels: int, image_size: int, classes: int, feature_dim: int, class_names: tuple[str, ...] = ()
+    ) -> None:
         super().__init__()
+        self.class_names = class_names or tuple(map(str, range(classes)))
         self.channels, self.image_size = channels, image_size
         self.classes, self.feature_dim = classes, feature_dim
         widths = (channels, 32, 64, 64)
@@ -152,7 +156,7 @@ def save_classifier(model: ImageClassifier, path: Path) -> None:
     from safetensors.torch import save
 
     # One entry: of several, safetensors writes the order that a hash table has, another one each time.
-    sizes = json.dumps({name: getattr(model, name) for name in SIZES})
+    sizes = json.dumps({name: getattr(model, name) for name in (*SIZES, "class_names")})
     write_whole(path, save(model.state_dict(), metadata={"sizes": sizes}))
 
 
@@ -169,7 +173,9 @@ def load_classifier(path: Path | str) -> ImageClassifier:
     try:
         with safe_open(path, "pt") as file:
             sizes = json.loads((file.metadata() or {})["sizes"])
-            model = ImageClassifier(**{name: int(sizes[name]) for name in SIZES})
+            channels, side, classes, features = (int(sizes[name]) for name in SIZES)
+            names = tuple(map(str, sizes.get("class_names", ())))
+            model = ImageClassifier(channels, side, classes, features, names)
             model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         require_finite(model.state_dict(), "it")
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
