@@ -155,7 +155,7 @@ def test_an_unreadable_image_stops_before_training(
     message = fails_with_one_line(
         capsys, "train", tiny_run / "config.yaml", *arguments, "--data.test-fraction", "0"
     )
-    assert "cannot read the image" in message
+    assert "none of the 1 images can be read; the first, " in message
     assert "broken.png" in message
 
 

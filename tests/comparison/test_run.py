@@ -62,7 +62,7 @@ def test_every_entry_is_measured_at_every_point_with_its_settings(comparison: Pa
     assert all(row["bits_per_code"] > 0 and row["nfe"] == 3 and row["flops"] > 0 for row in rows)
     assert by_entry["cfm"]["sampling"]["temperature"] == 1.0
     text = (comparison / "report.md").read_text()
-    for wanted in ("| entry |", "reaches the end of B", "seconds of training", "NFE 3"):
+    for wanted in ("| entry |", "A ↓ needs less than B", "seconds of training", "NFE 3"):
         assert wanted in text
     assert (comparison / "report.png").stat().st_size > 10_000
 

@@ -102,15 +102,7 @@ def test_training_improves_and_repeats_bit_for_bit(tmp_path: Path) -> None:
     assert measured.usage > 0.5
 
 
-def test_codes_restart_only_below_the_threshold(tmp_path: Path) -> None:
-    source = open_images(DataConfig(), "train")
-    still = TokenizerTrainingConfig(steps=2, batch_size=16, dead_code_threshold=0.0)
-    restless = TokenizerTrainingConfig(steps=2, batch_size=16, dead_code_threshold=1e6)
-    codebooks = [
-        train_tokenizer(TINY, config, source, source, tmp_path / str(number)).codebook
-        for number, config in enumerate((still, restless))
-    ]
-    assert not torch.equal(*codebooks)
+def test_a_threshold_below_zero_is_refused() -> None:
     with pytest.raises(InputError, match="dead_code_threshold"):
         TokenizerTrainingConfig(dead_code_threshold=-1)
 
