@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from purrception.comparison.speed import SpeedRatio, speed_ratio
+from purrception.comparison.speed import SpeedRatio, speed_ratios
 from purrception.config import RunConfig
 from purrception.evaluation.intervals import DIFFERENCE
 
@@ -62,11 +62,10 @@ def write_report(folder: Path, rows: Rows, recipe: RunConfig, floor: float) -> P
     lines += ["## At the end of training", "", *_final_table(rows, entries), ""]
     lines += _tuned_table(rows, entries)
     lines += ["## Speed", "", *_how_speed_is_measured(), ""] if len(entries) > 1 else []
-    pairs = [(a, b) for a in entries for b in entries if a != b]
     found: dict[str, dict[str, Any]] = {}
-    for metric in RANKED if pairs else ():
+    for metric in RANKED if len(entries) > 1 else ():
         for axis, title in AXES.items():
-            ratios = {pair: speed_ratio(rows, *pair, axis, metric) for pair in pairs}
+            ratios = speed_ratios(rows, entries, axis, metric)
             lines += [f"### {METRICS[metric]}: how many times fewer {title}", ""]
             lines += [*_ratio_table(ratios, entries), ""]
             found[f"{metric} by {axis}"] = {f"{a} than {b}": asdict(value) for (a, b), value in ratios.items()}

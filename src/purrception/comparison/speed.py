@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -58,6 +60,12 @@ class SpeedRatio:
     high: float | None
     bound: str = ""
     """"at least" where A was there at its first measurement already, "at most" where B was."""
+
+    @classmethod
+    def of(cls, logarithm: float, reach: float | None, bound: str) -> SpeedRatio:
+        """From ln ratio and how far its interval reaches to either side."""
+        low, high = (None if reach is None else math.exp(logarithm + side * reach) for side in (-1, 1))
+        return cls(math.exp(logarithm), low, high, bound)
 
     @property
     def differs(self) -> bool:
@@ -109,7 +117,14 @@ def _log_ratio(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray
 
 
 def speed_ratio(rows: Rows, a: str, b: str, axis: str, metric: str, rounds: int = ROUNDS) -> SpeedRatio:
-    """How many times less of ``axis`` entry ``a`` needs than ``b``, by ``metric``, which is better when lower.
+    """How many times less of ``axis`` entry ``a`` needs than ``b``; see :func:`speed_ratios`."""
+    return speed_ratios(rows, (a, b), axis, metric, rounds)[a, b]
+
+
+def speed_ratios(
+    rows: Rows, entries: Sequence[str], axis: str, metric: str, rounds: int = ROUNDS
+) -> dict[tuple[str, str], SpeedRatio]:
+    """How many times less of ``axis`` each entry needs than each other one, by ``metric``, better when lower.
 
     The target is the worse of both ends, so that both reach it and the ratio of B to A is the inverse. Seeds,
     which share noise and order of the data between entries, are drawn with replacement, the same for both; the
@@ -118,22 +133,31 @@ def speed_ratio(rows: Rows, a: str, b: str, axis: str, metric: str, rounds: int 
 
     Args:
         rows: of a comparison.
-        a: an entry.
-        b: another one.
+        entries: at least two.
         axis: step, seconds or flops.
         metric: a figure that falls as training goes on.
         rounds: of the bootstrap.
     """
-    of_each = [{row["seed"] for row in rows if row["entry"] == entry} for entry in (a, b)]
-    seeds = sorted(of_each[0] & of_each[1])
-    first, second = (Curves.of(rows, entry, axis, metric, seeds) for entry in (a, b))
-    centre, bound = _log_ratio(first.mean(), second.mean())
-    count = len(seeds)
-    if count < 2:
-        return SpeedRatio(math.exp(centre), None, None, bound)
-    found = []
-    for number in range(rounds):
-        chosen = keyed_rng(0, Stream.EVALUATION, number, part=7).integers(count, size=count)
-        found.append(_log_ratio(first.mean(chosen), second.mean(chosen))[0])
-    reach = float(np.std(found)) * math.sqrt(count / (count - 1)) * t_quantile(count - 1)
-    return SpeedRatio(math.exp(centre), math.exp(centre - reach), math.exp(centre + reach), bound)
+
+    @cache
+    def drawn(entry: str, seeds: tuple[int, ...]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The curve of all seeds, then those of drawn ones: fitted once for all pairs."""
+        curves, count = Curves.of(rows, entry, axis, metric, seeds), len(seeds)
+        draws = (
+            keyed_rng(0, Stream.EVALUATION, number, part=7).integers(count, size=count)
+            for number in range(rounds if count > 1 else 0)
+        )
+        return [curves.mean(), *(curves.mean(chosen) for chosen in draws)]
+
+    found = {}
+    for a, b in combinations(entries, 2):
+        of_each = [{row["seed"] for row in rows if row["entry"] == entry} for entry in (a, b)]
+        seeds = tuple(sorted(of_each[0] & of_each[1]))
+        (centre, bound), *draws = map(_log_ratio, drawn(a, seeds), drawn(b, seeds))
+        reach = None
+        if draws:
+            deviation = float(np.std([ratio for ratio, _ in draws]))
+            reach = deviation * math.sqrt(len(seeds) / (len(seeds) - 1)) * t_quantile(len(seeds) - 1)
+        found[a, b] = SpeedRatio.of(centre, reach, bound)
+        found[b, a] = SpeedRatio.of(-centre, reach, {"at least": "at most", "at most": "at least"}.get(bound, ""))
+    return found
