@@ -10,7 +10,7 @@ import pytest
 from purrception.comparison.entries import configure, parse_entries
 from purrception.comparison.report import curve, mean_and_spread
 from purrception.comparison.run import geometric_steps
-from purrception.comparison.speed import falling, first_reach, speed_ratio
+from purrception.comparison.speed import ROUNDS, SpeedRatio, falling, first_reach, speed_ratios
 from purrception.comparison.sweep import SweepSpace, pareto_front
 from purrception.errors import InputError
 from purrception.flow import SamplingConfig
@@ -33,6 +33,12 @@ def test_curves_are_means_over_seeds() -> None:
     positions, values = curve(ROWS, "slow", "step", "frechet")
     assert positions.tolist() == [100, 200, 400]
     np.testing.assert_allclose(values, [16, 8, 4])
+
+
+def speed_ratio(
+    rows: list[dict[str, object]], a: str, b: str, axis: str, metric: str, rounds: int = ROUNDS
+) -> SpeedRatio:
+    return speed_ratios(rows, (a, b), axis, metric, rounds)[a, b]
 
 
 def test_ratio_is_of_the_steps_needed_for_what_both_reach() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from benchmarks.conditioning import copies, echo, rare, share_made
+from benchmarks.conditioning import Law, copies, echo, rare, share_made
 from torch import Tensor
 
 from purrception.editing import Editor
@@ -18,13 +18,12 @@ from purrception.flow.objectives import Purrception
 from tests.conftest import network_for
 
 
-@pytest.mark.parametrize("law", [copies(0.9), rare(0.02)], ids=["copies", "rare"])
-def test_the_posterior_of_what_is_given_makes_the_conditional_law(law: object) -> None:
+@pytest.mark.parametrize(("law", "given"), [(copies(0.9), 0), (rare(0.02), 1)], ids=["copies", "rare"])
+def test_the_posterior_of_what_is_given_makes_the_conditional_law(law: Law, given: int) -> None:
     """Two sites, 0.900 in either law; by replacement 0.67 and 0.24."""
-    codes = [0] if law.grids[0, 0] == 0 else [1]  # type: ignore[attr-defined]
-    made = share_made(law, codes, "posterior", count=2000, steps=30)  # type: ignore[arg-type]
-    assert made == pytest.approx(law.given(codes), abs=0.025)  # type: ignore[attr-defined]
-    assert share_made(law, codes, "replacement", count=2000, steps=30) < 0.75  # type: ignore[arg-type]
+    made = share_made(law, [given], "posterior", count=2000, steps=30)
+    assert made == pytest.approx(law.given([given]), abs=0.025)
+    assert share_made(law, [given], "replacement", count=2000, steps=30) < 0.75
 
 
 def test_resampling_follows_many_views_of_what_is_given() -> None:

@@ -321,7 +321,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return complain(explained(error, " ".join(["purrception", *arguments[:1]])))
     except KeyboardInterrupt:
-        hint = GO_ON.get(" ".join(arguments[:2])) or GO_ON.get(arguments[0], "")
+        hint = GO_ON.get(" ".join(arguments[:2])) or GO_ON.get(" ".join(arguments[:1]), "")
         print(f"purrception: interrupted{hint}", file=sys.stderr)
         return 130
     return 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from purrception.cli.parsing import override, parse, say, target_of
+from purrception.cli.parsing import override, parse, say, say_skipped, target_of
 from purrception.errors import InputError
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _evaluate_run(target: str, options: EvaluateOptions) -> None:
         samples = run.evaluation / "samples"
         result = run_evaluation(pipeline, config.data, protocol, settings, folder, samples, procedure, tokens)
         say(result.markdown() + f"\n{folder}")
-        _say_skipped(describe_report(folder))
+        say_skipped(describe_report(folder))
 
 
 def _evaluate_images(target: Path, options: EvaluateOptions) -> None:
@@ -132,16 +132,11 @@ def _evaluate_images(target: Path, options: EvaluateOptions) -> None:
         if not options.reference:
             file, skipped = save_reference(target, config, procedure)
             say(f"statistics: {file}")
-            _say_skipped(describe(skipped))
+            say_skipped(describe(skipped))
             return
         folder = output_folder(options.out, Path("evaluations"))
         say(evaluate_images(target, config, folder, procedure).markdown() + f"\n{folder}")
-        _say_skipped(describe_report(folder))
-
-
-def _say_skipped(text: str) -> None:
-    if text:
-        say(f"images: {text}")
+        say_skipped(describe_report(folder))
 
 
 def _refuse_settings_of_runs(options: EvaluateOptions) -> None:

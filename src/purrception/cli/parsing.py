@@ -66,6 +66,12 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
+def say_skipped(text: str) -> None:
+    """Tell which images were not taken, if any; see :func:`purrception.data.describe_report`."""
+    if text:
+        say(f"images: {text}")
+
+
 def target_of(verb: Verb, arguments: list[str]) -> tuple[str, list[str]]:
     """What a verb works on, always its first argument, and the options after it."""
     if arguments and arguments[0] in ("-h", "--help"):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from purrception.cli.converting import convert_tokenizer
-from purrception.cli.parsing import Verb, parse, parse_known, recipe_of, say, target_of
+from purrception.cli.parsing import Verb, parse, parse_known, recipe_of, say, say_skipped, target_of
 from purrception.errors import InputError
 from purrception.terminal import command_line
 
@@ -109,8 +109,7 @@ def report(arguments: list[str]) -> None:
     out = output_folder(options.out, folder / "report")
     result = report_tokenizer(tokenizer, data, out, options.num, options.batch_size)
     print(result.markdown() + f"\n{out}")
-    if skipped := describe_report(out):
-        print(f"images: {skipped}")
+    say_skipped(describe_report(out))
 
 
 def source_of(target: str) -> RunConfig:

@@ -116,11 +116,6 @@ def _log_ratio(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray
     return math.log(first_reach(*b, target) / first_reach(*a, target)), bound
 
 
-def speed_ratio(rows: Rows, a: str, b: str, axis: str, metric: str, rounds: int = ROUNDS) -> SpeedRatio:
-    """How many times less of ``axis`` entry ``a`` needs than ``b``; see :func:`speed_ratios`."""
-    return speed_ratios(rows, (a, b), axis, metric, rounds)[a, b]
-
-
 def speed_ratios(
     rows: Rows, entries: Sequence[str], axis: str, metric: str, rounds: int = ROUNDS
 ) -> dict[tuple[str, str], SpeedRatio]:

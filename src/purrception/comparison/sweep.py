@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from purrception.config import dump_sampling
 from purrception.errors import InputError
-from purrception.evaluation.judge import Judge, Quality
+from purrception.evaluation.judge import Judge
 from purrception.experiment import load_pipeline, sampling_defaults
 from purrception.flow import SamplingConfig
 from purrception.progress import ProgressBar
@@ -99,43 +98,36 @@ def sweep(target: str, space: SweepSpace, num: int, seed: int, folder: Path, dev
     judge = Judge(
         config.data, pipeline.tokenizer, network.num_classes, num, judging.classifier, judging.features, seed
     )
-
-    def again(setting: SamplingConfig) -> Quality:
-        return judge.measure(network, objective, setting, seed=judge.seed + 1)
-
     rows: Rows = []
     with ProgressBar("sweep", len(settings)) as bar:
         for done, setting in enumerate(settings, start=1):
             rows.append({**asdict(setting), **asdict(judge.measure(network, objective, setting))})
             bar.update(done, f"Fréchet {rows[-1]['frechet']:.2f} at {rows[-1]['nfe']} NFE")
-    return _write(rows, settings, judge, num, folder, again)
-
-
-def _write(
-    rows: Rows,
-    settings: list[SamplingConfig],
-    judge: Judge,
-    num: int,
-    folder: Path,
-    again: Callable[[SamplingConfig], Quality],
-) -> Path:
-    """The report. The smallest of many distances is small by luck as well: ``again`` measures on another noise."""
-    folder.mkdir(parents=True, exist_ok=True)
     front = pareto_front(rows)
     best = front[-1]
     fast = next(row for row in front if row["frechet"] <= FAST_WITHIN * best["frechet"])
-    repeated = {}
-    for name, row in ((BEST_PRESET, best), (FAST_PRESET, fast)):
-        repeated[name] = again(settings[rows.index(row)]).frechet
-        (folder / name).write_text(dump_sampling(settings[rows.index(row)]), encoding="utf-8")
+    presets = {name: settings[rows.index(row)] for name, row in ((BEST_PRESET, best), (FAST_PRESET, fast))}
+    # The smallest of many distances is small by luck as well: another noise tells by how much.
+    again = {
+        setting: judge.measure(network, objective, setting, seed=judge.seed + 1).frechet
+        for setting in set(presets.values())
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, setting in presets.items():
+        (folder / name).write_text(dump_sampling(setting), encoding="utf-8")
+    return _write(rows, front, {name: again[setting] for name, setting in presets.items()}, judge, folder)
+
+
+def _write(rows: Rows, front: Rows, again: dict[str, float], judge: Judge, folder: Path) -> Path:
+    """The report; ``again`` holds the distances of the presets on another noise."""
     (folder / REPORT_JSON).write_text(
         json.dumps(
             {
                 "features": judge.features,
                 "frechet_floor": judge.floor,
-                "num": num,
+                "num": judge.num,
                 "rows": rows,
-                "again": repeated,
+                "again": again,
             },
             indent=2,
         ),
@@ -144,12 +136,12 @@ def _write(
     lines = [
         "# Sweep",
         "",
-        f"{num} images a row, all from the same noise; Fréchet distance in {judge.features} features to the real "
-        "test images, and where its mean over other noises lies with 95 % confidence (as many real training "
+        f"{judge.num} images a row, all from the same noise; Fréchet distance in {judge.features} features to the "
+        "real test images, and where its mean over other noises lies with 95 % confidence (as many real training "
         f"images: {judge.floor:.2f}). Rows of the Pareto front, quality against NFE, are bold. "
         f"`{BEST_PRESET}` holds the best of all, `{FAST_PRESET}` the cheapest within {FAST_WITHIN:g} times of it; "
-        f"chosen by this noise, they are measured again on another: {repeated[BEST_PRESET]:.2f} and "
-        f"{repeated[FAST_PRESET]:.2f}.",
+        f"chosen by this noise, they are measured again on another: {again[BEST_PRESET]:.2f} and "
+        f"{again[FAST_PRESET]:.2f}.",
         "",
         "| NFE | Fréchet | 95 % | precision | recall | recognised | solver | steps | grid | guidance | τ |",
         "|" + "---|" * 11,

@@ -13,4 +13,4 @@ DIFFERENCE = math.sqrt(2)
 
 def t_quantile(degrees: int, level: float = LEVEL) -> float:
     """Student's t: how many estimated standard errors an interval of ``level`` reaches to either side."""
-    return float(require("scipy.stats", "intervals").t.ppf(0.5 + level / 2, degrees))
+    return float(require("scipy.special", "intervals").stdtrit(degrees, 0.5 + level / 2))

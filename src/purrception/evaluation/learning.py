@@ -78,18 +78,20 @@ def learn_classifier(
     key = f"{hash_images(arrays)} {labels} {classes} {asdict(config)} {seed} {torch.__version__}"
     name = f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
     path = None if cache.folder is None else cache.folder / "classifiers" / name
-    names = images.class_names if len(images.class_names) == classes else tuple(map(str, range(classes)))
+
+    def learn() -> ImageClassifier:
+        return train_classifier(images_to_tensor(arrays), torch.tensor(labels), classes, config, seed)
+
     if path is None:
-        made = train_classifier(images_to_tensor(arrays), torch.tensor(labels), classes, config, seed)
-        made.class_names = names
-        return made
-    if processes.rank() == 0 and not _can_be_loaded(path):
-        made = train_classifier(images_to_tensor(arrays), torch.tensor(labels), classes, config, seed)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_classifier(made, path)
-    processes.wait()
-    made = load_classifier(path)
-    made.class_names = names  # the same images may have had other ones
+        made = learn()
+    else:
+        if processes.rank() == 0 and not _can_be_loaded(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_classifier(learn(), path)
+        processes.wait()
+        made = load_classifier(path)
+    if len(images.class_names) == classes:  # in the cache the same images may have had other ones
+        made.class_names = images.class_names
     return made
 
 

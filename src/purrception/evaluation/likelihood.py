@@ -10,8 +10,9 @@ from torch import Tensor
 
 from purrception.data import spread_rows
 from purrception.errors import InputError
+from purrception.evaluation.statistics import halves
 from purrception.flow import Objective
-from purrception.keyed_rng import Stream, keyed_rng
+from purrception.keyed_rng import Stream
 from purrception.models import PurrceptionTransformer
 from purrception.sampling import KeyedDraws
 from purrception.tokens import TokenDataset
@@ -80,10 +81,9 @@ def cross_chosen(bounds: Tensor, seed: int = 0) -> Tensor:
     Returns:
         ``[B]``; its mean is, in expectation, no smaller than that of the tightest bound.
     """
-    count = bounds.shape[1]
-    order = torch.from_numpy(keyed_rng(seed, Stream.EVALUATION, part=6).permutation(count))
-    halves = order[: count // 2], order[count // 2 :]
+    one = torch.zeros(bounds.shape[1], dtype=torch.bool)
+    one[halves(len(one), seed=seed)[0]] = True
     found = torch.empty_like(bounds[0])
-    for half, other in (halves, halves[::-1]):
+    for half, other in ((one, ~one), (~one, one)):
         found[half] = bounds[bounds[:, other].mean(dim=1).argmin(), half]
     return found

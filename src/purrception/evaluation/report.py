@@ -114,9 +114,9 @@ class Evaluation:
         if self.floors:
             lines += [
                 "Floors are distances between real images alone, at the count they stand beside: what a perfect "
-                "model would be given. In brackets, where the mean over repetitions with other images "
-                "lies with 95 % confidence "
-                "(bootstrap); two of these distances differ by chance by up to √2 times half the width.",
+                "model would be given. In brackets, where the mean over repetitions with other images lies with "
+                "95 % confidence (bootstrap); two of these distances differ by chance by up to √2 times half the "
+                "width.",
                 "",
             ]
         if parts := sorted({row["inception_score_part"] for row in rows if row.get("inception_score_part")}):

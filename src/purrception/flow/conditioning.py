@@ -82,14 +82,13 @@ class Held:
     """Given codes on their path.
 
     Args:
-        z_1: their embeddings ``[B, D, h, w]``; at free sites anything.
-        free: sites that are not held, bool ``[B, h, w]``.
-        since: time from which they are held.
+        given: which sites are held, and since when.
+        z_1: embeddings of the codes, ``[B, D, h, w]``.
         noise: z_0, where their path begins.
     """
 
-    def __init__(self, z_1: Tensor, free: Tensor, since: float, noise: Tensor) -> None:
-        self._z_1, self._free, self._since = z_1, free[:, None], since
+    def __init__(self, given: Given, z_1: Tensor, noise: Tensor) -> None:
+        self._z_1, self._free, self._since = z_1, given.free[:, None], given.since
         self.noise = noise
 
     def at(self, t: float) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -227,10 +228,13 @@ def _write_part(folder: Path, number: int, part: EncodedPart, codebook_size: int
 
 def _skipped(plan: Plan, folder: Path) -> list[Skipped]:
     """Every image that could not be read, in order."""
-    records = (
-        json.loads(_record(folder, number).read_text(encoding="utf-8")) for number in range(len(plan.ranges))
-    )
-    return [Skipped(one["image"], one["reason"]) for record in records for one in record["skipped"]]
+    return [Skipped(one["image"], one["reason"]) for record in _records(plan, folder) for one in record["skipped"]]
+
+
+def _records(plan: Plan, folder: Path) -> Iterator[dict[str, Any]]:
+    """What was recorded of each shard, in order."""
+    for number in range(len(plan.ranges)):
+        yield json.loads(_record(folder, number).read_text(encoding="utf-8"))
 
 
 def _report(plan: Plan, source: ImageSource, folder: Path) -> None:
@@ -247,8 +251,7 @@ def _finish(
     shards: list[Shard] = []
     skipped = 0
     grid, seconds, encoder_seconds = (0, 0), 0.0, 0.0
-    for number in range(len(plan.ranges)):
-        record = json.loads(_record(folder, number).read_text(encoding="utf-8"))
+    for number, record in enumerate(_records(plan, folder)):
         skipped += len(record["skipped"])
         seconds, encoder_seconds = seconds + record["seconds"], encoder_seconds + record["encoder_seconds"]
         if record["count"]:

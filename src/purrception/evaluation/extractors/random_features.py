@@ -57,7 +57,7 @@ class TextureExtractor:
 
 def is_of_grey(dimension: int) -> bool:
     """Whether texture features of that dimension are of images of one channel."""
-    return dimension % FILTERS == 2
+    return dimension % FILTERS == 2  # mean and deviation of each channel, beside whole sets of filters
 
 
 def _filters(scale: int, channels: int) -> Tensor:

@@ -56,14 +56,16 @@ class GaussianObjective(Objective):
         is told in :mod:`purrception.flow.conditioning`.
         """
         self.check(network, settings)
-        conditioning = "" if given is None or bool(given.free.all()) else self.conditioning(given)
+        conditioning = "replacement" if given is None else self.conditioning(given)
+        if given is not None and bool(given.free.all()):  # as in variations: there is nothing to learn of
+            conditioning = "replacement"
         guidance, temperature = settings.build_guidance(), settings.build_temperature()
         truncation = settings.build_truncation()
         uniforms = draws.uniform(0) if settings.last_step == "draw" else None
         latest: list[Prediction] = []
         evaluations = 0
         noise, grid = draws.normal(0), settings.build_grid()
-        held = None if given is None else Held(network.embed(given.indices), given.free, given.since, noise)
+        held = None if given is None else Held(given, network.embed(given.indices), noise)
 
         def mean(z: Tensor, t: float) -> Tensor:
             nonlocal evaluations
@@ -80,13 +82,12 @@ class GaussianObjective(Objective):
         def fresh(step: int) -> Tensor:
             return draws.normal(step + 1)
 
-        if given is None or held is None:
-            z = settings.build_solver(fresh)(mean, noise, grid)
-        else:
-            solver = settings.build_solver(fresh)
+        solver, start = settings.build_solver(fresh), noise
+        if given is not None and held is not None:
+            start, grid = held.at(given.start), given.grid_from_start(grid)
             if conditioning == "resampling":
                 solver = resampled(settings.build_solver, fresh, given.repetitions, held)
-            z = solver(mean, held.at(given.start), given.grid_from_start(grid))
+        z = solver(mean, start, grid)
         posterior = latest[0].posterior
         if posterior is None:
             indices, entropy = nearest_codes(z, network.codebook), None
