@@ -141,8 +141,8 @@ def read_members(tar: str, *, labelled: bool = True) -> Contents:
     images: dict[str, Member] = {}
     labels: dict[str, Label] = {}
     others: list[tuple[str, Skipped]] = []
-    _refuse_compressed(tar)
     try:
+        _refuse_compressed(tar)
         with tarfile.open(tar, mode="r:", ignore_zeros=True) as archive, open(tar, "rb") as stream:
             for info in _walk(archive):
                 if isinstance(info, Member):
