@@ -39,17 +39,18 @@ def test_classes_are_matched_by_name_or_by_number_where_there_are_no_names(
     assert match_classes(names, others) == expected
 
 
-def evaluate(*arguments: object) -> None:
-    common = ["--bootstrap", 0, "--cache", "none"]
+def evaluate(*arguments: object, cache: Path) -> None:
+    """With a cache, so that the classifier of one reference is learned once."""
+    common = ["--bootstrap", 0, "--cache", cache]
     assert main(["evaluate", *map(str, [*arguments, *common])]) == 0
 
 
 def test_labels_of_a_folder_mean_the_classes_of_their_names(digits: Path, tmp_path: Path) -> None:
     """Four digits, named; then the same in other words, whose order is another, and without the first."""
-    real = tmp_path / "real"
+    real, cache = tmp_path / "real", tmp_path / "cache"
     for digit, name in enumerate(("ant", "bee", "cat", "dog")):
         shutil.copytree(digits / "train" / str(digit), real / name)
-    evaluate(real, "--reference", real, "--out", tmp_path / "same")
+    evaluate(real, "--reference", real, "--out", tmp_path / "same", cache=cache)
     whole = report_of(tmp_path / "same")
     classifier = tmp_path / "same/classifier.safetensors"
     assert load_classifier(classifier).class_names == ("ant", "bee", "cat", "dog")
@@ -60,7 +61,7 @@ def test_labels_of_a_folder_mean_the_classes_of_their_names(digits: Path, tmp_pa
     shutil.rmtree(some / "ant")
     for more in ([], ["--classifier", classifier]):
         out = tmp_path / f"some{len(more)}"
-        evaluate(some, "--reference", real, *more, "--out", out)
+        evaluate(some, "--reference", real, *more, "--out", out, cache=cache)
         part = report_of(out)
         assert part["rows"][0]["recognised"] > 0.9
         assert {(one["name"], one["label"], one["real_label"]) for one in part["classes"]} == {
@@ -72,7 +73,7 @@ def test_labels_of_a_folder_mean_the_classes_of_their_names(digits: Path, tmp_pa
     other = tmp_path / "other"
     for digit, name in enumerate(("lynx", "kite", "ibex", "hare")):
         shutil.copytree(digits / "train" / str(digit), other / name)
-    evaluate(other, "--reference", real, "--out", tmp_path / "unmatched")
+    evaluate(other, "--reference", real, "--out", tmp_path / "unmatched", cache=cache)
     unmatched = report_of(tmp_path / "unmatched")
     assert unmatched["rows"][0]["recognised"] is None
     assert unmatched["classes"] == []
