@@ -41,7 +41,7 @@ else
     sizes=(--network XL/2 --grid 32 --codebook-size 16384 --device cuda --precision bfloat16 --repeats 8)
     kernels=(ours triton)
     few=32 some=64 many=(32 64 128 192) compile=True tokenizer=(128 256 256 512) steps=20 codebooks=(16384 65536 262144)
-    learn=(--training.device cuda)
+    learn=(--training.steps 1000 --training.device cuda) # held-out images are told no better after that
     tests=()
 fi
 bench=("$python" -m purrception bench "${sizes[@]}" --memory False)
@@ -91,13 +91,18 @@ part training 75 "${bench[@]}" --parts training --variants ours --vary batch-siz
     --out "$out/training"
 part training-compiled 110 "${bench[@]}" --compile "$compile" --parts training --variants "${kernels[@]}" \
     --batch-size "$some" --out "$out/training-compiled"
+part training-large 60 "${bench[@]}" --compile "$compile" --parts training --variants "${kernels[-1]}" \
+    --batch-size "${many[-2]}" --out "$out/training-large"
 # c: the head alone, in chunks and by Triton, beside the plain form, torch's and liger's.
 part head 60 "${bench[@]}" --compile "$compile" --parts head --batch-size "$some" --out "$out/head"
-# d: where the time of a step goes.
-part profile 75 "$python" benchmarks/gpu_profile.py "${sizes[@]}" --batch-size "$some" --out "$out/profile"
+# d: where the time of a compiled step goes.
+part profile 90 "$python" benchmarks/gpu_profile.py "${sizes[@]}" --compile "$compile" --batch-size "$some" \
+    --out "$out/profile"
 # e: whole images: twenty guided steps and vq-f8's decoder.
-part generation 75 "${bench[@]}" --parts generation --steps "$steps" --tokenizer-channels "${tokenizer[@]}" \
-    --repeats 2 --batch-size "$few" --out "$out/generation"
+part generation 90 "${bench[@]}" --compile "$compile" --parts generation --variants "${kernels[@]}" recorded reference \
+    --steps "$steps" --tokenizer-channels "${tokenizer[@]}" --repeats 2 --batch-size "$few" --out "$out/generation"
+part sampling 60 "${bench[@]}" --parts sampling --variants "${kernels[@]}" guided --batch-size "$some" \
+    --out "$out/sampling"
 # f: a training to its end, with its picture.
 part learning 130 bash -euo pipefail -c '
     python=$1 scratch=$2 out=$3
@@ -109,14 +114,13 @@ part learning 130 bash -euo pipefail -c '
 ' learning "$python" "$scratch" "$out" "${learn[@]}"
 # What is worth less, while there is time.
 [[ -z ${PUBLIC:-} ]] || part public 60 "$python" benchmarks/public.py "$PUBLIC" "${sizes[@]}" --batch-size "$few"
-part sampling 60 "${bench[@]}" --parts sampling --batch-size "$some" --out "$out/sampling"
 part codebook 60 "${bench[@]}" --parts head --variants ours "factored head" --batch-size "$few" \
     --vary codebook-size --values "${codebooks[@]}" --out "$out/codebook"
 part recomputed 60 "${bench[@]}" --recompute True --parts training --variants ours --batch-size "${many[-1]}" \
     --out "$out/recomputed"
 
 cat "$out"/summary.md
-for report in training training-compiled head profile generation sampling codebook recomputed; do
+for report in training training-compiled training-large head profile generation sampling codebook recomputed; do
     cat "$out/$report/report.md" "$out/$report/profile.md" 2>/dev/null | grep '^|' | grep -v -- '---'
 done
 archive

@@ -171,10 +171,10 @@ def _plain(head: CategoricalHead, features: Tensor, targets: Tensor) -> Tensor:
     return reference_loss(head, features, targets, Z_LOSS)
 
 
-def _with_triton(build: Callable[[BenchConfig, int, torch.device], Step]) -> dict[str, Variant]:
+def _with_triton(build: Callable[[BenchConfig, int, torch.device], Step], passes: int = 1) -> dict[str, Variant]:
     """The same by Triton's kernels, where a GPU runs them."""
     here = torch.cuda.is_available() and triton_runs(torch.device("cuda"))
-    return {"triton": Variant(build, kernel="triton")} if here else {}
+    return {"triton": Variant(build, kernel="triton", passes=passes)} if here else {}
 
 
 WORKLOADS: dict[str, Workload] = {
@@ -201,6 +201,7 @@ WORKLOADS: dict[str, Workload] = {
         "Images, guided, from noise to pixels",
         {
             "ours": Variant(generate, passes=2),
+            **_with_triton(generate, passes=2),
             "recorded": Variant(generate_recorded, passes=2),
             REFERENCE: Variant(generate_plainly, "linear", passes=2),
         },

@@ -161,7 +161,8 @@ class Attention(nn.Module):
         """Tokens ``[B, N, C]`` → the same shape; ``rotation`` as :func:`rotate` takes it."""
         batch, tokens, width = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        # Taken apart before they are turned, so that their gradients come together in the order of qkv.
+        q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
         if self.q_norm is not None and self.k_norm is not None:  # in the precision of their weights
             q, k = (norm(part.to(norm.weight)).to(v) for norm, part in ((self.q_norm, q), (self.k_norm, k)))
         if rotation is not None:
@@ -274,7 +275,9 @@ class DiT(nn.Module):
         Returns:
             ``[B, h/p, w/p, width]``, normalised and modulated.
         """
-        x = self.patch(z.to(self.patch.weight.dtype)).permute(0, 2, 3, 1)
+        # A token's channels side by side: the convolution leaves them furthest apart, and every later operation
+        # would keep that layout.
+        x = self.patch(z.to(self.patch.weight.dtype)).permute(0, 2, 3, 1).contiguous()
         batch, height, width, channels = x.shape
         if self.positions is not None:
             x = x + self.positions.to(x.dtype)

@@ -266,7 +266,9 @@ class VQTokenizer:
         size = max(1, min(LARGEST_GROUP, GROUP_PIXELS // pixels))
         for group in grids.split(size):
             filled = torch.cat([group, group[-1:].expand(size - len(group), *group.shape[1:])])
-            yield self.vq.decode(to_latents(filled), force_not_quantize=True).sample[: len(group)].float()
+            with self.vq.device:  # where diffusers makes a commitment loss of zeros: else a GPU waits for them
+                images = self.vq.decode(to_latents(filled), force_not_quantize=True).sample
+            yield images[: len(group)].float()
 
     def save(self, folder: Path) -> None:
         """Write ``config.json`` and safetensors weights, as diffusers lays them out."""
