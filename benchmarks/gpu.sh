@@ -39,7 +39,7 @@ if [[ -n ${DRY:-} ]]; then
     export GPU_TESTS=cpu OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 else
     sizes=(--network XL/2 --grid 32 --codebook-size 16384 --device cuda --precision bfloat16 --repeats 8)
-    kernels=(ours triton)
+    kernels=(ours chunks)
     few=32 some=64 many=(32 64 128 192) compile=True tokenizer=(128 256 256 512) steps=20 codebooks=(16384 65536 262144)
     learn=(--training.steps 1000 --training.device cuda) # held-out images are told no better after that
     tests=()
@@ -91,9 +91,9 @@ part training 75 "${bench[@]}" --parts training --variants ours --vary batch-siz
     --out "$out/training"
 part training-compiled 110 "${bench[@]}" --compile "$compile" --parts training --variants "${kernels[@]}" \
     --batch-size "$some" --out "$out/training-compiled"
-part training-large 60 "${bench[@]}" --compile "$compile" --parts training --variants "${kernels[-1]}" \
+part training-large 60 "${bench[@]}" --compile "$compile" --parts training --variants "${kernels[0]}" \
     --batch-size "${many[-2]}" --out "$out/training-large"
-# c: the head alone, in chunks and by Triton, beside the plain form, torch's and liger's.
+# c: the head alone, by Triton and in chunks, beside the plain form, torch's and liger's.
 part head 60 "${bench[@]}" --compile "$compile" --parts head --batch-size "$some" --out "$out/head"
 # d: where the time of a compiled step goes.
 part profile 90 "$python" benchmarks/gpu_profile.py "${sizes[@]}" --compile "$compile" --batch-size "$some" \

@@ -147,7 +147,8 @@ def test_the_script_for_a_gpu_runs_dry(tiny_run: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert set(results(tmp_path).values()) == {"done"}
     made = {path.parent.name for path in tmp_path.glob("figures/*/report.json")}
-    assert made == {"training", "training-compiled", "head", "generation", "sampling", "codebook", "recomputed"}
+    compiled = {"training-compiled", "training-large", "generation"}
+    assert made == {"training", *compiled, "head", "sampling", "codebook", "recomputed"}
     assert (tmp_path / "figures/profile/profile.md").read_text().count("The head takes") == 2
     assert Image.open(tmp_path / "figures/digits.png").size[0] > 100
     with tarfile.open(archive) as opened:

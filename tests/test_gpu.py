@@ -27,7 +27,7 @@ from purrception.flow import (
     build_objective,
 )
 from purrception.keyed_rng import Stream, keyed_normal, keyed_uniform
-from purrception.models import PurrceptionTransformer
+from purrception.models import Kernel, PurrceptionTransformer
 from purrception.pipeline import PurrceptionPipeline
 from purrception.sampling import KeyedDraws, sample_codes
 from purrception.tokenizers import VQConfig, VQTokenizer
@@ -179,6 +179,8 @@ def test_a_recorded_batch_is_the_same_batch(device: torch.device, objective: str
 def test_a_compiled_step_learns_the_same(device: torch.device, precision: str) -> None:
     network, batch = on(build(evidence=True), device), to_device(make_batch(), device)
     compiled = on(network, device)
+    for each in (network, compiled):
+        each.use_kernel("torch")  # whose chunks are compiled too
     compiled.compile_parts()
     expected, gradients = losses_and_gradients(network, batch, "purrception", precision)
     loss, found = losses_and_gradients(compiled, batch, "purrception", precision)
@@ -187,7 +189,8 @@ def test_a_compiled_step_learns_the_same(device: torch.device, precision: str) -
     assert far(*together) < CLOSE[precision]
 
 
-def test_the_chunked_loss_is_the_plain_one_at_full_size(device: torch.device) -> None:
+@pytest.mark.parametrize("kernel", ["auto", "torch"])
+def test_the_loss_is_the_plain_one_at_full_size(device: torch.device, kernel: Kernel) -> None:
     """K = 16384, where chunks are many; on a processor of fewer sites."""
     side = 32 if device.type == "cuda" else 4
     torch.manual_seed(0)
@@ -195,7 +198,7 @@ def test_the_chunked_loss_is_the_plain_one_at_full_size(device: torch.device) ->
         grid=(side, side), codebook_size=16384, codebook_dim=4, num_classes=5, depth=1
     )
     torch.nn.init.normal_(network.head.linear.weight, std=0.05)
-    network.to(device)
+    network.to(device).use_kernel(kernel)
     features = torch.randn(4, side // 2, side // 2, 128, device=device, requires_grad=True)
     targets = torch.randint(16384, (4, side, side), device=device)
     found = []
@@ -215,6 +218,7 @@ def test_tritons_kernels_are_the_chunks(device: torch.device, kind: str, precisi
         pytest.skip("tests/models/test_fused.py has Triton's interpreter do it")
     network, batch = on(build(head=kind, evidence=True), device), to_device(make_batch(), device)
     other = on(network, device)
+    network.use_kernel("torch")
     other.use_kernel("triton")
     expected, gradients = losses_and_gradients(network, batch, "purrception", precision)
     found, others = losses_and_gradients(other, batch, "purrception", precision)

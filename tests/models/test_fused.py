@@ -21,6 +21,7 @@ from purrception.config import dump_config
 from purrception.errors import InputError
 from purrception.flow import Evidence, HeadLosses, Posterior, Truncation
 from purrception.models import CategoricalHead, HeadConfig
+from purrception.models.fused import chosen
 from purrception.training.metrics import read_json_lines
 from tests.conftest import run_cli, tiny_config
 from tests.training.test_loop import make_trainer
@@ -247,7 +248,21 @@ def test_a_kernel_that_cannot_run_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(InputError, match=r"'triton' (needs the package|runs on a CUDA device; given cpu)"):
         head.use_kernel("triton")
-    assert head.kernel == "torch"
+    assert head.kernel == "auto"
+    with pytest.raises(InputError, match="known: auto, torch, triton"):
+        head.use_kernel("cuda")  # type: ignore[arg-type]
+
+
+def test_left_to_the_device_it_is_triton_where_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"triton": True}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: there.get(name) or None)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    processor, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [chosen("auto", device) for device in (processor, gpu)] == [False, True]
+    assert [chosen("triton", device) for device in (processor, gpu)] == [True, True]
+    assert [chosen("torch", device) for device in (processor, gpu)] == [False, False]
+    there.clear()
+    assert not chosen("auto", gpu)
 
 
 @kernels

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+from torch.profiler import profile
 
 from purrception.errors import InputError
 from purrception.models import DIT_SIZES, DiTConfig, LinearHead, PurrceptionTransformer
-from purrception.models.dit import Block
+from purrception.models.dit import Attention, Block, DiT
 
 
 def test_save_and_load_give_the_same_logits_bit_for_bit(network: PurrceptionTransformer, tmp_path: Path) -> None:
@@ -139,3 +141,27 @@ def test_recomputed_blocks_give_the_same_gradients(network: PurrceptionTransform
     network.backbone.recompute = True
     for mine, theirs in zip(gradients(), kept, strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("positions", ["sinusoidal", "rotary"])
+def test_a_tokens_channels_lie_side_by_side_in_every_block(positions: str) -> None:
+    """Otherwise the figures are the same, but on a GPU each operation on them takes several times as long."""
+    sizes = DiTConfig(depth=2, width=32, heads=2, positions=positions)  # type: ignore[arg-type]
+    backbone = DiT(sizes, (8, 4), 4, num_classes=3)
+    seen: list[bool] = []
+    for block in backbone.blocks:
+        block.register_forward_pre_hook(lambda _, given: seen.append(given[0].is_contiguous()))
+    features = backbone(torch.randn(3, 4, 8, 4), torch.rand(3), torch.zeros(3, dtype=torch.long))
+    assert [*seen, features.is_contiguous()] == [True, True, True]
+
+
+def test_gradients_of_queries_keys_and_values_come_together_in_one_copy() -> None:
+    attention = Attention(DiTConfig(width=32, heads=2))
+    tokens = torch.randn(3, 8, 32, requires_grad=True)
+    total: Tensor = attention(tokens).sum()
+    with profile() as recorded:
+        total.backward()
+    steps = [event for event in recorded.events() if event.name.startswith("aten::")]
+    assert [event.name for event in steps].count("aten::stack") == 1
+    reshaped = [event for event in steps if event.name == "aten::reshape" and event.cpu_parent is not None]
+    assert not [event for event in reshaped if any(part.name == "aten::clone" for part in event.cpu_children)]

@@ -32,8 +32,8 @@ class BenchConfig:
     """Of the low-rank heads."""
     evidence: bool = False
     """Add the evidence to the logits."""
-    kernel: Kernel = "torch"
-    """What makes losses and posteriors of logits: torch or triton."""
+    kernel: Kernel = "auto"
+    """What makes losses and posteriors of logits: torch, triton or auto, which is triton on a GPU that has it."""
     batch_size: int = 2
     """Images per step."""
     steps: int = 20

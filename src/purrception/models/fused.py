@@ -1,8 +1,9 @@
 """The vocabulary's losses and posterior by Triton kernels: what launches :mod:`models.kernels`, how it adds up.
 
 A training step of XL/2 on 64 images (N = 16384 rows of r = 1152 channels, 4 groups, K = 16384) has 1.07e9 logits:
-2.1 GB in 16 bits, 4.3 GB in 32. On an H100, **by arithmetic** (nothing here was measured; 650 of its 989 TFLOP/s
-reached by a matrix product, 2.8 of its 3.35 TB/s by memory):
+2.1 GB in 16 bits, 4.3 GB in 32. On an H100, by arithmetic (650 of its 989 TFLOP/s reached by a matrix product, 2.8
+of its 3.35 TB/s by memory; measured were 25.0 ms for torch on chunks, compiled, and 18.5 ms for these kernels
+through a chunk, see docs/results/performance.md):
 
 - each product of that size, 2 · 1.07e9 · r = 2.5 TFLOP, takes 3.8 ms; a step has three (the logits, and the two
   gradients), 11.4 ms;
@@ -78,6 +79,11 @@ def triton_runs(device: torch.device) -> bool:
     return runs and importlib.util.find_spec("triton") is not None
 
 
+def chosen(kernel: Kernel, device: torch.device) -> bool:
+    """Whether these kernels are to do the work: asked for, or best where they run."""
+    return kernel == "triton" or (kernel == "auto" and device.type == "cuda" and triton_runs(device))
+
+
 def check_kernel(kernel: Kernel, device: torch.device) -> None:
     """Refuse a kernel that does not exist or cannot run on ``device``.
 
@@ -87,7 +93,7 @@ def check_kernel(kernel: Kernel, device: torch.device) -> None:
     """
     if kernel not in KERNELS:
         raise unknown_name("kernel", kernel, KERNELS)
-    if kernel == "torch" or triton_runs(device):
+    if kernel != "triton" or triton_runs(device):
         return
     if importlib.util.find_spec("triton") is None:
         raise InputError(
@@ -168,7 +174,9 @@ def _room(logits: FactoredLogits, rows: int) -> Tensor:
 
 
 def loss_fits(logits: FactoredLogits, problem: LossProblem) -> bool:
-    """Whether the kernel takes a loss: not in float64, nor with evidence of many dimensions."""
+    """Whether the kernel takes a loss: chosen, not in float64, nor with evidence of many dimensions."""
+    if not chosen(problem.kernel, logits.weight.device):
+        return False
     taught = None if problem.soft is None else problem.soft.evidence
     terms = max(_terms(problem.evidence), _terms(taught))
     return logits.weight.element_size() in MULTIPLYING and terms <= MOST_DIMENSIONS + 1
@@ -225,7 +233,9 @@ def _launch_loss(
 
 
 def posterior_fits(logits: FactoredLogits, reading: Reading) -> bool:
-    """Whether the kernel takes a posterior: not in float64, nor of codes of many dimensions."""
+    """Whether the kernel takes a posterior: chosen, not in float64, nor of codes of many dimensions."""
+    if not chosen(reading.kernel, logits.weight.device):
+        return False
     return logits.weight.element_size() in MULTIPLYING and reading.codebook.shape[1] <= MOST_DIMENSIONS
 
 

@@ -151,7 +151,7 @@ class CategoricalHead(Head):
     """What makes losses and their derivative of a chunk; see :meth:`compile_chunks`."""
     sums: Sums = PosteriorSums.of
     """What makes a posterior's sums of a tile, likewise."""
-    kernel: Kernel = "torch"
+    kernel: Kernel = "auto"
     """See :meth:`use_kernel`."""
 
     def compile_chunks(self, backend: str = "inductor") -> None:
@@ -163,8 +163,8 @@ class CategoricalHead(Head):
         """Choose what does the work of :meth:`loss` and :meth:`posterior`, for as long as the head stays there.
 
         Args:
-            kernel: torch (operations on chunks of logits) or triton (:mod:`models.fused`; what its kernels do
-                not do stays with torch).
+            kernel: torch (operations on chunks of logits), triton (:mod:`models.fused`; what its kernels do
+                not do stays with torch), or auto: triton where there is a CUDA device that has it.
 
         Raises:
             InputError: an unknown kernel, or one that cannot run where the head is.

@@ -31,7 +31,7 @@ class Reading:
     top: int
     sums: Sums
     """That function, or what it was compiled to."""
-    kernel: Kernel = "torch"
+    kernel: Kernel = "auto"
     """What does the work; Triton's kernels leave the likeliest codes, draws, truncations, gradients and
     float64 to torch."""
 
@@ -111,11 +111,11 @@ def chunked_posterior(
 def _fused_parts(
     logits: FactoredLogits, evidence: GroupedEvidence | None, reading: Reading, chunk_bytes: int | None
 ) -> list[Posterior] | None:
-    """The posteriors by Triton's kernel, where it is wanted and can do what is."""
+    """The posteriors by Triton's kernel, where that is chosen and does what is wanted."""
     differentiated = torch.is_grad_enabled() and any(
         part.requires_grad for part in (logits.rows, logits.weight, logits.bias)
     )
-    if reading.kernel != "triton" or reading.top or differentiated:
+    if reading.kernel == "torch" or reading.top or differentiated:
         return None
     from purrception.models.fused import posterior_fits, posterior_parts
 

@@ -22,8 +22,9 @@ from purrception.flow import HeadLosses, SiteLosses
 from purrception.flow.posterior import above_underflow_
 from purrception.models.logits import EVERY, FactoredLogits, GroupedEvidence, statistics_type, working_type
 
-Kernel = Literal["torch", "triton"]
-"""What turns logits into losses and posteriors: torch operations on chunks, or :mod:`models.fused`."""
+Kernel = Literal["auto", "torch", "triton"]
+"""What turns logits into losses and posteriors: torch operations on chunks, or :mod:`models.fused`; auto takes the
+latter on a CUDA device that has Triton."""
 KERNELS: tuple[Kernel, ...] = get_args(Kernel)
 
 
@@ -122,7 +123,7 @@ def total_loss(
     terms: Terms,
     chunk_bytes: int | None = None,
     soft: SoftTargets | None = None,
-    kernel: Kernel = "torch",
+    kernel: Kernel = "auto",
 ) -> HeadLosses:
     """Σ w (−Σ_k y_k ln π(k) + λ_z logsumexp²) over all sites, with its gradient found chunk by chunk on the way.
 
@@ -215,7 +216,7 @@ def _accumulate(logits: FactoredLogits, problem: LossProblem) -> tuple[tuple[Ten
 
 def _pieces(logits: FactoredLogits, problem: LossProblem) -> Iterator[Piece]:
     """What becomes of the logits, part by part: by Triton's kernels where they are wanted, else chunk by chunk."""
-    if problem.kernel == "triton":
+    if problem.kernel != "torch":
         from purrception.models.fused import loss_fits, loss_pieces
 
         if loss_fits(logits, problem):

@@ -51,11 +51,11 @@ class TrainingConfig:
     """Keep only the input of each block for the backward pass and compute the block again there: a quarter more
     operations, a fraction of the memory."""
     compile: bool = False
-    """Compile the blocks of the backbone and what is done to a chunk of logits (torch.compile): minutes at the
-    start, faster steps, mostly on GPUs."""
-    head_kernel: Kernel = "torch"
-    """What makes losses of a categorical head's logits: torch (chunk by chunk) or triton (kernels, on CUDA devices
-    only, unmeasured as yet)."""
+    """Compile the blocks of the backbone and what is done to a chunk of logits (torch.compile): a while at
+    the start (seconds to minutes), faster steps, mostly on GPUs."""
+    head_kernel: Kernel = "auto"
+    """What makes losses of a categorical head's logits: torch (chunk by chunk), triton (kernels, on CUDA devices
+    only) or auto, which is triton where it can be."""
     parallel: Parallel = "ddp"
     """Under torchrun: ddp (a copy of the network in each process), fsdp (its weights, averages and optimizer in
     shards over all of them) or hybrid (in shards within a group, the groups being copies)."""
