@@ -227,6 +227,9 @@ def test_what_does_not_fit_is_refused(tokenizer: VQTokenizer, tmp_path: Path) ->
     with pytest.raises(InputError, match="heads"):
         migrate(path, tokenizer, heads=5)
     tensors = public.state_dict()
+    torch.save(tensors | {"blocks.1.attn.proj.bias": torch.full((WIDTH,), torch.inf)}, tmp_path / "broken.pth")
+    with pytest.raises(InputError, match=r"broken\.pth holds .* in blocks\.1\.attn\.proj\.bias"):
+        migrate(tmp_path / "broken.pth", tokenizer, heads=HEADS)
     del tensors["blocks.1.attn.proj.bias"]
     tensors["blocks.1.attn.q_norm.weight"] = torch.ones(8)
     torch.save(tensors, tmp_path / "odd.pth")

@@ -67,6 +67,10 @@ def test_inception_accounts_for_every_tensor(tmp_path: Path) -> None:
     assert seen.spatial is not None
     assert seen.logits is not None
     assert (seen.features.shape, seen.spatial.shape, seen.logits.shape) == ((2, 2048), (2, 7 * 17 * 17), (2, 1008))
+    state["fc.bias"][7] = torch.nan
+    torch.save(state, tmp_path / "broken.pth")
+    with pytest.raises(InputError, match=r"broken\.pth holds .* in fc\.bias \(1 of 1008\)"):
+        open_inception(str(tmp_path / "broken.pth"))
     state["AuxLogits.fc.bias"] = state.pop("fc.bias")
     torch.save(state, tmp_path / "other.pth")
     with pytest.raises(InputError, match=r"missing: fc.bias; left over: AuxLogits.fc.bias"):
@@ -76,11 +80,16 @@ def test_inception_accounts_for_every_tensor(tmp_path: Path) -> None:
 def test_dinov2_from_a_folder(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.Dinov2Config(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=224)
-    transformers.Dinov2Model(config).save_pretrained(tmp_path / "dino")
+    network = transformers.Dinov2Model(config)
+    network.save_pretrained(tmp_path / "dino")
+    torch.nn.init.constant_(network.layernorm.bias, torch.inf)
+    network.save_pretrained(tmp_path / "broken")
     extractor = build_extractor("dinov2", Ingredients(weights=str(tmp_path / "dino")))
     grey = torch.rand(3, 1, 20, 20) * 2 - 1
     seen = extractor(grey)
     assert seen.features.shape == (3, 24)
     torch.testing.assert_close(seen.features, extractor(grey.expand(-1, 3, -1, -1)).features)
+    with pytest.raises(InputError, match=r"broken holds .* infinite, in layernorm\.bias \(24 of 24\)"):
+        build_extractor("dinov2", Ingredients(weights=str(tmp_path / "broken")))
     with pytest.raises(InputError, match="no DINOv2 at"):
         build_extractor("dinov2", Ingredients(weights=str(tmp_path / "nothing")))

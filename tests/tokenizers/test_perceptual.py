@@ -125,6 +125,9 @@ def test_bad_weights_are_refused(
     torch.save(numbered(network) | linear | {"features.0.weight": torch.rand(3)}, file)
     with pytest.raises(InputError, match=r"features\.0\.weight has shape"):
         LPIPS([str(file)])
+    torch.save(numbered(network) | linear | {"features.0.bias": torch.full((64,), torch.nan)}, file)
+    with pytest.raises(InputError, match=r"vgg\.pth holds .* in features\.0\.bias \(64 of 64\)"):
+        LPIPS([str(file)])
     torch.save({"a": Hostile()}, file)
     with pytest.raises(InputError, match="holds no named tensors"):
         LPIPS([str(file)])
