@@ -55,6 +55,20 @@ def test_ratio_is_of_the_steps_needed_for_what_both_reach() -> None:
     assert speed_ratio(alone, "fast", "slow", "step", "frechet").low is None
 
 
+def test_nothing_is_told_of_two_that_were_there_at_once() -> None:
+    """Of bounds that rise from the start the one with cheaper steps looked 1.5 times faster by seconds."""
+    rows = [
+        row(entry, seed, step, 5 + seed / 10 + step / 1000) | {"seconds": step * cost}
+        for entry, cost in (("cheap", 2.0), ("dear", 3.0))
+        for seed in (0, 1, 2)
+        for step in (100, 200, 400)
+    ]
+    both = [speed_ratio(rows, *names, "seconds", "frechet") for names in (("cheap", "dear"), ("dear", "cheap"))]
+    assert both == [SpeedRatio(1.0, None, None, "unknown")] * 2
+    assert not both[0].differs
+    assert str(both[0]) == "both at once"
+
+
 def test_equal_trainings_are_told_apart_as_rarely_as_promised() -> None:
     """5 % of noise on each measurement: 39 % of first passages of the noisy end showed a ratio above 1.1."""
     generator = np.random.default_rng(0)

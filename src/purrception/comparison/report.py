@@ -93,7 +93,8 @@ def _how_speed_is_measured() -> list[str]:
     return [
         "A falling curve is fitted to each entry's measurements; the ratio is of what both need to the worse of "
         "the two ends. In brackets the interval of 95 % over seeds, drawn again together for both; where it holds "
-        "1, the two are not told apart. ≥ and ≤: one of them was there at its first measurement.",
+        "1, the two are not told apart. ≥ and ≤: one of them was there at its first measurement; both at once: "
+        "each was, and nothing is known of how much less either needed.",
     ]
 
 

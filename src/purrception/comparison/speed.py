@@ -59,11 +59,14 @@ class SpeedRatio:
     """Interval of 95 % over seeds; none with fewer than two of them."""
     high: float | None
     bound: str = ""
-    """"at least" where A was there at its first measurement already, "at most" where B was."""
+    """"at least" where A was there at its first measurement already, "at most" where B was; "unknown" where both
+    were, so that nothing is known of how much less either needed: the ratio is 1 then, without an interval."""
 
     @classmethod
     def of(cls, logarithm: float, reach: float | None, bound: str) -> SpeedRatio:
         """From ln ratio and how far its interval reaches to either side."""
+        if bound == "unknown":
+            return cls(1.0, None, None, bound)
         low, high = (None if reach is None else math.exp(logarithm + side * reach) for side in (-1, 1))
         return cls(math.exp(logarithm), low, high, bound)
 
@@ -73,6 +76,8 @@ class SpeedRatio:
         return self.low is not None and self.high is not None and not self.low <= 1 <= self.high
 
     def __str__(self) -> str:
+        if self.bound == "unknown":
+            return "both at once"
         sign = {"at least": "≥ ", "at most": "≤ "}.get(self.bound, "")
         if self.low is None or self.high is None:
             return f"{sign}{self.ratio:.2f}×, one seed"
@@ -111,8 +116,8 @@ def first_reach(positions: np.ndarray, values: np.ndarray, target: float) -> flo
 def _log_ratio(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> tuple[float, str]:
     """ln (what B needs / what A needs) to the worse of the two ends, which both reach; and which is a bound."""
     target = max(float(a[1][-1]), float(b[1][-1]))
-    at_once = [curve[1][0] <= target for curve in (a, b)]
-    bound = "" if at_once[0] == at_once[1] else "at least" if at_once[0] else "at most"
+    at_once = bool(a[1][0] <= target), bool(b[1][0] <= target)
+    bound = {(True, True): "unknown", (True, False): "at least", (False, True): "at most"}.get(at_once, "")
     return math.log(first_reach(*b, target) / first_reach(*a, target)), bound
 
 
@@ -154,5 +159,7 @@ def speed_ratios(
             deviation = float(np.std([ratio for ratio, _ in draws]))
             reach = deviation * math.sqrt(len(seeds) / (len(seeds) - 1)) * t_quantile(len(seeds) - 1)
         found[a, b] = SpeedRatio.of(centre, reach, bound)
-        found[b, a] = SpeedRatio.of(-centre, reach, {"at least": "at most", "at most": "at least"}.get(bound, ""))
+        found[b, a] = SpeedRatio.of(
+            -centre, reach, {"at least": "at most", "at most": "at least"}.get(bound, bound)
+        )
     return found
