@@ -133,7 +133,7 @@ def test_a_long_job_stops_and_a_reload_begins_anew(studio: Server, visit: Visit)
     visit.fill("generate-number", 64)
     visit.fill("generate-steps", 200)
     page.locator("#generate-go").click()
-    page.wait_for_timeout(700)
+    page.wait_for_timeout(2000)  # until it is under way, also beside other work
     page.locator("#generate-stop").click()
     visit.fill("generate-number", 1)
     visit.fill("generate-steps", 2)

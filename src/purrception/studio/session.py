@@ -147,7 +147,8 @@ class Studio:
             with self._working:
                 yield watch
         finally:
-            self._stops.pop(session, None)
+            if self._stops.get(session) is event:  # not that of work which has begun since
+                del self._stops[session]
 
     def generate(
         self, labels: list[int], settings: SamplingConfig, seed: int, session: str, report: Report
