@@ -74,8 +74,10 @@ class GenerateTab:
             self._make, [*inputs, view], outputs, concurrency_id=MODEL, concurrency_limit=1,
             show_progress_on=[gallery], api_visibility="private",
         )  # fmt: skip
-        stop.click(self._stop, None, None, queue=False, cancels=[run], api_visibility="private")
-        view.change(self._view, [self.made, view], gallery, queue=False, api_visibility="private")
+        # Queued beside the model's work, not behind it: what is not queued can show no notice on the page.
+        beside: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private"}
+        stop.click(self._stop, None, None, cancels=[run], **beside)
+        view.change(self._view, [self.made, view], gallery, **beside)
         gallery.select(self._choose, None, self.chosen, queue=False, api_visibility="private")
         if thumbnails is not None:
             thumbnails.select(self._name, None, menu, queue=False, api_visibility="private")
