@@ -174,9 +174,7 @@ def _room(logits: FactoredLogits, rows: int) -> Tensor:
 
 
 def loss_fits(logits: FactoredLogits, problem: LossProblem) -> bool:
-    """Whether the kernel takes a loss: chosen, not in float64, nor with evidence of many dimensions."""
-    if not chosen(problem.kernel, logits.weight.device):
-        return False
+    """Whether the kernel takes a loss: not in float64, nor with evidence of many dimensions."""
     taught = None if problem.soft is None else problem.soft.evidence
     terms = max(_terms(problem.evidence), _terms(taught))
     return logits.weight.element_size() in MULTIPLYING and terms <= MOST_DIMENSIONS + 1
@@ -233,9 +231,7 @@ def _launch_loss(
 
 
 def posterior_fits(logits: FactoredLogits, reading: Reading) -> bool:
-    """Whether the kernel takes a posterior: chosen, not in float64, nor of codes of many dimensions."""
-    if not chosen(reading.kernel, logits.weight.device):
-        return False
+    """Whether the kernel takes a posterior: not in float64, nor of codes of many dimensions."""
     return logits.weight.element_size() in MULTIPLYING and reading.codebook.shape[1] <= MOST_DIMENSIONS
 
 

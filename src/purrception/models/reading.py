@@ -112,13 +112,13 @@ def _fused_parts(
     logits: FactoredLogits, evidence: GroupedEvidence | None, reading: Reading, chunk_bytes: int | None
 ) -> list[Posterior] | None:
     """The posteriors by Triton's kernel, where that is chosen and does what is wanted."""
+    from purrception.models.fused import chosen, posterior_fits, posterior_parts
+
     differentiated = torch.is_grad_enabled() and any(
         part.requires_grad for part in (logits.rows, logits.weight, logits.bias)
     )
-    if reading.kernel == "torch" or reading.top or differentiated:
+    if reading.top or differentiated or not chosen(reading.kernel, logits.weight.device):
         return None
-    from purrception.models.fused import posterior_fits, posterior_parts
-
     logits = logits.detached(working_type(logits.weight))
     if not posterior_fits(logits, reading):
         return None

@@ -216,12 +216,11 @@ def _accumulate(logits: FactoredLogits, problem: LossProblem) -> tuple[tuple[Ten
 
 def _pieces(logits: FactoredLogits, problem: LossProblem) -> Iterator[Piece]:
     """What becomes of the logits, part by part: by Triton's kernels where they are wanted, else chunk by chunk."""
-    if problem.kernel != "torch":
-        from purrception.models.fused import loss_fits, loss_pieces
+    from purrception.models.fused import chosen, loss_fits, loss_pieces
 
-        if loss_fits(logits, problem):
-            yield from loss_pieces(logits, problem)
-            return
+    if chosen(problem.kernel, logits.weight.device) and loss_fits(logits, problem):
+        yield from loss_pieces(logits, problem)
+        return
     copies = 1 + (problem.evidence is not None) + (problem.soft is not None)
     for group, rows, blocks in logits.tiles(copies, problem.chunk_bytes):
         part, slopes = _terms_of_rows(logits, group, rows, blocks, problem)

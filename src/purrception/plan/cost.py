@@ -26,7 +26,7 @@ from purrception.plan.speed import Peak, Speed, measured_step
 from purrception.tokenizers import VQTokenizer, known_arch
 from purrception.training import TrainingConfig
 
-UTILISATION = {"cpu": 0.5, "cuda": 0.3, "cuda, compiled": 0.4}
+UTILISATION, ON_A_GPU, COMPILED_ON_A_GPU = 0.5, 0.3, 0.4
 """Share of the peak that training is supposed to reach where no step is taken: of a large product's speed DiT-S/2
 reached 0.52 to 0.77 on one core; DiT-XL/2 reached 0.29 of an H100's peak and 0.40 compiled, with 128 images
 (docs/results/performance.md)."""
@@ -194,8 +194,8 @@ def _speed(
         with torch.random.fork_rng(devices=[]):
             seconds, steps = measured_step(own, objective, build())
         return Speed(device, peak.tflops, peak.source, 1e-12 * flops / seconds / peak.tflops, steps, seconds)
-    kind = device.split(":")[0] + (", compiled" if training.compile else "")
-    utilisation = machine.utilisation or UTILISATION.get(kind, UTILISATION["cpu"])
+    on_gpu = COMPILED_ON_A_GPU if training.compile else ON_A_GPU
+    utilisation = machine.utilisation or (on_gpu if device.startswith("cuda") else UTILISATION)
     seconds = flops / (1e12 * peak.tflops * utilisation)
     return Speed(device, peak.tflops, peak.source, utilisation, 0, seconds)
 
