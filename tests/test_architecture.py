@@ -14,7 +14,7 @@ import purrception
 SOURCE = Path(purrception.__file__).parent
 ORDER = [
     "errors", "packages", "units", "options", "places", "terminal", "classes", "peaks", "keyed_rng",
-    "devices", "processes", "progress", "pictures", "weights", "nearest", "hub", "data", "canvas",
+    "devices", "processes", "progress", "storage", "pictures", "weights", "nearest", "hub", "data", "canvas",
     "tokenizers", "tokens", "flow", "models", "replay", "sampling", "editing", "training", "prepare",
     "outputs", "pipeline", "warm_start", "gallery", "evaluation", "diagnostics", "config", "migration",
     "tokenizer_run", "saved_run", "experiment", "shipping", "dry_run", "plan", "comparison", "bench",

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from purrception.cli import main
+from purrception.storage import sha256_of
 from purrception.tokenizers import PUBLIC_TOKENIZERS, VQTokenizer
-from purrception.weights import sha256_of
 from tests.test_migration import HEADS, random_network, save
 from tests.tokenizers.reference import random_reference
 

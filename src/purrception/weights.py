@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import hashlib
 import pickle
 import re
 import zipfile
@@ -164,12 +163,6 @@ def require_finite(tensors: Mapping[str, Tensor], where: object) -> None:
             f"{where} holds values that are NaN or infinite, in {_listed(bad)}: the file is damaged, or its "
             "training diverged; take another"
         )
-
-
-def sha256_of(path: Path | str) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)

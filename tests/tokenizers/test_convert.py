@@ -17,8 +17,9 @@ from torch import Tensor
 
 from purrception import PurrceptionPipeline
 from purrception.errors import InputError
+from purrception.storage import sha256_of
 from purrception.tokenizers import PUBLIC_TOKENIZERS, VQConfig, VQTokenizer, convert_tokenizer, open_tokenizer
-from purrception.weights import NAMES_LISTED, read_weights, sha256_of
+from purrception.weights import NAMES_LISTED, read_weights
 from tests.tokenizers.reference import PUBLISHED, Reference, random_images, random_reference
 
 NARROW = {"base": 32, "codebook_size": 300}

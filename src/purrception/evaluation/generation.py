@@ -24,8 +24,8 @@ from purrception.keyed_rng import Stream, keyed_rng
 from purrception.pipeline import PurrceptionPipeline
 from purrception.progress import ProgressBar
 from purrception.sampling import sample_codes
+from purrception.storage import write_file
 from purrception.tokenizers import fingerprint
-from purrception.tokens.shards import write_whole
 
 PART = 128
 """Images of one file of codes; also what processes are dealt."""
@@ -98,7 +98,7 @@ class GeneratedCodes:
             "labels": labels.numpy().astype(np.int32),
             "nfe": np.array([nfe], dtype=np.int32),
         }
-        write_whole(self.folder / f"codes-{number:05d}.safetensors", save(content))
+        write_file(self.folder / f"codes-{number:05d}.safetensors", save(content))
 
     @property
     def parts(self) -> int:
@@ -161,7 +161,7 @@ def generate(
     codes = GeneratedCodes(parent / key, num)
     if processes.rank() == 0:
         codes.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(codes.folder / "request.json", json.dumps(described, indent=2).encode())
+        write_file(codes.folder / "request.json", json.dumps(described, indent=2).encode())
     processes.wait()
     own = [number for number in processes.share(codes.parts) if codes.part(number) is None]
     total, done = sum(min(PART, num - number * PART) for number in own), 0

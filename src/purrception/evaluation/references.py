@@ -20,9 +20,9 @@ from purrception.evaluation.features import FeatureCache, ImageFeatures, extract
 from purrception.evaluation.image_sets import NPZ_IMAGES, CodeImages, FolderOfImages, ImageSet, NpzImages
 from purrception.evaluation.learning import split_images
 from purrception.evaluation.statistics import FeatureStatistics
+from purrception.storage import write_file
 from purrception.tokenizers import VQTokenizer
 from purrception.tokens import MANIFEST_FILE, TokenDataset
-from purrception.tokens.shards import write_whole
 
 PROTOCOLS = {
     "adm-train": "the training images, whose statistics are the convention since ADM (arXiv 2105.05233)",
@@ -222,7 +222,7 @@ def save_statistics(path: Path, features: ImageFeatures, origin: Origin, manifes
     content = io.BytesIO()
     np.savez(content, **arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, content.getvalue())
+    write_file(path, content.getvalue())
 
 
 def _statistics(mean: np.ndarray, covariance: np.ndarray, count: int, path: Path) -> FeatureStatistics:

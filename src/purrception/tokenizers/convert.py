@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from purrception.errors import InputError, unknown_name
+from purrception.storage import sha256_of
 from purrception.tokenizers.public import PUBLIC_TOKENIZERS, PublicTokenizer
 from purrception.tokenizers.vq import VQTokenizer
-from purrception.weights import read_weights, renamed, sha256_of, tensors_in
+from purrception.weights import read_weights, renamed, tensors_in
 
 ORIGIN_FILE = "origin.json"
 AVERAGE_KEYS, STATE_KEYS = ("ema",), ("model", "state_dict")

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from purrception.errors import InputError
-from purrception.tokens.shards import write_whole
+from purrception.storage import write_file
 from purrception.tokens.store import TokenStore
 
 MANIFEST_FILE = "manifest.json"
@@ -111,4 +111,4 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write ``manifest.json``; it appears whole or not at all."""
-        write_whole(folder / MANIFEST_FILE, json.dumps(asdict(self), indent=2).encode())
+        write_file(folder / MANIFEST_FILE, json.dumps(asdict(self), indent=2).encode())

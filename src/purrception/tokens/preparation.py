@@ -31,9 +31,10 @@ from purrception.data import (
 )
 from purrception.errors import InputError
 from purrception.progress import ProgressBar
+from purrception.storage import write_file
 from purrception.tokens.encoding import EncodedPart, Encoder, EncodingConfig
 from purrception.tokens.manifest import MANIFEST_FILE, Manifest, Shard, Standardisation
-from purrception.tokens.shards import shard_name, write_shard, write_whole
+from purrception.tokens.shards import shard_name, write_shard
 
 if TYPE_CHECKING:
     from purrception.tokenizers import Tokenizer
@@ -78,7 +79,7 @@ class Plan:
         elif processes.rank() == 0:
             if any(folder.glob("shard-*")):
                 raise InputError(f"{folder} holds shards already: give another folder, or remove this one")
-            write_whole(file, json.dumps(here, indent=2).encode())
+            write_file(file, json.dumps(here, indent=2).encode())
         processes.wait()
 
 
@@ -204,7 +205,7 @@ def _encode_shards(plan: Plan, missing: list[int], encoder: Encoder, folder: Pat
         for number, part in zip(mine, encoder.parts(ranges, advance), strict=True):
             record = _write_part(folder, number, part, size)
             record |= {"seconds": time.monotonic() - began, "encoder_seconds": part.encoder_seconds}
-            write_whole(_record(folder, number), json.dumps(record).encode())
+            write_file(_record(folder, number), json.dumps(record).encode())
             began = time.monotonic()
 
 
@@ -239,7 +240,7 @@ def _records(plan: Plan, folder: Path) -> Iterator[dict[str, Any]]:
 
 def _report(plan: Plan, source: ImageSource, folder: Path) -> None:
     """Write which images and files were not taken."""
-    write_whole(folder / REPORT_FILE, report_text([*_skipped(plan, folder), *passed_over(source)]).encode())
+    write_file(folder / REPORT_FILE, report_text([*_skipped(plan, folder), *passed_over(source)]).encode())
 
 
 def _finish(
@@ -267,7 +268,7 @@ def _finish(
         "images_per_second_and_process": round(plan.images / max(seconds, 1e-9), 3),
         "share_outside_encoder": round(1 - encoder_seconds / max(seconds, 1e-9), 4),
     }
-    write_whole(folder / SUMMARY_FILE, json.dumps(summary, indent=2).encode())
+    write_file(folder / SUMMARY_FILE, json.dumps(summary, indent=2).encode())
     Manifest(
         codebook_size=len(codebook),
         codebook_dim=codebook.shape[1],

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
 
-from purrception.errors import InputError
+from purrception.storage import write_file
 
 SAFETENSORS_DTYPES: dict[str, np.dtype[Any]] = {"U16": np.dtype("<u2"), "I32": np.dtype("<i4")}
 
@@ -21,43 +20,12 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}.safetensors"
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears under its name only when every byte is on the disk.
-
-    Raises:
-        InputError: the disk is full, or will not have it; nothing else is touched.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(
-            f"cannot write {path} ({error}); what was finished is kept: make room and run the same command again"
-        ) from error
-
-
 def write_shard(path: Path, indices: np.ndarray, labels: np.ndarray, codebook_size: int) -> str:
     """Write codes ``[n, h, w]`` and labels ``[n]``; returns the file's SHA-256, hexadecimal."""
     dtype = np.uint16 if codebook_size <= 2**16 else np.int32
     content = save({"indices": np.ascontiguousarray(indices.astype(dtype)), "labels": labels.astype(np.int32)})
-    write_whole(path, content)
+    write_file(path, content)
     return hashlib.sha256(content).hexdigest()
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def map_shard(path: Path) -> dict[str, np.ndarray]:

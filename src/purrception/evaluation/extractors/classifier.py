@@ -16,8 +16,8 @@ from purrception.errors import InputError
 from purrception.evaluation.extractors.base import Extracted
 from purrception.keyed_rng import Stream, keyed_rng
 from purrception.progress import ProgressBar
+from purrception.storage import write_file
 from purrception.tokenizers import fingerprint
-from purrception.tokens.shards import write_whole
 from purrception.weights import require_finite
 
 SIZES = ("channels", "image_size", "classes", "feature_dim")
@@ -157,7 +157,7 @@ def save_classifier(model: ImageClassifier, path: Path) -> None:
 
     # One entry: of several, safetensors writes the order that a hash table has, another one each time.
     sizes = json.dumps({name: getattr(model, name) for name in (*SIZES, "class_names")})
-    write_whole(path, save(model.state_dict(), metadata={"sizes": sizes}))
+    write_file(path, save(model.state_dict(), metadata={"sizes": sizes}))
 
 
 def load_classifier(path: Path | str) -> ImageClassifier:

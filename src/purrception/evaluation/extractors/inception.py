@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from purrception.errors import InputError
 from purrception.evaluation.extractors.base import Extracted
-from purrception.weights import account_for, read_weights, renamed, sha256_of, tensors_in
+from purrception.storage import sha256_of
+from purrception.weights import account_for, read_weights, renamed, tensors_in
 
 WEIGHTS_FILE = "weights-inception-2015-12-05-6726825d.pth"
 WEIGHTS_FROM = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS_FILE}"

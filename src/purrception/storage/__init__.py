@@ -1,0 +1,35 @@
+"""What lies on disk: written whole or not at all, by one process at a time, verified, read within limits."""
+
+from purrception.storage.digests import DIGESTS_FILE, check_digests, digest_lines, sha256_of, write_digests
+from purrception.storage.files import (
+    cannot_write,
+    is_unused,
+    plain_name,
+    sync,
+    whole_file,
+    whole_folder,
+    write_file,
+)
+from purrception.storage.locks import LOCK_FILE, one_writer
+from purrception.storage.readers import plain_reason, read_json, read_limited, reading
+
+__all__ = [
+    "DIGESTS_FILE",
+    "LOCK_FILE",
+    "cannot_write",
+    "check_digests",
+    "digest_lines",
+    "is_unused",
+    "one_writer",
+    "plain_name",
+    "plain_reason",
+    "read_json",
+    "read_limited",
+    "reading",
+    "sha256_of",
+    "sync",
+    "whole_file",
+    "whole_folder",
+    "write_digests",
+    "write_file",
+]

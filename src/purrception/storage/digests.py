@@ -1,0 +1,83 @@
+"""SHA-256 of the files of a folder, in ``SHA256SUMS`` beside them, as ``sha256sum --check`` reads it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from purrception.errors import InputError
+from purrception.storage.files import plain_name, write_file
+from purrception.storage.locks import LOCK_FILE
+from purrception.storage.readers import read_limited
+
+DIGESTS_FILE = "SHA256SUMS"
+SKIP = "PURRCEPTION_SKIP_DIGESTS"
+"""Environment variable: set to 1, what is loaded is not compared with its digests."""
+LINE = re.compile(r"([0-9a-f]{64})  (.+)")
+LARGEST_INDEX = 2**24
+
+
+def sha256_of(path: Path | str) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_digests(folder: Path, leave: Iterable[str] = ()) -> None:
+    """Write the index of all files in ``folder`` and below, but for those to ``leave`` and hidden ones.
+
+    Raises:
+        InputError: the disk is full.
+    """
+    left = {DIGESTS_FILE, LOCK_FILE, *leave}
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in left)
+    listed = {path.relative_to(folder).as_posix(): sha256_of(path) for path in files if path.name[0] != "."}
+    write_file(folder / DIGESTS_FILE, digest_lines(listed))
+
+
+def digest_lines(digests: Mapping[str, str]) -> str:
+    """An index's text, of SHA-256 by name."""
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
+
+
+def check_digests(folder: Path, mine: Callable[[str], bool] = lambda name: True, *, missing: bool = True) -> None:
+    """Compare the files of a folder with its index; one without an index, of an older version, passes.
+
+    Args:
+        folder: where ``SHA256SUMS`` lies.
+        mine: which names to look at; of those, a file may be missing only if ``missing`` is false.
+        missing: whether a file that is listed and not there is an error.
+
+    Raises:
+        InputError: a file is missing or altered, or the index is no index.
+    """
+    if not (folder / DIGESTS_FILE).is_file() or os.environ.get(SKIP) == "1":
+        return
+    for name, digest in _read(folder / DIGESTS_FILE).items():
+        path = folder / name
+        if not mine(name) or not (missing or path.is_file()):
+            continue
+        if not path.is_file():
+            raise InputError(f"{path} is missing: {folder / DIGESTS_FILE} lists it")
+        if sha256_of(path) != digest:
+            raise InputError(
+                f"{path} is damaged or altered: its SHA-256 is not the one in {DIGESTS_FILE}; take it from where "
+                f"it came, or if you altered it yourself, remove {folder / DIGESTS_FILE}"
+            )
+
+
+def _read(file: Path) -> dict[str, str]:
+    digests = {}
+    for line in read_limited(file, LARGEST_INDEX, "index of digests").decode(errors="replace").splitlines():
+        found = LINE.fullmatch(line)
+        if not found:
+            raise InputError(f"{file} is damaged: a line of it is no SHA-256 and file name; given {line[:100]!r}")
+        for part in found[2].split("/"):
+            plain_name(part, file)
+        digests[found[2]] = found[1]
+    if not digests:
+        raise InputError(f"{file} is damaged: it is empty")
+    return digests

@@ -1,0 +1,104 @@
+"""One writer per folder: a lock that a crash frees, with the name of who holds it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from purrception import processes
+from purrception.errors import InputError
+from purrception.progress import note
+
+LOCK_FILE = ".lock"
+PATIENCE = 3.0
+"""Seconds that a second writer waits for the first: one that was just killed needs a moment to go."""
+NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL})
+_held: set[Path] = set()
+"""Folders that this process writes; it may ask again for one of them."""
+
+
+@contextlib.contextmanager
+def one_writer(folder: Path) -> Iterator[None]:
+    """Be the only job that writes to ``folder``, made if need be, for the length of a block.
+
+    The first process of ``torchrun`` holds the lock for all of them; every one enters. The lock is the system's
+    (flock), on the file ``.lock``: it ends with the process that holds it, however that ends. Over NFS it holds
+    between machines where the server keeps locks (NFS 4 does).
+
+    Raises:
+        InputError: another process writes there; the line says which, where and since when.
+    """
+    with contextlib.ExitStack() as stack:
+        problem = ""
+        if processes.rank() == 0:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(folder, folder))
+            except (OSError, InputError) as error:
+                problem = str(error) if isinstance(error, InputError) else f"cannot write to {folder}: {error}"
+        if problem := processes.gather(problem)[0]:
+            raise InputError(problem)
+        yield
+
+
+@contextlib.contextmanager
+def locked(folder: Path, name: Path) -> Iterator[None]:
+    """Hold the lock of ``folder``, which is there; errors call it ``name``."""
+    place = folder.resolve()
+    if place in _held:
+        yield
+        return
+    descriptor = _acquire(folder, name)
+    _held.add(place)
+    try:
+        yield
+    finally:
+        _held.discard(place)
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, 0)
+        os.close(descriptor)
+
+
+def _acquire(folder: Path, name: Path) -> int:
+    """An open descriptor of the folder's lock file, locked."""
+    file, end = folder / LOCK_FILE, time.monotonic() + PATIENCE
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in NO_LOCKS:
+                note(f"{name} lies on a file system without locks: see to it that no other process writes there")
+                return descriptor
+            holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip()
+            os.close(descriptor)
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            if time.monotonic() > end:
+                who = holder or "another process"
+                raise InputError(
+                    f"{who} is writing to {name}: wait until it is done, stop it, or choose another place"
+                ) from error
+            time.sleep(0.1)
+            continue
+        with contextlib.suppress(OSError):  # the folder may have been renamed or removed since the file was opened
+            if os.stat(file).st_ino == os.fstat(descriptor).st_ino:
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, _signature().encode(errors="replace"), 0)
+                return descriptor
+        os.close(descriptor)
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def _signature() -> str:
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    return f"process {os.getpid()} on {socket.gethostname()} (since {since}: {command})"

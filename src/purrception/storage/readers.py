@@ -1,0 +1,88 @@
+"""Reading what others wrote: within limits, against a schema, with one line where it fails."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from purrception.errors import InputError
+
+T = TypeVar("T")
+LARGEST_TEXT = 2**26
+"""Bytes of a JSON or YAML file beyond which it is not ours."""
+
+
+@contextlib.contextmanager
+def reading(what: str, path: object, remedy: str = "") -> Iterator[None]:
+    """Around the reading of a file: whatever is raised becomes one line that names it.
+
+    A damaged or hostile file can raise anything in the libraries that parse it; so every kind of error is caught.
+
+    Args:
+        what: the file is expected to be, with its article: ``"a token manifest"``.
+        path: of the file, or an address.
+        remedy: what to do.
+
+    Raises:
+        InputError: it cannot be read; one that is raised inside passes as it is.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # RecursionError and MemoryError are among them
+        raise InputError(
+            f"{path} is not {what} that can be read: {plain_reason(error)}{remedy and f'; {remedy}'}"
+        ) from error
+
+
+def plain_reason(error: BaseException) -> str:
+    """What an error says, in one line of moderate length."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return f"{where and f'{where}: '}{first['msg']}; given {str(first['input'])[:100]}"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, MemoryError):
+        return "it asks for more memory than there is"
+    said = " ".join(str(error).split())[:200]
+    return f"no {said}" if isinstance(error, KeyError) else said or type(error).__name__
+
+
+def read_limited(path: Path, limit: int, what: str) -> bytes:
+    """A file's content, if it is no larger than ``limit`` bytes.
+
+    Raises:
+        InputError: it is missing, larger, or cannot be read.
+    """
+    try:
+        size = path.stat().st_size
+        if size > limit:
+            raise InputError(f"{path} has {size} bytes; {what} has at most {limit}")
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def read_json(path: Path, kind: type[T] | Any, what: str, remedy: str = "", *, strict: bool = True) -> T:
+    """A JSON file as ``kind``, a dataclass or another type that pydantic checks.
+
+    Args:
+        path: the file.
+        kind: what it holds.
+        what: it is expected to be, with its article, for errors.
+        remedy: what to do where it is damaged.
+        strict: whether a number must be a number, and no text that reads as one.
+
+    Raises:
+        InputError: it is missing, too large, no JSON, or holds something else.
+    """
+    content = read_limited(path, LARGEST_TEXT, what)
+    with reading(what, path, remedy):
+        values: T = TypeAdapter(kind).validate_json(content, strict=strict)
+    return values

@@ -1,0 +1,187 @@
+"""Files whole or not at all, one writer, digests, and reading with care."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from purrception.errors import InputError
+from purrception.storage import (
+    DIGESTS_FILE,
+    LOCK_FILE,
+    check_digests,
+    is_unused,
+    locks,
+    one_writer,
+    plain_name,
+    read_json,
+    reading,
+    whole_file,
+    whole_folder,
+    write_digests,
+    write_file,
+)
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_file_is_replaced_whole_or_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "config.yaml"
+    write_file(file, "old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"cannot write .*config\.yaml \(No space left on device\)"):
+        write_file(file, "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    assert file.read_text() == "old"
+
+
+def test_an_error_of_the_writer_itself_passes(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), whole_file(tmp_path / "a") as partial:
+        partial.write_text(str(1 / 0))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_library_s_own_word_for_a_full_disk_is_understood(tmp_path: Path) -> None:
+    error = RuntimeError('Error while serializing: I/O error: Os { "No space" (os error 28) }')
+    with pytest.raises(InputError, match="No space left on device"), whole_file(tmp_path / "a.safetensors"):
+        raise error
+
+
+def test_a_folder_appears_whole_and_without_its_lock(tmp_path: Path) -> None:
+    with whole_folder(tmp_path / "out") as partial:
+        (partial / "deep").mkdir()
+        (partial / "deep" / "a").write_text("a")
+        assert not (tmp_path / "out").exists()
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "deep", "a"]
+
+
+def test_a_folder_that_fails_leaves_nothing_and_one_that_is_there_stays(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No space"), whole_folder(tmp_path / "out"):
+        full()
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    with pytest.raises(InputError, match="already there"), whole_folder(tmp_path / "out"):
+        pass
+    with whole_folder(tmp_path / "out", replace=True) as partial:
+        (partial / "new").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "new"]
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from purrception.storage import one_writer, whole_folder
+with {frame}:
+    print("here", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("frame", ["one_writer(Path(sys.argv[1]))", "whole_folder(Path(sys.argv[1]))"])
+def test_a_second_process_is_told_who_writes_and_a_crash_frees_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frame: str
+) -> None:
+    place = tmp_path / "run"
+    program = HOLDER.format(frame=frame)
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(place)], stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "here\n"
+        monkeypatch.setattr(locks, "PATIENCE", 0.2)
+        enter = one_writer if frame.startswith("one") else whole_folder
+        with (
+            pytest.raises(InputError, match=rf"process {holder.pid} on .* is writing to .*run: wait"),
+            enter(place),
+        ):
+            pass
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    monkeypatch.setattr(locks, "PATIENCE", 5.0)
+    with enter(place):
+        pass
+    assert is_unused(place)
+
+
+def test_the_same_process_may_ask_again(tmp_path: Path) -> None:
+    with one_writer(tmp_path), one_writer(tmp_path / "." / "x" / ".."):
+        pass
+    assert (tmp_path / LOCK_FILE).read_text() == ""
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/etc/passwd", "a/b", "..\\b", "a\0b", "a\nb", 7, None])
+def test_a_name_is_never_a_path(name: object) -> None:
+    with pytest.raises(InputError, match="plain file names"):
+        plain_name(name, "manifest.json")
+    assert plain_name("shard-00001.safetensors", "manifest.json") == "shard-00001.safetensors"
+
+
+def test_digests_are_sha256sum_s_and_notice_one_bit(tmp_path: Path) -> None:
+    (tmp_path / "part").mkdir()
+    file = tmp_path / "part" / "weights.safetensors"
+    file.write_bytes(bytes(1000))
+    (tmp_path / "README.md").write_text("card")
+    write_digests(tmp_path, leave=("README.md",))
+    done = subprocess.run(["sha256sum", "--check", DIGESTS_FILE], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "part/weights.safetensors: OK\n"
+    check_digests(tmp_path)
+    (tmp_path / "README.md").write_text("a better card")
+    check_digests(tmp_path)
+    content = bytearray(bytes(1000))
+    content[500] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"weights\.safetensors is damaged or altered"):
+        check_digests(tmp_path)
+    check_digests(tmp_path, mine=lambda name: name.endswith(".json"))
+    os.environ["PURRCEPTION_SKIP_DIGESTS"] = "1"
+    try:
+        check_digests(tmp_path)
+    finally:
+        del os.environ["PURRCEPTION_SKIP_DIGESTS"]
+    file.unlink()
+    with pytest.raises(InputError, match="is missing"):
+        check_digests(tmp_path)
+    check_digests(tmp_path, missing=False)
+
+
+@pytest.mark.parametrize("line", [f"{'0' * 64}  ../../etc/passwd\n", f"{'0' * 64}  /etc/passwd\n", "x\n", ""])
+def test_an_index_that_leads_elsewhere_or_nowhere_is_refused(tmp_path: Path, line: str) -> None:
+    (tmp_path / DIGESTS_FILE).write_text(line)
+    with pytest.raises(InputError, match=DIGESTS_FILE):
+        check_digests(tmp_path)
+
+
+@dataclass(frozen=True)
+class Two:
+    number: int
+    text: str = ""
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", b"{}", b'{"number": "1"}', b'{"number": 1.5}', b"[" * 100_000, b"\xff\xfe", b'{"number": NaN}'],
+)
+def test_json_that_is_something_else_is_one_line(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "two.json"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"two\.json is not a pair that can be read: .*; make it again$"):
+        read_json(file, Two, "a pair", "make it again")
+    file.write_text(json.dumps({"number": 1, "text": "a"}))
+    assert read_json(file, Two, "a pair") == Two(1, "a")
+
+
+def test_whatever_a_parser_raises_names_the_file() -> None:
+    for error in (RecursionError("maximum depth"), MemoryError(), KeyError("sides"), ZeroDivisionError("1/0")):
+        with pytest.raises(InputError, match=r"x\.tar is not a tar that can be read"), reading("a tar", "x.tar"):
+            raise error
