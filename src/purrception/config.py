@@ -20,7 +20,7 @@ from purrception.errors import InputError, unknown_name
 from purrception.evaluation import EvaluationConfig
 from purrception.flow import ObjectiveConfig, SamplingConfig
 from purrception.models import DiTConfig, HeadConfig
-from purrception.options import option_names
+from purrception.options import TIMEOUT_MINUTES, option_names
 from purrception.places import check_name
 from purrception.tokenizers import LossConfig, TokenizerTrainingConfig, VQConfig
 from purrception.training import TrainingConfig
@@ -96,6 +96,8 @@ class TokenizerRunConfig:
     """Of initial weights, the order of the images and restarted codes."""
     device: str = "auto"
     """cpu, cuda, …; auto takes a GPU when there is one."""
+    timeout_minutes: float = TIMEOUT_MINUTES
+    """Under torchrun, how long processes wait for one that shows no progress."""
     init_from: str = ""
     """Folder of a tokenizer to go on from; empty: start anew."""
     decoder_only: bool = False

@@ -48,7 +48,7 @@ def start_run(config: RunConfig) -> RunDirectory:
     """
     config = map_paths(config, absolute)
     root = Path(config.runs) / config.name
-    with processes.joined(config.training.resolve_device()):
+    with processes.joined(config.training.resolve_device(), config.training.timeout_minutes):
         if processes.restarted() and _is_run_of(config, root):
             return resume_run(root)
         check_config(config)
@@ -146,7 +146,8 @@ def resume_run(root: Path | str, config: RunConfig | None = None) -> RunDirector
     """
     run = RunDirectory.open(root)
     saved = saved_config(run)
-    with processes.joined((config or saved).training.resolve_device()):
+    training = (config or saved).training
+    with processes.joined(training.resolve_device(), training.timeout_minutes):
         if config is not None and config != saved:
             _change_config(run, saved, config)
         return _complete(config or saved, run)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import get_type_hints
 
+TIMEOUT_MINUTES = 30.0
+"""How long processes wait for one that shows no progress, unless somebody says otherwise."""
+
 
 def option_names(kind: type, prefix: str = "", of: type | None = None) -> list[str]:
     """Every field of a dataclass and of those within it in dotted form, such as ``training.batch_size``.

@@ -9,6 +9,7 @@ from pathlib import Path
 from purrception import processes
 from purrception.data import DataConfig, describe_report, find_source
 from purrception.errors import InputError
+from purrception.options import TIMEOUT_MINUTES
 from purrception.terminal import command_line
 from purrception.tokenizers import open_tokenizer
 from purrception.tokens import SUMMARY_FILE, EncodingConfig, prepare_splits
@@ -49,6 +50,8 @@ class PrepareOptions:
     """Of the random crops: crop v of image i depends on (seed, i, v) alone."""
     device: str = "auto"
     """cpu, cuda, …; auto takes a GPU when there is one, under torchrun each process its own."""
+    timeout_minutes: float = TIMEOUT_MINUTES
+    """Under torchrun, how long processes wait for one that shows no progress."""
 
 
 def prepare(source: str, options: PrepareOptions) -> str:
@@ -73,7 +76,7 @@ def prepare(source: str, options: PrepareOptions) -> str:
     )  # fmt: skip
     config = EncodingConfig(options.images_per_shard, options.batch_size, options.workers, options.strict)
     folder = Path(options.out)
-    with processes.joined(resolve_device(options.device)) as device:
+    with processes.joined(resolve_device(options.device), options.timeout_minutes) as device:
         tokenizer.vq.to(device)
         made = prepare_splits(data, tokenizer, folder, config, seed=options.seed)
         lines = [_describe(folder / split, split in made) for split in ("train", "test")]

@@ -55,6 +55,7 @@ class ProgressBar:
 
     def update(self, done: int, figures: str = "") -> None:
         """Show that ``done`` steps are done; an empty ``figures`` keeps the last ones."""
+        processes.beat()
         if self._bar is not None:
             self._bar.update(self._task, completed=done)
             if figures:

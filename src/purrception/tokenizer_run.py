@@ -30,7 +30,7 @@ def start_tokenizer(config: TokenizerRunConfig, folder: Path) -> VQTokenizer:
             :func:`train_tokenizer`.
     """
     config = map_paths(config, absolute)
-    with processes.joined(resolve_device(config.device)) as device:
+    with processes.joined(resolve_device(config.device), config.timeout_minutes) as device:
         unused_folder(folder)
         config.model.build(config.data.channels, config.data.image_size)
         config.training.check(config.model, config.data.image_size)
@@ -54,7 +54,7 @@ def resume_tokenizer(folder: Path) -> VQTokenizer:
     config = load_tokenizer_run(folder / CONFIG_FILE)
     if (folder / "config.json").is_file():
         return VQTokenizer.load(folder)
-    with processes.joined(resolve_device(config.device)) as device:
+    with processes.joined(resolve_device(config.device), config.timeout_minutes) as device:
         return _train(config, folder, device)
 
 

@@ -20,6 +20,7 @@ from purrception.cli.shipping import EXPORT
 from purrception.cli.studio import STUDIO
 from purrception.cli.tokenizer import TOKENIZER_VERBS
 from purrception.errors import InputError
+from purrception.options import TIMEOUT_MINUTES
 from purrception.packages import explained, is_foreign
 from purrception.terminal import command_line, write_anything
 
@@ -57,6 +58,8 @@ class SampleOptions(SamplingOptions):
     network on a GPU."""
     device: str = "auto"
     """cpu, cuda, …; auto takes a GPU when there is one."""
+    timeout_minutes: float = TIMEOUT_MINUTES
+    """Under torchrun, how long processes wait for one that shows no progress."""
     out: str = ""
     """Folder for the images; default: RUN/generated/000, 001, …"""
 
@@ -148,7 +151,7 @@ def sample(arguments: list[str]) -> None:
 
     defaults = load_sampling(options.preset) if options.preset else sampling_defaults(target)
     settings = override(defaults, options)
-    with processes.joined(resolve_device(options.device)) as device:
+    with processes.joined(resolve_device(options.device), options.timeout_minutes) as device:
         pipeline = load_pipeline(target).to(device)
         pipeline.transformer.half_backbone = options.precision == "bfloat16"
         if options.compile:

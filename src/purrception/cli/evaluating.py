@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from purrception.cli.parsing import override, parse, say, say_skipped, target_of
 from purrception.errors import InputError
+from purrception.options import TIMEOUT_MINUTES
 
 if TYPE_CHECKING:
     from purrception.tokens import TokenDataset
@@ -62,6 +63,8 @@ class EvaluateOptions:
     """Images sampled at a time; does not change them."""
     device: str = "auto"
     """As for sample."""
+    timeout_minutes: float = TIMEOUT_MINUTES
+    """Under torchrun, how long processes wait for one that shows no progress."""
     out: str = ""
     """Folder for the report; default: RUN/evaluation/000, 001, …, or evaluations/000, … for images."""
 
@@ -101,7 +104,7 @@ def _evaluate_run(target: str, options: EvaluateOptions) -> None:
     config = saved_config(run)
     settings = override(sampling_defaults(target), options)
     protocol = override(config.evaluation, options)
-    with processes.joined(resolve_device(options.device)) as device:
+    with processes.joined(resolve_device(options.device), options.timeout_minutes) as device:
         procedure = replace(override(Procedure(), options), device=str(device))
         pipeline = load_pipeline(target).to(device)
         folder = output_folder(options.out, run.evaluation)
@@ -127,7 +130,7 @@ def _evaluate_images(target: Path, options: EvaluateOptions) -> None:
             "folder or an .npz), or keep the statistics of these with --save-stats FILE.npz"
         )
     config = override(EvaluationConfig(), options)
-    with processes.joined(resolve_device(options.device)) as device:
+    with processes.joined(resolve_device(options.device), options.timeout_minutes) as device:
         procedure = replace(override(Procedure(), options), device=str(device))
         if not options.reference:
             file, skipped = save_reference(target, config, procedure)

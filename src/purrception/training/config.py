@@ -11,6 +11,7 @@ import torch
 from purrception.errors import InputError
 from purrception.flow import TimeSampling
 from purrception.models import Kernel
+from purrception.options import TIMEOUT_MINUTES
 
 Parallel = Literal["ddp", "fsdp", "hybrid"]
 
@@ -63,6 +64,8 @@ class TrainingConfig:
     """Processes that hold one copy together under hybrid; 0: those of a machine."""
     device: str = "auto"
     """cpu, cuda, cuda:1, …; auto takes a GPU when there is one, under torchrun each process its own."""
+    timeout_minutes: float = TIMEOUT_MINUTES
+    """Under torchrun, how long processes wait for one that shows no progress."""
     log_every: int = 10
     """Steps between two lines of metrics."""
     validate_every: int = 250

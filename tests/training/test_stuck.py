@@ -1,0 +1,84 @@
+"""A process that is stuck or dead is named by the others, soon."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import os, signal, sys, time
+from pathlib import Path
+import torch
+from purrception import processes
+from purrception.progress import ProgressBar
+
+processes.SECONDS_BETWEEN_LINES = 1.0
+kind = sys.argv[1]
+try:
+    with processes.joined(torch.device("cpu"), 0.1):
+        assert processes.gather(processes.rank()) == [0, 1]
+        if kind == "slow" and processes.rank() == 1:
+            with ProgressBar("work", 60) as bar:
+                for step in range(60):
+                    time.sleep(0.2)
+                    bar.update(step)
+        if kind in ("stopped", "stopped-in-a-sum") and processes.rank() == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if kind in ("dead", "dead-in-a-sum") and processes.rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if kind.endswith("sum"):
+            processes.average_([torch.ones(3)])
+        processes.wait()
+        print("all here", flush=True)
+except processes.MissingProcessError as error:
+    print(f"missing: {error}", flush=True)
+"""
+
+
+def run(kind: str, tmp_path: Path) -> tuple[str, str]:
+    """What the two processes print; the second may be stopped, and is killed in the end."""
+    port = 20_000 + os.getpid() % 20_000
+    found = []
+    for rank in (0, 1):
+        environment = {
+            **os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank),
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        }  # fmt: skip
+        output = (tmp_path / f"{rank}.log").open("w")
+        found.append(
+            subprocess.Popen(
+                [sys.executable, "-c", PROGRAM, kind], env=environment, stdout=output, stderr=subprocess.STDOUT
+            )
+        )
+    try:
+        found[0].wait(120)
+        if kind == "slow":
+            found[1].wait(120)
+    finally:
+        for process in found:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    first, second = ((tmp_path / f"{rank}.log").read_text() for rank in (0, 1))
+    return first, second
+
+
+@pytest.mark.parametrize("kind", ["stopped", "stopped-in-a-sum", "dead", "dead-in-a-sum"])
+def test_a_process_that_is_stopped_or_dead_is_named(kind: str, tmp_path: Path) -> None:
+    began = time.monotonic()
+    first, _ = run(kind, tmp_path)
+    assert "missing: process 1 of 2 " in first
+    assert "all here" not in first
+    assert time.monotonic() - began < 120
+
+
+def test_a_process_that_shows_progress_is_waited_for(tmp_path: Path) -> None:
+    first, second = run("slow", tmp_path)
+    assert "all here" in first
+    assert "all here" in second
+    assert "waiting for process 1 of 2 since 0 min" in first
