@@ -22,6 +22,7 @@ from purrception.pipeline import PurrceptionPipeline
 from purrception.places import absolute
 from purrception.sampling import sample_together
 from purrception.saved_run import check_change, describe_jump, saved_config
+from purrception.storage import one_writer
 from purrception.tokenizers import VQTokenizer, convert_tokenizer, open_tokenizer, train_tokenizer
 from purrception.tokens import (
     MANIFEST_FILE,
@@ -34,6 +35,7 @@ from purrception.tokens import (
 from purrception.training import CheckpointStore, RunDirectory, Trainer
 from purrception.training.loop import Glance, Look
 from purrception.warm_start import WarmStart, warm_start
+from purrception.weights import require_finite
 
 GRID_ROWS = 8
 
@@ -53,10 +55,11 @@ def start_run(config: RunConfig) -> RunDirectory:
             return resume_run(root)
         check_config(config)
         processes.wait()  # every process has looked before the first one writes
-        if processes.rank() == 0:
-            RunDirectory.create(root, dump_config(config))
-        processes.wait()
-        return _complete(config, RunDirectory(root))
+        with one_writer(root):
+            if processes.rank() == 0:
+                RunDirectory.create(root, dump_config(config))
+            processes.wait()
+            return _complete(config, RunDirectory(root))
 
 
 def _is_run_of(config: RunConfig, root: Path) -> bool:
@@ -147,7 +150,7 @@ def resume_run(root: Path | str, config: RunConfig | None = None) -> RunDirector
     run = RunDirectory.open(root)
     saved = saved_config(run)
     training = (config or saved).training
-    with processes.joined(training.resolve_device(), training.timeout_minutes):
+    with processes.joined(training.resolve_device(), training.timeout_minutes), one_writer(run.root):
         if config is not None and config != saved:
             _change_config(run, saved, config)
         return _complete(config or saved, run)
@@ -171,8 +174,7 @@ def _complete(config: RunConfig, run: RunDirectory) -> RunDirectory:
     train, held_out = prepare_tokens(config, run, tokenizer)
     trainer = build_trainer(config, run, tokenizer, train, held_out)
     first = processes.rank() == 0
-    if checkpoint := trainer.checkpoints.latest():
-        trainer.restore(checkpoint)
+    trainer.resume()
     if trainer.state.step < config.training.steps and first:
         # A pipeline of a shorter training would outlive a kill; until the new one, samples come from checkpoints.
         shutil.rmtree(run.pipeline, ignore_errors=True)
@@ -247,7 +249,8 @@ def start_from(source: str, network: PurrceptionTransformer, manifest: Manifest,
 def make_pipeline(
     config: RunConfig, tokenizer: VQTokenizer, manifest: Manifest, network: PurrceptionTransformer
 ) -> PurrceptionPipeline:
-    """A pipeline around trained weights, with the run's way to sample."""
+    """A pipeline around trained weights, which are finite, with the run's way to sample."""
+    require_finite(network.state_dict(), "the trained network")
     pipeline = PurrceptionPipeline(
         transformer=network,
         vqvae=tokenizer.vq,
@@ -280,7 +283,7 @@ def load_pipeline(path: Path | str) -> PurrceptionPipeline:
     if run.pipeline.is_dir():
         return PurrceptionPipeline.from_pretrained(run.pipeline)
     config = saved_config(run)
-    checkpoint = CheckpointStore(run.checkpoints).latest()
+    checkpoint = CheckpointStore(run.checkpoints).latest_whole()
     if checkpoint is None:
         raise InputError(f"the run {path} has no checkpoint yet: let it train, or --resume it")
     tokenizer = VQTokenizer.load(run.tokenizer)

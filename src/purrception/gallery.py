@@ -21,6 +21,7 @@ from purrception.packages import versions
 from purrception.pictures import heat_map, image_grid
 from purrception.pipeline import PurrceptionPipeline
 from purrception.places import absolute
+from purrception.storage import is_unused
 from purrception.terminal import command_line
 from purrception.tokenizers import fingerprint
 
@@ -42,7 +43,7 @@ def unused_folder(folder: Path) -> Path:
     Raises:
         InputError: it already holds something; nothing is overwritten.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not is_unused(folder):
         raise InputError(f"{folder} is already there and not empty: choose another folder with --out")
     return folder
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,12 +87,13 @@ from purrception.cli import main
 write, calls = checkpoint.write_part, [0]
 def write_and_die(folder, tensors):
     calls[0] += 1
-    write(folder, tensors)
+    digests = write(folder, tensors)
     if calls[0] == 5:  # the second part of the second checkpoint
         path = next(folder.iterdir())
         content = path.read_bytes()
         path.write_bytes(content[: len(content) // 2])
         os.kill(os.getpid(), signal.SIGKILL)
+    return digests
 checkpoint.write_part = write_and_die
 main(sys.argv[1:])
 """
@@ -310,6 +313,136 @@ def test_damaged_and_foreign_checkpoints_are_refused(tiny_run: Path, tmp_path: P
     weights.write_bytes(weights.read_bytes()[:500])
     with pytest.raises(InputError, match=r"ema is missing or damaged"):
         trainer.restore(checkpoint)
+
+
+def flip_a_bit(file: Path, at: float = 0.9) -> None:
+    content = bytearray(file.read_bytes())
+    content[int(at * len(content))] ^= 1
+    file.write_bytes(content)
+
+
+DAMAGE = {
+    "a bit of the weights": lambda folder: flip_a_bit(next((folder / "network").iterdir())),
+    "a bit of the moments": lambda folder: flip_a_bit(next((folder / "optimizer").iterdir())),
+    "averages cut short": lambda folder: os.truncate(next((folder / "ema").iterdir()), 700),
+    "a part that is gone": lambda folder: shutil.rmtree(folder / "ema"),
+    "a state of another type": lambda folder: (folder / "state.json").write_text('{"step": "8"}'),
+    "a state of nothing": lambda folder: (folder / "state.json").write_text(""),
+    "an altered step": lambda folder: (folder / "state.json").write_text('{"step": 8, "samples": 3}'),
+    "no index of digests any more": lambda folder: (folder / "SHA256SUMS").write_bytes(b""),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_latest_checkpoint_gives_way_to_the_one_before(
+    tiny_run: Path, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny_run / "checkpoints", tmp_path / "checkpoints")
+    DAMAGE[damage](tmp_path / "checkpoints/step-00000008")
+    trainer = make_trainer(tiny_run, tmp_path)
+    assert trainer.resume()
+    assert trainer.state.step == 4
+    assert "warning: " in capsys.readouterr().err
+    trainer.fit()
+    for part in ("network", "ema", "optimizer"):
+        (here,), (there,) = ((of / "checkpoints/step-00000008" / part).iterdir() for of in (tmp_path, tiny_run))
+        assert_same(load_file(here), load_file(there))
+
+
+def test_a_damaged_older_checkpoint_is_in_nobody_s_way(tiny_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_run / "checkpoints", tmp_path / "checkpoints")
+    (tmp_path / "checkpoints/step-00000004/state.json").write_text("{")
+    trainer = make_trainer(tiny_run, tmp_path, steps=12)
+    assert trainer.resume()
+    assert trainer.state.step == 8
+    trainer.fit()
+    assert trainer.state.step == 12
+
+
+def test_where_all_checkpoints_are_damaged_training_does_not_begin_anew(tiny_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_run / "checkpoints", tmp_path / "checkpoints")
+    flip_a_bit(next((tmp_path / "checkpoints/step-00000008/ema").iterdir()))
+    (tmp_path / "checkpoints/step-00000004/state.json").write_text("{")
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"none of the checkpoints .* can be used .*remove that folder"):
+            make_trainer(tiny_run, tmp_path).resume()
+
+
+def test_the_digests_of_a_checkpoint_can_be_left_out_and_those_of_old_runs_are_not_there(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_run / "checkpoints", tmp_path / "checkpoints")
+    latest = tmp_path / "checkpoints/step-00000008"
+    flip_a_bit(next((latest / "network").iterdir()))
+    with monkeypatch.context() as skipping:
+        skipping.setenv("PURRCEPTION_SKIP_DIGESTS", "1")
+        assert CheckpointStore(tmp_path / "checkpoints").latest_whole().state.step == 8
+    assert CheckpointStore(tmp_path / "checkpoints").latest_whole().state.step == 4
+    (latest / "SHA256SUMS").unlink()
+    assert CheckpointStore(tmp_path / "checkpoints").latest_whole().state.step == 8
+
+
+@pytest.mark.parametrize("rate", [1e38, 3e37])
+@pytest.mark.parametrize("held_out", [True, False])
+def test_weights_that_a_step_has_spoiled_are_never_saved(
+    tiny_run: Path, tmp_path: Path, rate: float, held_out: bool
+) -> None:
+    trainer = make_trainer(tiny_run, tmp_path, steps=3, warmup_steps=0, checkpoint_every=1, keep_checkpoints=1)
+    if not held_out:
+        trainer.held_out = None
+    trainer.fit(until=1)
+    trainer.config = replace(trainer.config, learning_rate=rate)
+    with pytest.raises(TrainingDivergedError, match=r"not saved; the checkpoint of step 1 is whole\. Lower"):
+        trainer.fit()
+    assert [item.state.step for item in trainer.checkpoints.all()] == [1]
+    again = make_trainer(tiny_run, tmp_path, steps=3)
+    assert again.resume()
+    assert all(value.isfinite().all() for value in everything(again).values())
+
+
+def test_averages_that_are_not_finite_are_never_saved(tiny_run: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_run, tmp_path, checkpoint_every=1, keep_checkpoints=1)
+    trainer.fit(until=1)
+    next(trainer.ema.average.parameters()).data.view(-1)[0] = math.inf
+    with pytest.raises(TrainingDivergedError, match="not saved; the checkpoint of step 1 is whole"):
+        trainer.fit(until=2)
+    flip_a_bit(next((tmp_path / "checkpoints/step-00000001/ema").iterdir()))
+    with pytest.raises(TrainingDivergedError, match="no whole checkpoint was written before"):
+        trainer.fit(until=3)
+
+
+@pytest.mark.slow
+def test_a_learning_rate_that_spoils_the_weights_ends_with_an_error_and_no_pipeline(
+    tiny_run: Path, tmp_path: Path
+) -> None:
+    done = run_cli(
+        "train", tiny_run / "config.yaml", "--runs", tmp_path, "--name", "hot", "--training.learning-rate", "1e38",
+        "--training.warmup-steps", "0", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stdout
+    assert "so training stopped" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "hot/pipeline").exists()
+    assert not list((tmp_path / "hot").glob("checkpoints/step-*"))
+
+
+def test_samples_are_drawn_before_the_checkpoint_so_that_a_kill_between_loses_none(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(tiny_run, tmp_path, sample_every=4, checkpoint_every=4)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killing:
+        killing.setattr(trainer.checkpoints, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.fit()
+    picture = tmp_path / "samples/step-00000004.png"
+    first = picture.read_bytes()
+    again = make_trainer(tiny_run, tmp_path, sample_every=4, checkpoint_every=4)
+    again.fit(until=4)
+    assert picture.read_bytes() == first
 
 
 def test_a_disk_that_takes_no_more_leaves_the_checkpoints_before_it_whole(tiny_run: Path, tmp_path: Path) -> None:

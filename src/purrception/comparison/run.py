@@ -153,8 +153,7 @@ def _train_entry(
     _share_initial_weights(network, config, train, tokenizer)
     objective = build_objective(config.objective)
     trainer = Trainer(quiet, objective, network, train, held_out, own, config.seed)
-    if checkpoint := trainer.checkpoints.latest():
-        trainer.restore(checkpoint)
+    trainer.resume()
     flops = training_flops(network, config.training.batch_size)
     clock = own.root / "seconds.json"
     before = json.loads(clock.read_text(encoding="utf-8")) if clock.exists() else 0.0

@@ -26,7 +26,8 @@ from purrception.flow import GRIDS, get_grid, get_solver
 from purrception.flow.schedules import TimeGrid
 from purrception.keyed_rng import Stream
 from purrception.models import PurrceptionTransformer
-from purrception.training import CheckpointStore
+from purrception.progress import note
+from purrception.training import CheckpointStore, DamagedCheckpointError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,7 +91,12 @@ def _checkpoints(subject: Subject) -> Iterator[tuple[int, PurrceptionTransformer
     saved = CheckpointStore(subject.run.checkpoints).all()
     for checkpoint in [one for one in saved if one.state.step != subject.step][-(CHECKPOINTS - 1) :]:
         network = build_network(subject.config, subject.train.manifest, subject.tokenizer)
-        checkpoint.load_network(network, ema=True)
+        try:
+            checkpoint.check()
+            checkpoint.load_network(network, ema=True)
+        except DamagedCheckpointError as error:
+            note(f"warning: {error}")
+            continue
         yield checkpoint.state.step, network.to(subject.network.device).eval().requires_grad_(False)
     yield subject.step, subject.network
 

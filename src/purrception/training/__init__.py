@@ -1,6 +1,6 @@
 """Training: the loop, its checkpoints and the run directory."""
 
-from purrception.training.checkpoint import Checkpoint, CheckpointStore, TrainingState
+from purrception.training.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpointError, TrainingState
 from purrception.training.config import TrainingConfig
 from purrception.training.loop import Trainer, TrainingDivergedError
 from purrception.training.run_directory import RunDirectory
@@ -8,6 +8,7 @@ from purrception.training.run_directory import RunDirectory
 __all__ = [
     "Checkpoint",
     "CheckpointStore",
+    "DamagedCheckpointError",
     "RunDirectory",
     "Trainer",
     "TrainingConfig",

@@ -6,6 +6,7 @@ processes read.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -19,13 +20,19 @@ from torch import Tensor, nn, optim
 
 from purrception import processes
 from purrception.errors import InputError
+from purrception.progress import note
+from purrception.storage import DIGESTS_FILE, check_digests, digest_lines, read_json, sha256_of, sync
 from purrception.training.distributed import own
 from purrception.training.parts import Part, write_part
 from purrception.weights import require_finite
 
 NETWORK, EMA, OPTIMIZER = "network", "ema", "optimizer"
 STATE_FILE = "state.json"
-PARTIAL_PREFIX = ".partial-"
+PARTIAL_PREFIX, DAMAGED_PREFIX = ".partial-", "damaged-"
+
+
+class DamagedCheckpointError(InputError):
+    """A checkpoint's files are missing, altered, or hold what no training wrote; another may be whole."""
 
 
 @dataclass
@@ -49,6 +56,11 @@ class TrainingState:
     validation_loss: float | None = None
     """Held-out loss of the EMA weights at this step."""
 
+    def __post_init__(self) -> None:
+        """Refuse counts that no training has."""
+        if not 0 <= self.skipped_in_a_row <= self.skipped <= self.step or self.samples < 0 or self.updates < 0:
+            raise InputError(f"the counts of a training's steps and samples do not fit each other: {self}")
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -57,11 +69,30 @@ class Checkpoint:
     folder: Path
     state: TrainingState
 
+    def check(self, *, shared: bool = False) -> None:
+        """Compare all files with their SHA-256; a checkpoint of earlier versions, which has none, passes.
+
+        Args:
+            shared: whether every process calls this, so that each can look at its share.
+
+        Raises:
+            DamagedCheckpointError: a file is missing or altered.
+        """
+        turns = itertools.count()
+        share = processes.count() if shared else 1
+        try:
+            check_digests(self.folder, lambda name: next(turns) % share == processes.rank() % share)
+        except InputError as error:
+            raise DamagedCheckpointError(
+                f"{error}; remove {self.folder} to go on from the checkpoint before it"
+            ) from error
+
     def load_network(self, network: nn.Module, *, ema: bool = False) -> None:
         """Load weights into ``network``, strictly; those in shards into the shards of this process.
 
         Raises:
-            InputError: the files are damaged, or hold another network.
+            DamagedCheckpointError: the files are damaged.
+            InputError: they hold another network.
         """
         self._read(EMA if ema else NETWORK, network.state_dict())
 
@@ -109,8 +140,8 @@ class Checkpoint:
         except InputError as error:
             raise self._damaged(part, error) from error
 
-    def _damaged(self, part: str, error: BaseException) -> InputError:
-        return InputError(
+    def _damaged(self, part: str, error: BaseException) -> DamagedCheckpointError:
+        return DamagedCheckpointError(
             f"the checkpoint's {self.folder / part} is missing or damaged ({error}); remove {self.folder} to go "
             "on from the checkpoint before it"
         )
@@ -126,6 +157,7 @@ class CheckpointStore:
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
         self.folder, self.keep = folder, keep
+        self._told: set[Path] = set()
 
     def save(
         self, state: TrainingState, network: nn.Module, ema: nn.Module, optimizer: optim.Optimizer
@@ -153,38 +185,93 @@ class CheckpointStore:
                 for key, value in optimizer.state.get(parameter, {}).items()
             },
         }
+        problem = ""
         try:
-            for part, tensors in parts.items():
-                write_part(partial / part, tensors)
+            digests = {
+                f"{part}/{name}": digest
+                for part, tensors in parts.items()
+                for name, digest in write_part(partial / part, tensors).items()
+            }
             if first:
-                (partial / STATE_FILE).write_text(json.dumps(asdict(state), indent=2), encoding="utf-8")
-                for path in (*partial.rglob("*"), partial):
-                    _flush(path)
+                self._finish(partial, final, state, digests)
         except OSError as error:
+            problem = str(error)
+        if problem := next(filter(None, processes.gather(problem)), ""):
+            if first:
+                shutil.rmtree(partial, ignore_errors=True)
             raise InputError(
-                f"cannot write the checkpoint {final} ({error}); the checkpoints before it are whole: free "
+                f"cannot write the checkpoint {final} ({problem}); the checkpoints before it are whole: free "
                 "some disk and --resume the run"
-            ) from error
-        if first:
-            if final.exists():  # the same step again, after a resume
-                self._remove(final)
-            os.rename(partial, final)
-            _flush(self.folder)
-            self._prune()
-        processes.wait()
+            )
         return Checkpoint(final, state)
 
+    def _finish(self, partial: Path, final: Path, state: TrainingState, digests: dict[str, str]) -> None:
+        """State and digests, and when every byte is on the disk the name."""
+        (partial / STATE_FILE).write_text(json.dumps(asdict(state), indent=2), encoding="utf-8")
+        digests = {**digests, STATE_FILE: sha256_of(partial / STATE_FILE)}
+        (partial / DIGESTS_FILE).write_text(digest_lines(digests), encoding="utf-8")
+        for path in (*partial.rglob("*"), partial):
+            sync(path)
+        if final.exists():  # the same step again, after a resume
+            self._remove(final)
+        os.rename(partial, final)
+        sync(self.folder)
+        self._prune()
+
     def all(self) -> list[Checkpoint]:
-        """Every whole checkpoint, oldest first."""
-        if not self.folder.is_dir():
-            return []
-        folders = sorted(path for path in self.folder.iterdir() if re.fullmatch(r"step-\d+", path.name))
-        return [Checkpoint(path, _read_state(path)) for path in folders]
+        """Every checkpoint whose state can be read, oldest first; a line tells of others, once."""
+        found = []
+        for path in sorted(self.folder.iterdir()) if self.folder.is_dir() else []:
+            if re.fullmatch(r"step-\d+", path.name):
+                try:
+                    found.append(Checkpoint(path, _read_state(path)))
+                except InputError as error:
+                    if path not in self._told:
+                        note(f"warning: {error}")
+                    self._told.add(path)
+        return found
 
     def latest(self) -> Checkpoint | None:
-        """The checkpoint of the highest step, if there is any."""
+        """The checkpoint of the highest step, if there is any; its files are not looked at."""
         checkpoints = self.all()
         return checkpoints[-1] if checkpoints else None
+
+    def latest_whole(self) -> Checkpoint | None:
+        """The checkpoint of the highest step among those whose files are whole, if there is any checkpoint.
+
+        Raises:
+            InputError: there are some, and all are damaged.
+        """
+        for checkpoint in reversed(self.all()):
+            try:
+                checkpoint.check()
+            except DamagedCheckpointError as error:
+                note(f"warning: {error}")
+            else:
+                return checkpoint
+        self.refuse_to_begin_anew()
+        return None
+
+    def set_aside(self, checkpoint: Checkpoint, reason: str) -> None:
+        """Rename a damaged checkpoint, so that it is neither taken again nor counted; every process takes part."""
+        aside = checkpoint.folder.with_name(f"{DAMAGED_PREFIX}{checkpoint.folder.name}")
+        note(f"warning: {reason}. It is kept as {aside}; training goes on from the checkpoint before it")
+        if processes.rank() == 0:
+            shutil.rmtree(aside, ignore_errors=True)
+            os.rename(checkpoint.folder, aside)
+
+    def refuse_to_begin_anew(self) -> None:
+        """Refuse to start from nothing where there are checkpoints, none of which can be used.
+
+        Raises:
+            InputError: it is so.
+        """
+        left = [path.name for path in self.folder.glob("*step-*") if path.name[0] != "."]
+        if left:
+            raise InputError(
+                f"none of the checkpoints in {self.folder} can be used ({', '.join(sorted(left))}): bring back "
+                "one that is whole, or remove that folder to train from the beginning"
+            )
 
     def best(self) -> Checkpoint | None:
         """The checkpoint of the lowest held-out loss, if any was measured."""
@@ -210,20 +297,9 @@ class CheckpointStore:
             shutil.rmtree(leftover)
 
 
-def _flush(path: Path) -> None:
-    """fsync a file or folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _read_state(folder: Path) -> TrainingState:
-    try:
-        return TrainingState(**json.loads((folder / STATE_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(
-            f"the checkpoint {folder} has no readable {STATE_FILE} ({error}); remove the folder to go on "
-            "from the checkpoint before it"
-        ) from error
+    remedy = f"remove {folder} to go on from the checkpoint before it"
+    state: TrainingState = read_json(folder / STATE_FILE, TrainingState, "a checkpoint's state", remedy)
+    if state.step != int(folder.name.removeprefix("step-")):
+        raise InputError(f"{folder / STATE_FILE} says step {state.step}: {remedy}")
+    return state

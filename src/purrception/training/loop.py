@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -18,17 +19,27 @@ from purrception.errors import InputError
 from purrception.flow import Objective
 from purrception.models import PurrceptionTransformer
 from purrception.progress import ProgressBar
+from purrception.storage import whole_file
 from purrception.tokens import TokenDataset
 from purrception.training.batches import BatchesAhead, TrainingBatches, to_device, validation_batch
-from purrception.training.checkpoint import Checkpoint, CheckpointStore, TrainingState
+from purrception.training.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpointError, TrainingState
 from purrception.training.config import TrainingConfig
-from purrception.training.distributed import LossOf, clip_gradients, distribute, gradients_of, shard_like, whole
+from purrception.training.distributed import (
+    LossOf,
+    clip_gradients,
+    distribute,
+    gradients_of,
+    own,
+    shard_like,
+    whole,
+)
 from purrception.training.ema import EMA
 from purrception.training.metrics import MetricsLog
 from purrception.training.run_directory import RunDirectory
 
 SKIPS_IN_A_ROW = 10
 VALIDATION_ROWS, VALIDATION_BATCH = 1024, 128
+REMEDY = "Lower training.learning_rate, lengthen training.warmup_steps, or set training.precision float32"
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,7 @@ class Attempt:
 
 
 class TrainingDivergedError(InputError):
-    """Ten steps in a row had a loss or gradient that was not finite."""
+    """Ten steps in a row, or what training has made of the weights, were not finite."""
 
 
 class Trainer:
@@ -149,11 +160,34 @@ class Trainer:
         self._updates.fill_(self.state.updates)
         self._unread.clear()
 
+    def resume(self) -> bool:
+        """Go on from the latest checkpoint that is whole; whether there is any. Every process takes part.
+
+        One that is damaged is set aside, a line says so, and the one before it is taken.
+
+        Raises:
+            InputError: all are damaged, or they belong to another run.
+        """
+        for checkpoint in reversed(self.checkpoints.all()):
+            problem = ""
+            try:
+                checkpoint.check(shared=True)
+                self.restore(checkpoint)
+            except DamagedCheckpointError as error:
+                problem = str(error)
+            problem = next(filter(None, processes.gather(problem)), "")
+            if not problem:
+                return True
+            self.checkpoints.set_aside(checkpoint, problem)
+        self.checkpoints.refuse_to_begin_anew()
+        return False
+
     def fit(self, until: int | None = None) -> None:
         """Train up to step ``until`` (default: to the end), with a checkpoint there.
 
         Raises:
-            TrainingDivergedError: ten steps in a row were not finite.
+            TrainingDivergedError: ten steps in a row, the weights or the held-out loss were not finite; what was
+                saved before is.
         """
         last = min(until or self.config.steps, self.config.steps)
         if self.state.step >= last:
@@ -260,9 +294,43 @@ class Trainer:
         if state.skipped_in_a_row >= SKIPS_IN_A_ROW:
             raise TrainingDivergedError(
                 f"{SKIPS_IN_A_ROW} steps in a row up to step {attempt.step} were not finite "
-                f"({_reason(loss, norm)}), so training stopped; the last checkpoint is good. Lower "
-                "training.learning_rate, lengthen training.warmup_steps, or set training.precision float32"
+                f"({_reason(loss, norm)}), so training stopped; {self._what_is_left()}. {REMEDY}"
             )
+
+    def _require_sound(self, step: int) -> None:
+        """Refuse to save weights or averages that are not finite, or give a loss that is not.
+
+        The guard of a step looks at its loss and gradient, before it is taken: a learning rate can still make of
+        a finite gradient what no number holds.
+
+        Raises:
+            TrainingDivergedError: it is so.
+        """
+        bad = torch.zeros((), device=self.device)
+        for network in (self.network, self.ema.average):
+            for tensor in network.state_dict().values():
+                if tensor.is_floating_point():
+                    bad += (~own(tensor).isfinite()).any()
+        processes.average_([bad])
+        reason = "the weights are not finite" if bad else ""
+        loss = self.state.validation_loss
+        if not reason and self.held_out is None:
+            loss = self._validation_loss(self.batches.dataset)
+        if not reason and loss is not None and not math.isfinite(loss):
+            reason = f"the weights give a loss of {loss}"
+        if reason:
+            raise TrainingDivergedError(
+                f"{reason} after step {step}, so training stopped and they are not saved; {self._what_is_left()}. "
+                f"{REMEDY}"
+            )
+
+    def _what_is_left(self) -> str:
+        """Which checkpoint training can go on from: only finite ones are written, and digests tell of damage."""
+        for checkpoint in reversed(self.checkpoints.all()):
+            with contextlib.suppress(DamagedCheckpointError):
+                checkpoint.check()
+                return f"the checkpoint of step {checkpoint.state.step} is whole"
+        return "no whole checkpoint was written before"
 
     def _due(self, step: int, last: int) -> set[str]:
         """What is done after a step: ``validate``, ``sample``, ``checkpoint``."""
@@ -277,13 +345,14 @@ class Trainer:
     def _milestones(self, step: int, due: set[str], log: MetricsLog, bar: ProgressBar) -> None:
         """Held-out loss, sample grid and checkpoint, where they are due."""
         if due & {"validate", "checkpoint"}:
-            self.state.validation_loss = self._validation_loss()
+            self.state.validation_loss = None if self.held_out is None else self._validation_loss(self.held_out)
             if self.state.validation_loss is not None:
                 log.write(step, {"validation_loss": self.state.validation_loss})
                 bar.note(f"step {step}: held-out loss {self.state.validation_loss:.4f}")
         if "checkpoint" in due:
-            self.checkpoints.save(self.state, self.network, self.ema.average, self.optimizer)
+            self._require_sound(step)
         if "sample" in due and self.config.sample_every and self.look is not None:
+            # Before the checkpoint: whoever goes on from that does not come by this step again.
             seen = self.look(step, self.averaged())
             if processes.rank() == 0:
                 self._save_picture(self.run.samples / f"step-{step:08d}.png", seen.picture)
@@ -292,18 +361,18 @@ class Trainer:
                 log.write(step, seen.figures)
             for warning in seen.warnings:
                 bar.note(f"step {step}: warning: {warning}")
+        if "checkpoint" in due:
+            self.checkpoints.save(self.state, self.network, self.ema.average, self.optimizer)
 
     @torch.no_grad()
-    def _validation_loss(self) -> float | None:
-        """Mean loss of the EMA weights over held-out rows at fixed noise and times; processes take turns."""
-        if self.held_out is None:
-            return None
+    def _validation_loss(self, held_out: TokenDataset) -> float:
+        """Mean loss of the EMA weights over rows at fixed noise and times; processes take turns."""
         network = self.averaged()
-        rows = min(len(self.held_out), VALIDATION_ROWS)
+        rows = min(len(held_out), VALIDATION_ROWS)
         total = torch.zeros((), device=self.device)
         for start in range(processes.rank() * VALIDATION_BATCH, rows, processes.count() * VALIDATION_BATCH):
             count = min(VALIDATION_BATCH, rows - start)
-            batch = validation_batch(self.held_out, self.state.seed, start, count, rows)
+            batch = validation_batch(held_out, self.state.seed, start, count, rows)
             with self.config.autocast(self.device):
                 losses = self.objective.loss(network, to_device(batch, self.device))
             total += losses.total * count
@@ -313,7 +382,8 @@ class Trainer:
     @staticmethod
     def _save_picture(path: Path, picture: np.ndarray) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        array_to_pil(picture).save(path)
+        with whole_file(path) as partial:
+            array_to_pil(picture).save(partial, format="png")
 
 
 def _reason(loss: float, gradient_norm: float) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from purrception import processes
+from purrception.storage import sha256_of
 from purrception.training.distributed import own
 
 FILE = "shard-{number:05d}-model-00001-of-00001.safetensors"
@@ -107,10 +108,13 @@ class Part:
                 raise OSError(f"{path.name}: {error}") from error
 
 
-def write_part(folder: Path, tensors: dict[str, Tensor]) -> None:
+def write_part(folder: Path, tensors: dict[str, Tensor]) -> dict[str, str]:
     """Write one part; every process takes part, and writes the shards that it holds.
 
     What each process has a copy of is written by the first of those that have it.
+
+    Returns:
+        SHA-256 of the part's files, of all processes, by name.
 
     Raises:
         OSError: it cannot be written, by this process or another.
@@ -122,17 +126,20 @@ def write_part(folder: Path, tensors: dict[str, Tensor]) -> None:
         if _is_first_copy(tensor) and 0 not in piece.shape:
             mine[name] = own(tensor).detach().contiguous()
             places[name] = {START: piece.start}
-    problem = ""
+    problem, digests = "", {}
     if mine:
         try:
             folder.mkdir(exist_ok=True)
             path = folder / FILE.format(number=processes.rank() + 1)
             save_file(mine, path, {PLACES: json.dumps(places), **MARKS})
+            digests = {path.name: sha256_of(path)}
         except (OSError, SafetensorError) as error:
             problem = str(error)
-    for found in processes.gather(problem):
+    for found, written in processes.gather((problem, digests)):
         if found:
             raise OSError(found)
+        digests |= written
+    return digests
 
 
 def _fill(tensor: Tensor, file: safe_open, name: str, stored: Piece) -> None:

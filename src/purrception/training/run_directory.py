@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from purrception.errors import InputError
+from purrception.storage import is_unused
 from purrception.terminal import command_line
 
 
@@ -66,7 +67,7 @@ class RunDirectory:
             InputError: something is already there; nothing is overwritten.
         """
         run = cls(root)
-        if run.root.exists() and (not run.root.is_dir() or any(run.root.iterdir())):
+        if not is_unused(run.root):
             resume = command_line(["train", "--resume", str(run.root)])
             go_on = f"go on with it by {resume}, or " if run.config_file.is_file() else ""
             raise InputError(f"{run.root} is already there and not empty: {go_on}choose another --name or --out")
