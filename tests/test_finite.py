@@ -75,7 +75,7 @@ def test_checkpoints_of_both_trainings_are_refused(tiny_run: Path, tmp_path: Pat
         with pytest.raises(InputError, match=rf"{part} is missing or damaged .*head\.linear\.weight.* go on from"):
             checkpoint.load_network(network, ema=part == "ema")
     save_checkpoint(tmp_path, Progress(1, "", {}, 0.1), {"vq": {"a": torch.tensor([math.nan])}})
-    with pytest.raises(InputError, match=r"is damaged .*vq/a \(1 of 1\).* go on from the one before"):
+    with pytest.raises(InputError, match=r"is damaged .*vq/a \(1 of 1\).* bring back one that is whole"):
         latest_checkpoint(tmp_path)
 
 

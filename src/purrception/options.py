@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import get_type_hints
 
+LARGEST_RATE = 1e6
+"""Learning rate beyond which a few steps of AdamW make of any weight what float32 cannot hold."""
 TIMEOUT_MINUTES = 30.0
 """How long processes wait for one that shows no progress, unless somebody says otherwise."""
 

@@ -12,6 +12,7 @@ from purrception.data import describe_report, open_images
 from purrception.errors import InputError
 from purrception.gallery import unused_folder
 from purrception.places import absolute
+from purrception.storage import one_writer, write_file
 from purrception.tokenizers import VQTokenizer, train_tokenizer
 from purrception.training.config import resolve_device
 
@@ -35,12 +36,13 @@ def start_tokenizer(config: TokenizerRunConfig, folder: Path) -> VQTokenizer:
         config.model.build(config.data.channels, config.data.image_size)
         config.training.check(config.model, config.data.image_size)
         open_images(config.data, "train")
-        processes.wait()  # every process has looked before the first one writes
-        if processes.rank() == 0:
-            content = dump_tokenizer_run(config)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / CONFIG_FILE).write_text(content, encoding="utf-8")
-        return _train(config, folder, device)
+        content = dump_tokenizer_run(config)
+        with one_writer(folder):
+            unused_folder(folder)
+            processes.wait()  # every process has looked before the first one writes
+            if processes.rank() == 0:
+                write_file(folder / CONFIG_FILE, content)
+            return _train(config, folder, device)
 
 
 def resume_tokenizer(folder: Path) -> VQTokenizer:
@@ -54,7 +56,7 @@ def resume_tokenizer(folder: Path) -> VQTokenizer:
     config = load_tokenizer_run(folder / CONFIG_FILE)
     if (folder / "config.json").is_file():
         return VQTokenizer.load(folder)
-    with processes.joined(resolve_device(config.device), config.timeout_minutes) as device:
+    with processes.joined(resolve_device(config.device), config.timeout_minutes) as device, one_writer(folder):
         return _train(config, folder, device)
 
 

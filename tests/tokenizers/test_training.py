@@ -30,6 +30,7 @@ from purrception.tokenizers import (
 )
 from purrception.tokenizers.adversarial import PatchDiscriminator, adaptive_weight, hinge_loss
 from purrception.tokenizers.checkpoint import latest_checkpoint
+from purrception.tokenizers.training import TokenizerTrainer
 
 MODEL = VQConfig(codebook_size=16, codebook_dim=3, channels=(8, 8))
 CONFIG = TokenizerTrainingConfig(steps=6, batch_size=8, report_every=2, checkpoint_every=2)
@@ -144,7 +145,7 @@ def test_a_training_killed_while_saving_resumes_to_the_same_files(
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     folder = tmp_path / "killed"
     left = sorted(path.name for path in (folder / "checkpoints").iterdir())
-    assert left == [".partial-step-00000004.safetensors", "step-00000002.safetensors"]
+    assert left == [".step-00000004.safetensors.partial", "step-00000002.safetensors"]
     assert main(["tokenizer", "train", "--resume", str(folder)]) == 0
     assert main(["tokenizer", "train", "digits", *OPTIONS, "--out", str(tmp_path / "whole")]) == 0
     assert "next: purrception tokenizer report" in capsys.readouterr().out
@@ -155,19 +156,54 @@ def test_a_training_killed_while_saving_resumes_to_the_same_files(
     assert "already there and not empty" in capsys.readouterr().err
 
 
-def test_a_checkpoint_of_another_training_and_a_damaged_one_are_refused(
-    source: ImageSource, tmp_path: Path
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-100] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_checkpoint_of_another_training_is_refused_and_a_damaged_one_gives_way(
+    source: ImageSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    train_tokenizer(MODEL, CONFIG, source, source, tmp_path / "whole")
     with pytest.raises(InterruptedTrainingError):
-        train_tokenizer(MODEL, CONFIG, Failing(source, 5 * 8), source, tmp_path)
+        train_tokenizer(MODEL, CONFIG, Failing(source, 5 * 8), source, tmp_path / "cut")
     with pytest.raises(InputError, match="another configuration or seed"):
-        train_tokenizer(MODEL, replace(CONFIG, commitment=0.5), source, source, tmp_path)
-    file = tmp_path / "checkpoints" / "step-00000004.safetensors"
-    file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(InputError, match=r"step-00000004.safetensors is damaged .*; remove it"):
-        train_tokenizer(MODEL, CONFIG, source, source, tmp_path)
-    file.unlink()
-    train_tokenizer(MODEL, CONFIG, source, source, tmp_path)
+        train_tokenizer(MODEL, replace(CONFIG, commitment=0.5), source, source, tmp_path / "cut")
+    flip_a_bit(tmp_path / "cut/checkpoints/step-00000004.safetensors")
+    train_tokenizer(MODEL, CONFIG, source, source, tmp_path / "cut")
+    assert "step-00000004.safetensors is damaged (its SHA-256" in capsys.readouterr().err
+    assert files(tmp_path / "whole") == files(tmp_path / "cut")
+    with pytest.raises(InterruptedTrainingError):
+        train_tokenizer(MODEL, CONFIG, Failing(source, 5 * 8), source, tmp_path / "lost")
+    for file in (tmp_path / "lost/checkpoints").iterdir():
+        flip_a_bit(file)
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"none of the checkpoints in .*remove that folder to train from the"):
+            train_tokenizer(MODEL, CONFIG, source, source, tmp_path / "lost")
+
+
+def test_weights_that_a_step_has_spoiled_are_never_saved(
+    source: ImageSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = TokenizerTrainer._step
+
+    def leap(trainer: TokenizerTrainer) -> dict[str, torch.Tensor]:
+        if trainer.step > 1:
+            trainer.optimizer.param_groups[0]["lr"] = 1e37
+        return step(trainer)
+
+    monkeypatch.setattr(TokenizerTrainer, "_step", leap)
+    config = replace(CONFIG, checkpoint_every=1)
+    with pytest.raises(
+        InputError,
+        match=r"not finite, so that training stopped: lower learning_rate; the checkpoint of step [12] is",
+    ):
+        train_tokenizer(MODEL, config, source, source, tmp_path)
+    kept = latest_checkpoint(tmp_path / "checkpoints")
+    assert kept is not None
+    assert all(tensor.isfinite().all() for tensor in kept.tensors.values())
+    assert not (tmp_path / "config.json").exists()
 
 
 def test_the_decoder_alone_learns_and_every_image_keeps_its_codes(

@@ -1,6 +1,13 @@
 """What lies on disk: written whole or not at all, by one process at a time, verified, read within limits."""
 
-from purrception.storage.digests import DIGESTS_FILE, check_digests, digest_lines, sha256_of, write_digests
+from purrception.storage.digests import (
+    DIGESTS_FILE,
+    SKIP_DIGESTS,
+    check_digests,
+    digest_lines,
+    sha256_of,
+    write_digests,
+)
 from purrception.storage.files import (
     cannot_write,
     is_unused,
@@ -16,6 +23,7 @@ from purrception.storage.readers import plain_reason, read_json, read_limited, r
 __all__ = [
     "DIGESTS_FILE",
     "LOCK_FILE",
+    "SKIP_DIGESTS",
     "cannot_write",
     "check_digests",
     "digest_lines",

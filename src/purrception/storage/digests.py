@@ -14,7 +14,7 @@ from purrception.storage.locks import LOCK_FILE
 from purrception.storage.readers import read_limited
 
 DIGESTS_FILE = "SHA256SUMS"
-SKIP = "PURRCEPTION_SKIP_DIGESTS"
+SKIP_DIGESTS = "PURRCEPTION_SKIP_DIGESTS"
 """Environment variable: set to 1, what is loaded is not compared with its digests."""
 LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 LARGEST_INDEX = 2**24
@@ -54,7 +54,7 @@ def check_digests(folder: Path, mine: Callable[[str], bool] = lambda name: True,
     Raises:
         InputError: a file is missing or altered, or the index is no index.
     """
-    if not (folder / DIGESTS_FILE).is_file() or os.environ.get(SKIP) == "1":
+    if not (folder / DIGESTS_FILE).is_file() or os.environ.get(SKIP_DIGESTS) == "1":
         return
     for name, digest in _read(folder / DIGESTS_FILE).items():
         path = folder / name

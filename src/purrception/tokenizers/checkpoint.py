@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from pydantic import TypeAdapter
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn, optim
 
+from purrception import processes
 from purrception.errors import InputError
+from purrception.progress import note
+from purrception.storage import SKIP_DIGESTS, reading, whole_file
 from purrception.weights import require_finite
 
+DAMAGED_PREFIX = "damaged-"
 KEPT = 2
 """Latest checkpoints that stay."""
 
@@ -68,37 +74,90 @@ def save_checkpoint(folder: Path, progress: Progress, parts: Mapping[str, Mappin
         for name, tensor in named.items()
     }
     file = folder / f"step-{progress.step:08d}.safetensors"
-    partial = folder / f".partial-{file.name}"
+    told = json.dumps(asdict(progress))
+    metadata = {"progress": told, "sha256": _digest(told, tensors)}
     try:
-        save_file(tensors, partial, metadata={"progress": json.dumps(asdict(progress))})
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot write the checkpoint {file} ({error}); those before it are whole") from error
-    os.replace(partial, file)
+        with whole_file(file) as partial:
+            save_file(tensors, partial, metadata=metadata)
+    except InputError as error:
+        raise InputError(f"{error}; the checkpoints before it are whole") from error
     for old in _files(folder)[:-KEPT]:
         old.unlink()
 
 
 def latest_checkpoint(folder: Path) -> TokenizerCheckpoint | None:
-    """The checkpoint of the highest step, if there is any.
+    """The checkpoint of the highest step among those that are whole, if there is any; every process takes part.
+
+    One that is damaged is set aside, a line says so, and the one before it is taken.
 
     Raises:
-        InputError: its file is damaged.
+        InputError: all are damaged.
     """
-    files = _files(folder)
-    if not files:
-        return None
-    try:
-        with safe_open(files[-1], framework="pt") as opened:
-            progress = Progress(**json.loads((opened.metadata() or {})["progress"]))
-        tensors = load_file(files[-1])
-        require_finite(tensors, "it")
-        return TokenizerCheckpoint(files[-1], progress, tensors)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    problem = ""
+    for file in reversed(_files(folder)):
+        checkpoint, problem = _read_or_reason(file)
+        if not (problem := next(filter(None, processes.gather(problem)), "")):
+            return checkpoint
+        aside = file.with_name(f"{DAMAGED_PREFIX}{file.name}")
+        note(f"warning: {problem}. It is kept as {aside}; training goes on from the checkpoint before it")
+        if processes.rank() == 0:
+            os.replace(file, aside)
+    if left := sorted(folder.glob(f"{DAMAGED_PREFIX}*")):
         raise InputError(
-            f"the checkpoint {files[-1]} is damaged ({error}); remove it to go on from the one before it"
-        ) from error
+            f"none of the checkpoints in {folder} can be used ({', '.join(path.name for path in left)}"
+            f"{problem and f': {problem}'}): bring back one that is whole, or remove that folder to train from "
+            "the beginning"
+        )
+    return None
+
+
+def refuse_not_finite(step: int, first_bad: int, networks: Iterable[nn.Module], folder: Path) -> None:
+    """Stop a training whose gradient was not finite, or whose weights are not; nothing of it is to be saved.
+
+    Args:
+        step: of training.
+        first_bad: the first step whose gradient was not finite; 0 for none.
+        networks: what is trained.
+        folder: of its checkpoints.
+
+    Raises:
+        InputError: it is so; the line says from which checkpoint training can go on.
+    """
+    reason = f"the gradient of step {first_bad} is" if first_bad else ""
+    if not all(bool(t.isfinite().all()) for of in networks for t in of.state_dict().values()):
+        reason = reason or f"the weights after step {step} are"
+    if reason:
+        whole = (_read_or_reason(file)[0] for file in reversed(_files(folder)))
+        left = next(
+            (f"the checkpoint of step {one.progress.step} is whole" for one in whole if one), "none is saved"
+        )
+        raise InputError(f"{reason} not finite, so that training stopped: lower learning_rate; {left}")
+
+
+def _read_or_reason(file: Path) -> tuple[TokenizerCheckpoint | None, str]:
+    """A checkpoint, or why it cannot be taken."""
+    try:
+        with reading("a tokenizer's checkpoint", file), safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            progress = TypeAdapter(Progress).validate_json(metadata["progress"], strict=True)
+        with reading("a tokenizer's checkpoint", file):
+            tensors = load_file(file)
+        require_finite(tensors, "it")
+        skipped = os.environ.get(SKIP_DIGESTS) == "1"
+        if not skipped and metadata.get("sha256", "") not in ("", _digest(metadata["progress"], tensors)):
+            raise InputError("its SHA-256 is not the one that was written with it")
+    except InputError as error:
+        return None, f"the checkpoint {file} is damaged ({error})"
+    return TokenizerCheckpoint(file, progress, tensors), ""
+
+
+def _digest(progress: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of all that a checkpoint says, hexadecimal."""
+    digest = hashlib.sha256(progress.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _files(folder: Path) -> list[Path]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from purrception.errors import InputError, unknown_name
+from purrception.options import LARGEST_RATE
 from purrception.tokenizers.vq import VQConfig
 
 QUANTISER_KINDS = ("ema", "cosine", "simvq", "fsq")
@@ -62,10 +63,10 @@ class AdversarialConfig:
                 "adversarial.weight and start are at least 0, channels a multiple of 8; given "
                 f"{self.weight}, {self.start} and {self.channels}"
             )
-        if self.layers < 1 or not self.learning_rate > 0:
+        if self.layers < 1 or not 0 < self.learning_rate <= LARGEST_RATE:
             raise InputError(
-                f"adversarial.layers is at least 1 and learning_rate positive; given {self.layers} and "
-                f"{self.learning_rate}"
+                f"adversarial.layers is at least 1 and learning_rate positive, at most {LARGEST_RATE:g}; "
+                f"given {self.layers} and {self.learning_rate}"
             )
 
     def score_size(self, image_size: int) -> int:
@@ -116,9 +117,11 @@ class TokenizerTrainingConfig:
                     "tokenizer training needs steps, batch_size, report_every and checkpoint_every of at least "
                     f"1; given {name} {getattr(self, name)}"
                 )
-        if not self.learning_rate > 0 or not 0 <= self.codebook_decay < 1 or not self.commitment >= 0:
+        rate = 0 < self.learning_rate <= LARGEST_RATE
+        if not rate or not 0 <= self.codebook_decay < 1 or not self.commitment >= 0:
             raise InputError(
-                "learning_rate is positive, codebook_decay lies in [0, 1) and commitment is at least 0; given "
+                f"learning_rate is positive and at most {LARGEST_RATE:g}, codebook_decay lies in [0, 1) and "
+                "commitment is at least 0; given "
                 f"{self.learning_rate}, {self.codebook_decay} and {self.commitment}"
             )
         if not self.dead_code_threshold >= 0:

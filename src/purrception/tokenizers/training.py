@@ -30,6 +30,7 @@ from purrception.tokenizers.checkpoint import (
     generator_state,
     latest_checkpoint,
     optimizer_tensors,
+    refuse_not_finite,
     restore_generator,
     restore_optimizer,
     save_checkpoint,
@@ -244,12 +245,9 @@ class TokenizerTrainer:
         return losses
 
     def _check_finite(self) -> None:
-        """Stop where a gradient was not finite: before anything that came of it is shown or saved."""
-        if first := int(self._first_bad):
-            raise InputError(
-                f"the gradient of step {first} is not finite, so that training stopped: lower learning_rate; "
-                "checkpoints before it are good"
-            )
+        """Stop where a gradient or a weight is not finite: before anything that came of it is shown or saved."""
+        networks = (self.vq, self.quantiser)
+        refuse_not_finite(self.step, int(self._first_bad), networks, self.folder / CHECKPOINTS)
 
     def _batch(self) -> Tensor:
         """This process's share of the step's images."""

@@ -11,7 +11,7 @@ import torch
 from purrception.errors import InputError
 from purrception.flow import TimeSampling
 from purrception.models import Kernel
-from purrception.options import TIMEOUT_MINUTES
+from purrception.options import LARGEST_RATE, TIMEOUT_MINUTES
 
 Parallel = Literal["ddp", "fsdp", "hybrid"]
 
@@ -91,10 +91,10 @@ class TrainingConfig:
                 f"training.accumulation divides training.batch_size; given {self.accumulation} "
                 f"and {self.batch_size}"
             )
-        if not self.learning_rate > 0 or not self.gradient_clip > 0:
+        if not 0 < self.learning_rate <= LARGEST_RATE or not 0 < self.gradient_clip < math.inf:
             raise InputError(
-                "training.learning_rate and training.gradient_clip are positive; given "
-                f"{self.learning_rate} and {self.gradient_clip}"
+                "training.learning_rate and training.gradient_clip are positive, the first at most "
+                f"{LARGEST_RATE:g}; given {self.learning_rate} and {self.gradient_clip}"
             )
         if not all(0 <= beta < 1 for beta in self.betas) or not 0 <= self.weight_decay < math.inf:
             raise InputError(
