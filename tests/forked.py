@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 _server = multiprocessing.get_context("forkserver")
@@ -44,8 +45,7 @@ def run_forked(arguments: Sequence[str], cwd: Path, timeout: float) -> subproces
     """
     with tempfile.TemporaryDirectory() as temporary:
         out, error = Path(temporary) / "stdout", Path(temporary) / "stderr"
-        process = _server.Process(target=_main, args=(arguments, cwd, out, error))
-        process.start()
+        process = start_forked(arguments, cwd, out, error)
         process.join(timeout)
         if process.exitcode is None:
             process.kill()
@@ -53,6 +53,13 @@ def run_forked(arguments: Sequence[str], cwd: Path, timeout: float) -> subproces
             raise subprocess.TimeoutExpired(arguments, timeout)
         texts = [file.read_text() if file.exists() else "" for file in (out, error)]
         return subprocess.CompletedProcess(arguments, process.exitcode, *texts)
+
+
+def start_forked(arguments: Sequence[str], cwd: Path, out: Path, error: Path) -> BaseProcess:
+    """``purrception …`` in ``cwd``, under way, with its output in files."""
+    process = _server.Process(target=_main, args=(arguments, cwd, out, error))
+    process.start()
+    return process
 
 
 def _main(arguments: Sequence[str], cwd: Path, out: Path, error: Path) -> None:

@@ -121,7 +121,7 @@ def write_part(folder: Path, tensors: dict[str, Tensor]) -> dict[str, str]:
     """
     mine: dict[str, Tensor] = {}
     places: dict[str, dict[str, tuple[int, ...]]] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in sorted(tensors.items()):  # the same file whatever an optimizer's own order
         piece = _piece_of(tensor)
         if _is_first_copy(tensor) and 0 not in piece.shape:
             mine[name] = own(tensor).detach().contiguous()
