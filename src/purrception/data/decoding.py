@@ -69,7 +69,7 @@ def _formats() -> tuple[str, ...]:
 def opened(data: bytes | Path | IO[bytes], name: str, most: int = LARGEST_IMAGE) -> Iterator[Image.Image]:
     """An image whose size is known and accepted, and which is not unpacked yet.
 
-    Its size is judged here, for everyone: Pillow's own warning and error about large images say nothing that helps.
+    Its size is judged here, for everyone, in place of Pillow's own warning and error about large images.
 
     Args:
         data: the file's content, its path, or the open file.
@@ -139,7 +139,7 @@ def decode_image(data: bytes | Path, name: str, channels: int, smallest_side: in
         smallest_side: pixels below which an image is refused.
 
     Raises:
-        UnreadableImageError: it is empty, cut off, no image at all, too small, too large (:data:`LARGEST_IMAGE`), or
+        UnreadableImageError: it is empty, cut off, no image at all, too small, larger than :data:`LARGEST_IMAGE`, or
             what is white is not known.
     """
     with opened(data, name) as image:

@@ -84,8 +84,8 @@ def class_names_of(labels: Iterable[Label], where: str) -> tuple[str, ...]:
     names = sorted(label for label in found if isinstance(label, str))
     if numbers and names:
         raise InputError(
-            f"{where} holds labels that are numbers, such as {_short(min(numbers))}, and others such as {_short(names[0])}: "
-            "use one kind"
+            f"{where} holds labels that are numbers, such as {_short(min(numbers))}, and others such as "
+            f"{_short(names[0])}: use one kind"
         )
     count = max(numbers) + 1 if numbers else len(names)
     if count > MOST_CLASSES or (numbers and count > max(PLAUSIBLE_CLASSES, FEWEST_USED * len(numbers))):
