@@ -139,8 +139,8 @@ def decode_image(data: bytes | Path, name: str, channels: int, smallest_side: in
         smallest_side: pixels below which an image is refused.
 
     Raises:
-        UnreadableImageError: it is empty, cut off, no image at all, too small, larger than :data:`LARGEST_IMAGE`, or
-            what is white is not known.
+        UnreadableImageError: it is empty, cut off, no image at all, too small, larger than :data:`LARGEST_IMAGE`,
+            or what is white is not known.
     """
     with opened(data, name) as image:
         if min(image.size) < smallest_side:

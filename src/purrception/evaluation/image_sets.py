@@ -258,7 +258,8 @@ def _read_labels(path: Path, count: int) -> tuple[np.ndarray, tuple[str, ...]]:
         if given.ndim == 1 and (given >= 0).all() and (given == np.floor(given)).all():
             if not np.isfinite(given).all():
                 raise InputError(f"{path} holds {NPZ_LABELS} with values that are infinite: mend it")
-            return given.astype(np.int64), class_names_of(map(int, np.unique(given)), f"{NPZ_LABELS} of {path}")
+            names = class_names_of(map(int, np.unique(given)), f"{NPZ_LABELS} of {path}")
+            return given.astype(np.int64), names
     raise InputError(
         f"{path} holds {NPZ_LABELS} of shape {list(given.shape)} and type {given.dtype} beside {count} images; "
         f"accepted are their labels, [{count}], whole numbers from 0, or one-hot, [{count}, classes]: mend it, or "

@@ -17,8 +17,8 @@ from purrception.storage import read_limited, reading, write_file
 
 LARGEST_FILE = 2**30
 ENTRY = "sizes"
-"""Of the file's metadata, the only one: of several, safetensors writes the order that a hash table has. Classifiers
-have had it under this name in all versions."""
+"""Of the file's metadata, the only one: of several, safetensors writes the order that a hash table has. Those of
+classifiers have this name in all versions."""
 DIGEST = "sha256"
 
 

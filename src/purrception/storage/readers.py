@@ -109,7 +109,8 @@ class LimitedReads(io.BufferedReader):
 
     def read(self, size: int | None = -1, /) -> bytes:
         """The next ``size`` bytes, or what is left."""
-        asked = max(os.fstat(self.fileno()).st_size - self.tell(), 0) if size is None or size < 0 else size
-        if asked > self.most:
+        whole = size is None or size == -1
+        asked = max(os.fstat(self.fileno()).st_size - self.tell(), 0) if size is None or whole else size
+        if not 0 <= asked <= self.most:
             raise InputError(f"{self.path} says that a part of it has {asked} bytes; it has at most {self.most}")
         return super().read(asked)
