@@ -14,7 +14,7 @@ import torch
 from purrception.data import DataConfig, ImageSource, Skipped, UnreadableImageError, decode_image, passed_over
 from purrception.data.decoding import LARGEST_IMAGE
 from purrception.data.folder import FolderImages
-from purrception.data.labels import class_names_of
+from purrception.data.labels import MOST_CLASSES, class_names_of
 from purrception.errors import InputError
 from purrception.evaluation.extractors import is_grey
 from purrception.evaluation.npz import Array, open_npz, read_npz
@@ -250,7 +250,7 @@ def _read_labels(path: Path, count: int) -> tuple[np.ndarray, tuple[str, ...]]:
     if given.dtype.kind in "iuf" and len(given.shape) in (1, 2) and len(given) == count and given.size:
         if (
             given.ndim == 2
-            and given.shape[1] > 1
+            and 1 < given.shape[1] <= MOST_CLASSES
             and set(np.unique(given).tolist()) <= {0, 1}
             and (given.sum(1) == 1).all()
         ):
