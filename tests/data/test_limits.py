@@ -27,6 +27,7 @@ from purrception.data.decoding import can_be_opened
 from purrception.data.hub import HubImages
 from purrception.data.tars import Part
 from purrception.errors import InputError
+from purrception.storage import LimitedReads
 from tests.data.test_labels import as_metadata, as_tar, found, make_tar, png
 
 
@@ -276,3 +277,17 @@ def test_rows_of_a_hub_data_set_that_make_no_sense_are_skipped() -> None:
     for index, reason in enumerate(["no label", "neither an image's content nor its path", "out of range"]):
         with pytest.raises(UnreadableImageError, match=reason):
             source[index]
+
+
+def test_a_file_is_not_read_by_more_than_its_limit_at_once(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(bytes(range(100)))
+    with LimitedReads(tmp_path / "a", 40) as file:
+        assert file.read(40) == bytes(range(40))
+        assert file.seek(70) == 70
+        assert file.read() == bytes(range(70, 100))
+        for asked in (41, 10**30, -5, -(10**30)):
+            with pytest.raises(InputError, match="a part of it has .* bytes; it has at most 40"):
+                file.read(asked)
+        file.seek(10)
+        with pytest.raises(InputError, match="90 bytes"):
+            file.read()

@@ -63,7 +63,7 @@ def read_result(path: Path) -> Result:
     file = path / REPORT_JSON if path.is_dir() else path
     if not file.is_file():
         raise InputError(f"no result at {path}: give the folder of a report, its {REPORT_JSON}, or an .npz")
-    report = read_json(file, _Report, WRITTEN)
+    report: _Report = read_json(file, _Report, WRITTEN)
     with reading(WRITTEN, file):
         return _checked(path, report)
 

@@ -117,8 +117,9 @@ class Npz:
         if array.dtype.itemsize == 0:
             return np.zeros(array.shape, array.dtype)
         values = np.frombuffer(self.read(array, 0, array.size), dtype=array.dtype)
-        order = "F" if array.fortran else "C"
-        return values.astype(array.dtype.newbyteorder("=")).reshape(array.shape, order=order)
+        return values.astype(array.dtype.newbyteorder("=")).reshape(
+            array.shape, order="F" if array.fortran else "C"
+        )
 
 
 @contextmanager
