@@ -198,6 +198,18 @@ def test_a_large_image_is_in_memory_once_or_twice(tmp_path: Path, mode: str, byt
     assert float(done.stdout) < bytes_a_pixel * side * side / 2**20 + 30
 
 
+def test_a_jpeg_of_thousands_of_scans_is_refused_and_what_a_camera_appends_is_no_scan() -> None:
+    """Each took as long as the image: 500 bytes made a second of work."""
+    stream = io.BytesIO()
+    Image.new("RGB", (1000, 1000)).save(stream, "JPEG", progressive=True)
+    content = stream.getvalue()
+    scan = content[content.rindex(b"\xff\xda") : -2]
+    assert decode_image(content + scan * 5000, "video behind it", 3).size == (1000, 1000)
+    assert decode_image(content[:-2] + scan * 20 + content[-2:], "some", 3).size == (1000, 1000)
+    with pytest.raises(UnreadableImageError, match="a progressive JPEG of 5010 scans"):
+        decode_image(content[:-2] + scan * 5000 + content[-2:], "many", 3)
+
+
 def test_bands_change_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     pictures = {
@@ -286,7 +298,7 @@ def test_a_file_is_not_read_by_more_than_its_limit_at_once(tmp_path: Path) -> No
         assert file.seek(70) == 70
         assert file.read() == bytes(range(70, 100))
         for asked in (41, 10**30, -5, -(10**30)):
-            with pytest.raises(InputError, match="a part of it has .* bytes; it has at most 40"):
+            with pytest.raises(InputError, match=r"a part of it has .* bytes; it has at most 40"):
                 file.read(asked)
         file.seek(10)
         with pytest.raises(InputError, match="90 bytes"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -22,6 +23,9 @@ LARGEST_IMAGE = 100_000_000
 white."""
 LARGEST_FILE = 2**29
 """Bytes of an image's file."""
+MOST_SCANNED = 3_000_000_000
+"""Pixels of a progressive JPEG, counted once for each of its scans, which are ten as a rule: one that adds nothing
+takes 23 bytes, and as long as any other."""
 BAND = 2**20
 """Pixels that are changed together where a change takes many bytes a pixel."""
 
@@ -33,6 +37,7 @@ SIXTEEN_BIT_FORMATS = ("PNG", "PPM", "JPEG2000")
 BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # TIFF 6.0, sections 8 and 19
 WHITE_IS_ZERO, SIGNED = 0, 2
 HALF_A_LEVEL = 0.5 / 255
+MARKER, SCAN, END = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]"), 0xDA, 0xD9  # JPEG: ITU-T T.81, table B.1
 BACKGROUND = "white"
 
 
@@ -90,6 +95,8 @@ def opened(data: bytes | Path | IO[bytes], name: str, most: int = LARGEST_IMAGE)
             with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=_formats()) as image:
                 if (pixels := image.width * image.height) > most:
                     raise _too_large(name, f"{image.width}×{image.height} are {pixels / 1e6:.0f} megapixels", most)
+                if image.info.get("progressive") and (scans := _scans(image)) * pixels > MOST_SCANNED:
+                    raise UnreadableImageError(name, f"a progressive JPEG of {scans} scans: save it with fewer")
                 yield image
     except UnreadableImageError:
         raise
@@ -99,6 +106,19 @@ def opened(data: bytes | Path | IO[bytes], name: str, most: int = LARGEST_IMAGE)
         raise _too_large(name, "far too many megapixels", most) from error
     except Exception as error:  # decoders meet damage with errors of every kind
         raise UnreadableImageError(name, plain_reason(error)) from error
+
+
+def _scans(image: Image.Image) -> int:
+    """Scans of a JPEG, up to its end; what cameras append behind that is not looked at."""
+    stream: IO[bytes] = image.fp  # type: ignore[attr-defined]
+    before = stream.tell()
+    stream.seek(0)
+    content, place, scans = stream.read(), 2, 0
+    stream.seek(before)
+    while (found := MARKER.search(content, place)) and content[found.start() + 1] != END:
+        scans += content[found.start() + 1] == SCAN
+        place = found.end() + max(2, int.from_bytes(content[found.end() : found.end() + 2], "big"))
+    return scans
 
 
 def _too_large(name: str, size: str, most: int) -> UnreadableImageError:
