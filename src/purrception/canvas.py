@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from purrception.data import decode_image
+from purrception.data import UnreadableImageError, decode_image
+from purrception.data.decoding import opened
 from purrception.data.transforms import MODES, crop_to_square
 from purrception.errors import InputError
 
@@ -85,19 +84,12 @@ def read_picture(path: Path | str, channels: int = 3) -> Image.Image:
     if path.stat().st_size == 0:
         raise InputError(f"{path.name} is empty: its file has zero bytes")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # its size is judged below
-            with Image.open(path) as picture:
-                pixels, mode, frames = math.prod(picture.size), picture.mode, getattr(picture, "n_frames", 1)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
-        large = isinstance(error, Image.DecompressionBombError)
-        reason = f"is larger than {LARGEST_PICTURE / 1e6:.0f} megapixels" if large else "is not a picture"
-        raise InputError(f"{path.name} {reason}: give a PNG or JPEG of ordinary size") from error
-    if pixels > LARGEST_PICTURE:
+        with opened(path, path.name, LARGEST_PICTURE) as picture:
+            mode, frames = picture.mode, getattr(picture, "n_frames", 1)
+    except UnreadableImageError as error:
         raise InputError(
-            f"{path.name} has {pixels / 1e6:.0f} megapixels; at most {LARGEST_PICTURE / 1e6:.0f} are taken: "
-            "scale it down"
-        )
+            f"{path.name} is not a picture that is taken here: {error.reason}; give a PNG or JPEG of ordinary size"
+        ) from error
     if frames > 1:
         raise InputError(f"{path.name} is an animation of {frames} frames: give one of them as a picture")
     if mode == "CMYK":

@@ -26,7 +26,7 @@ def test_a_saved_classifier_is_the_same_one(tmp_path: Path) -> None:
     again = load_classifier(tmp_path / "c.safetensors")
     assert ClassifierExtractor(again).fingerprint == ClassifierExtractor(model).fingerprint
     (tmp_path / "c.safetensors").write_bytes(b"damaged")
-    with pytest.raises(InputError, match="is no classifier"):
+    with pytest.raises(InputError, match="is not a classifier"):
         load_classifier(tmp_path / "c.safetensors")
     with pytest.raises(InputError, match="no classifier at"):
         load_classifier(tmp_path / "nowhere")

@@ -296,7 +296,7 @@ def test_what_cannot_be_evaluated_is_refused_in_a_line(
         ([tmp_path / "nowhere"], "no run at"),
         ([images], "give some with --reference"),
         ([images, "--reference", tmp_path / "other.npz", *texture], "holds x; expected are mu and sigma"),
-        ([images, "--reference", tmp_path / "damaged.npz", *texture], "is no .npz that can be read"),
+        ([images, "--reference", tmp_path / "damaged.npz", *texture], "is not an .npz that can be read"),
         ([images, "--reference", tmp_path / "missing.npz", *texture], "no file at"),
         ([images, "--reference", tmp_path / "stats.npz", *texture], "holds statistics of inception features"),
         ([images, "--reference", "test", *texture], "is a split of a run's data"),

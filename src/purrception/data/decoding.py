@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import re
+import warnings
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from purrception.data.transforms import MODES
 from purrception.errors import InputError
+from purrception.storage import plain_reason
+
+LARGEST_IMAGE = 100_000_000
+"""Pixels of an image beyond which it is not unpacked: these take 400 MB, and 800 while they are turned or laid on
+white."""
+LARGEST_FILE = 2**29
+"""Bytes of an image's file."""
+MOST_SCANNED = 3_000_000_000
+"""Pixels of a progressive JPEG, counted once for each of its scans, which are ten as a rule: one that adds nothing
+takes 23 bytes, and as long as any other."""
+BAND = 2**20
+"""Pixels that are changed together where a change takes many bytes a pixel."""
 
 NEED_MORE = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
 """Formats that Pillow knows by name, and decodes only with the help of other programs."""
@@ -20,6 +37,7 @@ SIXTEEN_BIT_FORMATS = ("PNG", "PPM", "JPEG2000")
 BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # TIFF 6.0, sections 8 and 19
 WHITE_IS_ZERO, SIGNED = 0, 2
 HALF_A_LEVEL = 0.5 / 255
+MARKER, SCAN, END = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]"), 0xDA, 0xD9  # JPEG: ITU-T T.81, table B.1
 BACKGROUND = "white"
 
 
@@ -39,20 +57,85 @@ class UnreadableImageError(InputError):
 @cache
 def image_suffixes() -> frozenset[str]:
     """Suffixes, in small letters, of the formats that this Pillow opens."""
-    known = Image.registered_extensions()
     # MPO is opened as the JPEG that it begins with
-    opened = (set(Image.OPEN) | {"MPO"}) - NEED_MORE
-    return frozenset(suffix for suffix, kind in known.items() if kind in opened)
+    opened = {*_formats(), "MPO"}
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in opened)
 
 
-def can_be_opened(data: bytes | Path) -> bool:
-    """Whether Pillow knows the format by its first bytes, and can decode it by itself."""
-    image_suffixes()  # every format is known from here on
+@cache
+def _formats() -> tuple[str, ...]:
+    """Names of the formats that Pillow decodes by itself."""
+    Image.preinit()  # the common ones first
+    Image.init()
+    return tuple(kind for kind in Image.ID if kind not in NEED_MORE)
+
+
+@contextlib.contextmanager
+def opened(data: bytes | Path | IO[bytes], name: str, most: int = LARGEST_IMAGE) -> Iterator[Image.Image]:
+    """An image whose size is known and accepted, and which is not unpacked yet.
+
+    Its size is judged here, for everyone, in place of Pillow's own warning and error about large images.
+
+    Args:
+        data: the file's content, its path, or the open file.
+        name: for errors.
+        most: pixels.
+
+    Raises:
+        UnreadableImageError: it is empty, no image at all or too large; so does what is raised in the block.
+    """
     try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
-            return image.format not in NEED_MORE
-    except Exception:  # decoders meet damage with errors of every kind
-        return False
+        size = len(data) if isinstance(data, bytes) else data.stat().st_size if isinstance(data, Path) else None
+        if size == 0:
+            raise UnreadableImageError(name, "the file is empty")
+        if (size or 0) > LARGEST_FILE:
+            raise UnreadableImageError(name, f"{size} bytes; an image's file has at most {LARGEST_FILE}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong with an image is said once, by an error
+            with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=_formats()) as image:
+                if (pixels := image.width * image.height) > most:
+                    raise _too_large(name, f"{image.width}×{image.height} are {pixels / 1e6:.0f} megapixels", most)
+                if image.info.get("progressive") and (scans := _scans(image)) * pixels > MOST_SCANNED:
+                    raise UnreadableImageError(name, f"a progressive JPEG of {scans} scans: save it with fewer")
+                yield image
+    except UnreadableImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError(name, "not an image in a known format") from error
+    except Image.DecompressionBombError as error:
+        raise _too_large(name, "far too many megapixels", most) from error
+    except Exception as error:  # decoders meet damage with errors of every kind
+        raise UnreadableImageError(name, plain_reason(error)) from error
+
+
+def _scans(image: Image.Image) -> int:
+    """Scans of a JPEG, up to its end; what cameras append behind that is not looked at."""
+    stream: IO[bytes] = image.fp  # type: ignore[attr-defined]
+    before = stream.tell()
+    stream.seek(0)
+    content, place, scans = stream.read(), 2, 0
+    stream.seek(before)
+    while (found := MARKER.search(content, place)) and content[found.start() + 1] != END:
+        scans += content[found.start() + 1] == SCAN
+        place = found.end() + max(2, int.from_bytes(content[found.end() : found.end() + 2], "big"))
+    return scans
+
+
+def _too_large(name: str, size: str, most: int) -> UnreadableImageError:
+    return UnreadableImageError(name, f"{size}; at most {most / 1e6:.0f} are taken: scale it down")
+
+
+def can_be_opened(data: Path | IO[bytes]) -> bool:
+    """Whether Pillow knows the format by its first bytes, and can decode it by itself."""
+    try:
+        if isinstance(data, Path) and not data.is_file():  # a pipe would never answer
+            return False
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(data, formats=_formats()):
+                return True
+    except Exception as error:  # decoders meet damage with errors of every kind
+        return isinstance(error, Image.DecompressionBombError)  # too large to be read, and an image all the same
 
 
 def not_an_image(name: str) -> str:
@@ -76,28 +159,18 @@ def decode_image(data: bytes | Path, name: str, channels: int, smallest_side: in
         smallest_side: pixels below which an image is refused.
 
     Raises:
-        UnreadableImageError: it is empty, cut off, no image at all, too small, or what is white is not known.
+        UnreadableImageError: it is empty, cut off, no image at all, too small, larger than :data:`LARGEST_IMAGE`,
+            or what is white is not known.
     """
-    try:
-        if not data if isinstance(data, bytes) else data.stat().st_size == 0:
-            raise UnreadableImageError(name, "the file is empty")
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
-            if min(image.size) < smallest_side:
-                size = f"{image.width}×{image.height}"
-                raise UnreadableImageError(name, f"{size} pixels, smaller than {smallest_side}")
-            black, white = _black_and_white(image)
-            image.load()
-            upright = _upright(image)
-            if image.mode in DEEP_MODES:
-                upright = _eight_bits(upright, black, white)
-            return _flatten(upright).convert(MODES[channels])
-    except UnreadableImageError:
-        raise
-    except UnidentifiedImageError as error:
-        raise UnreadableImageError(name, "not an image in a known format") from error
-    except Exception as error:  # decoders meet damage with errors of every kind
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UnreadableImageError(name, reason) from error
+    with opened(data, name) as image:
+        if min(image.size) < smallest_side:
+            size = f"{image.width}×{image.height}"
+            raise UnreadableImageError(name, f"{size} pixels, smaller than {smallest_side}")
+        black, white = _black_and_white(image)
+        image.load()
+        _turn(image)
+        deep = image.mode in DEEP_MODES
+        return _flatten(_eight_bits(image, black, white) if deep else image, MODES[channels])
 
 
 def _black_and_white(image: Image.Image) -> tuple[float, float]:
@@ -124,28 +197,58 @@ def _black_and_white(image: Image.Image) -> tuple[float, float]:
 
 
 def _eight_bits(image: Image.Image, black: float, white: float) -> Image.Image:
-    values = np.asarray(image).astype(np.float64)
-    levels = (values - black) / (white - black)
-    if not (levels.min() >= -HALF_A_LEVEL and levels.max() <= 1 + HALF_A_LEVEL):  # NaN is refused too
+    ends = [(values.min(), values.max()) for values in map(np.asarray, _bands(image))]
+    low, high = np.min(ends), np.max(ends)
+    levels = sorted((float(end) - black) / (white - black) for end in (low, high))
+    if not (levels[0] >= -HALF_A_LEVEL and levels[1] <= 1 + HALF_A_LEVEL):  # NaN is refused too
         raise ValueError(
-            f"values from {values.min():g} to {values.max():g}; accepted are floats from 0 (black) to 1 (white), "
+            f"values from {low:g} to {high:g}; accepted are floats from 0 (black) to 1 (white), "
             "or 8 and 16 bits: scale them"
         )
-    return Image.fromarray((levels * 255).round().clip(0, 255).astype(np.uint8))
+
+    def scale(band: Image.Image) -> Image.Image:
+        levels = (np.asarray(band).astype(np.float64) - black) / (white - black)
+        return Image.fromarray((levels * 255).round().clip(0, 255).astype(np.uint8))
+
+    return _by_bands(image, scale, "L")
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # a damaged EXIF entry says nothing about the pixels
-        return image
+def _turn(image: Image.Image) -> None:
+    """Turn an image in place, as its EXIF entry says; a damaged entry says nothing about the pixels."""
+    with contextlib.suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
 
 
-def _flatten(image: Image.Image) -> Image.Image:
-    """Any mode → one that converts to L and RGB without loss of meaning."""
+def _flatten(image: Image.Image, mode: str) -> Image.Image:
+    """Any mode → L or RGB; what is transparent lies on white."""
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        return _by_bands(image, lambda band: _on_white(band).convert(mode), mode)
+    plain = image if image.mode in ("L", "RGB") else image.convert("RGB")
+    return _detached(plain) if plain.mode == mode else plain.convert(mode)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBa", "La"):  # colours already multiplied by their opacity
         image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        whole = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", whole.size, BACKGROUND), whole).convert("RGB")
-    return image if image.mode == "L" else image.convert("RGB")
+    whole = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", whole.size, BACKGROUND), whole).convert("RGB")
+
+
+def _detached(image: Image.Image) -> Image.Image:
+    """The same pixels without their file, which closes; copied only where they lie in it."""
+    return image.copy() if image.readonly else image._new(image.im)
+
+
+def _by_bands(image: Image.Image, change: Callable[[Image.Image], Image.Image], mode: str) -> Image.Image:
+    """An image with every pixel changed, a band at a time: large ones are in memory once before and once after."""
+    done, top = Image.new(mode, image.size), 0
+    for band in map(change, _bands(image)):
+        done.paste(band, (0, top))
+        top += band.height
+    return done
+
+
+def _bands(image: Image.Image) -> Iterator[Image.Image]:
+    rows = max(1, BAND // image.width)
+    for top in range(0, image.height, rows):
+        yield image.crop((0, top, image.width, min(top + rows, image.height)))

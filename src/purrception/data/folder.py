@@ -14,6 +14,7 @@ from purrception.data.labels import Label, class_names_of
 from purrception.data.metadata import METADATA_FILES, find_metadata, read_metadata
 from purrception.data.skipped import Skipped
 from purrception.errors import InputError
+from purrception.storage import reading
 
 TOOL_FOLDERS = ("__", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 """How folders begin that operating systems and tools leave behind; what begins with a dot is hidden."""
@@ -140,7 +141,7 @@ class FolderImages(EncodedImages):
 
 def _visible(folder: str) -> list[os.DirEntry[str]]:
     """Entries by name, without hidden files and the folders of tools."""
-    with os.scandir(folder) as entries:
+    with reading("a folder", folder), os.scandir(folder) as entries:
         return sorted(
             (
                 entry

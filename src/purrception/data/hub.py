@@ -14,6 +14,7 @@ from purrception.data.encoded import EncodedImages, expected_classes, hash_names
 from purrception.data.labels import LABEL_NAMES, class_names_of, read_label
 from purrception.errors import InputError
 from purrception.packages import require
+from purrception.storage import plain_reason, reading
 
 SAVED_MARKS = ("dataset_info.json", "dataset_dict.json")
 
@@ -44,8 +45,9 @@ class HubImages(EncodedImages):
         if names := getattr(feature, "names", None):
             return tuple(names)
         plain = type(feature).__name__ == "Value"  # Arrow finds the different ones of plain columns only
-        values = self._rows.unique(self._label) if plain else self._rows[self._label]
-        return class_names_of((read_label(value, where) for value in values), where)
+        with reading("a column of labels", where):
+            values = self._rows.unique(self._label) if plain else self._rows[self._label]
+            return class_names_of((read_label(value, where) for value in values), where)
 
     @cached_property
     def listing(self) -> str:
@@ -61,17 +63,22 @@ class HubImages(EncodedImages):
 
     def read(self, index: int) -> tuple[bytes | Path, int]:
         """Content or path of image ``index``, and its label."""
-        row = self._rows[int(self._chosen[index])]
-        image = row[self._image]
+        try:
+            row = self._rows[int(self._chosen[index])]
+        except Exception as error:  # Arrow meets damage with errors of many kinds
+            raise UnreadableImageError(self.name(index), plain_reason(error)) from error
+        image, label = row[self._image], 0
         if image is None:
             raise UnreadableImageError(self.name(index), "the row has no image")
-        label = 0
         if self.class_names:
             found = read_label(row[self._label], self.name(index))
             if isinstance(found, int) and type(self._rows.features[self._label]).__name__ == "ClassLabel":
-                found = self.class_names[found]
+                found = self.class_names[found] if found < len(self.class_names) else None
             label = self.number_of(found, index)
-        return image["bytes"] if image["bytes"] is not None else Path(image["path"]), label
+        content, path = image.get("bytes"), image.get("path")
+        if content is None and not path:
+            raise UnreadableImageError(self.name(index), "the row has neither an image's content nor its path")
+        return content if content is not None else Path(path), label
 
 
 def is_saved(folder: Path) -> bool:

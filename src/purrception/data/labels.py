@@ -14,6 +14,11 @@ LABEL_NAMES = ("label", "cls", "class")
 """What a column or a JSON key that holds labels is called; the first of these that is there counts."""
 NO_LABEL = "it has no label, while others have one"
 MOST_CLASSES = 2**20
+PLAUSIBLE_CLASSES = 2**16
+"""Classes beyond which at least one in ``FEWEST_USED`` must occur: identifiers and timestamps are no labels."""
+FEWEST_USED = 10
+LONGEST_LABEL = 1000
+"""Characters of a class's name."""
 NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 
 Label = int | str | None
@@ -31,7 +36,7 @@ def read_label(value: object, where: str) -> Label:
         where: which image or column, for the error.
 
     Raises:
-        InputError: it is a list, a fraction or another negative number.
+        InputError: it is a list, a fraction, another negative number or far too long a text.
     """
     if isinstance(value, bool | np.bool_):
         return str(bool(value))
@@ -39,40 +44,55 @@ def read_label(value: object, where: str) -> Label:
     if isinstance(value, str):
         text = value.strip()
         if not NUMBER.fullmatch(text):
+            if len(text) > LONGEST_LABEL:
+                raise _no_label(value, where)
             return text or None
         number = float(text)
-    if number is None:
-        return None
-    if isinstance(number, int | float | np.integer | np.floating):
-        if number == -1 or math.isnan(number):
+    if isinstance(number, float | np.floating):
+        if math.isnan(number):
             return None
-        if number >= 0 and math.isfinite(number) and number == int(number):
-            return int(number)
-    raise InputError(
-        f"{where} has the label {value!r}; a label is a whole number from 0 or a name, nothing or -1 stands for "
-        "none: mend it, or take all images without classes (classes 0)"
+        number = int(number) if math.isfinite(number) and number == int(number) else number
+    if number is None or number == -1:
+        return None
+    if isinstance(number, int | np.integer) and number >= 0:
+        return int(number)
+    raise _no_label(value, where)
+
+
+def _no_label(value: object, where: str) -> InputError:
+    return InputError(
+        f"{where} has the label {_short(value)}; a label is a whole number from 0 or a name of at most "
+        f"{LONGEST_LABEL} characters, nothing or -1 stands for none: mend it, or take all images without classes "
+        "(classes 0)"
     )
+
+
+def _short(value: object) -> str:
+    text = f"a number of {value.bit_length()} bits" if isinstance(value, int) and value >= 2**64 else repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}…"
 
 
 def class_names_of(labels: Iterable[Label], where: str) -> tuple[str, ...]:
     """Names by label: 0 to the largest number, or the names in alphabetical order; none without labels.
 
     Raises:
-        InputError: some are numbers and others names, or a number is too large to be one of a class.
+        InputError: some are numbers and others names, there are too many names, or a number is too large to be one
+            of a class.
     """
     found = {label for label in labels if label is not None}
     numbers = {label for label in found if isinstance(label, int)}
     names = sorted(label for label in found if isinstance(label, str))
     if numbers and names:
         raise InputError(
-            f"{where} holds labels that are numbers, such as {min(numbers)}, and others such as {names[0]!r}: "
-            "use one kind"
+            f"{where} holds labels that are numbers, such as {_short(min(numbers))}, and others such as "
+            f"{_short(names[0])}: use one kind"
         )
-    if not numbers:
-        return tuple(names)
-    if max(numbers) >= MOST_CLASSES:
+    count = max(numbers) + 1 if numbers else len(names)
+    if count > MOST_CLASSES or (numbers and count > max(PLAUSIBLE_CLASSES, FEWEST_USED * len(numbers))):
+        found_are = f"the label {_short(max(numbers))}, and {len(numbers)} in all" if numbers else f"{count} names"
         raise InputError(
-            f"{where} holds the label {max(numbers)}; numbers of classes are below {MOST_CLASSES}: number the "
-            "classes from 0, or take all images without classes (classes 0)"
+            f"{where} holds {found_are}; there are at most {MOST_CLASSES} classes, and of more than "
+            f"{PLAUSIBLE_CLASSES} at least a tenth occur: number the classes from 0, or take all images without "
+            "classes (classes 0)"
         )
-    return tuple(map(str, range(max(numbers) + 1)))
+    return tuple(map(str, range(count))) if numbers else tuple(names)

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from purrception.data.decoding import UnreadableImageError
 from purrception.errors import InputError
+from purrception.storage import read_limited, reading, write_file
 
 REPORT_FILE = "report.jsonl"
 """A line for every image that was skipped, and for every other file that was passed over."""
 KINDS = ("image", "file")
+LARGEST_REPORT = 2**30
 
 
 @dataclass(frozen=True, order=True)
@@ -45,18 +47,30 @@ def report_text(skipped: Iterable[Skipped]) -> str:
 def write_report(folder: Path, skipped: Iterable[Skipped]) -> None:
     """Write the report of ``folder``; no file where nothing was skipped."""
     if text := report_text(skipped):
-        (folder / REPORT_FILE).write_text(text, encoding="utf-8")
+        write_file(folder / REPORT_FILE, text)
 
 
 def describe_report(folder: Path) -> str:
-    """What the report in ``folder`` says, in a line that names it; empty where nothing was skipped."""
+    """What the report in ``folder`` says, in a line that names it; empty where nothing was skipped.
+
+    Raises:
+        InputError: it is damaged.
+    """
     file = folder / REPORT_FILE
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    entries = [json.loads(line) for line in lines]
-    text = describe(
-        [Skipped(entry[kind], entry["reason"], kind) for entry in entries for kind in KINDS if kind in entry]
-    )
+    if not file.is_file():
+        return ""
+    content = read_limited(file, LARGEST_REPORT, "a list of skipped images")
+    with reading("a list of skipped images", file, "remove it"):
+        skipped = [_entry(json.loads(line)) for line in content.decode().splitlines()]
+    text = describe(skipped)
     return text and f"{text}; the list: {file}"
+
+
+def _entry(values: object) -> Skipped:
+    kinds = [kind for kind in KINDS if isinstance(values, dict) and isinstance(values.get(kind), str)]
+    if not isinstance(values, dict) or not kinds or not isinstance(values.get("reason"), str):
+        raise ValueError("a line of it names no image or file, with the reason")
+    return Skipped(values[kinds[0]], values["reason"], kinds[0])
 
 
 def describe(skipped: Sequence[Skipped]) -> str:

@@ -36,7 +36,9 @@ def crop_to_square(image: Image.Image, size: int) -> Image.Image:
 
 def pil_to_array(image: Image.Image, size: int, channels: int) -> np.ndarray:
     """A centre crop as uint8 ``[size, size, channels]``; channels is 1 (grey) or 3 (RGB)."""
-    square = crop_to_square(image.convert(MODES[channels]), size)
+    # A conversion copies even where it changes nothing, and a large image is large.
+    plain = image if image.mode == MODES[channels] else image.convert(MODES[channels])
+    square = crop_to_square(plain, size)
     return np.asarray(square, dtype=np.uint8).reshape(size, size, channels)
 
 

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import glob
+import io
 import itertools
 import json
+import math
 import os
 import re
-import tarfile
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from purrception.data.config import DataConfig, Split
-from purrception.data.decoding import UnreadableImageError, can_be_opened, image_suffixes, not_an_image
+from purrception.data.decoding import (
+    LARGEST_FILE,
+    UnreadableImageError,
+    can_be_opened,
+    image_suffixes,
+    not_an_image,
+)
 from purrception.data.encoded import EncodedImages, expected_classes, hash_names, in_split
 from purrception.data.labels import LABEL_NAMES, Label, class_names_of, read_label
 from purrception.data.skipped import Skipped
+from purrception.data.tars import CUT, Found, Part, walk_tar
 from purrception.errors import InputError
+from purrception.storage import plain_reason, reading
 
-BLOCK = tarfile.BLOCKSIZE
 COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
@@ -32,6 +40,9 @@ COMPRESSED = {
 }
 """How files begin that hold their content compressed."""
 LABEL_SUFFIXES = (".cls", ".json")
+LARGEST_LABEL_FILE = 2**20
+"""Bytes of a ``.cls`` or ``.json``."""
+MOST_TARS = 10**6
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".zip")
 
 
@@ -124,7 +135,7 @@ class TarImages(EncodedImages):
             stream.seek(member.offset)
             content = stream.read(member.size)
         if len(content) < member.size:
-            raise UnreadableImageError(f"{tar}:{member.name}", "the tar ends within it")
+            raise UnreadableImageError(f"{tar}:{member.name}", CUT)
         return content, label
 
 
@@ -141,35 +152,47 @@ def read_members(tar: str, *, labelled: bool = True) -> Contents:
     images: dict[str, Member] = {}
     labels: dict[str, Label] = {}
     others: list[tuple[str, Skipped]] = []
-    try:
-        _refuse_compressed(tar)
-        with tarfile.open(tar, mode="r:", ignore_zeros=True) as archive, open(tar, "rb") as stream:
-            for info in _walk(archive):
-                if isinstance(info, Member):
-                    images[info.name] = info
-                    continue
-                if any(part.startswith((".", "__")) and part != "." for part in info.name.split("/")):
-                    continue  # what file managers leave behind
-                key, name = _key(info.name), f"{tar}:{info.name}"
-                suffix = Path(info.name).suffix.lower()
-                stream.seek(info.offset_data)
-                if suffix in image_suffixes() or (not suffix and can_be_opened(stream.read(info.size))):
-                    if key in images:
-                        reason = f"{images[key].name} has its name up to the first dot, and is taken"
-                        others.append(("", Skipped(name, reason)))
-                    images.setdefault(key, Member(info.name, info.offset_data, info.size))
-                elif suffix in LABEL_SUFFIXES:
-                    if labelled and (label := _label(suffix, stream.read(info.size), name)) is not None:
+    with reading("a tar", tar), open(tar, "rb") as stream:
+        _refuse_compressed(tar, stream.read(8))
+        for file in walk_tar(tar):
+            if not file.name:
+                place = f"byte {file.offset}"
+                images[place] = Member(place, file.offset, 0, damage=file.damage)
+                continue
+            if any(part.startswith((".", "__")) and part != "." for part in file.name.split("/")):
+                continue  # what file managers leave behind
+            key, name = _key(file.name), f"{tar}:{file.name}"
+            suffix = Path(file.name).suffix.lower()
+            if suffix in image_suffixes() or (not suffix and _is_image(file, stream)):
+                if key in images:
+                    reason = f"{images[key].name} has its name up to the first dot, and is taken"
+                    others.append(("", Skipped(name, reason)))
+                images.setdefault(key, _member(file))
+            elif suffix in LABEL_SUFFIXES:
+                others.append((key, Skipped(name, "no image has its name up to the first dot", "file")))
+                if labelled:
+                    label, reason = _read_label(file, stream, suffix, name)
+                    if label is not None:
                         labels.setdefault(key, label)
-                    others.append((key, Skipped(name, "no image has its name up to the first dot", "file")))
-                else:
-                    others.append((key, Skipped(name, not_an_image(info.name), "file")))
-    except (OSError, tarfile.TarError) as error:
-        raise InputError(f"cannot read the tar {tar}: {error}") from error
+                    elif reason:
+                        others[-1] = ("", Skipped(name, reason, "file"))
+            else:
+                others.append((key, Skipped(name, not_an_image(file.name), "file")))
     return Contents(
         [replace(image, label=labels.get(key)) for key, image in images.items()],
         [one for key, one in others if key not in images],
     )
+
+
+def _is_image(file: Found, stream: IO[bytes]) -> bool:
+    return not file.damage and can_be_opened(io.BufferedReader(Part(stream, file.offset, file.size)))
+
+
+def _member(file: Found) -> Member:
+    damage = file.damage
+    if not damage and file.size > LARGEST_FILE:
+        damage = f"{file.size} bytes; an image's file has at most {LARGEST_FILE}"
+    return Member(file.name, file.offset, file.size, damage=damage)
 
 
 def _key(name: str) -> str:
@@ -178,9 +201,7 @@ def _key(name: str) -> str:
     return f"{folder}/{file.partition('.')[0]}"
 
 
-def _refuse_compressed(tar: str) -> None:
-    with open(tar, "rb") as stream:
-        start = stream.read(8)
+def _refuse_compressed(tar: str, start: bytes) -> None:
     for mark, kind in COMPRESSED.items():
         if start.startswith(mark):
             raise InputError(
@@ -188,51 +209,31 @@ def _refuse_compressed(tar: str) -> None:
             )
 
 
-def _walk(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo | Member]:
-    """Files, and a lost member for every gap between them that is not empty."""
-    end, size = 0, os.path.getsize(str(archive.name))
-    while True:
-        try:
-            info = archive.next()
-        except tarfile.TarError:  # the tar ends within its last member
-            info = None
-        start = info.offset if info else size
-        if start > end and _holds_data(str(archive.name), end, start):
-            yield Member(f"byte {end}", end, 0, damage="its header in the tar is damaged")
-        if info is None:
-            return
-        end = info.offset_data + -(-info.size // BLOCK) * BLOCK if info.isreg() else info.offset_data
-        archive.members.clear()  # type: ignore[attr-defined]
-        if info.isreg():
-            yield info
+def _read_label(file: Found, stream: IO[bytes], suffix: str, name: str) -> tuple[Label, str]:
+    """What a member says of its image, and, if that is nothing, why it cannot be read.
 
-
-def _holds_data(path: str, start: int, stop: int) -> bool:
-    with open(path, "rb") as stream:
-        stream.seek(start)
-        for _ in range(start, stop, 2**20):
-            if stream.read(min(2**20, stop - stream.tell())).strip(b"\0"):
-                return True
-    return False
-
-
-def _label(suffix: str, content: bytes, name: str) -> Label:
-    text = content.decode("utf-8", "replace")
+    Raises:
+        InputError: it can be read, and what it says is no label.
+    """
+    if file.damage or file.size > LARGEST_LABEL_FILE:
+        return None, file.damage or f"{file.size} bytes; labels have at most {LARGEST_LABEL_FILE}"
+    stream.seek(file.offset)
+    text = stream.read(file.size).decode("utf-8", "replace")
     if suffix == ".cls":
-        return read_label(text, name)
+        return read_label(text, name), ""
     try:
         values = json.loads(text)
-    except json.JSONDecodeError:
-        return None
+    except Exception as error:  # deep nesting and endless numbers have errors of their own
+        return None, f"not JSON that can be read: {plain_reason(error)}"
     found = [values[key] for key in LABEL_NAMES if key in values] if isinstance(values, dict) else []
-    return read_label(found[0], name) if found else None
+    return (read_label(found[0], name) if found else None), ""
 
 
 def expand_pattern(pattern: str) -> list[str]:
     """Paths of tars: one file, a glob, braces such as {000..146} or {a,b}, in order and without repeats.
 
     Raises:
-        InputError: nothing is there, or one of the files named is missing.
+        InputError: nothing is there, one of the files named is missing, or a range is endless.
     """
     paths: list[str] = []
     for path in _braces(pattern):
@@ -246,12 +247,22 @@ def expand_pattern(pattern: str) -> list[str]:
 
 
 def _braces(pattern: str) -> list[str]:
-    parts: list[list[str]] = []
+    parts: list[list[str] | range] = []
+    widths: dict[int, int] = {}
     for text, inner in re.findall(r"([^{]*)(?:\{([^{}]*)\})?", pattern):
         parts.append([text])
-        if numbers := re.fullmatch(r"(\d+)\.\.(\d+)", inner):
+        if numbers := re.fullmatch(r"(\d{1,12})\.\.(\d{1,12})", inner):
             first, last = numbers.groups()
-            parts.append([f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)])
+            widths[len(parts)] = len(first)
+            parts.append(range(int(first), int(last) + 1))
         elif inner:
             parts.append(inner.split(","))
-    return ["".join(choice) for choice in itertools.product(*parts)]
+    if (count := math.prod(map(len, parts))) > MOST_TARS:
+        raise InputError(
+            f"{pattern!r} stands for {count} tars; at most {MOST_TARS} are taken: give a glob or a folder"
+        )
+    texts = [
+        [f"{number:0{widths[place]}d}" for number in part] if isinstance(part, range) else part
+        for place, part in enumerate(parts)
+    ]
+    return ["".join(choice) for choice in itertools.product(*texts)]

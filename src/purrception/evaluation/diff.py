@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from purrception.errors import InputError
 from purrception.evaluation.manifest import flattened
-from purrception.evaluation.references import read_npz
-from purrception.evaluation.report import REPORT_JSON, Row, table
+from purrception.evaluation.npz import read_npz
+from purrception.evaluation.report import COLUMNS, REPORT_JSON, Row, table
+from purrception.storage import read_json, reading
+
+ENDS = ("frechet_low", "frechet_high")
 
 RANKED_BY = {
     "reference.protocol": "protocol",
@@ -20,6 +24,17 @@ RANKED_BY = {
     "features.fingerprint": "weights of the features",
 }
 """What two results must have in common for their distances to be comparable."""
+
+
+WRITTEN = "a report of `purrception evaluate` with a manifest"
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What is compared of a report."""
+
+    manifest: dict[str, Any]
+    rows: list[Row]
 
 
 @dataclass(frozen=True)
@@ -35,23 +50,44 @@ def read_result(path: Path) -> Result:
     """A report's folder, its JSON, or an ``.npz`` that ``evaluate`` wrote.
 
     Raises:
-        InputError: it holds no manifest.
+        InputError: it holds no manifest, or is damaged.
     """
     if path.suffix == ".npz":
-        _, content = read_npz(path, leave=("arr_0", "features"))
+        _, content = read_npz(path, ["manifest"])
         if "manifest" not in content:
             raise InputError(
                 f"{path} holds no manifest: only files that `purrception evaluate` wrote can be compared"
             )
-        return Result(path, json.loads(str(content["manifest"])), ())
+        with reading("an .npz with a manifest", path):
+            return _checked(path, _Report(json.loads(str(content["manifest"])), []))
     file = path / REPORT_JSON if path.is_dir() else path
     if not file.is_file():
         raise InputError(f"no result at {path}: give the folder of a report, its {REPORT_JSON}, or an .npz")
-    try:
-        report = json.loads(file.read_text(encoding="utf-8"))
-        return Result(path, report["manifest"], tuple(report["rows"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file} is no report of `purrception evaluate` with a manifest") from error
+    report: _Report = read_json(file, _Report, WRITTEN)
+    with reading(WRITTEN, file):
+        return _checked(path, report)
+
+
+def _checked(path: Path, report: _Report) -> Result:
+    """A result of which everything that is said of it can be said.
+
+    Raises:
+        ValueError: a row of it is none.
+    """
+    for row in report.rows:
+        for name in ("frechet", *ENDS, *COLUMNS):
+            value = row.get(name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise ValueError(f"{name} is no number; given {str(value)[:100]}")
+        ends = [row.get(name) for name in ENDS]
+        distances = [row["frechet"], *(end for end in ends if end is not None)]
+        if not isinstance(row["images"], str) or (None in ends) != (ends == [None, None]):
+            raise ValueError("a row of it has no name of its images, or an interval of one end")
+        if not all(map(math.isfinite, distances)):
+            raise ValueError("a distance of it is not finite")
+    table(report.rows)
+    flattened(report.manifest)
+    return Result(path, report.manifest, tuple(report.rows))
 
 
 def compare_results(a: Path, b: Path, *, anyway: bool = False) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from purrception.data import Skipped, UnreadableImageError, images_to_tensor, pa
 from purrception.errors import InputError
 from purrception.evaluation.extractors import Extracted, Extractor, extract_in_groups, with_channels
 from purrception.evaluation.image_sets import ImageSet
+from purrception.evaluation.sealed import read_sealed, write_sealed
 from purrception.evaluation.statistics import FeatureStatistics, RunningStatistics, merged, require_finite
 from purrception.keyed_rng import Stream, keyed_rng
 from purrception.places import user_cache
@@ -85,33 +85,27 @@ class FeatureCache:
         if folder != "none":
             self.folder = Path(folder) if folder else user_cache() / "features"
 
-    def load(self, extractor: Extractor, content: str) -> Extracted | None:
-        """What is stored; a damaged file counts as none."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
+    def load(self, extractor: Extractor, content: str, count: int) -> Extracted | None:
+        """Features of ``count`` images; a file that is damaged, altered or of an older version counts as none."""
         path = self._path(extractor, content)
         if path is None or not path.is_file():
             return None
         try:
-            tensors = load(path.read_bytes())
-            return Extracted(tensors["features"], tensors.get("spatial"), tensors.get("logits"))
-        except (SafetensorError, KeyError):
+            kept = read_sealed(path, "a part of the cache")
+            mine = kept.has_digest and kept.about == _about(extractor, content)
+            if not mine or any(len(tensor) != count for tensor in kept.tensors.values()):
+                return None
+            return Extracted(kept.tensors["features"], kept.tensors.get("spatial"), kept.tensors.get("logits"))
+        except (InputError, KeyError, TypeError):  # a tensor of no dimension has no length
             return None
 
     def save(self, extractor: Extractor, content: str, extracted: Extracted) -> None:
-        """Store: written aside and renamed, so that a killed process leaves nothing half-written behind."""
-        from safetensors.torch import save
-
+        """Store: the file appears whole or not at all."""
         path = self._path(extractor, content)
         if path is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        partial.write_bytes(
-            save({name: value.contiguous() for name, value in vars(extracted).items() if value is not None})
-        )
-        os.replace(partial, path)
+        tensors = {name: value for name, value in vars(extracted).items() if value is not None}
+        write_sealed(path, tensors, _about(extractor, content))
 
     def _path(self, extractor: Extractor, content: str) -> Path | None:
         if self.folder is None:
@@ -120,6 +114,11 @@ class FeatureCache:
 
 
 NO_CACHE = FeatureCache("none")
+
+
+def _about(extractor: Extractor, content: str) -> dict[str, str]:
+    """What cached features are of."""
+    return {"extractor": extractor.fingerprint, "images": content}
 
 
 @dataclass
@@ -205,7 +204,7 @@ def _extract_chunk(
         chunk.labels.append(label)
     if arrays:
         chunk.content = hash_images(arrays)
-        chunk.extracted = cache.load(extractor, chunk.content)
+        chunk.extracted = cache.load(extractor, chunk.content, len(arrays))
         if chunk.extracted is None:
             chunk.extracted = extract_in_groups(extractor, images_to_tensor(arrays))
             require_finite(chunk.extracted.features, lambda row: images.name(chunk.rows[row]))

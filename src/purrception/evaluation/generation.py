@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,16 +19,18 @@ from purrception import processes
 from purrception.data import array_to_pil
 from purrception.errors import InputError
 from purrception.evaluation.image_sets import NPZ_IMAGES, NPZ_LABELS, CodeImages
+from purrception.evaluation.sealed import Sealed, read_sealed, write_sealed
 from purrception.flow import SamplingConfig
 from purrception.keyed_rng import Stream, keyed_rng
 from purrception.pipeline import PurrceptionPipeline
-from purrception.progress import ProgressBar
+from purrception.progress import ProgressBar, note
 from purrception.sampling import sample_codes
-from purrception.storage import write_file
+from purrception.storage import reading, write_file
 from purrception.tokenizers import fingerprint
 
 PART = 128
 """Images of one file of codes; also what processes are dealt."""
+WRITTEN = "a part of generated codes"
 LabelLaw = Literal["balanced", "data"]
 
 
@@ -67,38 +69,95 @@ def describe(pipeline: PurrceptionPipeline, request: Request) -> dict[str, Any]:
     }
 
 
-class GeneratedCodes:
-    """Files of codes in a folder, :data:`PART` images each, by number."""
+@dataclass(frozen=True)
+class Expected:
+    """What the codes of a request look like, whoever wrote them."""
 
-    def __init__(self, folder: Path, num: int) -> None:
-        self.folder, self.num = folder, num
+    request: str
+    """The hash that their folder is named by."""
+    codes: int
+    """Codes in the codebook, K."""
+    grid: tuple[int, ...]
+    labels: Callable[[range], list[int]]
+    """Of images by number."""
+
+
+class GeneratedCodes:
+    """Files of codes in a folder, :data:`PART` images each, by number.
+
+    Args:
+        folder: where they lie.
+        num: how many images are wanted.
+        expected: what they must look like; by default, what their digests say is believed.
+    """
+
+    def __init__(self, folder: Path, num: int, expected: Expected | None = None) -> None:
+        self.folder, self.num, self.expected = folder, num, expected
         self._read = lru_cache(maxsize=4)(self._load)
+        self._told = False
 
     def part(self, number: int) -> tuple[np.ndarray, np.ndarray, int] | None:
-        """Codes, labels and NFE of a part as far as it is wanted; ``None`` where it is missing or too short."""
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
+        """Codes, labels and NFE of a part as far as it is wanted; ``None`` where it is missing or too short.
 
-        path = self.folder / f"codes-{number:05d}.safetensors"
-        wanted = min(PART, self.num - number * PART)
-        try:
-            content = load(path.read_bytes())
-            indices, labels, nfe = content["indices"][:wanted], content["labels"][:wanted], int(content["nfe"][0])
-        except (FileNotFoundError, SafetensorError, KeyError):
+        Raises:
+            InputError: it is damaged or altered.
+        """
+        path = self._path(number)
+        rows = range(number * PART, min((number + 1) * PART, self.num))
+        if not path.is_file():
             return None
-        return (indices, labels, nfe) if len(indices) == wanted else None
+        kept = read_sealed(path, WRITTEN)
+        with reading(WRITTEN, path):
+            indices, labels = kept.tensors["indices"].numpy(), kept.tensors["labels"].numpy()
+            nfe = int(kept.tensors["nfe"][0])
+            if len(indices) < len(rows):
+                return None
+            self._check(number, kept, indices, labels)
+        if not kept.has_digest and not self._told:
+            self._told = True
+            note(
+                f"the codes in {self.folder} are of an earlier version, which gave them no digest: they are taken "
+                "as they are; remove the folder to have them made again"
+            )
+        return indices[: len(rows)], labels[: len(rows)], nfe
+
+    def sound(self, number: int) -> bool:
+        """Whether a part is there and good; of one that is damaged or altered a line is said."""
+        try:
+            return self.part(number) is not None
+        except InputError as error:
+            note(f"{error}; its images are made again")
+            return False
+
+    def _check(self, number: int, kept: Sealed, indices: np.ndarray, labels: np.ndarray) -> None:
+        rows, wanted = range(number * PART, number * PART + len(indices)), self.expected
+        if indices.dtype.kind not in "iu" or labels.dtype.kind not in "iu" or labels.shape != indices.shape[:1]:
+            raise ValueError(f"codes of shape {list(indices.shape)} do not go with labels of {list(labels.shape)}")
+        if len(rows) > PART:
+            raise ValueError(f"a part has at most {PART} images; this one has {len(rows)}")
+        if wanted is None:
+            return
+        if kept.has_digest and kept.about != self._about(number):
+            raise ValueError("it is another part, or of other images")
+        if indices.shape[1:] != wanted.grid or int(indices.min()) < 0 or int(indices.max()) >= wanted.codes:
+            raise ValueError(f"codes are below {wanted.codes}, on a grid of {'×'.join(map(str, wanted.grid))}")
+        if labels.tolist() != wanted.labels(rows):
+            raise ValueError("its labels are not those that were asked for")
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"codes-{number:05d}.safetensors"
+
+    def _about(self, number: int) -> dict[str, Any]:
+        return {"request": self.expected.request if self.expected else "", "part": number}
 
     def write(self, number: int, indices: torch.Tensor, labels: torch.Tensor, nfe: int, codes: int) -> None:
         """Write a part whole."""
-        from safetensors.numpy import save
-
-        kind = np.uint16 if codes <= 2**16 else np.int32
         content = {
-            "indices": indices.numpy().astype(kind),
-            "labels": labels.numpy().astype(np.int32),
-            "nfe": np.array([nfe], dtype=np.int32),
+            "indices": indices.to(torch.uint16 if codes <= 2**16 else torch.int32),
+            "labels": labels.to(torch.int32),
+            "nfe": torch.tensor([nfe], dtype=torch.int32),
         }
-        write_file(self.folder / f"codes-{number:05d}.safetensors", save(content))
+        write_sealed(self._path(number), content, self._about(number))
 
     @property
     def parts(self) -> int:
@@ -125,7 +184,8 @@ class GeneratedCodes:
 
     def _load(self, number: int) -> tuple[np.ndarray, np.ndarray, int]:
         part = self.part(number)
-        assert part is not None, f"part {number} was generated before it is read"
+        if part is None:
+            raise InputError(f"{self._path(number)} was there and is gone: run the same command again")
         return part
 
 
@@ -158,18 +218,22 @@ def generate(
     network, objective = pipeline.transformer.eval(), pipeline.objective
     described = describe(pipeline, request)
     key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
-    codes = GeneratedCodes(parent / key, num)
+
+    def labels_of(rows: range) -> list[int]:
+        return [request.label(row, network.num_classes) for row in rows]
+
+    codes = GeneratedCodes(parent / key, num, Expected(key, len(network.codebook), network.grid, labels_of))
     if processes.rank() == 0:
         codes.folder.mkdir(parents=True, exist_ok=True)
         write_file(codes.folder / "request.json", json.dumps(described, indent=2).encode())
     processes.wait()
-    own = [number for number in processes.share(codes.parts) if codes.part(number) is None]
+    own = [number for number in processes.share(codes.parts) if not codes.sound(number)]
     total, done = sum(min(PART, num - number * PART) for number in own), 0
     with ProgressBar(f"guidance {request.settings.guidance:g}", total, silent=not own) as bar:
         for number in own:
             first = number * PART
             count = min(PART, num - first)
-            labels = torch.tensor([request.label(first + row, network.num_classes) for row in range(count)])
+            labels = torch.tensor(labels_of(range(first, first + count)))
             made = sample_codes(
                 network, objective, labels, request.settings, request.seed, batch_size,
                 on_progress=lambda part, before=done: bar.update(before + part),  # type: ignore[misc]

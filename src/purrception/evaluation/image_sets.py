@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import zipfile
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Protocol, Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 import torch
 
 from purrception.data import DataConfig, ImageSource, Skipped, UnreadableImageError, decode_image, passed_over
+from purrception.data.decoding import LARGEST_IMAGE
 from purrception.data.folder import FolderImages
+from purrception.data.labels import MOST_CLASSES, class_names_of
 from purrception.errors import InputError
 from purrception.evaluation.extractors import is_grey
+from purrception.evaluation.npz import Array, open_npz, read_npz
 from purrception.tokenizers import VQTokenizer
 from purrception.tokens import TokenDataset
 
@@ -176,56 +179,61 @@ class NpzImages:
     """The images of an ``.npz`` in ADM's layout, read from the file a few at a time.
 
     Raises:
-        InputError: the file holds no images.
+        InputError: the file holds no images, or is damaged.
     """
 
     class_names: tuple[str, ...] = ()
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with self._open() as stream:
-            self._shape, self._start = _read_header(stream, path)
+        with open_npz(path) as npz:
+            if NPZ_IMAGES not in npz.names:
+                raise InputError(f"{path} holds no {NPZ_IMAGES}: expected are images, uint8 [n, H, W, 3]")
+            self._array = npz.look(NPZ_IMAGES)
+            labelled = NPZ_LABELS in npz.names
+        _check_images(self._array, path)
         self._labels: np.ndarray | None = None
-        if f"{NPZ_LABELS}.npy" in zipfile.ZipFile(path).namelist():
-            self._labels, classes = _read_labels(path, self._shape[0])
-            self.class_names = tuple(map(str, range(classes)))
-
-    def _open(self) -> IO[bytes]:
-        return zipfile.ZipFile(self.path).open(f"{NPZ_IMAGES}.npy")
+        if labelled:
+            self._labels, self.class_names = _read_labels(path, len(self))
 
     @cached_property
     def grey(self) -> bool:
         """Whether none of the images has any colour: all are looked at, up to the first that has."""
-        return self._shape[-1] == 1 or _without_colour(self)
+        return self._array.shape[-1] == 1 or _without_colour(self)
 
     def __len__(self) -> int:
-        return self._shape[0]
+        return self._array.shape[0]
 
     def name(self, index: int) -> str:
         """Its row."""
         return f"image {index} of {self.path}"
 
     def read(self, rows: range) -> list[tuple[np.ndarray, int]]:
-        """Rows of ``arr_0``."""
-        size = int(np.prod(self._shape[1:]))
-        with self._open() as stream:
-            stream.seek(self._start + rows.start * size)
-            content = stream.read(len(rows) * size)
-        images = np.frombuffer(content, dtype=np.uint8).reshape(len(rows), *self._shape[1:])
+        """Rows of ``arr_0``.
+
+        Raises:
+            InputError: the file is cut off or damaged.
+        """
+        size = math.prod(self._array.shape[1:])
+        with open_npz(self.path) as npz:
+            content = npz.read(self._array, rows.start * size, len(rows) * size)
+        images = np.frombuffer(content, dtype=np.uint8).reshape(len(rows), *self._array.shape[1:])
         labels = [0] * len(rows) if self._labels is None else self._labels[rows.start : rows.stop].tolist()
         return list(zip(images, labels, strict=True))
 
 
-def _read_header(stream: IO[bytes], path: Path) -> tuple[tuple[int, ...], int]:
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(stream)
-    if len(shape) != 4 or dtype != np.uint8 or fortran or shape[-1] not in (1, 3):
+def _check_images(array: Array, path: Path) -> None:
+    shape = array.shape
+    if len(shape) != 4 or array.dtype != np.uint8 or array.fortran or shape[-1] not in (1, 3) or 0 in shape[1:]:
         raise InputError(
-            f"{path} holds {NPZ_IMAGES} of shape {list(shape)} and type {dtype}; expected are images, uint8 "
+            f"{path} holds {NPZ_IMAGES} of shape {list(shape)} and type {array.dtype}; expected are images, uint8 "
             "[n, H, W, 3]"
         )
-    return shape, stream.tell()
+    if shape[1] * shape[2] > LARGEST_IMAGE:
+        raise InputError(
+            f"{path} holds images of {shape[2]}×{shape[1]} pixels; at most {LARGEST_IMAGE / 1e6:.0f} megapixels "
+            "are taken: scale them down"
+        )
 
 
 def _without_colour(images: ImageSet) -> bool:
@@ -236,20 +244,22 @@ def _without_colour(images: ImageSet) -> bool:
     return True
 
 
-def _read_labels(path: Path, count: int) -> tuple[np.ndarray, int]:
-    """Labels of an ``.npz``, int64 ``[n]``, and the number of classes: whole numbers, or plainly one-hot."""
-    with np.load(path) as content:
-        given = content[NPZ_LABELS]
+def _read_labels(path: Path, count: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels of an ``.npz``, int64 ``[n]``, and the names of classes: whole numbers, or plainly one-hot."""
+    given = read_npz(path, [NPZ_LABELS])[1][NPZ_LABELS]
     if given.dtype.kind in "iuf" and len(given.shape) in (1, 2) and len(given) == count and given.size:
         if (
             given.ndim == 2
-            and given.shape[1] > 1
-            and set(np.unique(given)) <= {0, 1}
+            and 1 < given.shape[1] <= MOST_CLASSES
+            and set(np.unique(given).tolist()) <= {0, 1}
             and (given.sum(1) == 1).all()
         ):
-            return given.argmax(axis=1), given.shape[1]
+            return given.argmax(axis=1), tuple(map(str, range(given.shape[1])))
         if given.ndim == 1 and (given >= 0).all() and (given == np.floor(given)).all():
-            return given.astype(np.int64), int(given.max()) + 1
+            if not np.isfinite(given).all():
+                raise InputError(f"{path} holds {NPZ_LABELS} with values that are infinite: mend it")
+            names = class_names_of(map(int, np.unique(given)), f"{NPZ_LABELS} of {path}")
+            return given.astype(np.int64), names
     raise InputError(
         f"{path} holds {NPZ_LABELS} of shape {list(given.shape)} and type {given.dtype} beside {count} images; "
         f"accepted are their labels, [{count}], whole numbers from 0, or one-hot, [{count}, classes]: mend it, or "

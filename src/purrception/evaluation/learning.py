@@ -96,9 +96,9 @@ def learn_classifier(
 
 
 def _can_be_loaded(path: Path) -> bool:
-    """A damaged file of the cache counts as none."""
+    """A file of the cache that is damaged, altered or of an earlier version counts as none."""
     try:
-        load_classifier(path)
+        load_classifier(path, sealed=True)
     except InputError:
         return False
     return True

@@ -11,16 +11,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 
 from purrception.data import DataConfig, Split
+from purrception.data.labels import MOST_CLASSES
 from purrception.errors import InputError, unknown_name
 from purrception.evaluation.extractors import Extractor
 from purrception.evaluation.extractors.random_features import is_of_grey
 from purrception.evaluation.features import FeatureCache, ImageFeatures, extract_features
 from purrception.evaluation.image_sets import NPZ_IMAGES, CodeImages, FolderOfImages, ImageSet, NpzImages
 from purrception.evaluation.learning import split_images
+from purrception.evaluation.npz import listed, read_npz
 from purrception.evaluation.statistics import FeatureStatistics
-from purrception.storage import write_file
+from purrception.storage import read_limited, reading, write_file
+from purrception.storage.readers import LARGEST_TEXT
 from purrception.tokenizers import VQTokenizer
 from purrception.tokens import MANIFEST_FILE, TokenDataset
 
@@ -32,6 +36,15 @@ PROTOCOLS = {
 SPLITS: dict[str, tuple[Split, str]] = {"test": ("test", "val"), "train": ("train", "adm-train")}
 ADM_FEATURES = "inception"
 MEAN, COVARIANCE, SPATIAL_MEAN, SPATIAL_COVARIANCE = "mu", "sigma", "mu_s", "sigma_s"
+NUMBERS = (MEAN, COVARIANCE, SPATIAL_MEAN, SPATIAL_COVARIANCE, "features", "logits")
+DIGEST = "sha256"
+KEPT_ARRAYS = (*NUMBERS, "labels", "count", "size", "content", "origin", DIGEST)
+LARGEST_NUMBER = 1e100
+"""Of features and statistics: the product of two is a number still."""
+NOT_SYMMETRIC = 1e-5
+"""Of the largest entry of a covariance: so much may two that should be equal differ by rounding."""
+UNKNOWN_COUNT = 2**31
+"""ADM's files do not say how many images their statistics are of: all of the training set."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +149,7 @@ def open_reference(
         return Reference(title, protocol or usual, split_images(data, split))
     if path.suffix == ".npz":
         return _open_npz(path, protocol)
-    if (path / MANIFEST_FILE).is_file() and "tokenizer_hash" in (path / MANIFEST_FILE).read_text(encoding="utf-8"):
+    if _holds_tokens(path):
         if tokenizer is None:
             raise InputError(f"{path} holds token shards, which a run's tokenizer decodes: evaluate a run with it")
         return Reference(text, protocol or "custom", CodeImages.of_tokens(TokenDataset(path), tokenizer))
@@ -148,32 +161,49 @@ def open_reference(
     return Reference(text, protocol or "custom", FolderOfImages(path))
 
 
+def _holds_tokens(folder: Path) -> bool:
+    file = folder / MANIFEST_FILE
+    return file.is_file() and b"tokenizer_hash" in read_limited(file, LARGEST_TEXT, "a token manifest")
+
+
 def _open_npz(path: Path, protocol: str) -> Reference:
-    names, content = read_npz(path, leave=(NPZ_IMAGES,))
+    names, content = read_npz(path, KEPT_ARRAYS)
     images = NpzImages(path) if NPZ_IMAGES in names else None
     if MEAN not in content or COVARIANCE not in content:
         if images is None:
             raise InputError(
-                f"{path} holds {', '.join(names) or 'nothing'}; expected are {MEAN} and {COVARIANCE} "
-                f"(statistics), {NPZ_IMAGES} (images), or both"
+                f"{path} holds {listed(names)}; expected are {MEAN} and {COVARIANCE} (statistics), {NPZ_IMAGES} "
+                "(images), or both"
             )
         return Reference(str(path), protocol or "custom", images)
-    for name in {MEAN, COVARIANCE, SPATIAL_MEAN, SPATIAL_COVARIANCE, "features", "logits"} & content.keys():
-        if content[name].dtype.kind not in "fiu" or not np.isfinite(content[name]).all():
+    with reading("a file of statistics", path, "make it again"):
+        saved, origin = _saved(content, path)
+    return Reference(str(path), protocol or origin.protocol, images, saved, origin)
+
+
+def _saved(content: dict[str, np.ndarray], path: Path) -> tuple[ImageFeatures, Origin]:
+    """Statistics of a file, and features where they were kept, each held against the others."""
+    if DIGEST in content and str(content[DIGEST]) != _digest(content):
+        raise ValueError("its content is not what its digest says: it is damaged or altered")
+    for name in NUMBERS:
+        if name in content and (content[name].dtype.kind not in "fiu" or not np.isfinite(content[name]).all()):
             raise InputError(
                 f"{path} holds {name} with values that are not finite (NaN or infinite), or no numbers: make it "
                 "again"
             )
-    # ADM's files do not say how many images their statistics are of: all of the training set.
-    count = int(content["count"]) if "count" in content else 2**31
-    spatial = None
-    if SPATIAL_MEAN in content and SPATIAL_COVARIANCE in content:
-        spatial = _statistics(content[SPATIAL_MEAN], content[SPATIAL_COVARIANCE], count, path)
+        if name in content and float(np.abs(content[name]).max(initial=0)) > LARGEST_NUMBER:
+            raise InputError(f"{path} holds {name} with values beyond {LARGEST_NUMBER:g}: make it again")
+    count = int(content["count"]) if "count" in content else UNKNOWN_COUNT
     origin = Origin(ADM_FEATURES, "", "adm-train", str(path))
     if "origin" in content:
-        origin = Origin(**json.loads(str(content["origin"])))
+        origin = TypeAdapter(Origin).validate_json(str(content["origin"]), strict=True)
+    if origin.protocol not in PROTOCOLS:
+        raise unknown_name("protocol", origin.protocol, PROTOCOLS)
+    spatial = None
+    if SPATIAL_MEAN in content and SPATIAL_COVARIANCE in content:
+        spatial = _statistics(content, SPATIAL_MEAN, SPATIAL_COVARIANCE, count)
     saved = ImageFeatures(
-        _statistics(content[MEAN], content[COVARIANCE], count, path),
+        _statistics(content, MEAN, COVARIANCE, count),
         spatial,
         features=_tensor(content, "features"),
         logits=_tensor(content, "logits"),
@@ -181,23 +211,33 @@ def _open_npz(path: Path, protocol: str) -> Reference:
         size=tuple(content["size"].tolist()) if "size" in content else (),
         content=str(content["content"]) if "content" in content else _hash(content[MEAN], content[COVARIANCE]),
     )
-    return Reference(str(path), protocol or origin.protocol, images, saved, origin)
+    _check_rows(saved)
+    return saved, origin
 
 
-def read_npz(path: Path, leave: tuple[str, ...] = ()) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Names in an ``.npz``, and its arrays but for those to ``leave``; nothing in it is unpickled.
+def _check_rows(saved: ImageFeatures) -> None:
+    """Hold what was kept of single images against each other.
 
     Raises:
-        InputError: the file is missing or no ``.npz``.
+        ValueError: shapes that do not go together.
     """
-    if not path.is_file():
-        raise InputError(f"no file at {path}")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return list(file.files), {name: file[name] for name in file.files if name not in leave}
-    except Exception as error:  # zip and numpy have many errors for damage
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} is no .npz that can be read: {reason}") from error
+    rows, features = None, saved.features
+    if features is not None:
+        rows = len(features)
+        if features.dim() != 2 or features.shape[1] != saved.statistics.dimension or not 2 <= rows <= saved.count:
+            raise ValueError(
+                f"features are of shape {list(features.shape)}, statistics of {saved.count} images and "
+                f"{saved.statistics.dimension} dimensions"
+            )
+    logits, labels = saved.logits, saved.labels
+    if logits is not None and (logits.dim() != 2 or len(logits) != rows or logits.shape[1] < 1):
+        raise ValueError(f"logits are of shape {list(logits.shape)} beside the features of {rows} images")
+    if labels is not None and (labels.dtype != torch.long or labels.shape != (rows,)):
+        raise ValueError(f"labels are of shape {list(labels.shape)} beside the features of {rows} images")
+    if labels is not None and not 0 <= int(labels.min()) <= int(labels.max()) < MOST_CLASSES:
+        raise ValueError(f"labels are from {int(labels.min())} to {int(labels.max())}")
+    if saved.size and (len(saved.size) != 2 or min(saved.size) < 1):
+        raise ValueError(f"the size of images is {saved.size}")
 
 
 def save_statistics(path: Path, features: ImageFeatures, origin: Origin, manifest: dict[str, Any]) -> None:
@@ -219,19 +259,24 @@ def save_statistics(path: Path, features: ImageFeatures, origin: Origin, manifes
     for name in ("features", "logits", "labels"):
         if (tensor := getattr(features, name)) is not None:
             arrays[name] = tensor.numpy()
+    arrays[DIGEST] = _digest({name: np.asarray(array) for name, array in arrays.items()})
     content = io.BytesIO()
     np.savez(content, **arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, content.getvalue())
 
 
-def _statistics(mean: np.ndarray, covariance: np.ndarray, count: int, path: Path) -> FeatureStatistics:
-    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-        raise InputError(
-            f"{path} holds a mean of shape {list(mean.shape)} and a covariance of {list(covariance.shape)}; "
-            "expected are [d] and [d, d]"
+def _statistics(content: dict[str, np.ndarray], mean: str, covariance: str, count: int) -> FeatureStatistics:
+    centre, spread = content[mean].astype(np.float64), content[covariance].astype(np.float64)
+    if centre.ndim != 1 or not len(centre) or spread.shape != (len(centre), len(centre)) or count < 2:
+        raise ValueError(
+            f"{mean} and {covariance} are of shape {list(centre.shape)} and {list(spread.shape)}, of {count} "
+            "images; expected are [d] and [d, d], of at least 2"
         )
-    return FeatureStatistics(torch.from_numpy(mean).double(), torch.from_numpy(covariance).double(), count)
+    rounding = NOT_SYMMETRIC * np.abs(spread).max()
+    if np.abs(spread - spread.T).max() > rounding or spread.diagonal().min() < -rounding:
+        raise ValueError(f"{covariance} is no covariance: it is not symmetric, or a variance is negative")
+    return FeatureStatistics(torch.from_numpy(centre), torch.from_numpy(spread), count)
 
 
 def _tensor(content: dict[str, np.ndarray], name: str) -> torch.Tensor | None:
@@ -240,3 +285,12 @@ def _tensor(content: dict[str, np.ndarray], name: str) -> torch.Tensor | None:
 
 def _hash(*arrays: np.ndarray) -> str:
     return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()
+
+
+def _digest(content: dict[str, np.ndarray]) -> str:
+    """SHA-256 of names, types, shapes and values of what is read back."""
+    digest = hashlib.sha256()
+    for name in sorted((set(KEPT_ARRAYS) - {DIGEST}) & content.keys()):
+        array = content[name]
+        digest.update(f"{name} {array.dtype} {array.shape} ".encode() + array.tobytes())
+    return digest.hexdigest()

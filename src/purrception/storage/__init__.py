@@ -18,12 +18,13 @@ from purrception.storage.files import (
     write_file,
 )
 from purrception.storage.locks import LOCK_FILE, one_writer
-from purrception.storage.readers import plain_reason, read_json, read_limited, reading
+from purrception.storage.readers import LimitedReads, plain_reason, read_json, read_limited, reading
 
 __all__ = [
     "DIGESTS_FILE",
     "LOCK_FILE",
     "SKIP_DIGESTS",
+    "LimitedReads",
     "cannot_write",
     "check_digests",
     "digest_lines",

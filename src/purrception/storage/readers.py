@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -86,3 +88,29 @@ def read_json(path: Path, kind: type[T] | Any, what: str, remedy: str = "", *, s
     with reading(what, path, remedy):
         values: T = TypeAdapter(kind).validate_json(content, strict=strict)
     return values
+
+
+class LimitedReads(io.BufferedReader):
+    """A file that nobody reads much of at once.
+
+    For libraries that believe the sizes in a file's headers, and ask for so many bytes.
+
+    Args:
+        path: of the file.
+        most: bytes of one read; seeking is free.
+
+    Raises:
+        InputError: upon a read that is larger.
+    """
+
+    def __init__(self, path: Path | str, most: int) -> None:
+        super().__init__(io.FileIO(path))
+        self.path, self.most = path, most
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """The next ``size`` bytes, or what is left."""
+        whole = size is None or size == -1
+        asked = max(os.fstat(self.fileno()).st_size - self.tell(), 0) if size is None or whole else size
+        if not 0 <= asked <= self.most:
+            raise InputError(f"{self.path} says that a part of it has {asked} bytes; it has at most {self.most}")
+        return super().read(asked)

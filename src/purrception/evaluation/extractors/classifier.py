@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from purrception.errors import InputError
 from purrception.evaluation.extractors.base import Extracted
+from purrception.evaluation.sealed import read_sealed, write_sealed
 from purrception.keyed_rng import Stream, keyed_rng
 from purrception.progress import ProgressBar
-from purrception.storage import write_file
+from purrception.storage import reading
 from purrception.tokenizers import fingerprint
 from purrception.weights import require_finite
 
@@ -46,6 +48,17 @@ class ClassifierConfig:
                 "the classifier's steps, batch_size and feature_dim are at least 1; given "
                 f"{self.steps}, {self.batch_size} and {self.feature_dim}"
             )
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """What a file says about its classifier."""
+
+    channels: int
+    image_size: int
+    classes: int
+    feature_dim: int
+    class_names: list[str] = field(default_factory=list)
 
 
 class ImageClassifier(nn.Module):
@@ -152,34 +165,37 @@ def agreement(logits: Tensor, labels: Tensor) -> float:
 
 
 def save_classifier(model: ImageClassifier, path: Path) -> None:
-    """Write weights and sizes as safetensors; the file appears whole or not at all."""
-    from safetensors.torch import save
-
-    # One entry: of several, safetensors writes the order that a hash table has, another one each time.
-    sizes = json.dumps({name: getattr(model, name) for name in (*SIZES, "class_names")})
-    write_file(path, save(model.state_dict(), metadata={"sizes": sizes}))
+    """Write weights and sizes as safetensors, with a digest; the file appears whole or not at all."""
+    write_sealed(path, model.state_dict(), {name: getattr(model, name) for name in (*SIZES, "class_names")})
 
 
-def load_classifier(path: Path | str) -> ImageClassifier:
+def load_classifier(path: Path | str, *, sealed: bool = False) -> ImageClassifier:
     """A classifier that :func:`save_classifier` wrote.
 
-    Raises:
-        InputError: the file is missing, or is none.
-    """
-    from safetensors import SafetensorError, safe_open
+    Args:
+        path: of the file.
+        sealed: refuse one without a digest, of an earlier version.
 
-    if not Path(path).is_file():
+    Raises:
+        InputError: the file is missing, is none, or was altered.
+    """
+    path, what = Path(path), "a classifier"
+    if not path.is_file():
         raise InputError(f"no classifier at {path}: `purrception evaluate` writes classifier.safetensors")
-    try:
-        with safe_open(path, "pt") as file:
-            sizes = json.loads((file.metadata() or {})["sizes"])
-            channels, side, classes, features = (int(sizes[name]) for name in SIZES)
-            names = tuple(map(str, sizes.get("class_names", ())))
-            model = ImageClassifier(channels, side, classes, features, names)
-            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    kept = read_sealed(path, what)
+    if sealed and not kept.has_digest:
+        raise InputError(f"{path} has no digest: it is of an earlier version")
+    with reading(what, path, "`purrception evaluate` writes classifier.safetensors"):
+        sizes = TypeAdapter(_Sizes).validate_json(json.dumps(kept.about), strict=True)
+        # The numbers are held against the weights before anything is made of that size.
+        if kept.tensors["output.weight"].shape != (sizes.classes, sizes.feature_dim):
+            raise ValueError("it has other weights than its sizes say")
+        if len(sizes.class_names) not in (0, sizes.classes):
+            raise ValueError(f"it names {len(sizes.class_names)} of {sizes.classes} classes")
+        with torch.device("meta"):
+            model = ImageClassifier(
+                sizes.channels, sizes.image_size, sizes.classes, sizes.feature_dim, tuple(sizes.class_names)
+            )
+        model.load_state_dict(kept.tensors, assign=True)
         require_finite(model.state_dict(), "it")
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"{path} is no classifier that `purrception evaluate` wrote: {' '.join(str(error).split())[:200]}"
-        ) from error
-    return model.eval().requires_grad_(False)
+    return model.float().eval().requires_grad_(False)

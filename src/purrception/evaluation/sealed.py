@@ -1,0 +1,80 @@
+"""Tensors that this package keeps for itself, with a digest: altered ones are noticed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from purrception.errors import InputError
+from purrception.storage import read_limited, reading, write_file
+
+LARGEST_FILE = 2**30
+ENTRY = "sizes"
+"""Of the file's metadata, the only one: of several, safetensors writes the order that a hash table has. Those of
+classifiers have this name in all versions."""
+DIGEST = "sha256"
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """What a file holds."""
+
+    tensors: dict[str, Tensor]
+    about: dict[str, Any]
+    """What was written with them."""
+    has_digest: bool
+    """Whether the digest was there, and right; files of earlier versions have none."""
+
+
+def write_sealed(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Write tensors and what is to be said about them, ready for JSON, as safetensors with a digest of both.
+
+    Raises:
+        InputError: the disk is full.
+    """
+    from safetensors.torch import save
+
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    text = json.dumps({**about, DIGEST: _digest(whole, about)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, save(whole, metadata={ENTRY: text}))
+
+
+def read_sealed(path: Path, what: str) -> Sealed:
+    """What :func:`write_sealed` wrote, or an earlier version without a digest.
+
+    Args:
+        path: of the file.
+        what: it is expected to be, with its article, for errors.
+
+    Raises:
+        InputError: it is missing, no safetensors, or altered.
+    """
+    from safetensors.torch import load
+
+    content = read_limited(path, LARGEST_FILE, what)
+    with reading(what, path):
+        tensors = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        about = json.loads(header.get("__metadata__", {}).get(ENTRY, "{}"))
+        if not isinstance(about, dict):
+            raise ValueError("what it says about itself is no JSON object")
+        digest = about.pop(DIGEST, None)
+        if digest is not None and digest != _digest(tensors, about):
+            raise InputError(f"{path} is damaged or altered: its content is not what its digest says")
+    return Sealed(tensors, about, has_digest=digest is not None)
+
+
+def _digest(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
