@@ -61,7 +61,8 @@ def start_studio(run: Path, around: Path, *options: str) -> Server:
         (around / name).mkdir(exist_ok=True)
     lookups = around / "guard/lookups"
     environment = os.environ | {
-        "PYTHONPATH": str(around / "guard"), "LOOKUPS": str(lookups), "OMP_NUM_THREADS": "2",
+        "PYTHONPATH": os.pathsep.join([str(around / "guard"), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "LOOKUPS": str(lookups), "OMP_NUM_THREADS": "2",
         "TMPDIR": str(around / "tmp"), "HOME": str(around / "home"),
         "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1",
     }  # fmt: skip
