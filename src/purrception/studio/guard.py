@@ -7,6 +7,7 @@ fetch addresses for whoever asks, among other things.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
 import math
@@ -48,8 +49,10 @@ LARGEST_TOGETHER = 256 * 2**20
 """Bytes of all requests that are being received."""
 MOST_PARTS = 16
 """Files and fields of one upload."""
-MOST_REQUESTS, MOST_OF_ONE = 512, 256
-"""Requests at once, of all and of one address; a page that is open holds one or two."""
+PAGE = re.compile(rf"/|/config/?|{API}/info/?")
+MOST_PAGES, MOST_REQUESTS = (48, 40), (512, 256)
+"""Requests at once, of all and of one address: of those that gradio takes a tenth of a second for, and of others;
+a page that is open holds one or two."""
 HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"x-frame-options": b"SAMEORIGIN",
@@ -102,7 +105,7 @@ class Guard:
 
     def __init__(self, app: Any, hosts: Hosts, uploads: Uploads, attempts: Attempts | None) -> None:
         self._app, self._hosts, self._uploads, self._attempts = app, hosts, uploads, attempts
-        self._at_once: Counter[str] = Counter()
+        self._at_once: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
         self._receiving = 0
         self._storing = asyncio.Lock()
 
@@ -114,20 +117,28 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
         else:
             asked = _head(scope)
-            visitor = visitor_of(asked.address)
-            self._at_once[visitor] += 1
             try:
-                await self._serve(asked, scope, receive, send)
+                with self._turn(asked):
+                    await self._serve(asked, scope, receive, send)
             except RefusedError as refused:
                 await _tell(refused, send)
-            finally:
-                self._at_once[visitor] -= 1
-                if not self._at_once[visitor]:
-                    del self._at_once[visitor]
+
+    @contextlib.contextmanager
+    def _turn(self, asked: Asked) -> Iterator[None]:
+        """Hold a place among the requests that are served at once."""
+        kind, visitor = bool(PAGE.fullmatch(asked.path)), visitor_of(asked.address)
+        at_once, (most, most_of_one) = self._at_once[kind], MOST_PAGES if kind else MOST_REQUESTS
+        if at_once.total() >= most or at_once[visitor] >= most_of_one:
+            raise RefusedError(503, "too busy: try again in a moment", 2)
+        at_once[visitor] += 1
+        try:
+            yield
+        finally:
+            at_once[visitor] -= 1
+            if not at_once[visitor]:
+                del at_once[visitor]
 
     async def _serve(self, asked: Asked, scope: Message, receive: Receive, send: Send) -> None:
-        if self._at_once.total() > MOST_REQUESTS or self._at_once[visitor_of(asked.address)] > MOST_OF_ONE:
-            raise RefusedError(503, "too many requests at once: try again in a moment", 2)
         self._check_names(asked)
         self._check_route(asked)
         scope = {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != b"x-gradio-server"]}
