@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -71,6 +72,8 @@ def start_studio(run: Path, around: Path, *options: str) -> Server:
         [sys.executable, "-m", "purrception", "studio", str(run), *options],
         env=environment, stdout=log, stderr=subprocess.STDOUT, text=True, cwd=around,
     )  # fmt: skip
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (min(1024, most), most))  # as most systems start it
     until = time.monotonic() + 300
     while time.monotonic() < until and process.poll() is None:
         if found := re.search(r"http://127\.0\.0\.1:\d+", (around / "guard/log").read_text()):

@@ -77,7 +77,9 @@ class WatchedProtocol(H11Protocol):
             self._wait_until(HEAD_SECONDS)
             self._waiting[self] = None
             if len(self._waiting) > self.most_waiting:
-                next(iter(self._waiting)).transport.abort()
+                longest = next(iter(self._waiting))
+                del self._waiting[longest]  # before it is gone: several may come in one turn of the loop
+                longest.transport.abort()
         else:
             self._wait_until(BODY_SECONDS if self._phase is h11.SEND_BODY else None)
 
