@@ -305,8 +305,8 @@ def test_a_painting_has_few_layers_and_few_wait() -> None:
         sent = {"type": "layer", "index": layer, "id": painting}
         editor.accept_blobs(SimpleNamespace(data=sent, files=[("a.png", b"1")]))
 
-    for layer in ("10000000000", "8", "-1", "1e3", "²"):
-        with pytest.raises(gradio.Error, match="at most 8 layers"):
+    for layer in ("10000000000", "4", "-1", "1e3", "²"):
+        with pytest.raises(gradio.Error, match="at most 4 layers"):
             send("a", layer)
     for n in range(20):
         send(str(n), "0")

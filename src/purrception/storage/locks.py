@@ -52,13 +52,13 @@ def one_writer(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, name: Path, patience: float = PATIENCE) -> Iterator[None]:
+def locked(folder: Path, name: Path, patience: float | None = None) -> Iterator[None]:
     """Hold the lock of ``folder``, which is there; errors call it ``name``.
 
     Args:
         folder: holds the lock's file.
         name: what errors call it.
-        patience: seconds to wait for another process.
+        patience: seconds to wait for another process; None: :data:`PATIENCE`.
 
     Raises:
         InputError: another process holds it.
@@ -67,7 +67,7 @@ def locked(folder: Path, name: Path, patience: float = PATIENCE) -> Iterator[Non
     if place in _held:
         yield
         return
-    descriptor = _acquire(folder, name, patience)
+    descriptor = _acquire(folder, name, PATIENCE if patience is None else patience)
     _held.add(place)
     try:
         yield

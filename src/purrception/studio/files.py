@@ -83,7 +83,7 @@ class Uploads:
             age = self._clock() - used
             crowded = total + room > LARGEST_TOTAL or number >= MOST_FILES
             if file not in self._of_the_page and age > (YOUNG if crowded else OLDEST):
-                _forget(file)
+                self._forget(file)
                 total, number = total - size, number - 1
         return total + room <= LARGEST_TOTAL and number < MOST_FILES
 
@@ -96,33 +96,39 @@ class Uploads:
         """Remove what a visitor brought, unless another brought the same."""
         mine = self._brought.pop(session, set())
         for file in mine.difference(*self._brought.values()):
-            _forget(file)
+            self._forget(file)
+
+    def _forget(self, file: Path) -> None:
+        with contextlib.suppress(OSError):
+            file.unlink()
+            if file.parent != self.folder:  # gradio gives each its own
+                file.parent.rmdir()
 
     def _files(self) -> list[Path]:
         return [path for path in self.folder.rglob("*") if path.is_file()]
 
 
-def _forget(file: Path) -> None:
-    with contextlib.suppress(OSError):
-        file.unlink()
-        file.parent.rmdir()  # gradio gives each its own
-
-
 @contextlib.contextmanager
 def own_folder(parent: Path) -> Iterator[Path]:
-    """An empty folder below ``parent`` for this process alone, removed in the end; those of dead ones go first."""
-    parent.mkdir(parents=True, exist_ok=True)
-    for other in parent.iterdir():
-        if not other.is_dir():
-            other.unlink(missing_ok=True)
-            continue
-        with contextlib.suppress(InputError, OSError), locked(other, other, patience=0):  # else: it is alive
-            shutil.rmtree(other, ignore_errors=True)
-    folder = parent / secrets.token_hex(8)
-    with one_writer(folder):
-        files = folder / "files"  # beside the lock, which nobody may fetch
+    """An empty folder below ``parent`` for this process alone, removed in the end; those of dead ones go first.
+
+    Raises:
+        InputError: the disk will not have it.
+    """
+    mine = parent / secrets.token_hex(8)
+    with one_writer(mine):
+        for other in parent.iterdir():
+            if not other.is_dir():
+                other.unlink(missing_ok=True)
+            elif other != mine:  # whoever is alive holds its lock
+                with (
+                    contextlib.suppress(InputError, OSError),
+                    locked(other, other, patience=0),
+                ):
+                    shutil.rmtree(other, ignore_errors=True)
+        files = mine / "files"  # beside the lock, which nobody may fetch
         files.mkdir()
         try:
             yield files
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(mine, ignore_errors=True)

@@ -40,7 +40,7 @@ READ = re.compile(
 WRITE = re.compile(rf"/login/?|{API}/((call|run|api)/.+|queue/join|cancel|reset|upload|component_server)/?")
 UPLOAD, PAINTING = f"{API}/upload", f"{API}/component_server"
 LARGEST_FILE = 20 * 2**20
-LARGEST_PAINTING = 8 * 2**20
+LARGEST_PAINTING = 2 * 2**20
 LARGEST_BODY = 2**20
 """Bytes of any other request."""
 SLACK = 2**16

@@ -7,8 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-MOST_LAYERS = 8
-MOST_PAINTINGS = 4
+MOST_LAYERS = 4
+MOST_PAINTINGS = 2
 """Paintings that wait to be worked on, of each visitor."""
 
 _accept = gr.ImageEditor.accept_blobs

@@ -65,10 +65,9 @@ def open_studio(target: str, options: StudioOptions, say: Callable[[str], None] 
     from purrception.training.config import resolve_device
 
     studio = Studio(target, resolve_device(options.device))
-    listening = _listen(options.host, options.port)
-    port = listening.getsockname()[1]
-    hosts = Hosts(options.host, port, options.allowed_hosts)
-    with listening, own_folder(studio.folder / "uploads") as folder:
+    with _listen(options.host, options.port) as listening, own_folder(studio.folder / "uploads") as folder:
+        port = listening.getsockname()[1]
+        hosts = Hosts(options.host, port, options.allowed_hosts)
         studio.uploads = Uploads(folder)
         keep_to_yourself(folder)
         require("gradio", "the studio")
