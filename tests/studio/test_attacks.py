@@ -192,6 +192,21 @@ def test_a_body_has_limits_whatever_it_says_about_its_length(studio: Server) -> 
     assert post(studio, "/gradio_api/component_server", bytes(2**24), **form)[0] == 413
 
 
+def test_without_the_password_nothing_is_taken(locked: Server) -> None:
+    part = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\na\r\n--x--\r\n'
+    for cookie in ("", "access-token-unsecure-x=", "a=b; access-token-x=guessed"):
+        for path in (UPLOAD, "/gradio_api/queue/join", "/gradio_api/cancel", "/gradio_api/component_server"):
+            status, said = post(locked, path, part, Content_Type="multipart/form-data; boundary=x", Cookie=cookie)
+            assert status == 401, (path, said)
+        for path in (
+            "heartbeat/x",
+            "queue/data?session_hash=x",
+            "file=/etc/hostname",
+            "upload_progress?upload_id=x",
+        ):
+            assert ask(locked, f"GET /gradio_api/{path} HTTP/1.1", f"Cookie: {cookie}")[0] == 401, path
+
+
 def login(server: Server, password: str, **headers: str) -> int:
     form = {"Content_Type": "application/x-www-form-urlencoded"}
     return post(server, "/login", f"username=me&password={password}".encode(), **form, **headers)[0]

@@ -12,7 +12,7 @@ import functools
 import json
 import math
 import re
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +38,8 @@ READ = re.compile(
     rf"|{FILE}.+"
 )
 WRITE = re.compile(rf"/login/?|{API}/((call|run|api)/.+|queue/join|cancel|reset|upload|component_server)/?")
+OPEN = re.compile(rf"/login/?|{API}/(info|theme\.css|app_id|user|login_check|startup-events)/?")
+"""What somebody needs who has not given the password yet."""
 UPLOAD, PAINTING = f"{API}/upload", f"{API}/component_server"
 LARGEST_FILE = 20 * 2**20
 LARGEST_PAINTING = 2 * 2**20
@@ -47,6 +49,8 @@ SLACK = 2**16
 """Bytes of an upload that are not its file's."""
 LARGEST_TOGETHER = 256 * 2**20
 """Bytes of all requests that are being received."""
+MOST_KNOWN = 10_000
+"""Logins that are remembered; the first are forgotten first."""
 MOST_PARTS = 16
 """Files and fields of one upload."""
 PAGE = re.compile(rf"/|/config/?|{API}/info/?")
@@ -108,6 +112,7 @@ class Guard:
         self._at_once: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
         self._receiving = 0
         self._storing = asyncio.Lock()
+        self._known: OrderedDict[str, None] = OrderedDict()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve a request, or say why not."""
@@ -180,6 +185,10 @@ class Guard:
             raise RefusedError(405, "the studio answers GET, HEAD and POST")
         if not (WRITE if asked.method == "POST" else READ).fullmatch(asked.path):
             raise RefusedError(404, "there is nothing here")
+        if self._attempts is not None and (asked.method == "POST" or asked.path.startswith(API)):
+            cookies = [part.partition("=")[2].strip() for part in asked.one("cookie").split(";")]
+            if not OPEN.fullmatch(asked.path) and not self._known.keys() & set(cookies):
+                raise RefusedError(401, "give the password first")
         if asked.path.startswith(FILE) and not self._uploads.holds(asked.path.removeprefix(FILE)):
             raise RefusedError(403, "there is no such file")
         if asked.method == "POST" and asked.path.startswith("/login") and self._attempts is not None:
@@ -215,7 +224,7 @@ class Guard:
         path = asked.path.rstrip("/")
         app = functools.partial(self._app, scope, _again(body, receive))
         if path == "/login":
-            await app(self._noting(asked, send))
+            await app(send if self._attempts is None else self._noting(asked, self._attempts, send))
             return
         if path not in (UPLOAD, PAINTING):
             self._check_files(body)
@@ -247,16 +256,17 @@ class Guard:
         path = rest[rest.find("/") :] if scheme in ("http", "https") else url
         return path.startswith(FILE) and self._uploads.holds(unquote(path.removeprefix(FILE)))
 
-    def _noting(self, asked: Asked, send: Send) -> Send:
-        """``send`` that notes whether a password was right."""
+    def _noting(self, asked: Asked, attempts: Attempts, send: Send) -> Send:
+        """``send`` that notes whether a password was right, and the cookies that it gave."""
 
         async def note(message: Message) -> None:
-            if (
-                message["type"] == "http.response.start"
-                and message["status"] == 200
-                and self._attempts is not None
-            ):
-                self._attempts.right(asked.address)
+            if message["type"] == "http.response.start" and message["status"] == 200:
+                attempts.right(asked.address)
+                for name, value in message["headers"]:
+                    if name.lower() == b"set-cookie":
+                        self._known[value.decode("latin-1").partition(";")[0].partition("=")[2]] = None
+                while len(self._known) > MOST_KNOWN:
+                    self._known.popitem(last=False)
             await send(message)
 
         return note

@@ -121,6 +121,7 @@ def _application(studio: Studio, options: StudioOptions) -> Any:
         ssr_mode=False,
         show_error=False,
         enable_monitoring=False,
+        mcp_server=False,
     )
 
 
