@@ -56,6 +56,10 @@ class WatchedProtocol(H11Protocol):
         self._waiting.pop(self, None)
         self.resume_writing()
 
+    def shutdown(self) -> None:
+        """The server ends, and does not wait for the pages that are open: each holds a connection for ever."""
+        self.transport.abort()
+
     def pause_writing(self) -> None:
         """Somebody does not read what they asked for."""
         super().pause_writing()
