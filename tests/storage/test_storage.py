@@ -120,6 +120,16 @@ def test_the_same_process_may_ask_again(tmp_path: Path) -> None:
     assert (tmp_path / LOCK_FILE).read_text() == ""
 
 
+@pytest.mark.parametrize("words", [["--password", "it's secret"], ["--password=it's secret"]])
+def test_a_lock_tells_no_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["/bin/purrception", "studio", "run", *words, "--port", "1"])
+    with one_writer(tmp_path):
+        told = (tmp_path / LOCK_FILE).read_text(encoding="utf-8")
+    assert "secret" not in told
+    assert "purrception studio run" in told
+    assert "--port 1" in told
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "/etc/passwd", "a/b", "..\\b", "a\0b", "a\nb", 7, None])
 def test_a_name_is_never_a_path(name: object) -> None:
     with pytest.raises(InputError, match="plain file names"):

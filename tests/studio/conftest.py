@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -61,7 +62,8 @@ def start_studio(run: Path, around: Path, *options: str) -> Server:
         (around / name).mkdir(exist_ok=True)
     lookups = around / "guard/lookups"
     environment = os.environ | {
-        "PYTHONPATH": str(around / "guard"), "LOOKUPS": str(lookups), "OMP_NUM_THREADS": "2",
+        "PYTHONPATH": os.pathsep.join([str(around / "guard"), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "LOOKUPS": str(lookups), "OMP_NUM_THREADS": "2",
         "TMPDIR": str(around / "tmp"), "HOME": str(around / "home"),
         "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1",
     }  # fmt: skip
@@ -70,6 +72,8 @@ def start_studio(run: Path, around: Path, *options: str) -> Server:
         [sys.executable, "-m", "purrception", "studio", str(run), *options],
         env=environment, stdout=log, stderr=subprocess.STDOUT, text=True, cwd=around,
     )  # fmt: skip
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (min(1024, most), most))  # as most systems start it
     until = time.monotonic() + 300
     while time.monotonic() < until and process.poll() is None:
         if found := re.search(r"http://127\.0\.0\.1:\d+", (around / "guard/log").read_text()):

@@ -149,6 +149,31 @@ def test_a_long_job_stops_and_a_reload_begins_anew(studio: Server, visit: Visit)
     assert "Nothing made yet" in page.locator("#generate-cost").inner_text()
 
 
+def test_stop_takes_back_what_still_waits_in_line(studio: Server, visit: Visit, browser: Browser) -> None:
+    visit.open(studio.url)
+    first, second = visit.page, browser.new_page()
+    second.set_default_timeout(PATIENCE)
+    second.goto(studio.url)
+    second.get_by_role("tab", name="Compare", exact=True).click()
+    visit.fill("generate-number", 64)
+    visit.fill("generate-steps", 200)
+    first.locator("#generate-go").click()
+    first.locator("#generate-gallery").get_by_text("sampling").wait_for()
+    second.locator("#compare-go").click()
+    second.locator("#compare-gallery-A").get_by_text("queue:").wait_for()
+    second.locator("#compare-stop").click()
+    second.wait_for_selector("text=Stopping at the next evaluation.")
+    second.locator("#compare-gallery-A").get_by_text("queue:").wait_for(state="hidden")
+    first.locator("#generate-stop").click()
+    first.locator("#generate-gallery").get_by_text("sampling").wait_for(state="hidden")
+    visit.fill("generate-number", 1)
+    visit.fill("generate-steps", 2)
+    first.locator("#generate-go").click()
+    first.wait_for_selector("#generate-command:visible")  # behind the other's, had that not been taken back
+    assert "nothing made yet" in second.get_by_text("A:").inner_text()
+    second.close()
+
+
 def test_comparing_and_reports(studio: Server, visit: Visit) -> None:
     visit.open(studio.url, "Compare")
     page = visit.page

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,6 +77,33 @@ def test_work_stops_when_its_visitor_says_so_and_another_goes_on(own: Studio) ->
     assert not thread.is_alive()
     assert len(failures) == 1
     assert own.generate([1], own.defaults, 0, "quick", silent).out.indices.shape == (1, 4, 4)
+
+
+def test_a_stop_reaches_all_of_a_visitors_work_and_what_waits_does_not_begin(own: Studio) -> None:
+    under_way, ended = threading.Event(), list[str]()
+
+    def work(session: str, report: Any) -> None:
+        try:
+            own.generate([0] * 64, replace(own.defaults, steps=1000), 0, session, report)
+        except StoppedError:
+            ended.append(session)
+
+    begun: list[float] = []
+    threads = [threading.Thread(target=work, args=("first", lambda share: under_way.set()))]
+    threads += [threading.Thread(target=work, args=("waiting", begun.append)) for _ in range(2)]
+    threads[0].start()
+    assert under_way.wait(60)
+    for thread in threads[1:]:
+        thread.start()
+    while len(own._stops.get("waiting", ())) < 2:
+        time.sleep(0.01)
+    own.stop("waiting")
+    own.leave("first")
+    for thread in threads:
+        thread.join(60)
+    assert sorted(ended) == ["first", "waiting", "waiting"]
+    assert not begun
+    assert not own._stops
 
 
 def test_too_much_is_refused(own: Studio) -> None:

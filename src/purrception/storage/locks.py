@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from purrception import processes
@@ -21,6 +22,7 @@ LOCK_FILE = ".lock"
 PATIENCE = 3.0
 """Seconds that a second writer waits for the first: one that was just killed needs a moment to go."""
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL})
+SECRET = "--password"
 _held: set[Path] = set()
 """Folders that this process writes; it may ask again for one of them."""
 
@@ -50,13 +52,22 @@ def one_writer(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, name: Path) -> Iterator[None]:
-    """Hold the lock of ``folder``, which is there; errors call it ``name``."""
+def locked(folder: Path, name: Path, patience: float | None = None) -> Iterator[None]:
+    """Hold the lock of ``folder``, which is there; errors call it ``name``.
+
+    Args:
+        folder: holds the lock's file.
+        name: what errors call it.
+        patience: seconds to wait for another process; None: :data:`PATIENCE`.
+
+    Raises:
+        InputError: another process holds it.
+    """
     place = folder.resolve()
     if place in _held:
         yield
         return
-    descriptor = _acquire(folder, name)
+    descriptor = _acquire(folder, name, PATIENCE if patience is None else patience)
     _held.add(place)
     try:
         yield
@@ -67,9 +78,9 @@ def locked(folder: Path, name: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _acquire(folder: Path, name: Path) -> int:
+def _acquire(folder: Path, name: Path, patience: float) -> int:
     """An open descriptor of the folder's lock file, locked."""
-    file, end = folder / LOCK_FILE, time.monotonic() + PATIENCE
+    file, end = folder / LOCK_FILE, time.monotonic() + patience
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -99,6 +110,9 @@ def _acquire(folder: Path, name: Path) -> int:
 
 
 def _signature() -> str:
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
+    words = [Path(sys.argv[0]).name]
+    for before, word in pairwise(sys.argv):  # a password is not for everybody who can read the lock's file
+        words.append("…" if before == SECRET else f"{SECRET}=…" if word.startswith(f"{SECRET}=") else word)
+    command = shlex.join(words)[:200]
     since = time.strftime("%Y-%m-%d %H:%M:%S")
     return f"process {os.getpid()} on {socket.gethostname()} (since {since}: {command})"

@@ -13,7 +13,7 @@ import torch
 from purrception.errors import InputError
 from purrception.flow import SamplingConfig
 from purrception.outputs import PurrceptionOutput
-from purrception.studio.controls import MODEL, SamplingControls, check_number, seed_of, session_of, told
+from purrception.studio.controls import MODEL, SamplingControls, check_number, seed_of, session_of, stops, told
 from purrception.studio.session import Studio, check_size, display
 
 
@@ -61,14 +61,11 @@ class CompareTab:
                     )
         verdict = gr.Markdown(elem_id="compare-verdict")
         inputs = [number, seed, *menus, *self._sides[0].components, *self._sides[1].components]
-        go.click(
+        run = go.click(
             self._compare, inputs, [*galleries, *costs, verdict], concurrency_id=MODEL, concurrency_limit=1,
             show_progress_on=galleries, api_visibility="private",
         )  # fmt: skip
-        stop.click(self._stop, None, None, queue=False, api_visibility="private")
-
-    def _stop(self, request: gr.Request) -> None:
-        self._studio.stop(session_of(request))
+        stops(stop, studio, [run])
 
     @told
     def _compare(self, request: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008

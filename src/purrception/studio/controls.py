@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import gradio as gr
+from gradio.events import Dependency
 
 from purrception.errors import InputError
 from purrception.flow import GRIDS, LAST_STEPS, SOLVERS, SamplingConfig
@@ -17,6 +18,8 @@ from purrception.studio.session import MOST_STEPS, Made, StoppedError, Studio
 ANY_CLASS = "any class"
 MODEL = "model"
 """What all work shares in the queue: one piece at a time, in the order of asking."""
+BESIDE: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private"}
+"""Queued beside the model's work, not behind it: what is not queued can show no notice on the page."""
 
 
 class SamplingControls:
@@ -120,6 +123,22 @@ def told(function: Callable[..., Any]) -> Callable[..., Any]:
             return gr.skip()
 
     return wrapped
+
+
+def stops(button: gr.Button, studio: Studio, work: Sequence[Dependency]) -> None:
+    """Have a button stop a visitor's work: what is under way at its next evaluation, what still waits at once.
+
+    Args:
+        button: to press.
+        studio: does the work.
+        work: the events that begin it; in the queue they are gradio's to take back.
+    """
+
+    def stop(request: gr.Request) -> None:
+        studio.stop(session_of(request))
+        gr.Info("Stopping at the next evaluation.", title="Stop")
+
+    button.click(stop, None, None, cancels=list(work), **BESIDE)
 
 
 def session_of(request: gr.Request) -> str:

@@ -21,6 +21,7 @@ from purrception.studio.controls import (
     facts,
     seed_of,
     session_of,
+    stops,
     told,
 )
 from purrception.studio.generate import GenerateTab
@@ -75,12 +76,14 @@ class EditTab:
             api_visibility="private",
         )  # fmt: skip
         common = [menu, number, seed, *self._controls.components]
-        for button, function, inputs in actions:
+        runs = [
             button.click(
                 function, [*inputs, *common], outputs, concurrency_id=MODEL, concurrency_limit=1,
                 show_progress_on=[outputs[1]], api_visibility="private",
-            )  # fmt: skip
-        stop.click(self._stop, None, None, queue=False, api_visibility="private")
+            )
+            for button, function, inputs in actions
+        ]  # fmt: skip
+        stops(stop, studio, runs)
 
     def _actions(
         self, picture: gr.State, editor: gr.ImageEditor, made: gr.State
@@ -124,12 +127,10 @@ class EditTab:
         )  # fmt: skip
         return [gallery, cost, command, gr.DownloadButton("Download PNGs and manifest", visible=False)]
 
-    def _stop(self, request: gr.Request) -> None:
-        self._studio.stop(session_of(request))
-
     @told
-    def _upload(self, path: Any) -> Any:
-        taken = take_picture(path, self._studio.pipeline.canvas, self._studio.folder / "uploads")
+    def _upload(self, path: Any, request: gr.Request) -> Any:
+        self._studio.uploads.bring(session_of(request), path)
+        taken = take_picture(path, self._studio.pipeline.canvas, self._studio.uploads.folder)
         return taken, *_on_easel(taken)
 
     @told

@@ -10,6 +10,7 @@ from PIL import Image
 
 from purrception.pictures import heat_map
 from purrception.studio.controls import (
+    BESIDE,
     MODEL,
     SamplingControls,
     check_number,
@@ -17,6 +18,7 @@ from purrception.studio.controls import (
     facts,
     seed_of,
     session_of,
+    stops,
     told,
 )
 from purrception.studio.session import MOST_IMAGES, Made, Studio, display
@@ -70,14 +72,13 @@ class GenerateTab:
             self._make, [*inputs, view], outputs, api_name="generate", concurrency_id=MODEL, concurrency_limit=1,
             show_progress_on=[gallery],
         )  # fmt: skip
-        dice.click(lambda: secrets.randbelow(10**6), None, seed, queue=False, api_visibility="private").then(
+        dealt = dice.click(lambda: secrets.randbelow(10**6), None, seed, queue=False, api_visibility="private")
+        anew = dealt.then(
             self._make, [*inputs, view], outputs, concurrency_id=MODEL, concurrency_limit=1,
             show_progress_on=[gallery], api_visibility="private",
         )  # fmt: skip
-        # Queued beside the model's work, not behind it: what is not queued can show no notice on the page.
-        beside: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private"}
-        stop.click(self._stop, None, None, cancels=[run], **beside)
-        view.change(self._view, [self.made, view], gallery, **beside)
+        stops(stop, studio, [run, anew])
+        view.change(self._view, [self.made, view], gallery, **BESIDE)
         gallery.select(self._choose, None, self.chosen, queue=False, api_visibility="private")
         if thumbnails is not None:
             thumbnails.select(self._name, None, menu, queue=False, api_visibility="private")
@@ -97,10 +98,6 @@ class GenerateTab:
 
     def _choose(self, event: gr.SelectData) -> int:
         return int(event.index)
-
-    def _stop(self, request: gr.Request) -> None:
-        self._studio.stop(session_of(request))
-        gr.Info("Stopping at the next evaluation.", title="Stop")
 
     @told
     def _make(self, request: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008

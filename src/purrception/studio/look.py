@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from purrception.studio.controls import MODEL, SamplingControls, class_menu, seed_of, session_of, told
+from purrception.studio.controls import MODEL, SamplingControls, class_menu, seed_of, session_of, stops, told
 from purrception.studio.inside import Alternative, Trajectory, alternatives, curves, record
 from purrception.studio.session import Studio
 
@@ -55,24 +55,21 @@ class LookTab:
                 token = gr.Markdown(elem_id="look-token")
                 others = gr.HTML(elem_id="look-others")
         shown = [picture, when, curve]
-        go.click(
+        run = go.click(
             self._record, [menu, seed, *self._controls.components],
             [way, moment, overlay, *shown, token, others], concurrency_id=MODEL, concurrency_limit=1,
             show_progress_on=[when], api_visibility="private",
         )  # fmt: skip
-        stop.click(self._stop, None, None, queue=False, api_visibility="private")
         for control in (moment, overlay):
             control.change(
                 self._show, [way, moment, overlay], shown, queue=False, show_progress="hidden",
                 trigger_mode="always_last", api_visibility="private",
             )  # fmt: skip
-        picture.select(
+        token_chosen = picture.select(
             self._others, [way, moment], [token, others], concurrency_id=MODEL, concurrency_limit=1,
             show_progress_on=[token], api_visibility="private",
         )  # fmt: skip
-
-    def _stop(self, request: gr.Request) -> None:
-        self._studio.stop(session_of(request))
+        stops(stop, studio, [run, token_chosen])
 
     @told
     def _record(self, request: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008

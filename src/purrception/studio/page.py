@@ -11,6 +11,7 @@ from purrception.studio.controls import session_of
 from purrception.studio.edit import EditTab
 from purrception.studio.generate import GenerateTab
 from purrception.studio.look import LookTab
+from purrception.studio.painting import limit_paintings
 from purrception.studio.reports import ReportsTab
 from purrception.studio.session import Studio
 
@@ -86,6 +87,7 @@ def theme() -> gr.themes.Base:
 
 def build_page(studio: Studio) -> gr.Blocks:
     """All tabs around one run."""
+    limit_paintings()
     with gr.Blocks(title=f"{studio.name} · purrception", analytics_enabled=False) as page:
         gr.HTML(_head(studio))
         with gr.Tabs(elem_id="tabs"):
@@ -101,7 +103,7 @@ def build_page(studio: Studio) -> gr.Blocks:
                 ReportsTab(studio)
 
         def leave(request: gr.Request) -> None:
-            studio.stop(session_of(request))
+            studio.leave(session_of(request))
 
         page.unload(leave)
     return page

@@ -22,6 +22,7 @@ from purrception.flow import Prediction, SamplingConfig, Watcher
 from purrception.gallery import sample_command, save_gallery
 from purrception.outputs import PurrceptionOutput
 from purrception.pipeline import PurrceptionPipeline
+from purrception.studio.files import Uploads
 from purrception.tokens import TokenDataset
 from purrception.training import RunDirectory
 
@@ -62,11 +63,13 @@ class Studio:
     def __init__(self, target: str, device: torch.device) -> None:
         self.target, self.device = target, device
         self._pipelines: dict[str, PurrceptionPipeline] = {}
-        self._loading, self._working, self._numbering = threading.Lock(), threading.Lock(), threading.Lock()
-        self._stops: dict[str, threading.Event] = {}
+        self._loading, self._working = threading.Lock(), threading.Lock()
+        self._numbering, self._noting = threading.Lock(), threading.Lock()
+        self._stops: dict[str, set[threading.Event]] = {}
         self.pipeline = self.pipeline_of(target)
         self.defaults = sampling_defaults(target)
         self.folder = Path(target) / "studio"
+        self.uploads = Uploads(self.folder / "uploads")
 
     def pipeline_of(self, target: str) -> PurrceptionPipeline:
         """The pipeline of a run, loaded once."""
@@ -116,9 +119,20 @@ class Studio:
         return [array_to_pil(array) for array in self.pipeline.tokenizer.decode_images(codes)]
 
     def stop(self, session: str) -> None:
-        """Stop what a visitor has under way."""
-        if (event := self._stops.get(session)) is not None:
-            event.set()
+        """Stop all that a visitor has under way, or waiting behind others' work."""
+        with self._noting:
+            for event in self._stops.get(session, ()):
+                event.set()
+
+    def stop_all(self) -> None:
+        """Stop what everybody has under way."""
+        for session in tuple(self._stops):
+            self.stop(session)
+
+    def leave(self, session: str) -> None:
+        """A visitor has closed the page."""
+        self.stop(session)
+        self.uploads.leave(session)
 
     @contextmanager
     def work(self, session: str, report: Report, parts: int = 1) -> Iterator[Watcher]:
@@ -130,9 +144,11 @@ class Studio:
             parts: how often time goes from 0 to 1 in it.
 
         Raises:
-            StoppedError: within, at the next evaluation after :meth:`stop`.
+            StoppedError: within, at the next evaluation after :meth:`stop`, or at once if it came before the turn.
         """
-        event = self._stops[session] = threading.Event()
+        event = threading.Event()
+        with self._noting:
+            self._stops.setdefault(session, set()).add(event)
         done, latest = 0, -1.0
 
         def watch(t: float, z: Tensor, prediction: Prediction) -> None:
@@ -145,10 +161,14 @@ class Studio:
 
         try:
             with self._working:
+                if event.is_set():
+                    raise StoppedError
                 yield watch
         finally:
-            if self._stops.get(session) is event:  # not that of work which has begun since
-                del self._stops[session]
+            with self._noting:
+                self._stops[session].discard(event)
+                if not self._stops[session]:
+                    del self._stops[session]
 
     def generate(
         self, labels: list[int], settings: SamplingConfig, seed: int, session: str, report: Report
