@@ -17,6 +17,7 @@ from purrception.canvas import read_picture
 from purrception.data import (
     DataConfig,
     Skipped,
+    Survey,
     UnreadableImageError,
     decode_image,
     describe_report,
@@ -226,6 +227,17 @@ def test_bands_change_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     expected = read()
     monkeypatch.setattr("purrception.data.decoding.BAND", 130)
     assert read() == expected
+
+
+def test_one_pixel_of_colour_is_found_in_any_band(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("purrception.data.decoding.BAND", 130)
+    config = DataConfig("folder", str(tmp_path), channels=3, test_fraction=0)
+    picture = Image.new("RGB", (40, 50))
+    picture.save(tmp_path / "a.png")
+    assert Survey.of(config).grey
+    picture.putpixel((39, 49), (0, 0, 1))
+    picture.save(tmp_path / "a.png")
+    assert not Survey.of(config).grey
 
 
 def test_no_other_program_is_run_for_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

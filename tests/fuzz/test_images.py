@@ -30,7 +30,7 @@ from purrception.evaluation.references import Origin, open_reference, save_stati
 from purrception.evaluation.statistics import FeatureStatistics
 from tests.fuzz.mutations import hold, mutated
 
-COUNT = int(os.environ.get("FUZZ", "120"))
+COUNT = int(os.environ.get("FUZZ", "150"))
 """Mutations of each kind of file; set FUZZ=2000 to look harder."""
 Read = Callable[[Path], object]
 

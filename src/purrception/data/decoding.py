@@ -197,7 +197,7 @@ def _black_and_white(image: Image.Image) -> tuple[float, float]:
 
 
 def _eight_bits(image: Image.Image, black: float, white: float) -> Image.Image:
-    ends = [(values.min(), values.max()) for values in map(np.asarray, _bands(image))]
+    ends = [(values.min(), values.max()) for values in map(np.asarray, bands(image))]
     low, high = np.min(ends), np.max(ends)
     levels = sorted((float(end) - black) / (white - black) for end in (low, high))
     if not (levels[0] >= -HALF_A_LEVEL and levels[1] <= 1 + HALF_A_LEVEL):  # NaN is refused too
@@ -242,13 +242,14 @@ def _detached(image: Image.Image) -> Image.Image:
 def _by_bands(image: Image.Image, change: Callable[[Image.Image], Image.Image], mode: str) -> Image.Image:
     """An image with every pixel changed, a band at a time: large ones are in memory once before and once after."""
     done, top = Image.new(mode, image.size), 0
-    for band in map(change, _bands(image)):
+    for band in map(change, bands(image)):
         done.paste(band, (0, top))
         top += band.height
     return done
 
 
-def _bands(image: Image.Image) -> Iterator[Image.Image]:
+def bands(image: Image.Image) -> Iterator[Image.Image]:
+    """An image in pieces of its whole width, from top to bottom: of a large one no array is made at once."""
     rows = max(1, BAND // image.width)
     for top in range(0, image.height, rows):
         yield image.crop((0, top, image.width, min(top + rows, image.height)))

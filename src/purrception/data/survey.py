@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from purrception.data.config import DataConfig
-from purrception.data.decoding import UnreadableImageError
+from purrception.data.decoding import UnreadableImageError, bands
 from purrception.data.sources import open_images, spread_rows
 from purrception.errors import InputError
 
@@ -45,8 +45,7 @@ class Survey:
                 broken = error
                 continue
             sides.append(min(picture.size))
-            pixels = np.asarray(picture)
-            grey = grey and bool((pixels == pixels[..., :1]).all())
+            grey = grey and all(bool((part == part[..., :1]).all()) for part in map(np.asarray, bands(picture)))
         if not sides:
             raise broken
         return cls(len(source), len(source.class_names), int(np.median(sides)), grey)
