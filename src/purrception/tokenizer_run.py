@@ -12,6 +12,7 @@ from purrception.data import describe_report, open_images
 from purrception.errors import InputError
 from purrception.gallery import unused_folder
 from purrception.places import absolute
+from purrception.storage import write_file, writing
 from purrception.tokenizers import VQTokenizer, train_tokenizer
 from purrception.training.config import resolve_device
 
@@ -26,7 +27,7 @@ def start_tokenizer(config: TokenizerRunConfig, folder: Path) -> VQTokenizer:
         folder: not there yet, or empty.
 
     Raises:
-        InputError: the folder holds something, or the configuration does not fit the images; see
+        InputError: the folder holds something, the configuration does not fit the images, or the disk is full; see
             :func:`train_tokenizer`.
     """
     config = map_paths(config, absolute)
@@ -38,8 +39,9 @@ def start_tokenizer(config: TokenizerRunConfig, folder: Path) -> VQTokenizer:
         processes.wait()  # every process has looked before the first one writes
         if processes.rank() == 0:
             content = dump_tokenizer_run(config)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / CONFIG_FILE).write_text(content, encoding="utf-8")
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            write_file(folder / CONFIG_FILE, content)
         return _train(config, folder, device)
 
 

@@ -154,11 +154,11 @@ def sample(arguments: list[str]) -> None:
         if options.compile:
             pipeline.transformer.compile_parts()
         labels = pipeline.resolve_labels(options.classes or None, None if options.classes else options.num)
-        folder = output_folder(options.out, Path(target) / "generated")
-        out = pipeline.sample(labels, settings, options.seed, options.batch_size, record=options.record)
-        if processes.rank() > 0:
-            return
-        save_gallery(pipeline, out, settings, options.seed, target, folder)
+        with output_folder(options.out, Path(target) / "generated") as folder:
+            out = pipeline.sample(labels, settings, options.seed, options.batch_size, record=options.record)
+            if processes.rank() > 0:
+                return
+            save_gallery(pipeline, out, settings, options.seed, target, folder)
         print(f"{len(out.images)} images, {out.nfe} network evaluations each: {folder}")
 
 
@@ -188,8 +188,9 @@ def sweep(arguments: list[str]) -> None:
     from purrception.gallery import output_folder
 
     space = SweepSpace(options.temperatures, options.guidances, options.steps, options.solvers, options.grids)
-    folder = output_folder(options.out, Path(target) / "sweeps")
-    print(f"report: {run_sweep(target, space, options.num, options.seed, folder, options.device)}")
+    with output_folder(options.out, Path(target) / "sweeps") as folder:
+        report = run_sweep(target, space, options.num, options.seed, folder, options.device)
+    print(f"report: {report}")
 
 
 def tokenizer(arguments: list[str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from purrception.data.decoding import UnreadableImageError
 from purrception.errors import InputError
+from purrception.storage import write_file
 
 REPORT_FILE = "report.jsonl"
 """A line for every image that was skipped, and for every other file that was passed over."""
@@ -45,7 +46,7 @@ def report_text(skipped: Iterable[Skipped]) -> str:
 def write_report(folder: Path, skipped: Iterable[Skipped]) -> None:
     """Write the report of ``folder``; no file where nothing was skipped."""
     if text := report_text(skipped):
-        (folder / REPORT_FILE).write_text(text, encoding="utf-8")
+        write_file(folder / REPORT_FILE, text)
 
 
 def describe_report(folder: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from purrception.evaluation.statistics import FeatureStatistics, RunningStatisti
 from purrception.keyed_rng import Stream, keyed_rng
 from purrception.places import user_cache
 from purrception.progress import ProgressBar
+from purrception.storage import write_file
 
 CHUNK = 256
 """Images read, extracted and cached together; also what processes are dealt."""
@@ -107,11 +107,8 @@ class FeatureCache:
         if path is None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        partial.write_bytes(
-            save({name: value.contiguous() for name, value in vars(extracted).items() if value is not None})
-        )
-        os.replace(partial, path)
+        tensors = {name: value.contiguous() for name, value in vars(extracted).items() if value is not None}
+        write_file(path, save(tensors))
 
     def _path(self, extractor: Extractor, content: str) -> Path | None:
         if self.folder is None:

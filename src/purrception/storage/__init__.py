@@ -2,20 +2,25 @@
 
 from purrception.storage.digests import DIGESTS_FILE, check_digests, digest_lines, sha256_of, write_digests
 from purrception.storage.files import (
+    append_line,
     cannot_write,
     is_unused,
     plain_name,
+    put,
     sync,
     whole_file,
     whole_folder,
     write_file,
+    writing,
 )
-from purrception.storage.locks import LOCK_FILE, one_writer
+from purrception.storage.locks import LOCK_FILE, TakenError, one_writer
 from purrception.storage.readers import plain_reason, read_json, read_limited, reading
 
 __all__ = [
     "DIGESTS_FILE",
     "LOCK_FILE",
+    "TakenError",
+    "append_line",
     "cannot_write",
     "check_digests",
     "digest_lines",
@@ -23,6 +28,7 @@ __all__ = [
     "one_writer",
     "plain_name",
     "plain_reason",
+    "put",
     "read_json",
     "read_limited",
     "reading",
@@ -32,4 +38,5 @@ __all__ = [
     "whole_folder",
     "write_digests",
     "write_file",
+    "writing",
 ]

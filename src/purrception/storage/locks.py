@@ -25,6 +25,10 @@ _held: set[Path] = set()
 """Folders that this process writes; it may ask again for one of them."""
 
 
+class TakenError(InputError):
+    """A place is taken: by what lies there, or by another process that is writing to it."""
+
+
 @contextlib.contextmanager
 def one_writer(folder: Path) -> Iterator[None]:
     """Be the only job that writes to ``folder``, made if need be, for the length of a block.
@@ -50,13 +54,13 @@ def one_writer(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, name: Path) -> Iterator[None]:
-    """Hold the lock of ``folder``, which is there; errors call it ``name``."""
+def locked(folder: Path, name: Path, patience: float | None = None) -> Iterator[None]:
+    """Hold the lock of ``folder``, which is there; errors call it ``name``. Waits ``patience`` seconds for it."""
     place = folder.resolve()
     if place in _held:
         yield
         return
-    descriptor = _acquire(folder, name)
+    descriptor = _acquire(folder, name, PATIENCE if patience is None else patience)
     _held.add(place)
     try:
         yield
@@ -67,11 +71,20 @@ def locked(folder: Path, name: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _acquire(folder: Path, name: Path) -> int:
+def is_held(folder: Path) -> bool:
+    """Whether this process holds the lock of ``folder``."""
+    return folder.resolve() in _held
+
+
+def _acquire(folder: Path, name: Path, patience: float) -> int:
     """An open descriptor of the folder's lock file, locked."""
-    file, end = folder / LOCK_FILE, time.monotonic() + PATIENCE
+    file, end = folder / LOCK_FILE, time.monotonic() + patience
     while True:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # its writer has just given it its name, or removed it
+            folder.mkdir(parents=True, exist_ok=True)
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -84,7 +97,7 @@ def _acquire(folder: Path, name: Path) -> int:
                 raise
             if time.monotonic() > end:
                 who = holder or "another process"
-                raise InputError(
+                raise TakenError(
                     f"{who} is writing to {name}: wait until it is done, stop it, or choose another place"
                 ) from error
             time.sleep(0.1)
@@ -95,7 +108,6 @@ def _acquire(folder: Path, name: Path) -> int:
                 os.pwrite(descriptor, _signature().encode(errors="replace"), 0)
                 return descriptor
         os.close(descriptor)
-        folder.mkdir(parents=True, exist_ok=True)
 
 
 def _signature() -> str:

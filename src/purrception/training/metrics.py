@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +12,7 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from purrception import processes
+from purrception.storage import append_line, sync, write_file
 
 
 class MetricsLog:
@@ -77,14 +77,11 @@ def read_json_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def append_json_line(file: Path, values: dict[str, Any]) -> None:
-    """Add one line; a line that a kill has cut before it is ended first, so that only that one is lost."""
-    whole = not file.exists() or file.read_bytes()[-1:] in (b"", b"\n")
-    with file.open("a", encoding="utf-8") as stream:
-        stream.write(("" if whole else "\n") + json.dumps(values) + "\n")
+    """Add one line, and have it on the disk; see :func:`append_line`."""
+    append_line(file, json.dumps(values))
+    sync(file)
 
 
 def _drop_after(file: Path, step: int) -> None:
     kept = [line for line in read_json_lines(file) if line["step"] <= step]
-    partial = file.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-    os.replace(partial, file)
+    write_file(file, "".join(json.dumps(line) + "\n" for line in kept))
