@@ -162,8 +162,12 @@ def write_tokens(
         config.images_per_shard,
         config.batch_size,
     )
-    with one_writer(folder):
-        _write_planned(plan, Encoder(source, views, tokenizer, config), standardisation, folder)
+    finished = (folder / MANIFEST_FILE).is_file() and not (folder / PROGRESS_FOLDER).exists()
+    if processes.gather(finished)[0]:
+        plan.settle(folder)
+    else:
+        with one_writer(folder):
+            _write_planned(plan, Encoder(source, views, tokenizer, config), standardisation, folder)
     return Manifest.read(folder)
 
 
