@@ -315,6 +315,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"purrception {__version__}")
         else:
             run_verb(arguments, VERBS, "", SUMMARY)
+        sys.stdout.flush()  # to a full disk it fails here, and not when nobody can tell of it
     except (InputError, OSError) as error:
         return complain(error)
     except ImportError as error:
@@ -325,4 +326,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = GO_ON.get(" ".join(arguments[:2])) or GO_ON.get(" ".join(arguments[:1]), "")
         print(f"purrception: interrupted{hint}", file=sys.stderr)
         return 130
+    except Exception as error:  # of a library that met a full disk, and has a kind of error of its own for it
+        from purrception.storage import cannot_write
+
+        if not (reason := cannot_write(error)):
+            raise
+        return complain(InputError(f"the disk does not take what is written ({reason}): make room, and try again"))
     return 0

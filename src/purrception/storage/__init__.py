@@ -2,6 +2,7 @@
 
 from purrception.storage.digests import DIGESTS_FILE, check_digests, digest_lines, sha256_of, write_digests
 from purrception.storage.files import (
+    append,
     append_line,
     cannot_write,
     is_unused,
@@ -20,6 +21,7 @@ __all__ = [
     "DIGESTS_FILE",
     "LOCK_FILE",
     "TakenError",
+    "append",
     "append_line",
     "cannot_write",
     "check_digests",

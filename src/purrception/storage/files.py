@@ -92,10 +92,19 @@ def append_line(path: Path, line: str) -> None:
         InputError: the disk is full, or will not have it; the lines before stay as they are.
     """
     with writing(path), path.open("a+b", buffering=0) as stream:
-        end = stream.seek(0, os.SEEK_END)
-        stream.seek(max(end - 1, 0))
-        content = ("" if stream.read(1) in (b"", b"\n") else "\n") + line + "\n"
-        left = memoryview(content.encode(errors="backslashreplace"))
+        stream.seek(max(stream.seek(0, os.SEEK_END) - 1, 0))
+        whole = stream.read(1) in (b"", b"\n")
+    append(path, (("" if whole else "\n") + line + "\n").encode(errors="backslashreplace"))
+
+
+def append(path: Path, content: bytes) -> None:
+    """Add to the end of a file, all of it or nothing.
+
+    Raises:
+        InputError: the disk is full, or will not have it; the file stays as it was.
+    """
+    with writing(path), path.open("ab", buffering=0) as stream:
+        end, left = stream.seek(0, os.SEEK_END), memoryview(content)
         try:
             while left:
                 left = left[stream.write(left) :]
