@@ -114,6 +114,12 @@ def test_a_second_process_is_told_who_writes_and_a_crash_frees_the_lock(
     assert is_unused(place)
 
 
+def test_a_lock_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "pwrite", full)
+    with one_writer(tmp_path):
+        assert (tmp_path / LOCK_FILE).exists()
+
+
 def test_the_same_process_may_ask_again(tmp_path: Path) -> None:
     with one_writer(tmp_path), one_writer(tmp_path / "." / "x" / ".."):
         pass

@@ -102,12 +102,20 @@ def _acquire(folder: Path, name: Path, patience: float) -> int:
                 ) from error
             time.sleep(0.1)
             continue
-        with contextlib.suppress(OSError):  # the folder may have been renamed or removed since the file was opened
-            if os.stat(file).st_ino == os.fstat(descriptor).st_ino:
+        if _is_at(descriptor, file):
+            with contextlib.suppress(OSError):  # a full disk takes no name, and still keeps the lock
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, _signature().encode(errors="replace"), 0)
-                return descriptor
+            return descriptor
         os.close(descriptor)
+
+
+def _is_at(descriptor: int, file: Path) -> bool:
+    """Whether an open file still has its name: its folder may have been renamed or removed since."""
+    try:
+        return os.stat(file).st_ino == os.fstat(descriptor).st_ino
+    except OSError:
+        return False
 
 
 def _signature() -> str:
