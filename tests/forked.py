@@ -40,7 +40,7 @@ def _present() -> dict[str, str]:
 def run_forked(
     arguments: Sequence[str], cwd: Path, timeout: float, largest: int = resource.RLIM_INFINITY
 ) -> subprocess.CompletedProcess[str]:
-    """``purrception …`` in ``cwd``, as :func:`subprocess.run` would give it; no file grows beyond ``largest`` bytes.
+    """``purrception …`` in ``cwd``, as :func:`subprocess.run` would give it; no file beyond ``largest`` bytes.
 
     Raises:
         subprocess.TimeoutExpired: it took longer than ``timeout`` seconds, and was killed.

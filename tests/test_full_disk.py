@@ -41,8 +41,12 @@ WHOLE = {
 """What writes a folder that is there whole or not at all."""
 IN_PARTS = {
     "train": ["train", "RUN/config.yaml", "--runs", ".", "--name", "out"],
-    "tokenizer train": ["tokenizer", "train", "RUN/config.yaml", "--training.steps", "4", "--training.checkpoint-every", "2"],
-    "prepare": ["prepare", "digits", "--tokenizer", "RUN/tokenizer", "--image-size", "16", "--images-per-shard", "500"],
+    "tokenizer train": [
+        "tokenizer", "train", "RUN/config.yaml", "--training.steps", "4", "--training.checkpoint-every", "2",
+    ],
+    "prepare": [
+        "prepare", "digits", "--tokenizer", "RUN/tokenizer", "--image-size", "16", "--images-per-shard", "500",
+    ],
     "compare": [
         "compare", "RUN/config.yaml", "--objectives", "cfm", "--seeds", "1", "--points", "1", "--num", "10",
         "--training.steps", "2",
