@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 from safetensors import safe_open
 
-from tests.conftest import run_cli
+from tests.conftest import run_cli, save_pictures
 from tests.forked import run_forked
 from tests.test_bench import TINY
 from tests.test_migration import HEADS, random_network, save
@@ -26,7 +26,7 @@ FREE = (0.0, 0.4, 0.9)
 """Of what a command needs."""
 WHOLE = {
     "tokenizer convert": ["tokenizer", "convert", "RUN/tokenizer"],
-    "tokenizer report": ["tokenizer", "report", "RUN/tokenizer", "RUN/config.yaml", "--num", "8"],
+    "tokenizer report": ["tokenizer", "report", "RUN/tokenizer", "pictures", "--data.test-fraction", "0"],
     "sample": ["sample", "RUN", "--num", "4", "--steps", "2"],
     "edit": ["edit", "interpolate", "RUN", "--num", "2", "--steps", "2"],
     "export": ["export", "RUN"],
@@ -74,6 +74,7 @@ class Disk:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         shutil.copytree(self.run, self.folder / "RUN")
         save(random_network("purrception", size=16), self.folder / "last.pth")
+        save_pictures(self.folder / "pictures", ("1",))
 
     def room(self) -> int:
         """Bytes that are free."""
@@ -115,7 +116,7 @@ def check_refusal(done: subprocess.CompletedProcess[str], reason: str) -> None:
 READERS: dict[str, Callable[[Path], object]] = {
     ".json": lambda path: json.loads(path.read_text()),
     ".jsonl": lambda path: [json.loads(line) for line in path.read_text().splitlines()],
-    ".yaml": lambda path: yaml.safe_load(path.read_text())["training"],
+    ".yaml": lambda path: dict(yaml.safe_load(path.read_text())),
     ".safetensors": lambda path: safe_open(path, "pt").keys(),
     ".png": lambda path: Image.open(path).load(),
 }
