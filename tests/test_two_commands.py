@@ -47,8 +47,7 @@ def test_a_second_command_is_told_who_writes_there(place: Path) -> None:
     evaluate = [*WHOLE["evaluate"], "--out", "report"]
     assert run_cli(*evaluate, cwd=place).returncode == 0
     shutil.rmtree(place / "report")
-    (codes,) = (place / "RUN/evaluation/samples").iterdir()
-    held = [str(codes), "cmp", "tokens/train"]
+    held = [*map(str, (place / "RUN/evaluation/samples").iterdir()), "cmp", "tokens/train"]
     commands = {
         **{
             name: [*WHOLE[name], "--out", "out"]
