@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 from safetensors import safe_open
 
+from purrception.cli import main
 from tests.conftest import run_cli, save_pictures
 from tests.forked import run_forked
 from tests.test_bench import TINY
@@ -138,6 +139,21 @@ def go_on(name: str, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     check_nothing_is_half_made("", folder / "out")
     assert not [path for path in (folder / "out").rglob(".*") if path.name != ".lock"]
+
+
+def test_a_library_s_own_error_about_a_full_disk_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr("purrception.cli.run_verb", fail)
+    said = "Error while serializing: I/O error: No space left on device (os error 28)"
+    assert main(["sample"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    said = "something else"
+    with pytest.raises(RuntimeError, match="something else"):
+        main(["sample"])
 
 
 @pytest.mark.slow
