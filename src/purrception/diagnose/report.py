@@ -44,7 +44,8 @@ def _cell(value: Any) -> str:
 def write_report(
     folder: Path, headline: str, protocol: Mapping[str, Any], sections: Mapping[str, Section]
 ) -> Path:
-    """Write all of it to ``folder``, which is there; returns the Markdown's path."""
+    """Write all of it to ``folder``, made if need be; returns the Markdown's path."""
+    folder.mkdir(parents=True, exist_ok=True)
     lines = [f"# {headline}", "", *(f"- {name}: {value}" for name, value in protocol.items()), ""]
     for section in sections.values():
         lines += [f"## {section.title}", ""]

@@ -153,7 +153,8 @@ class Evaluation:
         ]
 
     def write(self, folder: Path) -> None:
-        """Markdown and JSON, into a folder."""
+        """Markdown and JSON, into a folder, made if need be."""
+        folder.mkdir(parents=True, exist_ok=True)
         write_file(folder / REPORT_JSON, json.dumps(self.plain(), indent=2))
         write_file(folder / REPORT_MARKDOWN, self.markdown())
 
