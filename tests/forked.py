@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -37,15 +38,17 @@ def _present() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
 
 
-def run_forked(arguments: Sequence[str], cwd: Path, timeout: float) -> subprocess.CompletedProcess[str]:
-    """``purrception …`` in ``cwd``, as :func:`subprocess.run` would give it.
+def run_forked(
+    arguments: Sequence[str], cwd: Path, timeout: float, largest: int = resource.RLIM_INFINITY
+) -> subprocess.CompletedProcess[str]:
+    """``purrception …`` in ``cwd``, as :func:`subprocess.run` would give it; no file beyond ``largest`` bytes.
 
     Raises:
         subprocess.TimeoutExpired: it took longer than ``timeout`` seconds, and was killed.
     """
     with tempfile.TemporaryDirectory() as temporary:
         out, error = Path(temporary) / "stdout", Path(temporary) / "stderr"
-        process = start_forked(arguments, cwd, out, error)
+        process = start_forked(arguments, cwd, out, error, largest)
         process.join(timeout)
         if process.exitcode is None:
             process.kill()
@@ -55,20 +58,23 @@ def run_forked(arguments: Sequence[str], cwd: Path, timeout: float) -> subproces
         return subprocess.CompletedProcess(arguments, process.exitcode, *texts)
 
 
-def start_forked(arguments: Sequence[str], cwd: Path, out: Path, error: Path) -> BaseProcess:
-    """``purrception …`` in ``cwd``, under way, with its output in files."""
-    process = _server.Process(target=_main, args=(arguments, cwd, out, error))
+def start_forked(
+    arguments: Sequence[str], cwd: Path, out: Path, error: Path, largest: int = resource.RLIM_INFINITY
+) -> BaseProcess:
+    """``purrception …`` in ``cwd``, under way, with its output in files; it writes no file beyond ``largest``."""
+    process = _server.Process(target=_main, args=(arguments, cwd, out, error, largest))
     process.start()
     return process
 
 
-def _main(arguments: Sequence[str], cwd: Path, out: Path, error: Path) -> None:
+def _main(arguments: Sequence[str], cwd: Path, out: Path, error: Path, largest: int) -> None:
     """What the child does: the command with its output in files."""
     from purrception.cli import main
 
     for stream, file in ((sys.stdout, out), (sys.stderr, error)):
         with file.open("w") as opened:
             os.dup2(opened.fileno(), stream.fileno())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     os.chdir(cwd)
     sys.argv = ["purrception", *arguments]
     sys.exit(main())

@@ -98,6 +98,32 @@ def test_texts_name_their_encoding() -> None:
             assert not (isinstance(node, ast.Call) and names_no_encoding(node)), f"{path}:{node.lineno}"
 
 
+WRITERS = {"storage", "training/checkpoint.py", "tokenizers/checkpoint.py", "tokens/store.py"}
+"""Who writes by other means than storage's: folders that many processes write together, and what is fetched."""
+
+
+def writes_plainly(call: ast.Call) -> bool:
+    """Whether a call writes a file under its own name, or gives one its name, so that a kill leaves half of it."""
+    match call.func:
+        case ast.Attribute(attr="write_text" | "write_bytes"):
+            return True
+        case ast.Attribute(value=ast.Name(id="os"), attr="replace" | "rename"):
+            return True
+        case ast.Attribute(attr="open"):
+            return any(
+                isinstance(arg, ast.Constant) and arg.value in ("w", "a", "wb", "ab") for arg in call.args[:1]
+            )
+    return False
+
+
+def test_files_are_written_by_storage_alone() -> None:
+    assert writes_plainly(ast.parse("path.write_text(text)").body[0].value)  # type: ignore[attr-defined]
+    for path in FILES:
+        if not {room(path), path.relative_to(SOURCE).as_posix()} & WRITERS:
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                assert not (isinstance(node, ast.Call) and writes_plainly(node)), f"{path}:{node.lineno}"
+
+
 def test_every_public_name_exists() -> None:
     for name in purrception.__all__:
         assert getattr(purrception, name) is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from purrception.pipeline import PurrceptionPipeline
 from purrception.places import absolute
 from purrception.sampling import sample_together
 from purrception.saved_run import check_change, describe_jump, saved_config
-from purrception.storage import one_writer
+from purrception.storage import one_writer, put, whole_folder, write_file
 from purrception.tokenizers import VQTokenizer, convert_tokenizer, open_tokenizer, train_tokenizer
 from purrception.tokens import (
     MANIFEST_FILE,
@@ -165,7 +164,7 @@ def _change_config(run: RunDirectory, saved: RunConfig, config: RunConfig) -> No
         latest = CheckpointStore(run.checkpoints).latest()
         if jump := describe_jump(saved, config, latest.state.step if latest else 0):
             print(jump, flush=True)
-        _write_aside(run.config_file, dump_config(config))
+        write_file(run.config_file, dump_config(config))
 
 
 def _complete(config: RunConfig, run: RunDirectory) -> RunDirectory:
@@ -182,10 +181,8 @@ def _complete(config: RunConfig, run: RunDirectory) -> RunDirectory:
     averaged = trainer.averaged()
     if first and not run.pipeline.exists():
         pipeline = make_pipeline(config, tokenizer, train.manifest, averaged)
-        partial = run.root / f".{run.pipeline.name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        pipeline.save_pretrained(partial)
-        os.rename(partial, run.pipeline)
+        with whole_folder(run.pipeline) as partial:
+            pipeline.save_pretrained(partial)
     elif first:  # a resumed run may sample otherwise
         write_companions(sampling_companion(config), run.pipeline)
     processes.wait()
@@ -241,7 +238,7 @@ def start_from(source: str, network: PurrceptionTransformer, manifest: Manifest,
     """
     account = warm_start(network, load_pipeline(source), source, manifest.tokenizer_hash, manifest.class_names)
     if processes.rank() == 0:
-        run.warm_start.write_text(account.markdown(), encoding="utf-8")
+        write_file(run.warm_start, account.markdown())
         print(f"{account}: {run.warm_start}", flush=True)
     return account
 
@@ -321,12 +318,11 @@ def prepare_tokenizer(config: RunConfig, run: RunDirectory) -> VQTokenizer:
             config.tokenizer.model, config.tokenizer.training, train, held_out, partial, config.seed,
             config.training.resolve_device(),
         )  # fmt: skip
+        processes.wait()
+        if first:
+            put(partial, run.tokenizer)
     elif first:
-        shutil.rmtree(partial, ignore_errors=True)
-        convert_tokenizer(config.tokenizer.path, config.tokenizer.arch, partial)
-    processes.wait()
-    if first:
-        os.rename(partial, run.tokenizer)
+        convert_tokenizer(config.tokenizer.path, config.tokenizer.arch, run.tokenizer)
     processes.wait()
     return VQTokenizer.load(run.tokenizer)
 
@@ -381,9 +377,3 @@ def _look(config: RunConfig, tokenizer: VQTokenizer, train: TokenDataset, held_o
         return Glance(picture, seen.figures, seen.warnings)
 
     return look
-
-
-def _write_aside(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from purrception import processes
 from purrception.data import array_to_pil
 from purrception.errors import InputError
 from purrception.flow import SamplingConfig
@@ -21,7 +23,7 @@ from purrception.packages import versions
 from purrception.pictures import heat_map, image_grid
 from purrception.pipeline import PurrceptionPipeline
 from purrception.places import absolute
-from purrception.storage import is_unused
+from purrception.storage import TakenError, is_unused, whole_folder, write_file
 from purrception.terminal import command_line
 from purrception.tokenizers import fingerprint
 
@@ -29,12 +31,6 @@ MANIFEST_FILE = "manifest.json"
 NOT_OF_EDITS = ("guidance_space", "strength", "tolerance", "redraw")
 """Settings that ``purrception edit`` leaves to the run; an edit has a strength of its own."""
 LARGEST_GRID = 100
-
-
-def numbered_folder(parent: Path) -> Path:
-    """The next free ``parent/000``, ``parent/001``, …; it is not created."""
-    taken = [int(path.name) for path in parent.glob("*") if re.fullmatch(r"\d{3,}", path.name)]
-    return parent / f"{max(taken, default=-1) + 1:03d}"
 
 
 def unused_folder(folder: Path) -> Path:
@@ -48,13 +44,49 @@ def unused_folder(folder: Path) -> Path:
     return folder
 
 
-def output_folder(out: str, parent: Path) -> Path:
-    """The folder that a person asked for, or else the next free number in ``parent``; it is not created.
+@contextlib.contextmanager
+def output_folder(out: str, parent: Path, *, keep: bool = False) -> Iterator[Path]:
+    """The folder that a person asked for, or else the next free number in ``parent``, for the length of a block.
+
+    No other process takes it meanwhile. It is there when the block has ended, with what was written to it by
+    :func:`whole_folder`, whole; where an error ends the block, it is not. Every process of ``torchrun`` enters.
+
+    Args:
+        out: what was asked for; empty: nothing in particular.
+        parent: of ``000``, ``001``, …
+        keep: see :func:`whole_folder`.
 
     Raises:
-        InputError: it already holds something.
+        InputError: it already holds something, or another process writes to it.
     """
-    return unused_folder(Path(out) if out else numbered_folder(parent))
+    with contextlib.ExitStack() as stack:
+        folder, problem = Path(out), ""
+        if processes.rank() == 0:
+            try:
+                if out:
+                    stack.enter_context(whole_folder(unused_folder(folder), keep=keep))
+                else:
+                    folder = _next_number(parent, stack, keep)
+            except InputError as error:
+                problem = str(error)
+        folder, problem = processes.gather((folder, problem))[0]
+        if problem:
+            raise InputError(problem)
+        yield folder
+
+
+def _next_number(parent: Path, stack: contextlib.ExitStack, keep: bool) -> Path:
+    """The first number beyond those that are there whose folder nobody else is writing, and which we now are."""
+    taken = [int(path.name) for path in parent.glob("*") if re.fullmatch(r"\d{3,}", path.name)]
+    number = max(taken, default=-1) + 1
+    while True:
+        folder = parent / f"{number:03d}"
+        try:
+            stack.enter_context(whole_folder(folder, keep=keep, patience=0))
+        except TakenError:
+            number += 1
+        else:
+            return folder
 
 
 def save_gallery(
@@ -68,22 +100,18 @@ def save_gallery(
 ) -> None:
     """Write a generation, or what an edit made, to ``folder``; ``command`` is what made it, by default ``sample``.
 
+    The folder is there when every file in it is.
+
     ``00000.png``, … are the images; ``entropy/00000.png``, … heat maps of their last posterior, black where
     the model was certain, brightest at the largest entropy of the whole generation (none for a model without a
     posterior); ``grid.png`` and ``entropy.png`` show up to 100; ``manifest.json`` says how to make them again.
+
+    Raises:
+        InputError: the folder holds something, or the disk is full.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    entries: list[dict[str, Any]] = []
-    for number, image in enumerate(out.images):
-        entries.append({"file": f"{number:05d}.png", "label": out.labels[number]})
-        image.save(folder / entries[-1]["file"])
-    _save_grid(out.images, folder / "grid.png")
-    brightest = None
-    if out.entropy is not None:
-        brightest = float(out.entropy.max())
-        _save_maps(out.images, out.entropy.numpy(), brightest, entries, folder)
+    command = command or sample_command(pipeline, source, out.labels, settings, seed)
     manifest = {
-        "command": command or sample_command(pipeline, source, out.labels, settings, seed),
+        "command": command,
         "source": absolute(source),
         "seed": seed,
         **asdict(settings),
@@ -92,14 +120,27 @@ def save_gallery(
         "transformer_hash": fingerprint(pipeline.transformer),
         "tokenizer_hash": pipeline.tokenizer.fingerprint,
         "class_names": pipeline.class_names,
-        "entropy_of_brightest": brightest,
+        "entropy_of_brightest": None if out.entropy is None else float(out.entropy.max()),
         "entropy_of_uniform": math.log(len(pipeline.transformer.codebook)),
         "dtype": str(pipeline.dtype),
         "device": str(pipeline.device),
         "versions": versions("torch", "diffusers"),
-        "images": entries,
     }
-    (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    with whole_folder(folder) as partial:
+        manifest["images"] = _save_pictures(out, partial)
+        write_file(partial / MANIFEST_FILE, json.dumps(manifest, indent=2))
+
+
+def _save_pictures(out: PurrceptionOutput, folder: Path) -> list[dict[str, Any]]:
+    """The images, a grid of them and their maps; what the manifest says of each."""
+    entries: list[dict[str, Any]] = []
+    for number, image in enumerate(out.images):
+        entries.append({"file": f"{number:05d}.png", "label": out.labels[number]})
+        image.save(folder / entries[-1]["file"])
+    _save_grid(out.images, folder / "grid.png")
+    if out.entropy is not None:
+        _save_maps(out.images, out.entropy.numpy(), float(out.entropy.max()), entries, folder)
+    return entries
 
 
 def _save_grid(images: list[Image.Image], path: Path) -> None:

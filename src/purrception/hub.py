@@ -8,6 +8,7 @@ from pathlib import Path
 
 from purrception.errors import InputError
 from purrception.packages import require
+from purrception.storage import write_file
 
 HUB_PREFIX = "hub:"
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
@@ -25,7 +26,7 @@ def read_companions(folder: Path) -> dict[str, bytes]:
 def write_companions(companions: Mapping[str, bytes], folder: Path) -> None:
     """Put them back beside the weights."""
     for name, content in companions.items():
-        (folder / name).write_bytes(content)
+        write_file(folder / name, content)
 
 
 def local_folder(source: Path | str, revision: str | None = None) -> Path:

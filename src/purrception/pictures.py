@@ -3,9 +3,29 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+
+from purrception.storage import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def save_png(picture: Figure | Image.Image, path: Path, dpi: float = 110) -> None:
+    """Write a picture whole, as PNG; a figure at ``dpi`` dots per inch.
+
+    Raises:
+        InputError: the disk is full.
+    """
+    with whole_file(path) as partial:
+        if isinstance(picture, Image.Image):
+            picture.save(partial, format="png")
+        else:
+            picture.savefig(partial, format="png", dpi=dpi)
 
 
 def image_grid(images: np.ndarray, columns: int | None = None, scale: int = 1, gap: int = 2) -> np.ndarray:

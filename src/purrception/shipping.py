@@ -14,6 +14,7 @@ from purrception.errors import unknown_name
 from purrception.experiment import load_pipeline, sampling_companion
 from purrception.hub import CARD, GRID, RECIPE
 from purrception.pipeline import PurrceptionPipeline
+from purrception.storage import whole_folder
 from purrception.terminal import command_line
 from purrception.tokenizers import PUBLIC_TOKENIZERS
 from purrception.tokenizers.convert import ORIGIN_FILE
@@ -49,7 +50,8 @@ def export_run(
         licence: of the weights, an identifier of the hub such as ``apache-2.0``; empty: not stated.
 
     Raises:
-        InputError: there is no run, nothing trained yet, or no such precision.
+        InputError: there is no run, nothing trained yet, or no such precision; the folder holds something, or the
+            disk is full.
     """
     if dtype not in PRECISIONS:
         raise unknown_name("precision", dtype, PRECISIONS)
@@ -64,7 +66,8 @@ def export_run(
     if grids := sorted(run.samples.glob("step-*.png")):
         pipeline.companions[GRID] = grids[-1].read_bytes()
     torch.nn.Module.to(pipeline.transformer, PRECISIONS[dtype])
-    pipeline.save_pretrained(folder, variant=variant or None)
+    with whole_folder(folder) as partial:
+        pipeline.save_pretrained(partial, variant=variant or None)
     return pipeline
 
 
@@ -179,7 +182,7 @@ def _tokenizer(run: RunDirectory, config: RunConfig) -> str:
 
 def _figures(run: RunDirectory) -> str:
     """The latest evaluation's report, one level below this card's headings."""
-    reports = sorted(run.evaluation.glob("*/report.md"), key=lambda path: path.stat().st_mtime)
+    reports = sorted(run.evaluation.glob("[!.]*/report.md"), key=lambda path: path.stat().st_mtime)
     if reports:
         lines = reports[-1].read_text(encoding="utf-8").splitlines()
         return "\n".join(f"##{line}" if line.startswith("#") else line for line in lines if "![" not in line)

@@ -27,7 +27,7 @@ def start_tokenizer(config: TokenizerRunConfig, folder: Path) -> VQTokenizer:
         folder: not there yet, or empty.
 
     Raises:
-        InputError: the folder holds something, or the configuration does not fit the images; see
+        InputError: the folder holds something, the configuration does not fit the images, or the disk is full; see
             :func:`train_tokenizer`.
     """
     config = map_paths(config, absolute)

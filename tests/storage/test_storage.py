@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from purrception.errors import InputError
 from purrception.storage import (
     DIGESTS_FILE,
     LOCK_FILE,
+    append_line,
     check_digests,
     is_unused,
     locks,
@@ -33,6 +36,10 @@ from purrception.storage import (
 
 def full(*_: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def interrupted() -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_file_is_replaced_whole_or_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,6 +85,75 @@ def test_a_folder_that_fails_leaves_nothing_and_one_that_is_there_stays(tmp_path
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "new"]
 
 
+def test_a_folder_that_may_be_kept_takes_its_name_when_its_writer_is_interrupted(tmp_path: Path) -> None:
+    def begin(name: str, end: Callable[[], None]) -> None:
+        with whole_folder(tmp_path / name, keep=True) as partial:
+            write_file(partial / "first", "whole")
+            end()
+
+    with pytest.raises(KeyboardInterrupt):
+        begin("out", interrupted)
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "first"]
+    with pytest.raises(InputError, match="No space"):
+        begin("full", full)
+    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "deep/new", keep=True):
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "first"]
+
+
+def test_inside_a_folder_that_is_ours_we_may_ask_for_it_again(tmp_path: Path) -> None:
+    with whole_folder(tmp_path / "out") as outer:
+        with whole_folder(tmp_path / "out") as inner:
+            assert inner == outer
+            write_file(inner / "a", "a")
+        assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out/a").read_text() == "a"
+
+
+def test_through_a_link_the_folder_it_leads_to_is_written(tmp_path: Path) -> None:
+    (tmp_path / "large").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "large")
+    with whole_folder(tmp_path / "out") as partial:
+        write_file(partial / "a", "a")
+    assert (tmp_path / "out").is_symlink()
+    assert (tmp_path / "large/a").read_text() == "a"
+
+
+def test_a_file_that_cannot_be_read_meanwhile_is_not_one_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    for folder, error in ((tmp_path / "elsewhere", IsADirectoryError), (tmp_path, InputError)):
+        with pytest.raises(error), whole_folder(tmp_path / "made/out"):
+            raise IsADirectoryError(
+                errno.EISDIR, "Is a directory", str(folder / ("made/out" * (folder == tmp_path)))
+            )
+
+
+def test_a_line_is_added_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    append_line(file, "one")
+    file.write_text("one\ntw")
+    append_line(file, "three")
+    assert file.read_text() == "one\ntw\nthree\n"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 3, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"cannot write .*rows\.jsonl \(File too large\)"):
+            append_line(file, "a longer one")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert file.read_text() == "one\ntw\nthree\n"
+
+
+def test_what_a_killed_writer_had_begun_of_a_file_is_no_use_of_a_folder(tmp_path: Path) -> None:
+    for name in (LOCK_FILE, ".config.yaml.123.partial"):
+        (tmp_path / name).touch()
+    assert is_unused(tmp_path)
+    (tmp_path / "config.yaml").touch()
+    assert not is_unused(tmp_path)
+    assert is_unused(tmp_path, but=("config.yaml",))
+    assert not is_unused(tmp_path / "config.yaml")
+
+
 HOLDER = """
 import sys, time
 from pathlib import Path
@@ -112,6 +188,12 @@ def test_a_second_process_is_told_who_writes_and_a_crash_frees_the_lock(
     with enter(place):
         pass
     assert is_unused(place)
+
+
+def test_a_lock_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "pwrite", full)
+    with one_writer(tmp_path):
+        assert (tmp_path / LOCK_FILE).exists()
 
 
 def test_the_same_process_may_ask_again(tmp_path: Path) -> None:

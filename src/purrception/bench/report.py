@@ -21,6 +21,7 @@ from purrception.models import training_flops
 from purrception.models.cost import forward_flops
 from purrception.peaks import known_peak
 from purrception.progress import ProgressBar
+from purrception.storage import write_file, writing
 from purrception.training.config import resolve_device
 
 MEGABYTE = 2**20
@@ -336,7 +337,8 @@ def _growth(rows: Sequence[Row]) -> tuple[Growth, ...]:
 
 def write(report: Report, folder: Path) -> Path:
     """``report.md`` and ``report.json`` in ``folder``; returns the first."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(report.json(), encoding="utf-8")
-    (folder / "report.md").write_text(report.markdown(), encoding="utf-8")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_file(folder / "report.json", report.json())
+    write_file(folder / "report.md", report.markdown())
     return folder / "report.md"

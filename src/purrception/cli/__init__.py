@@ -157,11 +157,11 @@ def sample(arguments: list[str]) -> None:
         if options.compile:
             pipeline.transformer.compile_parts()
         labels = pipeline.resolve_labels(options.classes or None, None if options.classes else options.num)
-        folder = output_folder(options.out, Path(target) / "generated")
-        out = pipeline.sample(labels, settings, options.seed, options.batch_size, record=options.record)
-        if processes.rank() > 0:
-            return
-        save_gallery(pipeline, out, settings, options.seed, target, folder)
+        with output_folder(options.out, Path(target) / "generated") as folder:
+            out = pipeline.sample(labels, settings, options.seed, options.batch_size, record=options.record)
+            if processes.rank() > 0:
+                return
+            save_gallery(pipeline, out, settings, options.seed, target, folder)
         print(f"{len(out.images)} images, {out.nfe} network evaluations each: {folder}")
 
 
@@ -191,8 +191,9 @@ def sweep(arguments: list[str]) -> None:
     from purrception.gallery import output_folder
 
     space = SweepSpace(options.temperatures, options.guidances, options.steps, options.solvers, options.grids)
-    folder = output_folder(options.out, Path(target) / "sweeps")
-    print(f"report: {run_sweep(target, space, options.num, options.seed, folder, options.device)}")
+    with output_folder(options.out, Path(target) / "sweeps") as folder:
+        report = run_sweep(target, space, options.num, options.seed, folder, options.device)
+    print(f"report: {report}")
 
 
 def tokenizer(arguments: list[str]) -> None:
@@ -317,6 +318,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"purrception {__version__}")
         else:
             run_verb(arguments, VERBS, "", SUMMARY)
+        sys.stdout.flush()  # to a full disk it fails here, and not when nobody can tell of it
     except (InputError, OSError) as error:
         return complain(error)
     except ImportError as error:
@@ -327,4 +329,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = GO_ON.get(" ".join(arguments[:2])) or GO_ON.get(" ".join(arguments[:1]), "")
         print(f"purrception: interrupted{hint}", file=sys.stderr)
         return 130
+    except Exception as error:  # of a library that met a full disk, and has a kind of error of its own for it
+        from purrception.storage import cannot_write
+
+        if not (reason := cannot_write(error)):
+            raise
+        return complain(InputError(f"the disk does not take what is written ({reason}): make room, and try again"))
     return 0

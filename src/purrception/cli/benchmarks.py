@@ -37,9 +37,9 @@ def bench(arguments: list[str]) -> None:
     options, rest = parse_known(BenchOptions, verb, arguments)
     vary = options.vary.replace("-", "_")
     report = run_bench(parse(BenchConfig, verb, rest), options.parts, options.variants, vary, options.values)
+    print(report.json() if options.json else report.markdown(), flush=True)
     if options.out:
         write(report, Path(options.out))
-    print(report.json() if options.json else report.markdown())
 
 
 def plan(arguments: list[str]) -> None:

@@ -75,12 +75,14 @@ def convert(arguments: list[str]) -> None:
     from purrception.gallery import unused_folder
     from purrception.hub import SAMPLING
     from purrception.migration import migrate
+    from purrception.storage import whole_folder
     from purrception.tokenizers import open_tokenizer
 
     folder = unused_folder(Path(options.out or f"pipelines/{Path(target).stem}"))
     tokenizer = open_tokenizer(options.tokenizer, options.arch)
     pipeline = migrate(target, tokenizer, options.objective, options.heads, options.ema)
-    pipeline.save_pretrained(folder)
+    with whole_folder(folder) as partial:
+        pipeline.save_pretrained(partial)
     print(f"a pipeline of {pipeline.config.objective}: {folder}  (next: {command_line(['sample', str(folder)])})")
     print(f"its settings, those of the public sampler: {folder / SAMPLING}; options given to sample win")
     if pipeline.transformer.num_classes:

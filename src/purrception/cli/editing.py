@@ -169,13 +169,13 @@ def _edit(
     given = SimpleNamespace(**{field.name: getattr(options, field.name) for field in fields(SamplingOptions)})
     settings = override(sampling_defaults(target), given)
     pipeline = load_pipeline(target).to(resolve_device(options.device))
-    folder = output_folder(options.out, Path(target) / "edited")
-    out = run(pipeline, options, settings)
     named = {
         option: value for option, value in asdict(options).items() if value not in ("", ()) and option != "out"
     }
     command = edit_command(name, target, named, settings)
-    save_gallery(pipeline, out, settings, getattr(options, "seed", 0), target, folder, command)
+    with output_folder(options.out, Path(target) / "edited") as folder:
+        out = run(pipeline, options, settings)
+        save_gallery(pipeline, out, settings, getattr(options, "seed", 0), target, folder, command)
     print(f"{len(out.images)} images, {out.nfe} network evaluations each: {folder}")
 
 

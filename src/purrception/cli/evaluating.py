@@ -107,10 +107,10 @@ def _evaluate_run(target: str, options: EvaluateOptions) -> None:
     with processes.joined(resolve_device(options.device), options.timeout_minutes) as device:
         procedure = replace(override(Procedure(), options), device=str(device))
         pipeline = load_pipeline(target).to(device)
-        folder = output_folder(options.out, run.evaluation)
         tokens = _tokens_or_none(lambda: open_tokens(config, run, "train"))  # of a run that has been moved: none
         samples = run.evaluation / "samples"
-        result = run_evaluation(pipeline, config.data, protocol, settings, folder, samples, procedure, tokens)
+        with output_folder(options.out, run.evaluation) as folder:
+            result = run_evaluation(pipeline, config.data, protocol, settings, folder, samples, procedure, tokens)
         say(result.markdown() + f"\n{folder}")
         say_skipped(describe_report(folder))
 
@@ -137,8 +137,9 @@ def _evaluate_images(target: Path, options: EvaluateOptions) -> None:
             say(f"statistics: {file}")
             say_skipped(describe(skipped))
             return
-        folder = output_folder(options.out, Path("evaluations"))
-        say(evaluate_images(target, config, folder, procedure).markdown() + f"\n{folder}")
+        with output_folder(options.out, Path("evaluations")) as folder:
+            result = evaluate_images(target, config, folder, procedure)
+        say(result.markdown() + f"\n{folder}")
         say_skipped(describe_report(folder))
 
 

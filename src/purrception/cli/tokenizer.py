@@ -106,8 +106,8 @@ def report(arguments: list[str]) -> None:
         data = replace(data, channels=tokenizer.image_channels, image_size=tokenizer.vq.config.sample_size)
     data = parse(DataOptions, verb, rest, DataOptions(data)).data
     tokenizer.vq.to(resolve_device(options.device))
-    out = output_folder(options.out, folder / "report")
-    result = report_tokenizer(tokenizer, data, out, options.num, options.batch_size)
+    with output_folder(options.out, folder / "report") as out:
+        result = report_tokenizer(tokenizer, data, out, options.num, options.batch_size)
     print(result.markdown() + f"\n{out}")
     say_skipped(describe_report(out))
 

@@ -16,6 +16,8 @@ import numpy as np
 from purrception.comparison.speed import SpeedRatio, speed_ratios
 from purrception.config import RunConfig
 from purrception.evaluation.intervals import DIFFERENCE
+from purrception.pictures import save_png
+from purrception.storage import write_file
 
 REPORT_MARKDOWN, REPORT_JSON, REPORT_PICTURE = "report.md", "report.json", "report.png"
 AXES = {"step": "training steps", "seconds": "seconds of training", "flops": "training FLOPs"}
@@ -72,8 +74,8 @@ def write_report(folder: Path, rows: Rows, recipe: RunConfig, floor: float) -> P
     lines += [f"![curves]({REPORT_PICTURE})", ""]
     _draw(rows, entries, floor, folder / REPORT_PICTURE)
     result = {"frechet_floor": floor, "rows": rows, "times_fewer": found}
-    (folder / REPORT_JSON).write_text(json.dumps(result, indent=2), encoding="utf-8")
-    (folder / REPORT_MARKDOWN).write_text("\n".join(lines), encoding="utf-8")
+    write_file(folder / REPORT_JSON, json.dumps(result, indent=2))
+    write_file(folder / REPORT_MARKDOWN, "\n".join(lines))
     return folder / REPORT_MARKDOWN
 
 
@@ -195,4 +197,4 @@ def _draw(rows: Rows, entries: list[str], floor: float, path: Path) -> None:
             panel.xaxis.set_major_formatter(short)
             panel.xaxis.set_minor_locator(NullLocator())
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
-    figure.savefig(path, dpi=110)
+    save_png(figure, path)

@@ -21,6 +21,7 @@ from purrception.experiment import build_network, check_config, prepare_tokenize
 from purrception.flow import Objective, SamplingConfig, build_objective
 from purrception.models import PurrceptionTransformer, training_flops
 from purrception.places import absolute
+from purrception.storage import is_unused, one_writer, write_file
 from purrception.tokenizers import VQTokenizer
 from purrception.tokens import TokenDataset
 from purrception.training import RunDirectory, Trainer
@@ -70,7 +71,7 @@ def compare(recipe: RunConfig, protocol: Protocol, folder: Path) -> Path:
 
     Raises:
         InputError: the folder holds another comparison, or an entry does not fit the recipe, or no held-out
-            image can be read.
+            image can be read; another process writes there, or the disk is full.
     """
     recipe = map_paths(recipe, absolute)
     configs = {entry: configure(recipe, entry) for entry in protocol.entries}
@@ -82,7 +83,12 @@ def compare(recipe: RunConfig, protocol: Protocol, folder: Path) -> Path:
             "a comparison needs at least 2 held-out images and 2 classes, since a classifier gives its features; "
             f"given {len(images)} and {len(images.class_names)}: see data.test_fraction and data.root"
         )
-    run = _open(recipe, protocol, folder)
+    with one_writer(folder):
+        return _compare(recipe, configs, protocol, _open(recipe, protocol, folder))
+
+
+def _compare(recipe: RunConfig, configs: dict[str, RunConfig], protocol: Protocol, run: RunDirectory) -> Path:
+    """Train, measure and report, in a folder that is ours."""
     tokenizer = prepare_tokenizer(recipe, run)
     train, held_out = prepare_tokens(recipe, run, tokenizer)
     if held_out is None:
@@ -105,10 +111,12 @@ def compare(recipe: RunConfig, protocol: Protocol, folder: Path) -> Path:
 
 def _open(recipe: RunConfig, protocol: Protocol, folder: Path) -> RunDirectory:
     """A new folder, or a comparison to go on with: the same, or one with fewer entries and seeds."""
-    file = folder / PROTOCOL_FILE
+    file, run = folder / PROTOCOL_FILE, RunDirectory(folder)
     if not file.is_file():
-        run = RunDirectory.create(folder, dump_config(recipe))
-        file.write_text(json.dumps(asdict(protocol), indent=2), encoding="utf-8")
+        killed = run.config_file.is_file() and is_unused(folder, but=(run.config_file.name,))
+        if not killed or load_config(run.config_file) != recipe:
+            RunDirectory.create(folder, dump_config(recipe))
+        write_file(file, json.dumps(asdict(protocol), indent=2))
         return run
     begun = json.loads(file.read_text(encoding="utf-8"))
     begun = Protocol(**{**begun, "entries": tuple(begun["entries"])})
@@ -116,14 +124,14 @@ def _open(recipe: RunConfig, protocol: Protocol, folder: Path) -> RunDirectory:
     if (
         grown != protocol
         or set(begun.entries) - set(protocol.entries)
-        or map_paths(load_config(folder / "config.yaml"), absolute) != recipe
+        or map_paths(load_config(run.config_file), absolute) != recipe
     ):
         raise InputError(
             f"{folder} holds another comparison: choose another folder with --out, or change nothing but to add "
             "objectives and seeds"
         )
-    file.write_text(json.dumps(asdict(protocol), indent=2), encoding="utf-8")
-    return RunDirectory.open(folder)
+    write_file(file, json.dumps(asdict(protocol), indent=2))
+    return run
 
 
 def _train_entry(
@@ -144,7 +152,7 @@ def _train_entry(
     train, held_out = tokens
     own = RunDirectory(run.root / f"{entry}-seed{config.seed}")
     own.root.mkdir(exist_ok=True)
-    own.config_file.write_text(dump_config(config), encoding="utf-8")
+    write_file(own.config_file, dump_config(config))
     quiet = replace(
         config.training, sample_every=0, validate_every=config.training.steps,
         checkpoint_every=config.training.steps, keep_checkpoints=1,
@@ -165,7 +173,7 @@ def _train_entry(
                 f"{own.root} and the rows of that training in {run.root / ROWS_FILE}, and start the command again"
             )
         seconds = before + trainer.seconds
-        clock.write_text(json.dumps(seconds), encoding="utf-8")
+        write_file(clock, json.dumps(seconds))
         settings = objective.supported(config.sampling)
         quality = judge.measure(trainer.averaged(), objective, settings)
         unsampled = held_out_figures(trainer.averaged(), objective, held_out, judge.seed)

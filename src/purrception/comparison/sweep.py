@@ -13,8 +13,10 @@ from purrception.errors import InputError
 from purrception.evaluation.judge import Judge
 from purrception.experiment import load_pipeline, sampling_defaults
 from purrception.flow import SamplingConfig
+from purrception.pictures import save_png
 from purrception.progress import ProgressBar
 from purrception.saved_run import saved_config
+from purrception.storage import whole_folder, write_file
 from purrception.training import RunDirectory
 from purrception.training.config import resolve_device
 
@@ -73,7 +75,8 @@ def sweep(target: str, space: SweepSpace, num: int, seed: int, folder: Path, dev
         device: where to sample.
 
     Raises:
-        InputError: temperatures for a model without a posterior, or settings its objective cannot honour.
+        InputError: temperatures for a model without a posterior, or settings its objective cannot honour; the
+            folder holds something, or the disk is full.
     """
     run = RunDirectory.open(target)
     config = saved_config(run)
@@ -112,27 +115,19 @@ def sweep(target: str, space: SweepSpace, num: int, seed: int, folder: Path, dev
         setting: judge.measure(network, objective, setting, seed=judge.seed + 1).frechet
         for setting in set(presets.values())
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, setting in presets.items():
-        (folder / name).write_text(dump_sampling(setting), encoding="utf-8")
-    return _write(rows, front, {name: again[setting] for name, setting in presets.items()}, judge, folder)
+    with whole_folder(folder) as partial:
+        for name, setting in presets.items():
+            write_file(partial / name, dump_sampling(setting))
+        _write(rows, front, {name: again[setting] for name, setting in presets.items()}, judge, partial)
+    return folder / REPORT_MARKDOWN
 
 
-def _write(rows: Rows, front: Rows, again: dict[str, float], judge: Judge, folder: Path) -> Path:
+def _write(rows: Rows, front: Rows, again: dict[str, float], judge: Judge, folder: Path) -> None:
     """The report; ``again`` holds the distances of the presets on another noise."""
-    (folder / REPORT_JSON).write_text(
-        json.dumps(
-            {
-                "features": judge.features,
-                "frechet_floor": judge.floor,
-                "num": judge.num,
-                "rows": rows,
-                "again": again,
-            },
-            indent=2,
-        ),
-        encoding="utf-8",
-    )
+    result = {
+        "features": judge.features, "frechet_floor": judge.floor, "num": judge.num, "rows": rows, "again": again,
+    }  # fmt: skip
+    write_file(folder / REPORT_JSON, json.dumps(result, indent=2))
     lines = [
         "# Sweep",
         "",
@@ -155,10 +150,7 @@ def _write(rows: Rows, front: Rows, again: dict[str, float], judge: Judge, folde
             f"{row['guidance']:g} | {row['temperature']} |"
         )
     _draw(rows, front, judge.floor, folder / REPORT_PICTURE)
-    (folder / REPORT_MARKDOWN).write_text(
-        "\n".join([*lines, "", f"![Pareto front]({REPORT_PICTURE})", ""]), encoding="utf-8"
-    )
-    return folder / REPORT_MARKDOWN
+    write_file(folder / REPORT_MARKDOWN, "\n".join([*lines, "", f"![Pareto front]({REPORT_PICTURE})", ""]))
 
 
 def _draw(rows: Rows, front: Rows, floor: float, path: Path) -> None:
@@ -181,4 +173,4 @@ def _draw(rows: Rows, front: Rows, floor: float, path: Path) -> None:
         trade.scatter(recall, precision, s=14, color=f"C{number}", label=f"τ {temperature}")
     trade.set(xlabel="recall", ylabel="precision")
     trade.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+    save_png(figure, path)

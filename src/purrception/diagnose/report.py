@@ -8,12 +8,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from purrception.pictures import save_png
+from purrception.storage import write_file
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
 REPORT_MARKDOWN, REPORT_JSON = "report.md", "report.json"
-DOTS_PER_INCH = 110
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def _cell(value: Any) -> str:
 def write_report(
     folder: Path, headline: str, protocol: Mapping[str, Any], sections: Mapping[str, Section]
 ) -> Path:
-    """Write all of it to ``folder``; returns the Markdown's path. Pictures that are there already stay."""
+    """Write all of it to ``folder``, made if need be; returns the Markdown's path."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = [f"# {headline}", "", *(f"- {name}: {value}" for name, value in protocol.items()), ""]
     for section in sections.values():
@@ -50,21 +52,12 @@ def write_report(
         for paragraph in section.text:
             lines += [paragraph, ""]
         for name, picture in section.pictures.items():
-            if not (folder / name).exists():
-                save(picture, folder / name)
+            save_png(picture, folder / name)
             lines += [f"![{section.title}]({name})", ""]
     result = {"protocol": dict(protocol), **{name: plain(section.data) for name, section in sections.items()}}
-    (folder / REPORT_JSON).write_text(json.dumps(result, indent=2, ensure_ascii=False), encoding="utf-8")
-    (folder / REPORT_MARKDOWN).write_text("\n".join(lines), encoding="utf-8")
+    write_file(folder / REPORT_JSON, json.dumps(result, indent=2, ensure_ascii=False))
+    write_file(folder / REPORT_MARKDOWN, "\n".join(lines))
     return folder / REPORT_MARKDOWN
-
-
-def save(picture: Figure | Image, path: Path) -> None:
-    """A picture as PNG."""
-    if hasattr(picture, "savefig"):
-        picture.savefig(path, dpi=DOTS_PER_INCH)
-    else:
-        picture.save(path)
 
 
 def plain(value: Any) -> Any:

@@ -19,6 +19,7 @@ from purrception.diagnose.temperature import temperature_section
 from purrception.diagnose.uncertainty import uncertainty_section
 from purrception.errors import InputError, unknown_name
 from purrception.progress import ProgressBar
+from purrception.storage import whole_folder
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,12 @@ def choose_parts(only: Sequence[str]) -> list[str]:
 def diagnose(subject: Subject, only: Sequence[str], folder: Path) -> Path:
     """Run the parts and write the report to ``folder``; returns its path.
 
-    A part that does not apply to the run is left out of a whole diagnosis, and told.
+    A part that does not apply to the run is left out of a whole diagnosis, and told. A diagnosis that an error or
+    an interruption cuts short leaves the report of the parts it has done.
 
     Raises:
-        InputError: a part that was asked for by name does not apply, or none of them does.
+        InputError: a part that was asked for by name does not apply, or none of them does; the folder holds
+            something, or the disk is full.
     """
     names = choose_parts(only)
     missing = {name: reason for name in names if (reason := PARTS[name].lacks(subject))}
@@ -96,6 +99,17 @@ def diagnose(subject: Subject, only: Sequence[str], folder: Path) -> Path:
     protocol = _protocol(subject, missing)
     headline = f"Diagnosis of {subject.config.name}"
     sections: dict[str, Section] = {}
+    with whole_folder(folder, keep=True) as partial:
+        try:
+            _look(subject, wanted, missing, sections)
+        finally:
+            if sections:
+                report = write_report(partial, headline, protocol, sections)
+    return folder / report.name
+
+
+def _look(subject: Subject, wanted: list[str], missing: dict[str, str], sections: dict[str, Section]) -> None:
+    """Do the parts in turn, each into ``sections``."""
     with ProgressBar("diagnose", len(wanted)) as bar:
         for name, reason in missing.items():
             bar.note(f"without {name}: {reason}")
@@ -104,10 +118,7 @@ def diagnose(subject: Subject, only: Sequence[str], folder: Path) -> Path:
             began = time.monotonic()
             sections[name] = PARTS[name].section(subject)
             bar.note(f"{name}: {time.monotonic() - began:.0f} s")
-            # After each part, so that a diagnosis that is cut short leaves what it has found.
-            report = write_report(folder, headline, protocol, sections)
             bar.update(done)
-    return report
 
 
 def _protocol(subject: Subject, missing: dict[str, str]) -> dict[str, str]:

@@ -16,6 +16,7 @@ from purrception.diagnose.plotting import panels
 from purrception.diagnose.report import Section, table, write_report
 from purrception.errors import InputError
 from purrception.recipes import fit_to_images, get_recipe
+from purrception.storage import one_writer
 from purrception.training.metrics import read_json_lines
 
 if TYPE_CHECKING:
@@ -54,17 +55,19 @@ def suite(names: Sequence[str], protocol: Protocol, steps: int, folder: Path) ->
         The report.
 
     Raises:
-        InputError: nothing to compare on, or images that cannot be compared on.
+        InputError: nothing to compare on, or images that cannot be compared on; another process writes there, or
+            the disk is full.
     """
     if not names:
         raise InputError("a suite needs images: give --sets or --folders")
     recipes = {name: recipe_for(name, steps) for name in names}
     results: dict[str, Rows] = {}
-    for name, recipe in recipes.items():
-        print(f"{name}: {recipe.data.image_size} pixels", flush=True)
-        compare(recipe, protocol, folder / recipe.name)
-        results[name] = read_json_lines(folder / recipe.name / ROWS_FILE)
-    return write_suite(results, protocol, steps, folder)
+    with one_writer(folder):
+        for name, recipe in recipes.items():
+            print(f"{name}: {recipe.data.image_size} pixels", flush=True)
+            compare(recipe, protocol, folder / recipe.name)
+            results[name] = read_json_lines(folder / recipe.name / ROWS_FILE)
+        return write_suite(results, protocol, steps, folder)
 
 
 def recipe_for(name: str, steps: int) -> RunConfig:

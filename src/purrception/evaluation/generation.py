@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -22,10 +21,11 @@ from purrception.evaluation.image_sets import NPZ_IMAGES, NPZ_LABELS, CodeImages
 from purrception.evaluation.sealed import Sealed, read_sealed, write_sealed
 from purrception.flow import SamplingConfig
 from purrception.keyed_rng import Stream, keyed_rng
+from purrception.pictures import save_png
 from purrception.pipeline import PurrceptionPipeline
 from purrception.progress import ProgressBar, note
 from purrception.sampling import sample_codes
-from purrception.storage import reading, write_file
+from purrception.storage import one_writer, reading, whole_file, write_file
 from purrception.tokenizers import fingerprint
 
 PART = 128
@@ -209,31 +209,40 @@ def generate(
         batch_size: images that the network sees at a time.
 
     Raises:
-        InputError: settings that the objective or the network cannot honour.
+        InputError: settings that the objective or the network cannot honour; another process makes the same
+            images, or the disk is full.
     """
     if num < 2 or batch_size < 1:
         raise InputError(
             f"an evaluation needs at least 2 images and a batch_size of 1; given {num} and {batch_size}"
         )
-    network, objective = pipeline.transformer.eval(), pipeline.objective
     described = describe(pipeline, request)
     key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
     def labels_of(rows: range) -> list[int]:
         return [request.label(row, network.num_classes) for row in rows]
 
+    network = pipeline.transformer
     codes = GeneratedCodes(parent / key, num, Expected(key, len(network.codebook), network.grid, labels_of))
-    if processes.rank() == 0:
-        codes.folder.mkdir(parents=True, exist_ok=True)
-        write_file(codes.folder / "request.json", json.dumps(described, indent=2).encode())
-    processes.wait()
+    with one_writer(codes.folder):
+        if processes.rank() == 0:
+            write_file(codes.folder / "request.json", json.dumps(described, indent=2))
+        _make_missing(codes, pipeline, request, batch_size)
+        processes.wait()
+    return codes
+
+
+def _make_missing(codes: GeneratedCodes, pipeline: PurrceptionPipeline, request: Request, batch_size: int) -> None:
+    """This process's share of the parts that are not there."""
+    network, objective, num = pipeline.transformer.eval(), pipeline.objective, codes.num
     own = [number for number in processes.share(codes.parts) if not codes.sound(number)]
     total, done = sum(min(PART, num - number * PART) for number in own), 0
     with ProgressBar(f"guidance {request.settings.guidance:g}", total, silent=not own) as bar:
         for number in own:
             first = number * PART
             count = min(PART, num - first)
-            labels = torch.tensor(labels_of(range(first, first + count)))
+            numbers = range(first, first + count)
+            labels = torch.tensor([request.label(image, network.num_classes) for image in numbers])
             made = sample_codes(
                 network, objective, labels, request.settings, request.seed, batch_size,
                 on_progress=lambda part, before=done: bar.update(before + part),  # type: ignore[misc]
@@ -241,8 +250,6 @@ def generate(
             )  # fmt: skip
             codes.write(number, made.indices, labels, made.nfe, len(network.codebook))
             done += count
-    processes.wait()
-    return codes
 
 
 def images_of(codes: GeneratedCodes, pipeline: PurrceptionPipeline, *, truncate: bool = False) -> CodeImages:
@@ -260,11 +267,13 @@ def save_images(images: CodeImages, folder: Path, kind: Literal["png", "npz"], m
     """
     name = f"{len(images)}{'-truncated' if images.truncate else ''}"
     place = folder / f"png-{name}" if kind == "png" else folder / f"images-{name}.npz"
-    if kind == "png":
-        _save_pngs(images, place)
-    elif processes.rank() == 0 and not place.is_file():
-        _save_npz(images, place, manifest)
-    processes.wait()
+    with one_writer(folder):
+        if kind == "png":
+            _save_pngs(images, place)
+        elif processes.rank() == 0 and not place.is_file():
+            with whole_file(place) as partial:
+                _save_npz(images, partial, manifest)
+        processes.wait()
     return place
 
 
@@ -278,18 +287,15 @@ def _save_pngs(images: CodeImages, folder: Path) -> None:
             paths = [folder / f"{number:06d}.png" for number in rows]
             if not all(path.is_file() for path in paths):
                 for path, (array, _) in zip(paths, images.read(rows), strict=True):
-                    partial = path.with_suffix(".partial")
-                    array_to_pil(array).save(partial, format="png")
-                    os.replace(partial, path)
+                    save_png(array_to_pil(array), path)
             bar.update(done)
 
 
 def _save_npz(images: CodeImages, path: Path, manifest: dict[str, Any]) -> None:
     """ADM's layout, a part at a time: ``arr_0``, uint8 ``[n, H, W, 3]``, labels ``arr_1``, and the manifest."""
-    partial = path.with_name(f".{path.name}.partial")
     shape = (len(images), *images.read(range(1))[0][0].shape[:2], 3)
     labels: list[int] = []
-    with zipfile.ZipFile(partial, "w", allowZip64=True) as archive:
+    with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
         with archive.open(f"{NPZ_IMAGES}.npy", "w", force_zip64=True) as stream:
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(stream, header)
@@ -300,7 +306,6 @@ def _save_npz(images: CodeImages, path: Path, manifest: dict[str, Any]) -> None:
         for name, array in ((NPZ_LABELS, np.array(labels)), ("manifest", np.array(json.dumps(manifest)))):
             with archive.open(f"{name}.npy", "w") as stream:
                 np.lib.format.write_array(stream, array)
-    os.replace(partial, path)
 
 
 def _colours(arrays: Sequence[np.ndarray]) -> np.ndarray:

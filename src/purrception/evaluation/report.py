@@ -11,6 +11,7 @@ from typing import Any
 from purrception.evaluation.manifest import flattened
 from purrception.evaluation.per_class import ClassFigures
 from purrception.evaluation.references import PROTOCOLS
+from purrception.storage import write_file
 
 REPORT_JSON, REPORT_MARKDOWN, REPORT_PICTURE = "report.json", "report.md", "report.png"
 WORST_SHOWN = 10
@@ -152,10 +153,10 @@ class Evaluation:
         ]
 
     def write(self, folder: Path) -> None:
-        """Markdown and JSON, into a folder."""
+        """Markdown and JSON, into a folder, made if need be."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / REPORT_JSON).write_text(json.dumps(self.plain(), indent=2), encoding="utf-8")
-        (folder / REPORT_MARKDOWN).write_text(self.markdown(), encoding="utf-8", errors="backslashreplace")
+        write_file(folder / REPORT_JSON, json.dumps(self.plain(), indent=2))
+        write_file(folder / REPORT_MARKDOWN, self.markdown())
 
 
 def _short(value: object) -> str:

@@ -13,7 +13,7 @@ from purrception.evaluation.extractors import with_channels
 from purrception.evaluation.features import ImageFeatures
 from purrception.evaluation.image_sets import ImageSet
 from purrception.evaluation.report import REPORT_PICTURE, Evaluation, Row
-from purrception.pictures import image_grid
+from purrception.pictures import image_grid, save_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +49,7 @@ def draw(result: Evaluation, made: Shown, real: Shown | None, folder: Path) -> N
         panels[1].set_yticks([(row + 0.5) * step for row in range(len(classes))], [one.name for one in classes])
         panels[1].set_xticks([sheet.shape[1] / 4, 3 * sheet.shape[1] / 4], ["judged", "real"])
         panels[1].set_title("the worst classes, the worst first", fontsize=10)
-    figure.savefig(folder / REPORT_PICTURE, dpi=110)
+    save_png(figure, folder / REPORT_PICTURE)
 
 
 def _draw_distances(panel: Axes, rows: Sequence[Row], floors: int) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +41,7 @@ from purrception.evaluation.settings import EvaluationConfig, Procedure
 from purrception.evaluation.yardstick import Measured, Yardstick
 from purrception.flow import SamplingConfig
 from purrception.pipeline import PurrceptionPipeline
+from purrception.storage import whole_folder
 from purrception.tokenizers.quality import perplexity
 from purrception.tokens import TokenDataset
 
@@ -98,7 +97,8 @@ def evaluate(
         tokens: the run's training shards, whose codes the samples' are compared with; none leaves that out.
 
     Raises:
-        InputError: the reference, the features or the settings cannot be used.
+        InputError: the reference, the features or the settings cannot be used; another process makes the same
+            images, or the disk is full.
     """
     classes = pipeline.transformer.num_classes
     cache = FeatureCache(procedure.cache)
@@ -288,16 +288,14 @@ def _report(
         classes=tuple(class_by_class(best.measured, yardstick.real, real_names)),
     )
     if processes.rank() == 0:
-        partial = folder.with_name(f".{folder.name}.partial")  # a report is there whole or not at all
-        shutil.rmtree(partial, ignore_errors=True)
-        result.write(partial)
-        seen = [one.measured.features for one in judged] + [yardstick.real]
-        write_report(partial, sorted({one for each in seen for one in (*each.skipped, *each.passed_over)}))
-        real = (real_images, yardstick.real) if real_images is not None else None
-        draw(result, (best.images, best.measured.features), real, partial)
-        if yardstick.classifier is not None:
-            save_classifier(yardstick.classifier, partial / CLASSIFIER_FILE)
-        os.replace(partial, folder)
+        with whole_folder(folder) as partial:
+            result.write(partial)
+            seen = [one.measured.features for one in judged] + [yardstick.real]
+            write_report(partial, sorted({one for each in seen for one in (*each.skipped, *each.passed_over)}))
+            real = (real_images, yardstick.real) if real_images is not None else None
+            draw(result, (best.images, best.measured.features), real, partial)
+            if yardstick.classifier is not None:
+                save_classifier(yardstick.classifier, partial / CLASSIFIER_FILE)
         if procedure.save_stats:
             _save_statistics(yardstick, procedure, manifest)
     processes.wait()

@@ -25,7 +25,8 @@ from purrception.evaluation.extractors.classifier import ClassifierConfig, accur
 from purrception.evaluation.extractors.random_features import random_features
 from purrception.evaluation.reconstruction import Distance, Features, Reconstructions, reconstruct
 from purrception.evaluation.verdict import THRESHOLDS, Verdict, judge
-from purrception.pictures import image_grid
+from purrception.pictures import image_grid, save_png
+from purrception.storage import whole_folder, write_file
 from purrception.tokenizers import VQTokenizer
 from purrception.tokenizers.quality import peak_signal_to_noise
 
@@ -153,12 +154,12 @@ def report_tokenizer(
         codebook=state,
         verdict=judge(made.psnr, float(made.similarity.mean()), made.distances, state),
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_report(folder, images.skipped)
-    _draw(tokenizer, images, rows, made, folder)
-    _draw_codebook(made.counts, nearest, state, folder / "codebook.png")
-    (folder / REPORT_JSON).write_text(json.dumps(asdict(result), indent=2), encoding="utf-8")
-    (folder / REPORT_MARKDOWN).write_text(result.markdown(), encoding="utf-8", errors="backslashreplace")
+    with whole_folder(folder) as partial:
+        write_report(partial, images.skipped)
+        _draw(tokenizer, images, rows, made, partial)
+        _draw_codebook(made.counts, nearest, state, partial / "codebook.png")
+        write_file(partial / REPORT_JSON, json.dumps(asdict(result), indent=2))
+        write_file(partial / REPORT_MARKDOWN, result.markdown())
     return result
 
 
@@ -209,7 +210,7 @@ def _draw(
             for sheet in (originals, rebuilt)
         ]
         scale = max(1, 64 // originals.shape[1])
-        array_to_pil(image_grid(np.concatenate(lines), columns=shown, scale=scale)).save(folder / file)
+        save_png(array_to_pil(image_grid(np.concatenate(lines), columns=shown, scale=scale)), folder / file)
 
 
 def _draw_codebook(counts: Tensor, nearest: Tensor, state: CodebookState, file: Path) -> None:
@@ -224,7 +225,7 @@ def _draw_codebook(counts: Tensor, nearest: Tensor, state: CodebookState, file: 
     spread.axvline(state.quantisation_error, color="black", linestyle="--", label="quantisation error")
     spread.set(xlabel="distance to the nearest other code", ylabel="codes")
     spread.legend()
-    figure.savefig(file, dpi=100)
+    save_png(figure, file)
 
 
 def _numbers(values: tuple[float, ...]) -> str:

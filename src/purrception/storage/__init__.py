@@ -9,15 +9,19 @@ from purrception.storage.digests import (
     write_digests,
 )
 from purrception.storage.files import (
+    append,
+    append_line,
     cannot_write,
     is_unused,
     plain_name,
+    put,
     sync,
     whole_file,
     whole_folder,
     write_file,
+    writing,
 )
-from purrception.storage.locks import LOCK_FILE, one_writer
+from purrception.storage.locks import LOCK_FILE, TakenError, one_writer
 from purrception.storage.readers import LimitedReads, plain_reason, read_json, read_limited, reading
 
 __all__ = [
@@ -25,6 +29,9 @@ __all__ = [
     "LOCK_FILE",
     "SKIP_DIGESTS",
     "LimitedReads",
+    "TakenError",
+    "append",
+    "append_line",
     "cannot_write",
     "check_digests",
     "digest_lines",
@@ -32,6 +39,7 @@ __all__ = [
     "one_writer",
     "plain_name",
     "plain_reason",
+    "put",
     "read_json",
     "read_limited",
     "reading",
@@ -41,4 +49,5 @@ __all__ = [
     "whole_folder",
     "write_digests",
     "write_file",
+    "writing",
 ]

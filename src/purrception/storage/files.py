@@ -7,11 +7,11 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from purrception.errors import InputError
-from purrception.storage.locks import LOCK_FILE, locked
+from purrception.storage.locks import LOCK_FILE, TakenError, is_held, locked
 
 REFUSALS = frozenset(
     {
@@ -20,6 +20,8 @@ REFUSALS = frozenset(
     }
 )  # fmt: skip
 """What a disk answers where it will not have a file."""
+BEGUN = re.compile(r"\..+\.partial")
+"""Names of what is being written, or was when its writer was killed."""
 OF_RUST = re.compile(r"os error (\d+)")
 """How safetensors tells the number of an error of the system."""
 
@@ -53,74 +55,146 @@ def write_file(path: Path, content: bytes | str) -> None:
         InputError: the disk is full, or will not have it; what was there before stays.
     """
     with whole_file(path) as partial:
-        partial.write_bytes(content if isinstance(content, bytes) else content.encode())
+        partial.write_bytes(content if isinstance(content, bytes) else content.encode(errors="backslashreplace"))
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A place beside ``path`` to write to; when the block ends it is synced and takes that name.
 
+    Each process has a place of its own: of several that write the same file, the last one's is there, whole.
+
     Raises:
         InputError: the disk is full, or will not have it; what was there before stays.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        yield partial
-        sync(partial)
-        os.replace(partial, path)
-        sync(path.parent)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        _explain(error, path)
-        raise
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with writing(path):
+        try:
+            yield partial
+            put(partial, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
+
+
+def put(partial: Path, path: Path) -> None:
+    """Give a file that is written its name, once it is on the disk."""
+    sync(partial)
+    os.replace(partial, path)
+    sync(path.parent)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line; one that a kill has cut before it is ended first, so that only that one is lost.
+
+    Raises:
+        InputError: the disk is full, or will not have it; the lines before stay as they are.
+    """
+    with writing(path), path.open("a+b", buffering=0) as stream:
+        stream.seek(max(stream.seek(0, os.SEEK_END) - 1, 0))
+        whole = stream.read(1) in (b"", b"\n")
+    append(path, (("" if whole else "\n") + line + "\n").encode(errors="backslashreplace"))
+
+
+def append(path: Path, content: bytes) -> None:
+    """Add to the end of a file, all of it or nothing.
+
+    Raises:
+        InputError: the disk is full, or will not have it; the file stays as it was.
+    """
+    with writing(path), path.open("ab", buffering=0) as stream:
+        end, left = stream.seek(0, os.SEEK_END), memoryview(content)
+        try:
+            while left:
+                left = left[stream.write(left) :]
+        except OSError:
+            stream.truncate(end)
+            raise
 
 
 @contextlib.contextmanager
-def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+def whole_folder(
+    path: Path, *, replace: bool = False, keep: bool = False, patience: float | None = None
+) -> Iterator[Path]:
     """An empty folder beside ``path`` to write to; when the block ends it is synced and takes that name.
 
-    One process at a time: a second one is refused. What a killed one left is removed by the next.
+    One process at a time: a second one is refused. Inside the block the same process may ask again, for the same
+    folder. What a killed one left is removed by the next.
 
     Args:
         path: the folder's name.
         replace: whether a folder that is already there gives way; otherwise it must be unused.
+        keep: whether what is there takes the name, too, when the block ends by an error other than a disk's.
+        patience: seconds to wait for another process; default: a few.
 
     Raises:
-        InputError: there is something already, another process writes it, or the disk is full; nothing is left.
+        TakenError: there is something already, or another process writes it.
+        InputError: the disk is full, or will not have it; nothing is left.
     """
+    path = path.resolve() if path.is_symlink() else path
     partial = path.with_name(f".{path.name}.partial")
-    try:
+    if is_held(partial):
+        yield partial
+        return
+    new = [folder for folder in partial.parents if not folder.exists()]
+    with writing(path):
         partial.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        _explain(error, path)
-        raise
-    with locked(partial, path):
-        try:
-            if not replace and not is_unused(path):
-                raise InputError(
-                    f"{path} is already there and not empty: choose another folder, or remove this one"
-                )
-            for leftover in partial.iterdir():
-                if leftover.name != LOCK_FILE:
-                    _remove(leftover)
-            yield partial
-            for file in (*partial.rglob("*"), partial):
-                sync(file)
-            if path.exists():
-                _remove(path.rename(path.with_name(f".{path.name}.replaced")))
-            os.rename(partial, path)
-            (path / LOCK_FILE).unlink()
-            sync(path.parent)
-        except BaseException as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            _explain(error, path)
-            raise
+        with locked(partial, path, patience):
+            try:
+                if not replace and not is_unused(path):
+                    raise TakenError(
+                        f"{path} is already there and not empty: choose another folder, or remove this one"
+                    )
+                for leftover in partial.iterdir():
+                    if leftover.name != LOCK_FILE:
+                        _remove(leftover)
+                yield partial
+                _put_folder(partial, path)
+            except BaseException as error:
+                if keep and not cannot_write(error) and not is_unused(partial):
+                    _put_folder(partial, path)
+                _take_away(partial, new)
+                raise
 
 
-def is_unused(folder: Path) -> bool:
-    """Whether a folder is not there yet, or holds nothing but the lock of whoever looks."""
-    return not folder.exists() or (folder.is_dir() and all(path.name == LOCK_FILE for path in folder.iterdir()))
+def _take_away(partial: Path, new: Iterable[Path]) -> None:
+    """Remove what failed, and the folders that were made for it alone."""
+    shutil.rmtree(partial, ignore_errors=True)
+    with contextlib.suppress(OSError):  # others may have put something there
+        for folder in new:
+            folder.rmdir()
+
+
+def _put_folder(partial: Path, path: Path) -> None:
+    for file in (*partial.rglob("*"), partial):
+        sync(file)
+    before = path.with_name(f".{path.name}.before")
+    if before.exists():
+        _remove(before)
+    if path.exists():
+        path.rename(before)
+    os.rename(partial, path)
+    (path / LOCK_FILE).unlink()
+    sync(path.parent)
+    if before.exists():
+        _remove(before)
+
+
+def is_unused(folder: Path, but: Iterable[str] = ()) -> bool:
+    """Whether a folder is not there yet, or holds only locks and what a killed writer had begun of a file.
+
+    Args:
+        folder: where to look.
+        but: names of files that may be there as well.
+    """
+    nothing = {LOCK_FILE, *but}
+    return not folder.exists() or (
+        folder.is_dir()
+        and all(
+            path.name in nothing or (BEGUN.fullmatch(path.name) and path.is_file()) for path in folder.iterdir()
+        )
+    )
 
 
 def sync(path: Path) -> None:
@@ -139,10 +213,24 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _explain(error: BaseException, path: Path) -> None:
-    """Raise what a person should read where a disk refused; other errors stay as they are."""
-    reason = "" if isinstance(error, InputError) else cannot_write(error)
-    if reason:
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around the writing of ``path``: where the disk refuses it, a line says so; other errors pass as they are.
+
+    Raises:
+        InputError: the disk is full, or will not have it.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = cannot_write(error)
+        elsewhere = getattr(error, "filename", None)  # a file that was read meanwhile is none of this
+        if not reason or (
+            elsewhere and path.parent.resolve() not in Path(os.fsdecode(elsewhere)).resolve().parents
+        ):
+            raise
         raise InputError(
             f"cannot write {path} ({reason}); what was there before is kept: make room, or choose another place, "
             "and run the same command again"

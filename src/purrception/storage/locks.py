@@ -27,6 +27,10 @@ _held: set[Path] = set()
 """Folders that this process writes; it may ask again for one of them."""
 
 
+class TakenError(InputError):
+    """A place is taken: by what lies there, or by another process that is writing to it."""
+
+
 @contextlib.contextmanager
 def one_writer(folder: Path) -> Iterator[None]:
     """Be the only job that writes to ``folder``, made if need be, for the length of a block.
@@ -78,11 +82,20 @@ def locked(folder: Path, name: Path, patience: float | None = None) -> Iterator[
         os.close(descriptor)
 
 
+def is_held(folder: Path) -> bool:
+    """Whether this process holds the lock of ``folder``."""
+    return folder.resolve() in _held
+
+
 def _acquire(folder: Path, name: Path, patience: float) -> int:
     """An open descriptor of the folder's lock file, locked."""
     file, end = folder / LOCK_FILE, time.monotonic() + patience
     while True:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # its writer has just given it its name, or removed it
+            folder.mkdir(parents=True, exist_ok=True)
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -95,18 +108,25 @@ def _acquire(folder: Path, name: Path, patience: float) -> int:
                 raise
             if time.monotonic() > end:
                 who = holder or "another process"
-                raise InputError(
+                raise TakenError(
                     f"{who} is writing to {name}: wait until it is done, stop it, or choose another place"
                 ) from error
             time.sleep(0.1)
             continue
-        with contextlib.suppress(OSError):  # the folder may have been renamed or removed since the file was opened
-            if os.stat(file).st_ino == os.fstat(descriptor).st_ino:
+        if _is_at(descriptor, file):
+            with contextlib.suppress(OSError):  # a full disk takes no name, and still keeps the lock
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, _signature().encode(errors="replace"), 0)
-                return descriptor
+            return descriptor
         os.close(descriptor)
-        folder.mkdir(parents=True, exist_ok=True)
+
+
+def _is_at(descriptor: int, file: Path) -> bool:
+    """Whether an open file still has its name: its folder may have been renamed or removed since."""
+    try:
+        return os.stat(file).st_ino == os.fstat(descriptor).st_ino
+    except OSError:
+        return False
 
 
 def _signature() -> str:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from purrception.errors import InputError
 from purrception.gallery import edit_command, images_wanted
+from purrception.pictures import save_png
 from purrception.studio.controls import (
     MODEL,
     SamplingControls,
@@ -217,7 +218,7 @@ class EditTab:
         """Put what an edit was made from into the run's folder, for its command line."""
         folder: Path = self._studio.next_folder("edits")
         for name, image in pictures.items():
-            image.save(folder / f"{name}.png")
+            save_png(image, folder / f"{name}.png")
         return {name: str(folder / f"{name}.png") for name in pictures}
 
 

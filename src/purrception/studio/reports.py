@@ -51,7 +51,7 @@ class ReportsTab:
 
     def _found(self) -> list[str]:
         """Reports in the run's folder, newest first, by their path in it."""
-        reports = sorted(self._root.glob("*/*/report.md"), key=lambda path: path.stat().st_mtime, reverse=True)
+        reports = sorted(self._root.glob("*/[!.]*/report.md"), key=lambda path: path.stat().st_mtime, reverse=True)
         return [str(path.parent.relative_to(self._root)) for path in reports]
 
     def _look(self, chosen: str | None) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from purrception.flow import Prediction, SamplingConfig, Watcher
 from purrception.gallery import sample_command, save_gallery
 from purrception.outputs import PurrceptionOutput
 from purrception.pipeline import PurrceptionPipeline
+from purrception.storage import whole_file
 from purrception.studio.files import Uploads
 from purrception.tokens import TokenDataset
 from purrception.training import RunDirectory
@@ -187,10 +189,15 @@ class Studio:
         seconds = time.monotonic() - began
         command = command or sample_command(self.pipeline, self.target, out.labels, settings, seed)
         folder = self.next_folder("downloads")
-        save_gallery(self.pipeline, out, settings, seed, self.target, folder, command)
-        archive = shutil.make_archive(str(folder), "zip", folder)
-        shutil.rmtree(folder)
-        return Made(out, settings, seed, seconds, command, Path(archive))
+        archive = folder.with_suffix(".zip")
+        try:
+            save_gallery(self.pipeline, out, settings, seed, self.target, folder, command)
+            with whole_file(archive) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as packed:
+                for file in sorted(folder.rglob("*")):
+                    packed.write(file, file.relative_to(folder))
+        finally:
+            shutil.rmtree(folder)
+        return Made(out, settings, seed, seconds, command, archive)
 
     def next_folder(self, kind: str) -> Path:
         """A new folder for one visitor's files, made; the oldest beyond 32 go."""

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from purrception.errors import InputError, unknown_name
-from purrception.storage import sha256_of
+from purrception.storage import sha256_of, whole_folder, write_file
 from purrception.tokenizers.public import PUBLIC_TOKENIZERS, PublicTokenizer
 from purrception.tokenizers.vq import VQTokenizer
 from purrception.weights import read_weights, renamed, tensors_in
@@ -72,14 +72,16 @@ def convert_tokenizer(
         input_range: of a folder or hub id; see :meth:`VQTokenizer.load`.
 
     Raises:
-        InputError: see :func:`open_tokenizer`; or the file is another one.
+        InputError: see :func:`open_tokenizer`; or the file is another one, the folder holds something, or the disk
+            is full.
     """
     tokenizer, origin = _open(source, arch, sha256, ema, input_range)
-    tokenizer.save(folder)
-    if origin is not None:
-        (folder / ORIGIN_FILE).write_text(json.dumps(asdict(origin), indent=2) + "\n", encoding="utf-8")
-    elif (earlier := Path(source) / ORIGIN_FILE).is_file():
-        shutil.copyfile(earlier, folder / ORIGIN_FILE)
+    with whole_folder(folder) as partial:
+        tokenizer.save(partial)
+        if origin is not None:
+            write_file(partial / ORIGIN_FILE, json.dumps(asdict(origin), indent=2) + "\n")
+        elif (earlier := Path(source) / ORIGIN_FILE).is_file():
+            shutil.copyfile(earlier, partial / ORIGIN_FILE)
     return tokenizer
 
 

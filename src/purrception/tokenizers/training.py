@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import shutil
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -23,6 +22,7 @@ from purrception.devices import upload
 from purrception.errors import InputError
 from purrception.keyed_rng import Stream, keyed_rng
 from purrception.progress import ProgressBar
+from purrception.storage import append_line, put, write_file, writing
 from purrception.tokenizers.adversarial import PatchDiscriminator, adaptive_weight, hinge_loss
 from purrception.tokenizers.checkpoint import (
     Progress,
@@ -300,8 +300,7 @@ class TokenizerTrainer:
             return ""
         measured = self._measure()
         figures: dict[str, Any] = {name: float(value) for name, value in losses.items()} | asdict(measured)
-        with (self.folder / METRICS_FILE).open("a", encoding="utf-8") as metrics:
-            metrics.write(json.dumps({"step": self.step, **figures}) + "\n")
+        append_line(self.folder / METRICS_FILE, json.dumps({"step": self.step, **figures}))
         return (
             f"psnr {measured.psnr:.1f} dB  codes used {measured.usage:.0%}  perplexity {measured.perplexity:.0f}"
         )
@@ -378,21 +377,22 @@ def _save_whole(tokenizer: VQTokenizer, folder: Path, quantiser: str) -> None:
     """Save a tokenizer so that ``config.json``, by which a finished one is known, appears last."""
     partial = folder / ".partial-tokenizer"
     shutil.rmtree(partial, ignore_errors=True)
-    tokenizer.save(partial)
     lengths = tokenizer.codebook.norm(dim=1)
     origin = {
         "source": "trained by purrception",
         "quantiser": quantiser,
         "codebook_normalised": bool((lengths - 1).abs().max() < 1e-4),
     }
-    (folder / ORIGIN_FILE).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
-    for file in sorted(partial.iterdir(), key=lambda file: file.name == "config.json"):
-        os.replace(file, folder / file.name)
-    partial.rmdir()
+    with writing(folder):
+        tokenizer.save(partial)
+        write_file(partial / ORIGIN_FILE, json.dumps(origin, indent=2) + "\n")
+        for file in sorted(partial.iterdir(), key=lambda file: file.name == "config.json"):
+            put(file, folder / file.name)
+        partial.rmdir()
 
 
 def _drop_after(file: Path, step: int) -> None:
     """Remove the lines of later steps, which a killed training wrote after its last checkpoint."""
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
     whole = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    file.write_text("".join(whole), encoding="utf-8")
+    write_file(file, "".join(whole))

@@ -31,7 +31,7 @@ from purrception.data import (
 )
 from purrception.errors import InputError
 from purrception.progress import ProgressBar
-from purrception.storage import write_file
+from purrception.storage import one_writer, write_file
 from purrception.tokens.encoding import EncodedPart, Encoder, EncodingConfig
 from purrception.tokens.manifest import MANIFEST_FILE, Manifest, Shard, Standardisation
 from purrception.tokens.shards import shard_name, write_shard
@@ -148,7 +148,7 @@ def write_tokens(
 
     Raises:
         InputError: there is nothing to encode, every image is broken, the folder was begun with other images or
-            another tokenizer, or the disk is full.
+            another tokenizer, another process writes there, or the disk is full.
     """
     views, config = views or Views(), config or EncodingConfig()
     if len(source) == 0:
@@ -162,6 +162,18 @@ def write_tokens(
         config.images_per_shard,
         config.batch_size,
     )
+    finished = (folder / MANIFEST_FILE).is_file() and not (folder / PROGRESS_FOLDER).exists()
+    if processes.gather(finished)[0]:
+        plan.settle(folder)
+    else:
+        with one_writer(folder):
+            _write_planned(plan, Encoder(source, views, tokenizer, config), standardisation, folder)
+    return Manifest.read(folder)
+
+
+def _write_planned(plan: Plan, encoder: Encoder, standardisation: Standardisation | None, folder: Path) -> None:
+    """What is missing of the planned shards, in a folder that is ours."""
+    source = encoder.source
     if processes.rank() == 0:
         (folder / PROGRESS_FOLDER).mkdir(parents=True, exist_ok=True)
     processes.wait()
@@ -169,18 +181,19 @@ def write_tokens(
     if not (folder / MANIFEST_FILE).is_file():
         missing = [number for number in range(len(plan.ranges)) if not _record(folder, number).is_file()]
         processes.wait()  # all have looked before any goes on
-        _encode_shards(plan, missing, Encoder(source, views, tokenizer, config), folder)
+        _encode_shards(plan, missing, encoder, folder)
         processes.wait()
         if processes.rank() == 0:
             _report(plan, source, folder)
         if not any(folder.glob("shard-*")):
-            raise NothingReadableError(f"the {plan.images} images of the {split} split", _skipped(plan, folder)[0])
+            raise NothingReadableError(
+                f"the {plan.images} images of the {plan.split} split", _skipped(plan, folder)[0]
+            )
         if processes.rank() == 0:
-            _finish(plan, source, tokenizer, standardisation, folder)
+            _finish(plan, source, encoder.tokenizer, standardisation, folder)
         processes.wait()
     if processes.rank() == 0:
         shutil.rmtree(folder / PROGRESS_FOLDER, ignore_errors=True)
-    return Manifest.read(folder)
 
 
 def _record(folder: Path, number: int) -> Path:

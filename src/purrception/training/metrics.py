@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from torch.utils.tensorboard import SummaryWriter
 
 from purrception import processes
+from purrception.storage import append_line, sync, write_file
+from purrception.training.events import EventFile
 
 
 class MetricsLog:
@@ -22,6 +21,9 @@ class MetricsLog:
         file: the run's ``metrics.jsonl``; TensorBoard events go beside it. Of several processes the first writes.
         step: the step that the run stands at; lines of later steps, left by a run that was killed after its
             last checkpoint, are dropped.
+
+    Raises:
+        InputError: here and in every method: the disk is full; what was written before is kept.
     """
 
     def __init__(self, file: Path, step: int = 0) -> None:
@@ -30,39 +32,32 @@ class MetricsLog:
             return
         if file.exists():
             _drop_after(file, step)
-        self._stream = file.open("a", encoding="utf-8")
-        self._folder, self._begins = file.parent, step + 1
+        self._file, self._begins = file, step + 1
 
     @cached_property
-    def _board(self) -> SummaryWriter:
-        """Opened by the first figure: a file and a thread that steps of a rehearsal can do without."""
-        return SummaryWriter(str(self._folder), purge_step=self._begins)
+    def _board(self) -> EventFile:
+        """Begun by the first figure: a file that steps of a rehearsal can do without."""
+        return EventFile(self._file.parent, self._begins)
 
     def write(self, step: int, figures: dict[str, Any]) -> None:
         """Record figures of one step; numbers also go to TensorBoard."""
         if not self._writes:
             return
-        self._stream.write(json.dumps({"step": step, **figures}) + "\n")
-        self._stream.flush()
-        for name, value in figures.items():
-            if isinstance(value, int | float):
-                self._board.add_scalar(name, value, step)
+        append_line(self._file, json.dumps({"step": step, **figures}))
+        numbers = {name: value for name, value in figures.items() if isinstance(value, int | float)}
+        if numbers:
+            self._board.figures(step, numbers)
 
     def image(self, step: int, name: str, array: np.ndarray) -> None:
         """Record a picture, uint8 ``[H, W, C]``."""
         if self._writes:
-            self._board.add_image(name, array, step, dataformats="HWC")
+            self._board.picture(step, name, array)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._writes:
-            self._stream.close()
-            if "_board" in vars(self):
-                self._board.close()
+    def __exit__(self, *_: object) -> None:
+        """Nothing is held open."""
 
 
 def read_json_lines(file: Path) -> list[dict[str, Any]]:
@@ -77,14 +72,11 @@ def read_json_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def append_json_line(file: Path, values: dict[str, Any]) -> None:
-    """Add one line; a line that a kill has cut before it is ended first, so that only that one is lost."""
-    whole = not file.exists() or file.read_bytes()[-1:] in (b"", b"\n")
-    with file.open("a", encoding="utf-8") as stream:
-        stream.write(("" if whole else "\n") + json.dumps(values) + "\n")
+    """Add one line, and have it on the disk; see :func:`append_line`."""
+    append_line(file, json.dumps(values))
+    sync(file)
 
 
 def _drop_after(file: Path, step: int) -> None:
     kept = [line for line in read_json_lines(file) if line["step"] <= step]
-    partial = file.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-    os.replace(partial, file)
+    write_file(file, "".join(json.dumps(line) + "\n" for line in kept))

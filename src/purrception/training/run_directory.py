@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from purrception.errors import InputError
-from purrception.storage import is_unused
+from purrception.storage import is_unused, write_file, writing
 from purrception.terminal import command_line
 
 
@@ -64,15 +64,16 @@ class RunDirectory:
         """Make a new run with its configuration.
 
         Raises:
-            InputError: something is already there; nothing is overwritten.
+            InputError: something is already there, and nothing is overwritten; or the disk is full.
         """
         run = cls(root)
         if not is_unused(run.root):
             resume = command_line(["train", "--resume", str(run.root)])
             go_on = f"go on with it by {resume}, or " if run.config_file.is_file() else ""
             raise InputError(f"{run.root} is already there and not empty: {go_on}choose another --name or --out")
-        run.root.mkdir(parents=True, exist_ok=True)
-        run.config_file.write_text(config_yaml, encoding="utf-8")
+        with writing(run.root):
+            run.root.mkdir(parents=True, exist_ok=True)
+        write_file(run.config_file, config_yaml)
         return run
 
     @classmethod

@@ -1,0 +1,53 @@
+"""What TensorBoard reads, written by the thread that trains, so that a full disk is met where it is full."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from torch.utils.tensorboard import RecordWriter
+from torch.utils.tensorboard.summary import image, scalar
+
+from purrception.storage import append
+
+_numbers = itertools.count()
+
+
+class EventFile:
+    """A file of TensorBoard's events, whole after every call.
+
+    Args:
+        folder: where it lies.
+        begins: the first step it is about; what other files hold of that one and later ones counts no more.
+
+    Raises:
+        InputError: here and in every method: the disk is full.
+    """
+
+    def __init__(self, folder: Path, begins: int) -> None:
+        made_by = f"{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
+        self.path = folder / f"events.out.tfevents.{made_by}"
+        start = SessionLog(status=SessionLog.START)
+        self._add(Event(step=begins, file_version="brain.Event:2"), Event(step=begins, session_log=start))
+
+    def figures(self, step: int, figures: dict[str, float]) -> None:
+        """Record numbers by name."""
+        self._add(*(Event(step=step, summary=scalar(name, value)) for name, value in figures.items()))
+
+    def picture(self, step: int, name: str, array: np.ndarray) -> None:
+        """Record a picture, uint8 ``[H, W, C]``."""
+        self._add(Event(step=step, summary=image(name, array, dataformats="HWC")))
+
+    def _add(self, *events: Any) -> None:
+        content = io.BytesIO()
+        for event in events:
+            event.wall_time = time.time()
+            RecordWriter(content).write(event.SerializeToString())
+        append(self.path, content.getvalue())

@@ -1,0 +1,40 @@
+"""What TensorBoard reads, and what happens to it on a full disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from purrception.errors import InputError
+from purrception.training.metrics import MetricsLog, read_json_lines
+from tests.storage.test_storage import full
+
+
+def test_tensorboard_finds_figures_and_pictures_and_forgets_what_is_done_again(tmp_path: Path) -> None:
+    first = MetricsLog(tmp_path / "metrics.jsonl")
+    for step in (1, 2, 3):
+        first.write(step, {"loss": 1 / step, "reason": "a text"})
+    first.image(3, "samples", np.zeros((4, 6, 3), np.uint8))
+    second = MetricsLog(tmp_path / "metrics.jsonl", step=2)
+    second.write(3, {"loss": 7.0})
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 1.0), (2, 0.5), (3, 7.0)]
+    assert events.Images("samples") == []  # of step 3, which was done again
+    assert [row["step"] for row in read_json_lines(tmp_path / "metrics.jsonl")] == [1, 2, 3]
+
+
+def test_a_full_disk_is_met_by_the_thread_that_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.write(1, {"loss": 1.0})
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(Path, "open", lambda *_, **__: full())
+    with pytest.raises(InputError, match=r"cannot write .*metrics\.jsonl \(No space left on device\)"):
+        log.write(2, {"loss": 1.0})
+    with pytest.raises(InputError, match=r"cannot write .*events\.out\.tfevents.* \(No space left on device\)"):
+        log.image(2, "samples", np.zeros((4, 6, 3), np.uint8))
+    monkeypatch.undo()
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
