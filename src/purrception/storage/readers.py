@@ -44,8 +44,11 @@ def plain_reason(error: BaseException) -> str:
     """What an error says, in one line of moderate length."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return f"{where and f'{where}: '}{first['msg']}; given {str(first['input'])[:100]}"
+        inner = first.get("ctx", {}).get("error")
+        if isinstance(inner, InputError):
+            return str(inner)
+        where = ".".join(repr(part).strip("'") for part in first["loc"])[:100]
+        return f"{where and f'{where}: '}{first['msg']}; given {repr(first['input'])[:100]}"
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     if isinstance(error, MemoryError):
