@@ -89,7 +89,8 @@ def _describe(folder: Path, made: bool) -> str:
     skipped = describe_report(folder)
     if not made:
         return f"{folder}: no images held out, {skipped}" if skipped else ""
-    summary = read_json(folder / SUMMARY_FILE, dict[str, float], "the summary of a preparation", strict=False)
+    file = folder / SUMMARY_FILE
+    summary: dict[str, float] = read_json(file, dict[str, float], "the summary of a preparation")
     rates = ("images_per_second_and_process", "share_outside_encoder")
     speed, outside = (summary.get(name, math.nan) for name in rates)
     return (

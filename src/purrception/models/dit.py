@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from purrception.errors import InputError, unknown_name
+from purrception.errors import InputError, check_numbers, unknown_name
 from purrception.models.modern import SwiGLU, rotary_turns, rotate
 
 Norm = Literal["layer", "rms"]
@@ -57,6 +57,8 @@ class DiTConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit each other."""
+        bounds = {"depth": 1024, "width": 2**16, "heads": 2**12, "patch_size": 64, "mlp_ratio": 64}
+        check_numbers(self, "network.", **bounds)
         if min(self.depth, self.width, self.heads, self.patch_size) < 1:
             raise InputError(
                 "network depth, width, heads and patch_size are at least 1; given "

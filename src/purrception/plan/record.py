@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from purrception.errors import InputError, unknown_name
+from purrception.errors import InputError, check_numbers, unknown_name
 from purrception.peaks import PEAK_TFLOPS, check_tflops, known_peak
 from purrception.plan.images import Images
 from purrception.plan.speed import Speed
@@ -39,6 +39,7 @@ class PlanOptions:
 
     def __post_init__(self) -> None:
         """Refuse a machine that cannot be."""
+        check_numbers(self, "", gpus=2**24, gpus_per_machine=2**24, images=10**12, classes=2**17, tflops=1e12)
         for name in ("gpus", "gpus_per_machine", "images"):
             if (given := getattr(self, name)) is not None and given < 1:
                 raise InputError(f"a plan needs {name} of at least 1; given {given}")

@@ -11,7 +11,7 @@ from purrception.storage.files import (
     write_file,
 )
 from purrception.storage.locks import LOCK_FILE, one_writer
-from purrception.storage.readers import plain_reason, read_json, read_limited, reading
+from purrception.storage.readers import plain_reason, read_json, read_limited, read_yaml, reading
 
 __all__ = [
     "DIGESTS_FILE",
@@ -25,6 +25,7 @@ __all__ = [
     "plain_reason",
     "read_json",
     "read_limited",
+    "read_yaml",
     "reading",
     "sha256_of",
     "sync",

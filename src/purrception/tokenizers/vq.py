@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from purrception.data.transforms import tensor_to_bytes
 from purrception.devices import downloads, upload
-from purrception.errors import InputError, unknown_name
+from purrception.errors import InputError, check_numbers, unknown_name
 from purrception.nearest import nearest_codes
 from purrception.packages import require
 from purrception.progress import note
@@ -114,13 +114,15 @@ class VQConfig:
 
     def __post_init__(self) -> None:
         """Refuse impossible sizes."""
+        bounds = {"codebook_size": 2**24, "codebook_dim": 2**14, "channels": 2**14, "layers": 64}
+        check_numbers(self, "tokenizer.model.", **bounds)
         if self.codebook_size < 2 or self.codebook_dim < 1 or self.layers < 1:
             raise InputError(
                 "a tokenizer needs codebook_size ≥ 2, codebook_dim ≥ 1 and layers ≥ 1; given "
                 f"{self.codebook_size}, {self.codebook_dim} and {self.layers}"
             )
-        if not self.channels or any(width % 8 for width in self.channels):
-            raise InputError(f"tokenizer channels are multiples of 8; given {list(self.channels)}")
+        if not 1 <= len(self.channels) <= 16 or any(width < 8 or width % 8 for width in self.channels):
+            raise InputError(f"tokenizer channels are 1 to 16 multiples of 8; given {list(self.channels)[:20]}")
         if self.normalisation not in ARCHITECTURES:
             raise unknown_name("normalisation", self.normalisation, ARCHITECTURES)
 

@@ -72,7 +72,7 @@ class Plan:
         file, here = folder / PLAN_FILE, asdict(self)
         if file.is_file():
             remedy = f"remove {folder} to encode the images again"
-            there = read_json(file, dict[str, Any], "the plan of token shards", remedy)
+            there: dict[str, Any] = read_json(file, dict[str, Any], "the plan of token shards", remedy)
             if differing := [key for key, value in here.items() if there.get(key) != value]:
                 raise InputError(
                     f"{folder} was begun with another {', '.join(differing)}: give another folder, "
