@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,9 +14,10 @@ from purrception.errors import unknown_name
 from purrception.experiment import load_pipeline, sampling_companion
 from purrception.hub import CARD, GRID, RECIPE
 from purrception.pipeline import PurrceptionPipeline
+from purrception.storage import read_json
 from purrception.terminal import command_line
 from purrception.tokenizers import PUBLIC_TOKENIZERS
-from purrception.tokenizers.convert import ORIGIN_FILE
+from purrception.tokenizers.saved import ORIGIN_FILE
 from purrception.training import CheckpointStore, RunDirectory
 from purrception.training.metrics import read_json_lines
 
@@ -95,7 +96,7 @@ A variational flow matching model in a vector-quantised latent space (Purrceptio
 ```python
 from purrception import PurrceptionPipeline
 
-pipe = PurrceptionPipeline.from_pretrained("OWNER/NAME")
+pipe = PurrceptionPipeline.from_pretrained("hub:OWNER/NAME")
 out = pipe(num_images=8, num_inference_steps={sampling.steps}, temperature={sampling.temperature!r}, seed=0)
 ```
 
@@ -167,11 +168,15 @@ def _data(config: RunConfig) -> str:
 
 def _tokenizer(run: RunDirectory, config: RunConfig) -> str:
     origin = run.tokenizer / ORIGIN_FILE
-    record = json.loads(origin.read_text(encoding="utf-8")) if origin.is_file() else {}
+    remedy = "remove it, and the card says nothing of where the tokenizer comes from"
+    record: dict[str, Any] = (
+        read_json(origin, dict[str, Any], "the origin of a tokenizer", remedy) if origin.is_file() else {}
+    )
     if "arch" in record:
-        public = PUBLIC_TOKENIZERS.get(record["arch"])
+        arch, source = str(record["arch"]), str(record.get("source", "an unknown source"))
+        public = PUBLIC_TOKENIZERS.get(arch)
         licence = TOKENIZER_LICENCES[public.family] if public else "see the page of its source for its licence"
-        return f"{record['arch'] or 'diffusers VQModel'} from {record['source']}, converted; {licence}"
+        return f"{arch or 'diffusers VQModel'} from {source}, converted; {licence}"
     if config.tokenizer.path:
         return f"an existing one, {Path(config.tokenizer.path).name}; its licence is not recorded"
     return "trained on the same images as part of the run; no weights of others"

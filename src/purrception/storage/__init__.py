@@ -1,6 +1,13 @@
 """What lies on disk: written whole or not at all, by one process at a time, verified, read within limits."""
 
-from purrception.storage.digests import DIGESTS_FILE, check_digests, digest_lines, sha256_of, write_digests
+from purrception.storage.digests import (
+    DIGESTS_FILE,
+    check_digests,
+    digest_lines,
+    renew_digests,
+    sha256_of,
+    write_digests,
+)
 from purrception.storage.files import (
     cannot_write,
     is_unused,
@@ -27,6 +34,7 @@ __all__ = [
     "read_limited",
     "read_yaml",
     "reading",
+    "renew_digests",
     "sha256_of",
     "sync",
     "whole_file",

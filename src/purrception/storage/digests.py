@@ -26,16 +26,36 @@ def sha256_of(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_digests(folder: Path, leave: Iterable[str] = ()) -> None:
+def write_digests(
+    folder: Path, leave: Iterable[str] = (), mine: Callable[[str], bool] = lambda name: True
+) -> None:
     """Write the index of all files in ``folder`` and below, but for those to ``leave`` and hidden ones.
+
+    Args:
+        folder: where the index goes.
+        leave: file names that are not listed, in any folder.
+        mine: which names, relative to ``folder``, are listed.
 
     Raises:
         InputError: the disk is full.
     """
     left = {DIGESTS_FILE, LOCK_FILE, *leave}
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in left)
-    listed = {path.relative_to(folder).as_posix(): sha256_of(path) for path in files if path.name[0] != "."}
-    write_file(folder / DIGESTS_FILE, digest_lines(listed))
+    names = [path.relative_to(folder).as_posix() for path in files if path.name[0] != "."]
+    write_file(
+        folder / DIGESTS_FILE, digest_lines({name: sha256_of(folder / name) for name in names if mine(name)})
+    )
+
+
+def renew_digests(folder: Path, names: Iterable[str]) -> None:
+    """Enter files that were written anew into the index of ``folder``, where there is one.
+
+    Raises:
+        InputError: the index is no index, or the disk is full.
+    """
+    if (folder / DIGESTS_FILE).is_file():
+        digests = _read(folder / DIGESTS_FILE) | {name: sha256_of(folder / name) for name in names}
+        write_file(folder / DIGESTS_FILE, digest_lines(digests))
 
 
 def digest_lines(digests: Mapping[str, str]) -> str:

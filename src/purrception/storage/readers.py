@@ -52,6 +52,8 @@ def plain_reason(error: BaseException) -> str:
             return str(inner)
         where = ".".join(repr(part).strip("'") for part in first["loc"])[:100]
         return f"{where and f'{where}: '}{first['msg']}; given {repr(first['input'])[:100]}"
+    if isinstance(error, InputError):
+        return str(error)
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     if isinstance(error, MemoryError):
