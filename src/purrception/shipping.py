@@ -189,6 +189,7 @@ def _figures(run: RunDirectory) -> str:
         lines = reports[-1].read_text(encoding="utf-8").splitlines()
         return "\n".join(f"##{line}" if line.startswith("#") else line for line in lines if "![" not in line)
     rows = read_json_lines(run.metrics_file)
-    losses = [row["validation_loss"] for row in rows if math.isfinite(row.get("validation_loss", math.nan))]
+    given = [row.get("validation_loss") for row in rows]
+    losses = [loss for loss in given if isinstance(loss, float) and math.isfinite(loss)]
     held_out = f" Held-out loss at the end: {losses[-1]:.4f}." if losses else ""
     return f"Not evaluated yet.{held_out}"

@@ -121,6 +121,9 @@ def tensors_in(content: Any, keys: Sequence[str], path: Path | str) -> dict[str,
     tensors = {str(name): value for name, value in found if isinstance(value, Tensor)}
     if not tensors:
         raise InputError(f"{path} holds no named tensors, neither plainly nor under {' or '.join(keys)}")
+    for name, tensor in tensors.items():  # one that repeats a few numbers could be of any size
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise InputError(f"{path} is damaged: {name} is to hold {tensor.numel()} numbers, and stores fewer")
     return _unwrapped(tensors, path)
 
 

@@ -120,7 +120,9 @@ def test_the_same_process_may_ask_again(tmp_path: Path) -> None:
     assert (tmp_path / LOCK_FILE).read_text() == ""
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "/etc/passwd", "a/b", "..\\b", "a\0b", "a\nb", 7, None])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "/etc/passwd", "a/b", "..\\b", "a\0b", "a\nb", 7, None, "a" * 256]
+)
 def test_a_name_is_never_a_path(name: object) -> None:
     with pytest.raises(InputError, match="plain file names"):
         plain_name(name, "manifest.json")

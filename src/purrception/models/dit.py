@@ -64,6 +64,8 @@ class DiTConfig:
                 "network depth, width, heads and patch_size are at least 1; given "
                 f"{self.depth}, {self.width}, {self.heads} and {self.patch_size}"
             )
+        if self.width * self.mlp_ratio < 1:
+            raise InputError(f"network.mlp_ratio leaves an MLP at least 1 channel; given {self.mlp_ratio}")
         if self.width % self.heads or self.width % 4:
             raise InputError(
                 f"network.width is a multiple of network.heads and of 4; given {self.width} and {self.heads}"

@@ -16,7 +16,7 @@ from purrception.storage.readers import read_limited
 DIGESTS_FILE = "SHA256SUMS"
 SKIP = "PURRCEPTION_SKIP_DIGESTS"
 """Environment variable: set to 1, what is loaded is not compared with its digests."""
-LINE = re.compile(r"([0-9a-f]{64})  (.+)")
+LINE = re.compile(r"([0-9a-f]{64})  (.{1,1000})")
 LARGEST_INDEX = 2**24
 
 

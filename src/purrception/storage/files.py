@@ -20,6 +20,8 @@ REFUSALS = frozenset(
     }
 )  # fmt: skip
 """What a disk answers where it will not have a file."""
+LONGEST_NAME = 255
+"""Bytes of a file's name, on every usual file system."""
 OF_RUST = re.compile(r"os error (\d+)")
 """How safetensors tells the number of an error of the system."""
 
@@ -34,8 +36,16 @@ def plain_name(text: object, where: object) -> str:
     Raises:
         InputError: it is empty, no text, or has a folder in it.
     """
-    if not isinstance(text, str) or text in ("", ".", "..") or set(text) & set("/\\\0") or not text.isprintable():
-        raise InputError(f"{where} names the file {text!r}; accepted are plain file names, of files beside it")
+    if (
+        not isinstance(text, str)
+        or text in ("", ".", "..")
+        or set(text) & set("/\\\0")
+        or not text.isprintable()
+        or len(text.encode()) > LONGEST_NAME
+    ):
+        raise InputError(
+            f"{where} names the file {text!r:.300}; accepted are plain file names, of files beside it"
+        )
     return text
 
 

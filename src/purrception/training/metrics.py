@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +13,11 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from purrception import processes
+from purrception.progress import note
+from purrception.storage import read_limited, write_file
+
+LARGEST_LOG = 2**30
+"""Bytes; a million lines have a quarter of that."""
 
 
 class MetricsLog:
@@ -66,13 +71,26 @@ class MetricsLog:
 
 
 def read_json_lines(file: Path) -> list[dict[str, Any]]:
-    """All whole lines of a file of JSON objects, none if it is missing; a line cut by a kill is left out."""
-    lines = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
+    """The lines of a file of JSON objects, each with a whole number ``step``, none if it is missing.
+
+    A line that a kill has cut, or that is damaged, is left out, and a note says how many.
+
+    Raises:
+        InputError: it cannot be read, or is larger than such a file gets.
+    """
+    if not file.exists():
+        return []
+    lines, left = [], 0
+    for text in read_limited(file, LARGEST_LOG, "a file of figures").decode(errors="replace").split("\n"):
+        values: Any = None
+        with contextlib.suppress(ValueError, RecursionError):
+            values = json.loads(text)
+        if isinstance(values, dict) and type(values.get("step")) is int:
+            lines.append(values)
+        elif text:
+            left += 1
+    if left:
+        note(f"{left} of the lines of {file} are cut or damaged: they are left out")
     return lines
 
 
@@ -85,6 +103,4 @@ def append_json_line(file: Path, values: dict[str, Any]) -> None:
 
 def _drop_after(file: Path, step: int) -> None:
     kept = [line for line in read_json_lines(file) if line["step"] <= step]
-    partial = file.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-    os.replace(partial, file)
+    write_file(file, "".join(json.dumps(line) + "\n" for line in kept))
