@@ -22,7 +22,7 @@ from purrception.flow import ObjectiveConfig, SamplingConfig
 from purrception.models import DiTConfig, HeadConfig
 from purrception.options import option_names
 from purrception.places import check_name
-from purrception.storage import read_yaml, reading
+from purrception.storage import is_plain_name, read_yaml, reading
 from purrception.tokenizers import LossConfig, TokenizerTrainingConfig, VQConfig
 from purrception.training import TrainingConfig
 
@@ -32,8 +32,8 @@ class TokenizerConfig:
     """Where the tokenizer comes from: trained as part of the run, a folder or hub id, or a public checkpoint."""
 
     path: str = ""
-    """Folder or hub id of an existing tokenizer (diffusers VQModel), or a checkpoint file to convert; empty: train
-    one."""
+    """Folder of an existing tokenizer (diffusers VQModel), hub:OWNER/NAME, or a checkpoint file to convert; empty:
+    train one."""
     arch: str = ""
     """What a checkpoint file holds: vq-f4, vq-f8, vq-f8-n256, vq-f16, vqgan-imagenet-f16-1024,
     vqgan-imagenet-f16-16384, vq-ds8-c2i, vq-ds16-c2i or vq-ds16-t2i."""
@@ -77,7 +77,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Refuse a name that is no folder name, and a seed that no generator takes."""
-        if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
+        if not is_plain_name(self.name) or self.name.startswith("."):
             raise InputError(f"a run's name is a plain folder name; given {self.name!r}")
         _check(self, self.data)
         if not 0 <= self.seed < 2**63:

@@ -20,7 +20,7 @@ from purrception.storage import (
     write_digests,
     write_file,
 )
-from purrception.weights import forget_place, holds_variant
+from purrception.weights import check_variant, forget_place, holds_variant
 
 INDEX_FILE, PIPELINE = "model_index.json", "PurrceptionPipeline"
 PARTS = {
@@ -95,6 +95,7 @@ def variants(folder: Path, variant: str | None) -> dict[str, str | None]:
     Raises:
         InputError: no part has that variant.
     """
+    check_variant(variant)
     held = {part: variant if holds_variant(folder / part, variant) else None for part in PARTS}
     if variant and not any(held.values()):
         raise InputError(f"cannot load the pipeline in {folder}: it has no weights of the variant {variant!r}")

@@ -35,6 +35,7 @@ from purrception.progress import ProgressBar
 from purrception.sampling import sample_together
 from purrception.storage import DIGESTS_FILE
 from purrception.tokenizers import VQTokenizer
+from purrception.weights import check_variant
 
 DEFAULTS = SamplingConfig()
 
@@ -114,6 +115,7 @@ class PurrceptionPipeline(DiffusionPipeline):
 
     def save_pretrained(self, folder: Path | str, variant: str | None = None) -> None:
         """Write what diffusers expects, weights as safetensors with ``variant`` in their names, and any card."""
+        check_variant(variant)
         (Path(folder) / DIGESTS_FILE).unlink(missing_ok=True)
         super().save_pretrained(str(folder), safe_serialization=True, variant=variant)
         seal(Path(folder), self.companions)

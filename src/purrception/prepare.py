@@ -21,7 +21,7 @@ class PrepareOptions:
     """What ``purrception prepare`` takes."""
 
     tokenizer: str = ""
-    """Folder or hub id of the tokenizer (a diffusers VQModel), or a checkpoint file to convert, with --arch."""
+    """Folder of the tokenizer (a diffusers VQModel), hub:OWNER/NAME, or a checkpoint file to convert (--arch)."""
     arch: str = ""
     """What a checkpoint file holds; see ``purrception tokenizer convert``."""
     out: str = ""

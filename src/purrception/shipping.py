@@ -20,6 +20,7 @@ from purrception.tokenizers import PUBLIC_TOKENIZERS
 from purrception.tokenizers.saved import ORIGIN_FILE
 from purrception.training import CheckpointStore, RunDirectory
 from purrception.training.metrics import read_json_lines
+from purrception.weights import check_variant
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DATA = {
@@ -54,6 +55,7 @@ def export_run(
     """
     if dtype not in PRECISIONS:
         raise unknown_name("precision", dtype, PRECISIONS)
+    check_variant(variant)
     run = RunDirectory.open(root)
     config = load_config(run.config_file)
     pipeline = load_pipeline(root)

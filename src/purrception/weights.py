@@ -148,6 +148,16 @@ def only_variant(folder: Path) -> str | None:
     return variants.pop() if len(variants) == 1 else None
 
 
+def check_variant(variant: str | None) -> None:
+    """Refuse a variant that is no part of a file's name.
+
+    Raises:
+        InputError: it has anything but letters, digits and underscores, or does not begin with a letter.
+    """
+    if variant and not re.fullmatch(r"[a-z]\w{0,31}", variant, re.ASCII):
+        raise InputError(f"a variant is a word such as bf16, part of the weight files' names; given {variant!r}")
+
+
 def holds_variant(folder: Path, variant: str | None) -> bool:
     """Whether a folder holds diffusers' weights of that variant."""
     found = (VARIANT.fullmatch(path.name) for path in folder.glob("diffusion_pytorch_model*"))

@@ -39,7 +39,6 @@ class PlanOptions:
 
     def __post_init__(self) -> None:
         """Refuse a machine that cannot be."""
-        check_numbers(self, "", gpus=2**24, gpus_per_machine=2**24, images=10**12, classes=2**17, tflops=1e12)
         for name in ("gpus", "gpus_per_machine", "images"):
             if (given := getattr(self, name)) is not None and given < 1:
                 raise InputError(f"a plan needs {name} of at least 1; given {given}")
@@ -53,6 +52,7 @@ class PlanOptions:
             raise unknown_name("GPU", self.gpu, PEAK_TFLOPS)
         if self.gpu and self.device == "cpu":
             raise InputError(f"a plan is for a GPU or for the processor; given --gpu {self.gpu} and --device cpu")
+        check_numbers(self, "", gpus=2**24, gpus_per_machine=2**24, images=10**12, classes=2**17, tflops=1e12)
 
 
 @dataclass(frozen=True)

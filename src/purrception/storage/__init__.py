@@ -10,6 +10,7 @@ from purrception.storage.digests import (
 )
 from purrception.storage.files import (
     cannot_write,
+    is_plain_name,
     is_unused,
     plain_name,
     sync,
@@ -26,6 +27,7 @@ __all__ = [
     "cannot_write",
     "check_digests",
     "digest_lines",
+    "is_plain_name",
     "is_unused",
     "one_writer",
     "plain_name",

@@ -81,7 +81,7 @@ def convert_tokenizer(
         folder: where to.
         sha256: what the file's SHA-256 must begin with; empty: it is recorded only.
         ema: take the moving average where a file holds it beside the weights.
-        input_range: of a folder or hub id; see :meth:`VQTokenizer.load`.
+        input_range: of a folder or of the hub; see :meth:`VQTokenizer.load`.
 
     Raises:
         InputError: see :func:`open_tokenizer`; or the file is another one.

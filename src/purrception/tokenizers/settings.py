@@ -23,8 +23,8 @@ class LossConfig:
     perceptual: float = 0.0
     """Weight of LPIPS over VGG16; needs perceptual_weights."""
     perceptual_weights: tuple[str, ...] = ()
-    """Files (.safetensors, .pt, .pth) with VGG16's convolutions and LPIPS's linear layers, or owner/name:file on
-    the hub."""
+    """Files (.safetensors, .pt, .pth) with VGG16's convolutions and LPIPS's linear layers, or
+    hub:owner/name:file."""
 
     def __post_init__(self) -> None:
         """Refuse negative weights, and a perceptual loss that is half asked for."""
