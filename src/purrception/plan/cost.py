@@ -69,8 +69,8 @@ def plan(config: RunConfig, machine: PlanOptions | None = None) -> Plan:
     shards = _shards(training, machine)
     memory = _memory(build, config, objective, count, shards, device)
     speed = _speed(build, config, objective, machine, device, per_image, sum(memory.values()))
-    seconds = min(training.steps, FOREVER) * speed.seconds_per_step
-    if not 0 < seconds < FOREVER or training.steps > FOREVER:
+    seconds = training.steps * speed.seconds_per_step
+    if not 0 < seconds < FOREVER:
         raise InputError(
             f"the training would take more than {FOREVER:.0e} seconds: fewer --training.steps, more --tflops or "
             "more --utilisation are needed"
