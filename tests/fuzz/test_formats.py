@@ -46,7 +46,7 @@ from tests.fuzz.mutations import hold, mutated
 from tests.test_tokens import Pixels, PixelTokenizer
 
 MUTATIONS = int(os.environ.get("FUZZ", "0"))
-QUICK, SLOW = MUTATIONS or 150, MUTATIONS or 100
+QUICK, SLOW = MUTATIONS or 120, MUTATIONS or 100
 """For each reader in CI; those that build a network take longer."""
 
 
@@ -131,7 +131,7 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(max_examples=MUTATIONS or 150, deadline=None, derandomize=True)
+@settings(max_examples=MUTATIONS or 100, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_value_in_any_place_of_a_configuration(data: st.DataObject) -> None:
     values = config_to_dict(get_recipe("digits"))
@@ -229,15 +229,11 @@ def test_a_pipeline_with_digests_notices_all_damage(pipeline: Path, name: str) -
     fuzz(lambda _: PurrceptionPipeline.from_pretrained(pipeline), pipeline / name, SLOW // 2, noticed=sure)
 
 
-@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("name", sorted({*PARTS} - {"sampling.yaml"}))
 def test_a_pipeline_without_digests_is_taken_or_refused(pipeline: Path, name: str) -> None:
     (pipeline / DIGESTS_FILE).unlink()
-
-    def read(_: Path) -> None:
-        PurrceptionPipeline.from_pretrained(pipeline)
-        load_sampling(pipeline / "sampling.yaml")
-
-    fuzz(read, pipeline / name, SLOW)
+    count = SLOW // 2 if name.startswith("vqvae") else SLOW  # whose reader test_tokenizers tries as well
+    fuzz(lambda _: PurrceptionPipeline.from_pretrained(pipeline), pipeline / name, count)
 
 
 @pytest.mark.parametrize("name", ["config.json", "diffusion_pytorch_model.safetensors"])
