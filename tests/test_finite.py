@@ -51,7 +51,7 @@ def test_a_tokenizer_and_a_pipeline_are_refused(tiny_run: Path, tmp_path: Path, 
     shutil.copytree(tiny_run / "tokenizer", tmp_path / "tokenizer")
     spoil(tmp_path / "tokenizer", code, value)
     with pytest.raises(InputError, match=rf"tokenizer: .*{code} \(1 of 48\)"):
-        VQTokenizer.load(tmp_path / "tokenizer")
+        VQTokenizer.load(tmp_path / "tokenizer", verify=False)
     broken = VQTokenizer.load(tiny_run / "tokenizer").vq
     nn.init.constant_(broken.encoder.conv_in.bias, value)
     with pytest.raises(InputError, match="conv_in"):
@@ -61,7 +61,7 @@ def test_a_tokenizer_and_a_pipeline_are_refused(tiny_run: Path, tmp_path: Path, 
         shutil.copytree(tiny_run / "pipeline", folder)
         spoil(folder / part, name, value)
         with pytest.raises(InputError, match=name):
-            PurrceptionPipeline.from_pretrained(folder)
+            PurrceptionPipeline.from_pretrained(folder, verify=False)
 
 
 def test_checkpoints_of_both_trainings_are_refused(tiny_run: Path, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_figures_that_standardise_are_finite(
     manifest = json.loads((tiny_run / "tokens/train/manifest.json").read_text())
     manifest["standardisation"] = spoiled(manifest["standardisation"])
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match=r"is not a token manifest: standardisation.*finite means"):
+    with pytest.raises(InputError, match=r"is not a token manifest.*finite means"):
         Manifest.read(tmp_path)
     with pytest.raises(InputError, match="finite means and a positive deviation"):
         Standardisation((math.nan, 0.0), 1.0)

@@ -36,6 +36,7 @@ def exported(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_export_holds_averaged_weights_and_what_describes_them(exported: Path, tiny_run: Path) -> None:
     names = [
         "README.md",
+        "SHA256SUMS",
         "config.yaml",
         "model_index.json",
         "samples.png",
@@ -101,22 +102,24 @@ def test_a_pipeline_of_the_hub_is_found_in_its_cache(exported: Path, tmp_path: P
     shutil.copytree(exported, cache / "snapshots" / commit)
     program = (
         "from purrception import PurrceptionPipeline, load_pipeline\n"
-        "for pipe in (PurrceptionPipeline.from_pretrained('someone/tiny'), load_pipeline('hub:someone/tiny')):\n"
+        "name = 'hub:someone/tiny'\n"
+        "for pipe in (PurrceptionPipeline.from_pretrained(name), load_pipeline(name)):\n"
         "    print(pipe(num_images=1, num_inference_steps=1).indices.shape)\n"
-        "PurrceptionPipeline.from_pretrained('someone/else')\n"
+        "PurrceptionPipeline.from_pretrained('hub:someone/else')\n"
     )
     environment = os.environ | {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
     )
     assert done.stdout.count("torch.Size([1, 4, 4])") == 2, done.stderr
-    assert "no pipeline at someone/else, neither a folder here nor on the hub" in done.stderr
+    assert "no pipeline at someone/else on the hub" in done.stderr
 
 
-def test_a_name_is_taken_for_one_of_the_hub_only_where_no_folder_is(tmp_path: Path) -> None:
+def test_a_name_is_one_of_the_hub_only_where_it_says_so(tmp_path: Path) -> None:
     assert local_folder(tmp_path) == tmp_path
     assert local_folder("./a/b") == Path("a/b")
     assert local_folder("nowhere") == Path("nowhere")
+    assert local_folder("owner/name") == Path("owner/name")
 
 
 def test_export_tells_mistakes(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import subprocess
 import sys
 import tracemalloc
@@ -14,7 +16,14 @@ import yaml
 
 from purrception.cli import main
 from purrception.errors import InputError
-from purrception.tokens import EncodingConfig, ShuffledOrder, TokenDataset, rank_share, write_tokens
+from purrception.tokens import (
+    EncodingConfig,
+    ShuffledOrder,
+    TokenDataset,
+    TokenStore,
+    rank_share,
+    write_tokens,
+)
 from purrception.tokens import dataset as dataset_module
 from purrception.tokens import order as order_module
 from purrception.training.metrics import read_json_lines
@@ -92,6 +101,51 @@ def test_shards_at_an_address_are_cached_and_a_bad_copy_replaced(
     fsspec.filesystem("memory").rm("/streaming/set/shard-00009.safetensors")
     with pytest.raises(InputError, match=r"memory://streaming/set/shard-00009\.safetensors is missing"):
         dataset.rows(np.array([9]))
+
+
+@pytest.mark.parametrize("kind", ["local", "memory"])
+@pytest.mark.parametrize("outside", ["absolute", "above"])
+def test_a_set_at_an_address_writes_nothing_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, outside: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    victim = tmp_path / "cache" / "purrception" / "victim.txt"
+    victim.parent.mkdir(parents=True)
+    victim.write_text("mine")
+    (tmp_path / "set").mkdir()
+    write_tokens(ManyPixels(), PixelTokenizer(), tmp_path / "set", "train", config=EncodingConfig(40))
+    manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
+    manifest["shards"][0]["file"] = str(victim) if outside == "absolute" else "../victim.txt"
+    (tmp_path / "set" / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "victim.txt").write_text("theirs")
+    upload(tmp_path / "set", "streaming/evil")
+    fsspec.filesystem("memory").pipe("/streaming/victim.txt", b"theirs")
+    fsspec.filesystem("memory").pipe(f"/streaming/evil{victim}", b"theirs")
+    address = f"local://{tmp_path / 'set'}" if kind == "local" else "memory://streaming/evil"
+    with pytest.raises(InputError, match="accepted are plain file names"):
+        TokenDataset(address)
+    assert victim.read_text() == "mine"
+    with pytest.raises(InputError, match="accepted are plain file names"):
+        TokenStore(address).fetch(manifest["shards"][0]["file"])
+
+
+def test_a_shard_that_arrives_damaged_replaces_no_good_one_and_leaves_nothing(
+    forty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    address, name = f"local://{forty}", "shard-00002.safetensors"
+    TokenDataset(address).rows(np.array([2]))
+    (kept,) = (tmp_path / "cache").rglob(name)
+    good = kept.read_bytes()
+    (forty / name).write_bytes(b"damaged over there")
+    with pytest.raises(InputError, match=r"shard-00002\.safetensors is truncated or altered"):
+        TokenStore(address).fetch(name, sha256=hashlib.sha256(good).hexdigest())
+    assert kept.read_bytes() == good
+    (forty / name).unlink()
+    (forty / name).mkdir()
+    with pytest.raises(InputError, match="is a folder"):
+        TokenStore(address).fetch(name)
+    assert [path.name for path in kept.parent.glob("*shard*")] + list(kept.parent.glob(".*")) == [name]
 
 
 def test_addresses_that_lead_nowhere_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

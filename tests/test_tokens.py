@@ -12,9 +12,18 @@ from PIL import Image
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from purrception.data import Views
+from purrception.data import Skipped, Views
 from purrception.errors import InputError
-from purrception.tokens import EncodingConfig, Manifest, ShuffledOrder, Standardisation, TokenDataset, write_tokens
+from purrception.tokens import (
+    EncodingConfig,
+    Manifest,
+    ShuffledOrder,
+    Standardisation,
+    TokenDataset,
+    preparation,
+    write_tokens,
+)
+from purrception.tokens.shards import map_shard
 
 
 class PixelTokenizer:
@@ -131,6 +140,128 @@ def test_a_missing_or_foreign_manifest_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"codebook_size": 3}')
     with pytest.raises(InputError, match="is not a token manifest"):
         TokenDataset(tmp_path)
+
+
+def forge(folder: Path, **changes: object) -> None:
+    """Change what a manifest says."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"codebook_size": 10**12}, "codebook_size lies in 1 to"),
+        ({"codebook_size": -1}, "codebook_size lies in 1 to"),
+        ({"codebook_dim": 3}, "as many means; given 3 and 2"),
+        ({"grid": [2, 10**9]}, "a side of the grid lies in 1 to"),
+        ({"grid": [2, -3]}, "a side of the grid lies in 1 to|sides of the grid are at least 1"),
+        ({"grid": [2, 3, 4]}, "grid"),
+        ({"shards": []}, "the number of shards lies in 1 to"),
+        ({"shards": [{"file": "a", "count": -1, "sha256": "0" * 64}]}, "at least one row"),
+        ({"shards": [{"file": "a", "count": 2**62, "sha256": "0" * 64}]}, "at least one row"),
+        ({"shards": [{"file": "a", "count": 1, "sha256": "x"}]}, "a SHA-256 in hexadecimal"),
+        ({"shards": [{"file": "a", "count": 1, "sha256": "0" * 64}] * 2}, "named twice"),
+        ({"class_names": ["a"] * 1_000_000}, "class names at most"),
+        ({"standardisation": {"mean": [0.0, 0.0], "std": 0.0}}, "positive deviation"),
+        ({"standardisation": {"mean": [0.0, float("nan")], "std": 1.0}}, "finite means"),
+        ({"views": "many"}, "views"),
+    ],
+)
+def test_a_manifest_that_cannot_be_is_one_line(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    write_tokens(Pixels(), PixelTokenizer(), tmp_path, "train")
+    forge(tmp_path, **changes)
+    with pytest.raises(InputError, match=message) as caught:
+        TokenDataset(tmp_path)
+    assert "manifest.json" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../victim.txt", "/etc/passwd", "a/b", "..", ""])
+def test_a_shard_s_name_is_never_a_path(tmp_path: Path, name: str) -> None:
+    write_tokens(Pixels(), PixelTokenizer(), tmp_path / "set", "train")
+    forge(tmp_path / "set", shards=[{"file": name, "count": 10, "sha256": "0" * 64}])
+    with pytest.raises(InputError, match="plain file names"):
+        TokenDataset(tmp_path / "set")
+
+
+def craft(folder: Path, entries: dict[str, tuple[str, list[int], list[int]]], data: int) -> None:
+    """A shard with any header, and a manifest with its digest."""
+    import hashlib
+
+    names = ("dtype", "shape", "data_offsets")
+    header = json.dumps({name: dict(zip(names, entry, strict=True)) for name, entry in entries.items()}).encode()
+    content = len(header).to_bytes(8, "little") + header + bytes(data)
+    (folder / "shard-00000.safetensors").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    forge(folder, shards=[{"file": "shard-00000.safetensors", "count": 10, "sha256": digest}])
+
+
+CODES, LABELS = ("U16", [10, 2, 3], [0, 120]), ("I32", [10], [120, 160])
+
+
+@pytest.mark.parametrize(
+    ("entries", "data", "message"),
+    [
+        ({"indices": CODES}, 160, "labels"),
+        ({"indices": CODES, "labels": ("I32", [9], [120, 156])}, 160, r"labels of shape \(9,\)"),
+        ({"indices": ("U16", [10, 3, 2], [0, 120]), "labels": LABELS}, 160, "indices of shape"),
+        ({"indices": ("F32", [10, 2, 3], [0, 240]), "labels": LABELS}, 240, "dtype"),
+        ({"indices": CODES, "labels": ("I32", [10], [80, 120])}, 160, "overlap"),
+        ({"indices": CODES, "labels": ("I32", [10], [120, 160])}, 130, "bytes 120 to 160 of 130"),
+        ({"indices": ("U16", [2**40, 2, 3], [0, 120]), "labels": LABELS}, 160, "120 bytes are no array"),
+        ({"indices": ("U16", [-10, -2, 3], [0, 120]), "labels": LABELS}, 160, "an array is to lie"),
+        ({"indices": CODES, "labels": ("I32", [10], [160, 120])}, 160, "an array is to lie|overlap"),
+        ({"indices": CODES, "labels": ("I32", [10], [-40, 0])}, 160, "an array is to lie|overlap"),
+    ],
+)
+def test_a_shard_s_header_is_held_against_its_file(
+    tmp_path: Path, entries: dict[str, tuple[str, list[int], list[int]]], data: int, message: str
+) -> None:
+    write_tokens(Pixels(), PixelTokenizer(), tmp_path, "train")
+    craft(tmp_path, {"indices": CODES, "labels": LABELS}, 160)
+    assert len(TokenDataset(tmp_path)) == 10
+    craft(tmp_path, entries, data)
+    with pytest.raises(InputError, match=message):
+        TokenDataset(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 8, b"\xff" * 100, b"\x08" + bytes(7) + b"[[[[[[[["])
+def test_what_is_no_shard_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.safetensors is no"):
+        map_shard(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("damage", ["", "[]", '{"count": 4}', '{"count": 4, "skipped": [], "counts": [1]}', "{"])
+def test_a_damaged_record_says_what_to_remove(
+    tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = write_tokens(Pixels(), PixelTokenizer(), tmp_path / "whole", "train", config=EncodingConfig(4))
+    cut, real = tmp_path / "cut", preparation._finish
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(preparation, "_finish", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_tokens(Pixels(), PixelTokenizer(), cut, "train", config=EncodingConfig(4))
+    monkeypatch.setattr(preparation, "_finish", real)
+    (cut / "progress" / "00001.json").write_text(damage)
+    with pytest.raises(InputError, match=r"00001\.json.* remove "):
+        write_tokens(Pixels(), PixelTokenizer(), cut, "train", config=EncodingConfig(4))
+    (cut / "progress" / "00001.json").unlink()
+    (cut / "plan.json").write_text((plan := (cut / "plan.json").read_text())[:-9])
+    with pytest.raises(InputError, match=r"plan\.json is not the plan .* remove .*cut to encode"):
+        write_tokens(Pixels(), PixelTokenizer(), cut, "train", config=EncodingConfig(4))
+    (cut / "plan.json").write_text(plan)
+    assert write_tokens(Pixels(), PixelTokenizer(), cut, "train", config=EncodingConfig(4)) == whole
+
+
+def test_a_name_that_is_no_text_survives_in_a_record() -> None:
+    one = Skipped('caf\udce9 \\ ".png', "cannot open 'caf\udce9'")
+    assert preparation.Left.of(one).skipped() == one
+    assert preparation.Left.of(one).image.isascii()
 
 
 def test_order_visits_every_row_once_an_epoch_and_needs_no_history() -> None:

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from purrception.data import DataConfig
-from purrception.errors import InputError, unknown_name
+from purrception.errors import InputError, check_numbers, unknown_name
 from purrception.evaluation import EvaluationConfig
 from purrception.flow import ObjectiveConfig, SamplingConfig
 from purrception.models import DiTConfig, HeadConfig
 from purrception.options import TIMEOUT_MINUTES, option_names
 from purrception.places import check_name
+from purrception.storage import is_plain_name, read_yaml, reading
 from purrception.tokenizers import LossConfig, TokenizerTrainingConfig, VQConfig
 from purrception.training import TrainingConfig
 
@@ -31,8 +32,8 @@ class TokenizerConfig:
     """Where the tokenizer comes from: trained as part of the run, a folder or hub id, or a public checkpoint."""
 
     path: str = ""
-    """Folder or hub id of an existing tokenizer (diffusers VQModel), or a checkpoint file to convert; empty: train
-    one."""
+    """Folder of an existing tokenizer (diffusers VQModel), hub:OWNER/NAME, or a checkpoint file to convert; empty:
+    train one."""
     arch: str = ""
     """What a checkpoint file holds: vq-f4, vq-f8, vq-f8-n256, vq-f16, vqgan-imagenet-f16-1024,
     vqgan-imagenet-f16-16384, vq-ds8-c2i, vq-ds16-c2i or vq-ds16-t2i."""
@@ -76,8 +77,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Refuse a name that is no folder name, and a seed that no generator takes."""
-        if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
+        if not is_plain_name(self.name) or self.name.startswith("."):
             raise InputError(f"a run's name is a plain folder name; given {self.name!r}")
+        _check(self, self.data)
         if not 0 <= self.seed < 2**63:
             raise InputError(f"a seed lies in [0, 2⁶³); given {self.seed}")
 
@@ -105,6 +107,7 @@ class TokenizerRunConfig:
 
     def __post_init__(self) -> None:
         """Refuse a decoder of nothing."""
+        _check(self, self.data)
         if self.decoder_only and not self.init_from:
             raise InputError(
                 "decoder_only trains the decoder of an existing tokenizer: give it with --init-from DIR"
@@ -119,6 +122,16 @@ class DataOptions:
 
     data: DataConfig = field(default_factory=DataConfig)
     """Images."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that are none."""
+        _check(self, self.data)
+
+
+def _check(settings: object, data: DataConfig) -> None:
+    """Refuse numbers that are not finite, anywhere in ``settings``, and images larger than any network takes."""
+    check_numbers(data, "data.", image_size=2**14, classes=2**17, views=2**16)
+    check_numbers(settings)
 
 
 PATHS: dict[type, tuple[str, ...]] = {
@@ -170,17 +183,9 @@ def _validate(kind: type[T], values: Any, origin: str) -> T:
     if not isinstance(values, dict):
         raise InputError(f"{origin} holds no configuration: expected keys such as 'name' and 'training'")
     _refuse_unknown(values, kind, "", origin)
-    try:
+    with reading("a configuration", origin):
         # JSON's strict mode: lists may stand for tuples, but no string for a number and no true for 1.
         return TypeAdapter(kind).validate_json(json.dumps(values), strict=True)
-    except (ValidationError, TypeError) as error:
-        if not isinstance(error, ValidationError):
-            raise InputError(f"{origin} holds a value that is no text, number or list: {error}") from error
-        first = error.errors()[0]
-        if isinstance(inner := first.get("ctx", {}).get("error"), InputError):
-            raise InputError(f"{origin}: {inner}") from error
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{origin}: {where}: {first['msg']}; given {first['input']!r}") from error
 
 
 def _refuse_unknown(values: dict[str, Any], kind: type, prefix: str, origin: str) -> None:
@@ -205,11 +210,7 @@ def _read_yaml(path: Path | str) -> Any:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no configuration file at {path}")
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} is not YAML: {reason}") from error
+    return read_yaml(path, "a configuration in YAML")
 
 
 def load_sampling(path: Path | str) -> SamplingConfig:

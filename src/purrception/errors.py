@@ -1,9 +1,15 @@
-"""The one error that a person is meant to read, and the search for the name they meant."""
+"""The one error that a person is meant to read, the search for the name they meant, and numbers that are none."""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import math
 from collections.abc import Iterable
+from typing import Any
+
+LARGEST = 2**63 - 1
+"""Whole number that a setting may be where nothing smaller bounds it."""
 
 
 class InputError(ValueError):
@@ -27,3 +33,35 @@ def unknown_name(kind: str, given: str, known: Iterable[str]) -> InputError:
     hint = f"did you mean {close[0]!r}? " if close else ""
     listed = ", ".join(names) if len(names) <= 24 else f"{len(names)} names, see --help"
     return InputError(f"unknown {kind} {given!r}: {hint}known: {listed}")
+
+
+def check_numbers(settings: Any, prefix: str = "", **at_most: float) -> None:
+    """Refuse settings that are not finite, or so large that nothing could be made of them.
+
+    A bound is generous: it keeps a number that is mistyped, or comes with somebody's file, from asking for more
+    memory or time than there is before anything can be said of it.
+
+    Args:
+        settings: a dataclass; those within it are checked as well.
+        prefix: put before each name.
+        at_most: the largest number by name, for single numbers and for each of several.
+
+    Raises:
+        InputError: it names the setting.
+    """
+    for item in dataclasses.fields(settings):
+        value, name = getattr(settings, item.name), f"{prefix}{item.name}"
+        if dataclasses.is_dataclass(value):
+            check_numbers(value, f"{name}.")
+            continue
+        for number in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise InputError(f"{name} is a finite number; given {number}")
+            limit = at_most.get(item.name, LARGEST)
+            if isinstance(number, int | float) and abs(number) > limit:
+                raise InputError(f"{name} is at most {limit}; given {_short(number)}")
+
+
+def _short(number: float) -> str:
+    """A number in few digits, of which Python refuses to write thousands."""
+    return str(number) if isinstance(number, float) or abs(number) < 10**20 else "a number of more than 20 digits"

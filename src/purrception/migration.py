@@ -9,14 +9,14 @@ standardised, so that the codebook is the tokenizer's own. The settings of its s
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from torch import Tensor
 
 from purrception.config import dump_sampling
@@ -26,6 +26,7 @@ from purrception.hub import SAMPLING
 from purrception.models import DIT_SIZES, PurrceptionTransformer
 from purrception.pipeline import PurrceptionPipeline
 from purrception.progress import note
+from purrception.storage import read_json, reading
 from purrception.tokenizers import VQTokenizer
 from purrception.weights import account_for, read_weights, renamed, tensors_in
 
@@ -44,6 +45,21 @@ _SOURCE_NAMES = (
     (r"head\.linear\.", "final_layer.linear."),
     (r"tokens\.", "x_pre_embedder."),
 )
+
+
+@dataclass(frozen=True)
+class _Backbone:
+    """Of :data:`SETTINGS_FILE`, what is read."""
+
+    num_heads: Annotated[int, Field(ge=1, le=2**12)]
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """Likewise."""
+
+    model_type: str
+    backbone_hparams: _Backbone
 
 
 @dataclass(frozen=True)
@@ -106,12 +122,13 @@ def migrate(
         InputError: the file cannot be read, a tensor is missing or left over, or what is given does not fit.
     """
     path = Path(path)
-    tensors = _weights(read_weights(path), ema, path)
-    sizes = Sizes.of(tensors, path)
-    stated_objective, stated_heads = _settings(path)
-    objective = _objective(objective or stated_objective, sizes, tokenizer, path)
-    network = _network(sizes, objective, heads or stated_heads or _published_heads(sizes), tokenizer)
-    _load(network, tensors, sizes, path)
+    with reading("a checkpoint of the public implementation", path):
+        tensors = _weights(read_weights(path), ema, path)
+        sizes = Sizes.of(tensors, path)
+        stated_objective, stated_heads = _settings(path)
+        objective = _objective(objective or stated_objective, sizes, tokenizer, path)
+        network = _network(sizes, objective, heads or stated_heads or _published_heads(sizes), tokenizer)
+        _load(network, tensors, sizes, path)
     network.set_codebook(tokenizer.codebook)
     pipeline = PurrceptionPipeline(
         transformer=network.eval(),
@@ -174,13 +191,9 @@ def _settings(path: Path) -> tuple[str, int]:
     file = path.parent / SETTINGS_FILE
     if not file.is_file():
         return "", 0
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-        return str(settings["model_type"]), int(settings["backbone_hparams"]["num_heads"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"cannot read {file}: {error!r}; move it away, and give --objective and --heads"
-        ) from error
+    remedy = "move it away, and give --objective and --heads"
+    settings: _Settings = read_json(file, _Settings, "the settings of the public implementation", remedy)
+    return settings.model_type, settings.backbone_hparams.num_heads
 
 
 def _objective(name: str, sizes: Sizes, tokenizer: VQTokenizer, path: Path) -> str:

@@ -10,7 +10,6 @@ from typing import Literal, Self
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline, VQModel
-from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from torch import Tensor
 
@@ -29,14 +28,15 @@ from purrception.flow import (
     build_objective,
     unwatched,
 )
-from purrception.hub import local_folder, read_companions, upload, write_companions
+from purrception.hub import check_pipeline, local_folder, read_companions, seal, upload, variants
 from purrception.models import PurrceptionTransformer
 from purrception.outputs import PurrceptionOutput
 from purrception.progress import ProgressBar
 from purrception.sampling import sample_together
+from purrception.storage import DIGESTS_FILE
 from purrception.tokenizers import VQTokenizer
+from purrception.weights import check_variant
 
-INDEX_FILE = "model_index.json"
 DEFAULTS = SamplingConfig()
 
 
@@ -87,38 +87,38 @@ class PurrceptionPipeline(DiffusionPipeline):
         device: torch.device | str | None = None,
         variant: str | None = None,
         revision: str | None = None,
+        verify: bool = True,
     ) -> Self:
         """Load what :meth:`save_pretrained` wrote, strictly: every tensor must be there, and no other.
 
         Args:
-            source: a folder; or ``owner/name`` or ``hub:owner/name`` on the Hugging Face hub or in its cache.
+            source: a folder; or ``hub:owner/name`` on the Hugging Face hub or in its cache.
             torch_dtype: precision of the network and the tokenizer; the codes stay float32.
             device: where to; default: the processor.
             variant: part of the weight files' names.
             revision: branch, tag or commit on the hub.
+            verify: compare the files with their SHA-256, where the folder lists them.
 
         Raises:
             InputError: it is missing, damaged, or its parts do not belong together.
         """
         folder = local_folder(source, revision)
-        if folder.exists() and not (folder / INDEX_FILE).is_file():
-            raise InputError(f"no pipeline in {source}: {INDEX_FILE} is missing")
-        diffusers_logging.disable_progress_bar()  # two parts load at once; a bar only flickers
-        options = {"torch_dtype": torch_dtype} if torch_dtype else {}
-        try:
-            pipeline = super().from_pretrained(str(folder), low_cpu_mem_usage=False, variant=variant, **options)
-        except InputError:
-            raise
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"cannot load the pipeline in {source}: {reason}") from error
+        index = check_pipeline(folder, verify)
+        held = variants(folder, variant)
+        network = PurrceptionTransformer.from_pretrained(
+            folder / "transformer", variant=held["transformer"], torch_dtype=torch_dtype
+        )
+        vqvae = VQTokenizer.load(folder / "vqvae", variant=held["vqvae"], torch_dtype=torch_dtype).vq
+        pipeline = cls(network, vqvae, index.objective, index.tokenizer_hash, index.class_names)
         pipeline.companions = read_companions(folder)
         return pipeline if device is None else pipeline.to(device)
 
     def save_pretrained(self, folder: Path | str, variant: str | None = None) -> None:
         """Write what diffusers expects, weights as safetensors with ``variant`` in their names, and any card."""
+        check_variant(variant)
+        (Path(folder) / DIGESTS_FILE).unlink(missing_ok=True)
         super().save_pretrained(str(folder), safe_serialization=True, variant=variant)
-        write_companions(self.companions, Path(folder))
+        seal(Path(folder), self.companions)
 
     def push_to_hub(
         self, repo_id: str, *, private: bool = False, token: str | None = None, variant: str | None = None

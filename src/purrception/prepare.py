@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from purrception import processes
 from purrception.data import DataConfig, describe_report, find_source
 from purrception.errors import InputError
 from purrception.options import TIMEOUT_MINUTES
+from purrception.storage import read_json
 from purrception.terminal import command_line
 from purrception.tokenizers import open_tokenizer
 from purrception.tokens import SUMMARY_FILE, EncodingConfig, prepare_splits
@@ -21,7 +22,7 @@ class PrepareOptions:
     """What ``purrception prepare`` takes."""
 
     tokenizer: str = ""
-    """Folder or hub id of the tokenizer (a diffusers VQModel), or a checkpoint file to convert, with --arch."""
+    """Folder of the tokenizer (a diffusers VQModel), hub:OWNER/NAME, or a checkpoint file to convert (--arch)."""
     arch: str = ""
     """What a checkpoint file holds; see ``purrception tokenizer convert``."""
     out: str = ""
@@ -91,9 +92,12 @@ def _describe(folder: Path, made: bool) -> str:
     skipped = describe_report(folder)
     if not made:
         return f"{folder}: no images held out, {skipped}" if skipped else ""
-    summary = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+    file = folder / SUMMARY_FILE
+    summary: dict[str, float] = read_json(file, dict[str, float], "the summary of a preparation")
+    rates = ("images_per_second_and_process", "share_outside_encoder")
+    speed, outside = (summary.get(name, math.nan) for name in rates)
     return (
-        f"{folder}: {summary['rows']} rows of {summary['images']} images{skipped and f', {skipped}'}; "
-        f"{summary['images_per_second_and_process']:.1f} images/s and process, "
-        f"{summary['share_outside_encoder']:.1%} of the time outside the encoder"
+        f"{folder}: {summary.get('rows', 0):.0f} rows of {summary.get('images', 0):.0f} "
+        f"images{skipped and f', {skipped}'}; {speed:.1f} images/s and process, {outside:.1%} of the time outside "
+        "the encoder"
     )

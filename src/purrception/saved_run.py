@@ -10,6 +10,7 @@ from pathlib import Path
 from purrception import processes
 from purrception.config import RunConfig, load_config, map_paths
 from purrception.errors import InputError
+from purrception.hub import HUB_PREFIX
 from purrception.places import absolute
 from purrception.training import RunDirectory
 
@@ -21,7 +22,8 @@ def saved_config(run: RunDirectory) -> RunConfig:
 
     Runs keep absolute paths. Earlier ones kept them as they had been typed: these are looked for in the folder
     where training was started, as far as the run's own place tells it, and then in this one. A line tells of
-    images or token shards that are in neither.
+    images or token shards that are in neither. A tokenizer that is not where it was any more, or that an earlier
+    version found on the hub without ``hub:``, is the run's own copy.
     """
     config = load_config(run.config_file)
     origin = _started_in(config, run)
@@ -30,7 +32,7 @@ def saved_config(run: RunDirectory) -> RunConfig:
         beside = absolute(str(origin / text)) if origin is not None and text else text
         return beside if os.path.isabs(beside) and _leads_somewhere(beside) else absolute(text)
 
-    placed = map_paths(config, place)
+    placed = _own_tokenizer(map_paths(config, place), run)
     for name, text in (("data.root", placed.data.root), ("data.tokens", placed.data.tokens)):
         if _is_lost(text, placed) and processes.rank() == 0:
             print(
@@ -40,6 +42,16 @@ def saved_config(run: RunDirectory) -> RunConfig:
                 file=sys.stderr,
             )
     return placed
+
+
+def _own_tokenizer(config: RunConfig, run: RunDirectory) -> RunConfig:
+    """The configuration with the run's copy of its tokenizer, where there is one and the original is gone."""
+    path = config.tokenizer.path
+    copied = (run.tokenizer / "config.json").is_file()
+    if not path or path.startswith(HUB_PREFIX) or os.path.exists(path) or not copied:
+        return config
+    own = dataclasses.replace(config.tokenizer, path=os.path.abspath(run.tokenizer), arch="")
+    return dataclasses.replace(config, tokenizer=own)
 
 
 def _started_in(config: RunConfig, run: RunDirectory) -> Path | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,12 +14,13 @@ from purrception.errors import unknown_name
 from purrception.experiment import load_pipeline, sampling_companion
 from purrception.hub import CARD, GRID, RECIPE
 from purrception.pipeline import PurrceptionPipeline
-from purrception.storage import whole_folder
+from purrception.storage import read_json, whole_folder
 from purrception.terminal import command_line
 from purrception.tokenizers import PUBLIC_TOKENIZERS
-from purrception.tokenizers.convert import ORIGIN_FILE
+from purrception.tokenizers.saved import ORIGIN_FILE
 from purrception.training import CheckpointStore, RunDirectory
 from purrception.training.metrics import read_json_lines
+from purrception.weights import check_variant
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DATA = {
@@ -55,6 +56,7 @@ def export_run(
     """
     if dtype not in PRECISIONS:
         raise unknown_name("precision", dtype, PRECISIONS)
+    check_variant(variant)
     run = RunDirectory.open(root)
     config = load_config(run.config_file)
     pipeline = load_pipeline(root)
@@ -98,7 +100,7 @@ A variational flow matching model in a vector-quantised latent space (Purrceptio
 ```python
 from purrception import PurrceptionPipeline
 
-pipe = PurrceptionPipeline.from_pretrained("OWNER/NAME")
+pipe = PurrceptionPipeline.from_pretrained("hub:OWNER/NAME")
 out = pipe(num_images=8, num_inference_steps={sampling.steps}, temperature={sampling.temperature!r}, seed=0)
 ```
 
@@ -170,11 +172,15 @@ def _data(config: RunConfig) -> str:
 
 def _tokenizer(run: RunDirectory, config: RunConfig) -> str:
     origin = run.tokenizer / ORIGIN_FILE
-    record = json.loads(origin.read_text(encoding="utf-8")) if origin.is_file() else {}
+    remedy = "remove it, and the card says nothing of where the tokenizer comes from"
+    record: dict[str, Any] = (
+        read_json(origin, dict[str, Any], "the origin of a tokenizer", remedy) if origin.is_file() else {}
+    )
     if "arch" in record:
-        public = PUBLIC_TOKENIZERS.get(record["arch"])
+        arch, source = str(record["arch"]), str(record.get("source", "an unknown source"))
+        public = PUBLIC_TOKENIZERS.get(arch)
         licence = TOKENIZER_LICENCES[public.family] if public else "see the page of its source for its licence"
-        return f"{record['arch'] or 'diffusers VQModel'} from {record['source']}, converted; {licence}"
+        return f"{arch or 'diffusers VQModel'} from {source}, converted; {licence}"
     if config.tokenizer.path:
         return f"an existing one, {Path(config.tokenizer.path).name}; its licence is not recorded"
     return "trained on the same images as part of the run; no weights of others"
@@ -187,6 +193,7 @@ def _figures(run: RunDirectory) -> str:
         lines = reports[-1].read_text(encoding="utf-8").splitlines()
         return "\n".join(f"##{line}" if line.startswith("#") else line for line in lines if "![" not in line)
     rows = read_json_lines(run.metrics_file)
-    losses = [row["validation_loss"] for row in rows if math.isfinite(row.get("validation_loss", math.nan))]
+    given = [row.get("validation_loss") for row in rows]
+    losses = [loss for loss in given if isinstance(loss, float) and math.isfinite(loss)]
     held_out = f" Held-out loss at the end: {losses[-1]:.4f}." if losses else ""
     return f"Not evaluated yet.{held_out}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import json
 import pickle
 import re
 import zipfile
@@ -13,10 +14,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from purrception.errors import InputError
 from purrception.progress import note
+from purrception.storage import plain_name, plain_reason, read_json, write_file
 
 NAMES_LISTED = 12
 """Tensor names that an error lists before it only counts."""
@@ -26,6 +28,8 @@ FIRST_STAGE = "first_stage_model."
 """Where a latent diffusion model's checkpoint holds its tokenizer."""
 VARIANT = re.compile(r"diffusion_pytorch_model(?:\.([a-z]\w*))?(?:-\d+-of-\d+)?\.(?:safetensors|bin)")
 """diffusers' weight files; the group is their variant."""
+MOST_MADE = 2**26
+"""Numbers that a model may make for itself, such as positions, beside those of its files."""
 
 
 class _Inert:
@@ -97,7 +101,7 @@ def read_weights(path: Path | str) -> Any:
                 raise
             return torch.load(path, map_location="cpu", mmap=True, weights_only=False, pickle_module=_TENSORS_ONLY)
     except Exception as error:  # a damaged or hostile file can raise anything
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = plain_reason(error)
         raise InputError(
             f"cannot read {path}: expected .safetensors or a checkpoint of torch.save, whole; {reason}"
         ) from error
@@ -117,6 +121,9 @@ def tensors_in(content: Any, keys: Sequence[str], path: Path | str) -> dict[str,
     tensors = {str(name): value for name, value in found if isinstance(value, Tensor)}
     if not tensors:
         raise InputError(f"{path} holds no named tensors, neither plainly nor under {' or '.join(keys)}")
+    for name, tensor in tensors.items():  # one that repeats a few numbers could be of any size
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise InputError(f"{path} is damaged: {name} is to hold {tensor.numel()} numbers, and stores fewer")
     return _unwrapped(tensors, path)
 
 
@@ -141,6 +148,22 @@ def only_variant(folder: Path) -> str | None:
     return variants.pop() if len(variants) == 1 else None
 
 
+def check_variant(variant: str | None) -> None:
+    """Refuse a variant that is no part of a file's name.
+
+    Raises:
+        InputError: it has anything but letters, digits and underscores, or does not begin with a letter.
+    """
+    if variant and not re.fullmatch(r"[a-z]\w{0,31}", variant, re.ASCII):
+        raise InputError(f"a variant is a word such as bf16, part of the weight files' names; given {variant!r}")
+
+
+def holds_variant(folder: Path, variant: str | None) -> bool:
+    """Whether a folder holds diffusers' weights of that variant."""
+    found = (VARIANT.fullmatch(path.name) for path in folder.glob("diffusion_pytorch_model*"))
+    return any(match and match[1] == variant for match in found)
+
+
 def require_finite(tensors: Mapping[str, Tensor], where: object) -> None:
     """Refuse weights among which there are NaN or infinite values; what is no floating-point number passes.
 
@@ -163,6 +186,67 @@ def require_finite(tensors: Mapping[str, Tensor], where: object) -> None:
             f"{where} holds values that are NaN or infinite, in {_listed(bad)}: the file is damaged, or its "
             "training diverged; take another"
         )
+
+
+def check_codes(codebook: Tensor, where: object) -> None:
+    """Refuse codes ``[K, D]`` so large that their squared length, which distances are made of, is no float32.
+
+    Raises:
+        InputError: it says how many there are.
+    """
+    if codebook.is_meta:
+        return
+    endless = int((~codebook.detach().float().square().sum(-1).isfinite()).sum())
+    if endless:
+        raise InputError(
+            f"{where} holds codes whose squared length overflows float32, {endless} of {len(codebook)}: the file "
+            "is damaged, or its training diverged; take another"
+        )
+
+
+def check_size(folder: Path, build: Callable[[], nn.Module]) -> None:
+    """Refuse a model that is to hold more numbers than its weight files have bytes, before it takes memory.
+
+    Args:
+        folder: of its weight files.
+        build: makes it; called where tensors take no memory.
+
+    Raises:
+        InputError: it would be larger than its files, or the index of its files names others.
+    """
+    for index in folder.glob("*.index*.json"):
+        listed: _WeightIndex = read_json(index, _WeightIndex, "an index of weight files")
+        for name in set(listed.weight_map.values()):
+            if not (folder / plain_name(name, index)).is_file():
+                raise InputError(f"{folder / name} is missing: {index} lists it")
+    with torch.device("meta"):
+        model = build()
+    held = sum(path.stat().st_size for path in folder.iterdir() if path.suffix in (".safetensors", ".bin"))
+    needed = sum(tensor.numel() for tensor in model.state_dict().values())
+    made = sum(buffer.numel() for buffer in model.buffers())
+    if needed > held or made > held + MOST_MADE:
+        raise InputError(
+            f"its configuration asks for {max(needed, made)} numbers, and its weight files have {held} bytes: "
+            "they do not belong together"
+        )
+
+
+def forget_place(config: Path) -> None:
+    """Take out of a saved configuration the folder that its model was loaded from, which is nobody's business.
+
+    Raises:
+        InputError: the disk is full.
+    """
+    values = json.loads(config.read_text(encoding="utf-8"))
+    if values.pop("_name_or_path", None) is not None:
+        write_file(config, json.dumps(values, indent=2, sort_keys=True) + "\n")
+
+
+@dataclass(frozen=True)
+class _WeightIndex:
+    """Which of several files holds a tensor."""
+
+    weight_map: dict[str, str]
 
 
 @dataclass(frozen=True)

@@ -212,7 +212,9 @@ def test_a_lock_tells_no_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "--port 1" in told
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "/etc/passwd", "a/b", "..\\b", "a\0b", "a\nb", 7, None])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "/etc/passwd", "a/b", "..\\b", "a\0b", "a\nb", 7, None, "a" * 256]
+)
 def test_a_name_is_never_a_path(name: object) -> None:
     with pytest.raises(InputError, match="plain file names"):
         plain_name(name, "manifest.json")

@@ -257,12 +257,12 @@ def test_diffusers_folders_and_the_hub_are_taken_as_they_are(
         return str(tmp_path / "hub")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    convert_tokenizer("someone/tokenizer/vqvae", "", tmp_path / "copy")
-    assert asked == ["vqvae/config.json", "vqvae/*.safetensors", "vqvae/*.bin"]
+    convert_tokenizer("hub:someone/tokenizer/vqvae", "", tmp_path / "copy")
+    assert asked == ["vqvae/config.json", "vqvae/*.safetensors", "vqvae/*.bin", "vqvae/SHA256SUMS"]
     assert VQTokenizer.load(tmp_path / "copy").fingerprint == made.fingerprint
     assert json.loads((tmp_path / "copy/origin.json").read_text())["source"] == "someone/tokenizer/vqvae"
-    with pytest.raises(InputError, match="neither a folder here nor on the hub: 404"):
-        open_tokenizer("nobody/tokenizer")
+    with pytest.raises(InputError, match="no tokenizer at nobody/tokenizer on the hub: 404"):
+        open_tokenizer("hub:nobody/tokenizer")
     with pytest.raises(InputError, match="no tokenizer at"):
         open_tokenizer("nowhere")
 
@@ -273,11 +273,11 @@ def test_a_folder_that_lacks_a_tensor_or_holds_another_model_is_refused(tmp_path
     weights = next(tmp_path.glob("*.safetensors"))
     save_file({n: t for n, t in made.vq.state_dict().items() if n != "quant_conv.bias"}, weights)
     with pytest.raises(InputError, match=r"missing_keys.*quant_conv\.bias"):
-        VQTokenizer.load(tmp_path)
+        VQTokenizer.load(tmp_path, verify=False)
     config = tmp_path / "config.json"
     config.write_text(config.read_text().replace('"VQModel"', '"AutoencoderKL"'))
     with pytest.raises(InputError, match="it is a AutoencoderKL, expected VQModel"):
-        VQTokenizer.load(tmp_path)
+        VQTokenizer.load(tmp_path, verify=False)
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "first_stage_model."])
@@ -404,6 +404,7 @@ def test_plain_diffusers_refuses_a_network_without_normalisation(tmp_path: Path)
         VQModel.from_pretrained(tmp_path / "none", low_cpu_mem_usage=False)
     file = tmp_path / "none/config.json"
     file.write_text(file.read_text().replace('"Unnormalised', '"').replace('"VQModel"', '"UnnormalisedVQModel"'))
+    (tmp_path / "none/SHA256SUMS").unlink()
     old = convert_tokenizer(tmp_path / "none", "", tmp_path / "again")  # as folders were written before
     assert old.fingerprint == made.fingerprint
     assert "UnnormalisedUpDecoderBlock2D" in (tmp_path / "again/config.json").read_text()

@@ -81,8 +81,10 @@ def test_missing_and_damaged_tokenizers_are_refused(tokenizer: VQTokenizer, tmp_
     tokenizer.save(tmp_path)
     weights = next(tmp_path.glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(InputError, match="cannot load the tokenizer"):
+    with pytest.raises(InputError, match="is damaged or altered"):
         VQTokenizer.load(tmp_path)
+    with pytest.raises(InputError, match="cannot load the tokenizer"):
+        VQTokenizer.load(tmp_path, verify=False)
 
 
 def test_training_improves_and_repeats_bit_for_bit(tmp_path: Path) -> None:

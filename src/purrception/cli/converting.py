@@ -19,7 +19,7 @@ class TokenizerOptions:
 
     arch: str = ""
     """What the file holds: vq-f4, vq-f8, vq-f8-n256, vq-f16, vqgan-imagenet-f16-1024, vqgan-imagenet-f16-16384,
-    vq-ds8-c2i, vq-ds16-c2i or vq-ds16-t2i; leave it out for a folder or hub id of a diffusers VQModel."""
+    vq-ds8-c2i, vq-ds16-c2i or vq-ds16-t2i; leave it out for a diffusers VQModel, a folder or hub:OWNER/NAME."""
     out: str = ""
     """Folder for the tokenizer; default: tokenizers/ARCH, or the name of the source."""
     sha256: str = ""
@@ -27,7 +27,7 @@ class TokenizerOptions:
     ema: bool = True
     """Take the moving average (ema) where a file holds it beside the weights (model)."""
     range: tuple[float, float] | None = None
-    """What the network of a folder or hub id takes for black and white; default: 0 1 for aMUSEd's, else -1 1."""
+    """What the network of a folder or the hub takes for black and white; default: 0 1 for aMUSEd's, else -1 1."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class CheckpointOptions:
     """What ``purrception convert`` takes."""
 
     tokenizer: str = ""
-    """The tokenizer it was trained with: a folder, a hub id, or a file with --arch."""
+    """The tokenizer it was trained with: a folder, hub:OWNER/NAME, or a file with --arch."""
     arch: str = ""
     """What a tokenizer's file holds; see ``purrception tokenizer convert``."""
     objective: str = ""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from purrception.errors import InputError, unknown_name
+from purrception.errors import InputError, check_numbers, unknown_name
 from purrception.options import option_names
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def parse_known(kind: type[T], verb: Verb, arguments: list[str], default: T | No
     settings: dict[str, Any] = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(printed):
-            return tyro.cli(
+            parsed, unknown = tyro.cli(
                 kind,
                 args=_spelt_out(kind, arguments),
                 prog=f"purrception {verb.usage}",
@@ -155,6 +155,8 @@ def parse_known(kind: type[T], verb: Verb, arguments: list[str], default: T | No
         if not stop.code:
             raise
         raise InputError(condense(printed.getvalue())) from stop
+    check_numbers(parsed)
+    return parsed, unknown
 
 
 def _spelt_out(kind: type, arguments: list[str]) -> list[str]:

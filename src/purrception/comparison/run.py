@@ -6,12 +6,14 @@ import json
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 
 from purrception.comparison.entries import configure
 from purrception.comparison.report import write_report
+from purrception.comparison.rows import ROWS_FILE, read_rows
 from purrception.config import RunConfig, dump_config, load_config, map_paths
 from purrception.data import describe_report, open_images
 from purrception.errors import InputError
@@ -21,13 +23,14 @@ from purrception.experiment import build_network, check_config, prepare_tokenize
 from purrception.flow import Objective, SamplingConfig, build_objective
 from purrception.models import PurrceptionTransformer, training_flops
 from purrception.places import absolute
-from purrception.storage import is_unused, one_writer, write_file
+from purrception.storage import is_unused, one_writer, read_json, write_file
 from purrception.tokenizers import VQTokenizer
 from purrception.tokens import TokenDataset
 from purrception.training import RunDirectory, Trainer
-from purrception.training.metrics import append_json_line, read_json_lines
+from purrception.training.metrics import append_json_line
 
-ROWS_FILE, PROTOCOL_FILE = "rows.jsonl", "protocol.json"
+PROTOCOL_FILE = "protocol.json"
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 TUNED_TEMPERATURES, TUNED_GUIDANCES = (1.0, 0.9, 0.8), (1.0, 1.5, 2.0)
 
 
@@ -105,7 +108,8 @@ def _compare(recipe: RunConfig, configs: dict[str, RunConfig], protocol: Protoco
         for entry, config in configs.items():
             seeded = replace(config, seed=recipe.seed + seed)
             _train_entry(entry, seeded, protocol, run, tokenizer, (train, held_out), judge)
-    rows = sorted(read_json_lines(run.root / ROWS_FILE), key=lambda row: protocol.entries.index(row["entry"]))
+    found = read_rows(run.root / ROWS_FILE, protocol.entries)
+    rows = sorted(found, key=lambda row: protocol.entries.index(row["entry"]))
     return write_report(run.root, rows, recipe, judge.floor)
 
 
@@ -118,8 +122,8 @@ def _open(recipe: RunConfig, protocol: Protocol, folder: Path) -> RunDirectory:
             RunDirectory.create(folder, dump_config(recipe))
         write_file(file, json.dumps(asdict(protocol), indent=2))
         return run
-    begun = json.loads(file.read_text(encoding="utf-8"))
-    begun = Protocol(**{**begun, "entries": tuple(begun["entries"])})
+    remedy = f"remove it, and give the same options as {folder} was begun with"
+    begun: Protocol = read_json(file, Protocol, "the protocol of a comparison", remedy)
     grown = replace(begun, entries=protocol.entries, seeds=max(begun.seeds, protocol.seeds))
     if (
         grown != protocol
@@ -144,7 +148,7 @@ def _train_entry(
     judge: Judge,
 ) -> None:
     """Train one entry with one seed, and append a row at each point that is not yet measured."""
-    done = {(row["entry"], row["seed"], row["step"]) for row in read_json_lines(run.root / ROWS_FILE)}
+    done = {(row["entry"], row["seed"], row["step"]) for row in read_rows(run.root / ROWS_FILE)}
     points = geometric_steps(config.training.steps, protocol.points)
     missing = [step for step in points if (entry, config.seed, step) not in done]
     if not missing:
@@ -164,7 +168,8 @@ def _train_entry(
     trainer.resume()
     flops = training_flops(network, config.training.batch_size)
     clock = own.root / "seconds.json"
-    before = json.loads(clock.read_text(encoding="utf-8")) if clock.exists() else 0.0
+    remedy = f"remove {own.root} and its rows, and start the command again"
+    before: float = read_json(clock, Seconds, "a number of seconds", remedy) if clock.exists() else 0.0
     for step in missing:
         trainer.fit(until=step)
         if trainer.state.step != step:

@@ -9,7 +9,8 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from purrception.comparison.report import mean_and_spread
-from purrception.comparison.run import ROWS_FILE, Protocol, compare
+from purrception.comparison.rows import ROWS_FILE, read_rows
+from purrception.comparison.run import Protocol, compare
 from purrception.config import RunConfig
 from purrception.data import find_source
 from purrception.diagnose.plotting import panels
@@ -17,7 +18,6 @@ from purrception.diagnose.report import Section, table, write_report
 from purrception.errors import InputError
 from purrception.recipes import fit_to_images, get_recipe
 from purrception.storage import one_writer
-from purrception.training.metrics import read_json_lines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,7 +66,7 @@ def suite(names: Sequence[str], protocol: Protocol, steps: int, folder: Path) ->
         for name, recipe in recipes.items():
             print(f"{name}: {recipe.data.image_size} pixels", flush=True)
             compare(recipe, protocol, folder / recipe.name)
-            results[name] = read_json_lines(folder / recipe.name / ROWS_FILE)
+            results[name] = read_rows(folder / recipe.name / ROWS_FILE)
         return write_suite(results, protocol, steps, folder)
 
 

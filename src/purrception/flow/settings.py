@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from purrception.errors import check_numbers
 from purrception.flow.guidance import Guidance
 from purrception.flow.posterior import LastStep, Truncation, get_last_step
 from purrception.flow.schedules import TemperatureSchedule, TimeGrid, get_grid
@@ -46,6 +47,7 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
+        check_numbers(self, "sampling.", steps=100_000)
         self.build_grid()
         self.build_solver(None)
         self.build_temperature()

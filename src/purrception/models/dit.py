@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from purrception.errors import InputError, unknown_name
+from purrception.errors import InputError, check_numbers, unknown_name
 from purrception.models.modern import SwiGLU, rotary_turns, rotate
 
 Norm = Literal["layer", "rms"]
@@ -57,11 +57,15 @@ class DiTConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit each other."""
+        bounds = {"depth": 1024, "width": 2**16, "heads": 2**12, "patch_size": 64, "mlp_ratio": 64}
+        check_numbers(self, "network.", **bounds)
         if min(self.depth, self.width, self.heads, self.patch_size) < 1:
             raise InputError(
                 "network depth, width, heads and patch_size are at least 1; given "
                 f"{self.depth}, {self.width}, {self.heads} and {self.patch_size}"
             )
+        if self.width * self.mlp_ratio < 1:
+            raise InputError(f"network.mlp_ratio leaves an MLP at least 1 channel; given {self.mlp_ratio}")
         if self.width % self.heads or self.width % 4:
             raise InputError(
                 f"network.width is a multiple of network.heads and of 4; given {self.width} and {self.heads}"

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from purrception.errors import InputError, unknown_name
+from purrception.errors import InputError, check_numbers, unknown_name
 from purrception.flow import (
     Evidence,
     HeadLosses,
@@ -57,6 +57,7 @@ class HeadConfig:
             InputError: an unknown kind (with the nearest known one), a rank below 1, or evidence for a head
                 without logits to add it to.
         """
+        check_numbers(self, "head.", rank=2**16)
         if self.kind not in HEADS:
             raise unknown_name("head", self.kind, HEADS)
         if self.rank < 1:

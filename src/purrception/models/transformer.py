@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from pydantic import TypeAdapter
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
-from purrception.errors import InputError
+from purrception.errors import InputError, unknown_name
 from purrception.models.dit import MLP, DiT, DiTConfig, Norm, Positions
 from purrception.models.head import CategoricalHead, HeadConfig
 from purrception.models.vocabulary import Kernel
-from purrception.weights import require_finite
+from purrception.storage import plain_reason, read_json, reading
+from purrception.weights import check_codes, check_size, require_finite
+
+LARGEST = {
+    "grid": 2**12,
+    "codebook_size": 2**24,
+    "codebook_dim": 2**14,
+    "num_classes": 2**17,
+    "input_channels": 2**16,
+}
+"""Sizes beyond which a saved configuration is damaged; DiTConfig and HeadConfig have bounds of their own."""
 
 
 class PurrceptionTransformer(ModelMixin, ConfigMixin):
@@ -96,7 +109,16 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         self.head = HeadConfig(head_kind, head_rank, evidence).build(width, codebook, patch_size)
 
     def set_codebook(self, codebook: Tensor) -> None:
-        """Set the standardised codes, ``[K, D]``."""
+        """Set the standardised codes, ``[K, D]``.
+
+        Raises:
+            InputError: they are not as many, or not of the dimension, that the network is made for.
+        """
+        if codebook.shape != self.codebook.shape:
+            raise InputError(
+                f"the network is made for {self.codebook.shape[0]} codes of {self.codebook.shape[1]} dimensions; "
+                f"the tokenizer has {codebook.shape[0]} of {codebook.shape[1]}: they do not belong together"
+            )
         self.head.codebook.copy_(codebook)
 
     def compile_parts(self) -> None:
@@ -166,13 +188,35 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         precision = options.pop("torch_dtype", None)  # cast once loaded: the codes stay as they are saved
         options |= {"output_loading_info": True, "low_cpu_mem_usage": False, "use_safetensors": True}
         try:
+            sizes = _read_sizes(Path(folder, options.get("subfolder") or "") / cls.config_name)
+            check_size(Path(folder, options.get("subfolder") or ""), lambda: cls(**sizes))
             model, info = super().from_pretrained(folder, **options)
-        except InputError:
-            raise
         except Exception as error:  # diffusers and safetensors raise many kinds for a damaged file
-            raise InputError(f"cannot load the transformer in {folder}: {error}") from error
+            raise InputError(f"cannot load the transformer in {folder}: {plain_reason(error)}") from error
         problems = {kind: names for kind, names in info.items() if names}
         if problems:
-            raise InputError(f"the weights in {folder} do not fit their configuration: {problems}")
+            raise InputError(f"the weights in {folder} do not fit their configuration: {str(problems)[:300]}")
         require_finite(model.state_dict(), f"the transformer in {folder}")
+        check_codes(model.codebook, f"the transformer in {folder}")
         return model if precision is None else torch.nn.Module.to(model, precision)  # diffusers' own warns in vain
+
+
+def _read_sizes(config: Path) -> dict[str, Any]:
+    """What a saved configuration builds, of the types that the constructor names and of sizes that can be."""
+    what = "the configuration of a transformer"
+    values: dict[str, Any] = read_json(config, dict[str, Any], what)
+    hints = get_type_hints(PurrceptionTransformer.__init__)
+    hints.pop("return", None)
+    sizes = {name: value for name, value in values.items() if not name.startswith("_")}
+    for name in sizes:
+        if name not in hints:
+            raise unknown_name(f"key in {config}:", name, hints)
+    schema = TypedDict("schema", hints, total=False)  # type: ignore[misc]
+    with reading(what, config):
+        TypeAdapter(schema).validate_json(json.dumps(sizes), strict=True)
+        for name, most in LARGEST.items():
+            given = sizes.get(name)
+            for number in given if isinstance(given, list) else [given or 1]:
+                if not (0 if name == "num_classes" else 1) <= number <= most:
+                    raise ValueError(f"{name} is at most {most}; given {number}")
+    return sizes

@@ -23,7 +23,7 @@ from purrception.models.cost import forward_flops
 from purrception.plan.images import Prepared, count_images, prepared_tokens
 from purrception.plan.record import Plan, PlanOptions
 from purrception.plan.speed import Peak, Speed, measured_step
-from purrception.tokenizers import VQTokenizer, known_arch
+from purrception.tokenizers import known_arch, open_tokenizer
 from purrception.training import TrainingConfig
 
 UTILISATION, ON_A_GPU, COMPILED_ON_A_GPU = 0.5, 0.3, 0.4
@@ -69,8 +69,8 @@ def plan(config: RunConfig, machine: PlanOptions | None = None) -> Plan:
     shards = _shards(training, machine)
     memory = _memory(build, config, objective, count, shards, device)
     speed = _speed(build, config, objective, machine, device, per_image, sum(memory.values()))
-    seconds = min(training.steps, FOREVER) * speed.seconds_per_step
-    if not 0 < seconds < FOREVER or training.steps > FOREVER:
+    seconds = training.steps * speed.seconds_per_step
+    if not 0 < seconds < FOREVER:
         raise InputError(
             f"the training would take more than {FOREVER:.0e} seconds: fewer --training.steps, more --tflops or "
             "more --utilisation are needed"
@@ -150,7 +150,7 @@ def _token_sizes(config: RunConfig, tokens: Prepared | None) -> tuple[tuple[int,
 def _tokenizer_sizes(tokenizer: TokenizerConfig) -> tuple[int, int, int]:
     """(K, D, downsampling) of the tokenizer that the run takes."""
     if tokenizer.path and not Path(tokenizer.path).is_file():
-        loaded = VQTokenizer.load(tokenizer.path)
+        loaded = open_tokenizer(tokenizer.path)
         size, dim = loaded.codebook.shape
         return size, dim, loaded.downsampling
     if tokenizer.path or tokenizer.arch:  # of a checkpoint file the name says enough

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from purrception.errors import InputError, unknown_name
+from purrception.errors import InputError, check_numbers, unknown_name
 from purrception.peaks import PEAK_TFLOPS, check_tflops, known_peak
 from purrception.plan.images import Images
 from purrception.plan.speed import Speed
@@ -52,6 +52,7 @@ class PlanOptions:
             raise unknown_name("GPU", self.gpu, PEAK_TFLOPS)
         if self.gpu and self.device == "cpu":
             raise InputError(f"a plan is for a GPU or for the processor; given --gpu {self.gpu} and --device cpu")
+        check_numbers(self, "", gpus=2**24, gpus_per_machine=2**24, images=10**12, classes=2**17, tflops=1e12)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from purrception.storage.digests import (
     SKIP_DIGESTS,
     check_digests,
     digest_lines,
+    renewing,
     sha256_of,
     write_digests,
 )
@@ -12,6 +13,7 @@ from purrception.storage.files import (
     append,
     append_line,
     cannot_write,
+    is_plain_name,
     is_unused,
     plain_name,
     put,
@@ -22,7 +24,7 @@ from purrception.storage.files import (
     writing,
 )
 from purrception.storage.locks import LOCK_FILE, TakenError, one_writer
-from purrception.storage.readers import LimitedReads, plain_reason, read_json, read_limited, reading
+from purrception.storage.readers import LimitedReads, plain_reason, read_json, read_limited, read_yaml, reading
 
 __all__ = [
     "DIGESTS_FILE",
@@ -35,6 +37,7 @@ __all__ = [
     "cannot_write",
     "check_digests",
     "digest_lines",
+    "is_plain_name",
     "is_unused",
     "one_writer",
     "plain_name",
@@ -42,7 +45,9 @@ __all__ = [
     "put",
     "read_json",
     "read_limited",
+    "read_yaml",
     "reading",
+    "renewing",
     "sha256_of",
     "sync",
     "whole_file",

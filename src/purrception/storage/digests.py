@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from purrception.errors import InputError
@@ -16,7 +17,7 @@ from purrception.storage.readers import read_limited
 DIGESTS_FILE = "SHA256SUMS"
 SKIP_DIGESTS = "PURRCEPTION_SKIP_DIGESTS"
 """Environment variable: set to 1, what is loaded is not compared with its digests."""
-LINE = re.compile(r"([0-9a-f]{64})  (.+)")
+LINE = re.compile(r"([0-9a-f]{64})  (.{1,1000})")
 LARGEST_INDEX = 2**24
 
 
@@ -26,16 +27,45 @@ def sha256_of(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_digests(folder: Path, leave: Iterable[str] = ()) -> None:
+def write_digests(
+    folder: Path, leave: Iterable[str] = (), mine: Callable[[str], bool] = lambda name: True
+) -> None:
     """Write the index of all files in ``folder`` and below, but for those to ``leave`` and hidden ones.
+
+    Args:
+        folder: where the index goes.
+        leave: file names that are not listed, in any folder.
+        mine: which names, relative to ``folder``, are listed.
 
     Raises:
         InputError: the disk is full.
     """
     left = {DIGESTS_FILE, LOCK_FILE, *leave}
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in left)
-    listed = {path.relative_to(folder).as_posix(): sha256_of(path) for path in files if path.name[0] != "."}
-    write_file(folder / DIGESTS_FILE, digest_lines(listed))
+    names = [path.relative_to(folder).as_posix() for path in files if path.name[0] != "."]
+    write_file(
+        folder / DIGESTS_FILE, digest_lines({name: sha256_of(folder / name) for name in names if mine(name)})
+    )
+
+
+@contextlib.contextmanager
+def renewing(folder: Path, names: Iterable[str]) -> Iterator[None]:
+    """Around the writing of files anew, in a folder that may have an index: what is there in the end is in it.
+
+    A kill within leaves them out of the index, rather than other files than the index says.
+
+    Raises:
+        InputError: the index is no index, or the disk is full.
+    """
+    index = folder / DIGESTS_FILE
+    if not index.is_file():
+        yield
+        return
+    kept = {name: digest for name, digest in _read(index).items() if name not in names}
+    write_file(index, digest_lines(kept))
+    yield
+    there = {name: sha256_of(folder / name) for name in names if (folder / name).is_file()}
+    write_file(index, digest_lines(kept | there))
 
 
 def digest_lines(digests: Mapping[str, str]) -> str:

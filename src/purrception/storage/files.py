@@ -22,6 +22,8 @@ REFUSALS = frozenset(
 """What a disk answers where it will not have a file."""
 BEGUN = re.compile(r"\..+\.partial")
 """Names of what is being written, or was when its writer was killed."""
+LONGEST_NAME = 255
+"""Bytes of a file's name, on every usual file system."""
 OF_RUST = re.compile(r"os error (\d+)")
 """How safetensors tells the number of an error of the system."""
 
@@ -36,9 +38,17 @@ def plain_name(text: object, where: object) -> str:
     Raises:
         InputError: it is empty, no text, or has a folder in it.
     """
-    if not isinstance(text, str) or text in ("", ".", "..") or set(text) & set("/\\\0") or not text.isprintable():
-        raise InputError(f"{where} names the file {text!r}; accepted are plain file names, of files beside it")
+    if not isinstance(text, str) or not is_plain_name(text):
+        raise InputError(
+            f"{where} names the file {text!r:.300}; accepted are plain file names, of files beside it"
+        )
     return text
+
+
+def is_plain_name(text: str) -> bool:
+    """Whether a text can only be the name of something in a folder, on every usual file system."""
+    leads_elsewhere = text in ("", ".", "..") or bool(set(text) & set("/\\"))
+    return not leads_elsewhere and text.isprintable() and len(text.encode()) <= LONGEST_NAME
 
 
 def cannot_write(error: BaseException) -> str:

@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from purrception.errors import InputError
 
 T = TypeVar("T")
 LARGEST_TEXT = 2**26
-"""Bytes of a JSON or YAML file beyond which it is not ours."""
+"""Bytes of a JSON file beyond which it is not ours."""
+LARGEST_YAML = 2**18
+"""Bytes of a YAML file; ours have a few thousand."""
 
 
 @contextlib.contextmanager
@@ -46,8 +49,13 @@ def plain_reason(error: BaseException) -> str:
     """What an error says, in one line of moderate length."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return f"{where and f'{where}: '}{first['msg']}; given {str(first['input'])[:100]}"
+        inner = first.get("ctx", {}).get("error")
+        if isinstance(inner, InputError):
+            return str(inner)
+        where = ".".join(repr(part).strip("'") for part in first["loc"])[:100]
+        return f"{where and f'{where}: '}{first['msg']}; given {repr(first['input'])[:100]}"
+    if isinstance(error, InputError):
+        return str(error)
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     if isinstance(error, MemoryError):
@@ -114,3 +122,39 @@ class LimitedReads(io.BufferedReader):
         if not 0 <= asked <= self.most:
             raise InputError(f"{self.path} says that a part of it has {asked} bytes; it has at most {self.most}")
         return super().read(asked)
+
+
+def read_yaml(path: Path, what: str) -> Any:
+    """A YAML file's plain values, without what lets a small file stand for a large one.
+
+    Args:
+        path: the file.
+        what: it is expected to be, with its article, for errors.
+
+    Raises:
+        InputError: it is missing, too large or no YAML, or has an alias, a key twice or one that is no text.
+    """
+    content = read_limited(path, LARGEST_YAML, what)
+    with reading(what, path):
+        return yaml.load(content.decode(), _PlainLoader)  # a SafeLoader
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML in which everything stands where it is used, once."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            event = self.peek_event()
+            raise ValueError(f"line {event.start_mark.line + 1} repeats another part by an alias: write it out")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            where = f"in line {key.start_mark.line + 1}"
+            if key.tag != "tag:yaml.org,2002:str":
+                raise ValueError(f"a key {where} is no text")
+            if key.value in seen:
+                raise ValueError(f"the key {key.value!r} {where} is there twice")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)

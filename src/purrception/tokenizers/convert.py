@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from purrception.errors import InputError, unknown_name
-from purrception.storage import sha256_of, whole_folder, write_file
+from purrception.hub import HUB_PREFIX
+from purrception.packages import require
+from purrception.storage import (
+    DIGESTS_FILE,
+    plain_name,
+    plain_reason,
+    read_limited,
+    renewing,
+    sha256_of,
+    whole_folder,
+    write_file,
+)
 from purrception.tokenizers.public import PUBLIC_TOKENIZERS, PublicTokenizer
+from purrception.tokenizers.saved import CONFIG_FILE, ORIGIN_FILE
 from purrception.tokenizers.vq import VQTokenizer
 from purrception.weights import read_weights, renamed, tensors_in
 
-ORIGIN_FILE = "origin.json"
+LARGEST_ORIGIN = 2**20
+"""Bytes of its record."""
 AVERAGE_KEYS, STATE_KEYS = ("ema",), ("model", "state_dict")
 """Where checkpoints keep their tensors: LlamaGen's moving average; its weights, and Lightning's."""
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+(/[\w./-]+)?")
+"""A tokenizer on the hub, perhaps in a subfolder."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +57,7 @@ def open_tokenizer(source: Path | str, arch: str = "") -> VQTokenizer:
     """A tokenizer from a folder or the hub (diffusers' ``VQModel``), or from a checkpoint file.
 
     Args:
-        source: a folder, a file, or a hub id: ``owner/name``, or ``owner/name/subfolder``.
+        source: a folder, a file, or ``hub:owner/name`` or ``hub:owner/name/subfolder`` on the Hugging Face hub.
         arch: which public tokenizer a file holds, see ``PUBLIC_TOKENIZERS``; empty for what diffusers wrote.
 
     Raises:
@@ -69,7 +82,7 @@ def convert_tokenizer(
         folder: where to.
         sha256: what the file's SHA-256 must begin with; empty: it is recorded only.
         ema: take the moving average where a file holds it beside the weights.
-        input_range: of a folder or hub id; see :meth:`VQTokenizer.load`.
+        input_range: of a folder or of the hub; see :meth:`VQTokenizer.load`.
 
     Raises:
         InputError: see :func:`open_tokenizer`; or the file is another one, the folder holds something, or the disk
@@ -78,10 +91,12 @@ def convert_tokenizer(
     tokenizer, origin = _open(source, arch, sha256, ema, input_range)
     with whole_folder(folder) as partial:
         tokenizer.save(partial)
-        if origin is not None:
-            write_file(partial / ORIGIN_FILE, json.dumps(asdict(origin), indent=2) + "\n")
-        elif (earlier := Path(source) / ORIGIN_FILE).is_file():
-            shutil.copyfile(earlier, partial / ORIGIN_FILE)
+        with renewing(partial, [ORIGIN_FILE]):
+            if origin is not None:
+                write_file(partial / ORIGIN_FILE, json.dumps(asdict(origin), indent=2) + "\n")
+            elif (earlier := Path(source) / ORIGIN_FILE).is_file():
+                content = read_limited(earlier, LARGEST_ORIGIN, "the origin of a tokenizer")
+                write_file(partial / ORIGIN_FILE, content)
     return tokenizer
 
 
@@ -115,9 +130,28 @@ def _open(
                 "what a file of a known architecture holds takes pixels in [−1, 1]: leave out the range"
             )
         return _from_file(path, arch.replace("_", "-"), sha256, ema)
-    if HUB_ID.fullmatch(str(source)) and not path.exists():
-        return VQTokenizer.from_hub(str(source), input_range), Origin(str(source))
+    if str(source).startswith(HUB_PREFIX):
+        name = str(source).removeprefix(HUB_PREFIX)
+        return VQTokenizer.load(_fetched(name), input_range), Origin(name)
     return VQTokenizer.load(path, input_range), None
+
+
+def _fetched(name: str) -> Path:
+    """Where ``owner/name`` or ``owner/name/subfolder`` of the hub lies on this machine: fetched, or in its cache.
+
+    Raises:
+        InputError: no such tokenizer can be had.
+    """
+    if not HUB_ID.fullmatch(name):
+        raise InputError(f"a tokenizer on the hub is hub:owner/name or hub:owner/name/subfolder; given {name!r}")
+    hub = require("huggingface_hub", f"a tokenizer of the hub, {name},")
+    owner, repository, *rest = (plain_name(part, f"{HUB_PREFIX}{name}") for part in name.split("/"))
+    files = [str(PurePosixPath(*rest, kind)) for kind in (CONFIG_FILE, "*.safetensors", "*.bin", DIGESTS_FILE)]
+    try:
+        folder = hub.snapshot_download(f"{owner}/{repository}", allow_patterns=files)
+    except Exception as error:  # no such repository, no network, no right to read it
+        raise InputError(f"no tokenizer at {name} on the hub: {plain_reason(error)}") from error
+    return Path(folder, *rest)
 
 
 def _from_file(path: Path, arch: str, sha256: str, ema: bool) -> tuple[VQTokenizer, Origin]:

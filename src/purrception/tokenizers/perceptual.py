@@ -22,7 +22,7 @@ WIDTHS = (64, 128, 256, 512, 512)
 """Channels of VGG16's five stages."""
 CONVOLUTIONS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 """Their convolutions, by torchvision's numbers."""
-HUB_FILE = re.compile(r"([\w.-]+/[\w.-]+):([\w./-]+)")
+HUB_FILE = re.compile(r"hub:([\w.-]+/[\w.-]+):([\w./-]+)")
 
 
 class LPIPS(nn.Module):
@@ -109,7 +109,7 @@ def _find(tensors: dict[str, Tensor], names: tuple[str, str]) -> Tensor | None:
 
 
 def find_weights(source: str) -> Path:
-    """A file on this machine, or ``owner/name:file`` fetched from the hub when it is first asked for.
+    """A file on this machine, or ``hub:owner/name:file``, fetched from the hub when it is first asked for.
 
     Raises:
         InputError: neither is there.
@@ -118,7 +118,7 @@ def find_weights(source: str) -> Path:
         return Path(source)
     match = HUB_FILE.fullmatch(source)
     if not match:
-        raise InputError(f"no weights at {source}: give a .safetensors, .pt or .pth file, or owner/name:file")
+        raise InputError(f"no weights at {source}: give a .safetensors, .pt or .pth file, or hub:owner/name:file")
     hub = require("huggingface_hub", f"a file of the hub, {source},")
     try:
         return Path(hub.hf_hub_download(match[1], match[2]))

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from purrception.errors import InputError, unknown_name
+from purrception.errors import InputError, check_numbers, unknown_name
 from purrception.options import LARGEST_RATE
 from purrception.tokenizers.vq import VQConfig
 
@@ -24,11 +24,12 @@ class LossConfig:
     perceptual: float = 0.0
     """Weight of LPIPS over VGG16; needs perceptual_weights."""
     perceptual_weights: tuple[str, ...] = ()
-    """Files (.safetensors, .pt, .pth) with VGG16's convolutions and LPIPS's linear layers, or owner/name:file on
-    the hub."""
+    """Files (.safetensors, .pt, .pth) with VGG16's convolutions and LPIPS's linear layers, or
+    hub:owner/name:file."""
 
     def __post_init__(self) -> None:
         """Refuse negative weights, and a perceptual loss that is half asked for."""
+        check_numbers(self, "loss.")
         weights = (self.l2, self.l1, self.perceptual)
         if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
             raise InputError(
@@ -58,6 +59,7 @@ class AdversarialConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
+        check_numbers(self, "adversarial.", channels=2**14, layers=16)
         if not 0 <= self.weight < math.inf or self.start < 0 or self.channels < 8 or self.channels % 8:
             raise InputError(
                 "adversarial.weight and start are at least 0, channels a multiple of 8; given "
@@ -111,6 +113,7 @@ class TokenizerTrainingConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
+        check_numbers(self, "tokenizer training: ", steps=10**12, batch_size=2**20, fsq_levels=2**16)
         for name in ("steps", "batch_size", "report_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise InputError(

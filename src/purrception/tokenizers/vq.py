@@ -5,10 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -19,14 +18,13 @@ from torch import Tensor, nn
 
 from purrception.data.transforms import tensor_to_bytes
 from purrception.devices import downloads, upload
-from purrception.errors import InputError, unknown_name
+from purrception.errors import InputError, check_numbers, unknown_name
 from purrception.nearest import nearest_codes
-from purrception.packages import require
 from purrception.progress import note
-from purrception.weights import only_variant, require_finite
+from purrception.storage import DIGESTS_FILE, check_digests, plain_reason, write_digests
+from purrception.tokenizers.saved import CONFIG_FILE, SIGNED, UNIT, SavedVQ, is_own
+from purrception.weights import check_codes, check_size, forget_place, only_variant, require_finite
 
-SIGNED, UNIT = (-1.0, 1.0), (0.0, 1.0)
-"""Ranges of pixels: ours, and aMUSEd's."""
 GROUP_PIXELS, LARGEST_GROUP = 2**15, 32
 """How many images are decoded at a time: at most so many pixels, and so many images."""
 
@@ -93,6 +91,8 @@ class RescaledVQModel(VQModel):
 
 ARCHITECTURES: dict[str, type[VQModel]] = {"group": VQModel, "none": UnnormalisedVQModel}
 """By normalisation."""
+KINDS = {kind.__name__: kind for kind in (*ARCHITECTURES.values(), RescaledVQModel)}
+"""By the name that a saved configuration gives."""
 
 
 @dataclass(frozen=True)
@@ -114,13 +114,15 @@ class VQConfig:
 
     def __post_init__(self) -> None:
         """Refuse impossible sizes."""
+        bounds = {"codebook_size": 2**24, "codebook_dim": 2**14, "channels": 2**14, "layers": 64}
+        check_numbers(self, "tokenizer.model.", **bounds)
         if self.codebook_size < 2 or self.codebook_dim < 1 or self.layers < 1:
             raise InputError(
                 "a tokenizer needs codebook_size ≥ 2, codebook_dim ≥ 1 and layers ≥ 1; given "
                 f"{self.codebook_size}, {self.codebook_dim} and {self.layers}"
             )
-        if not self.channels or any(width % 8 for width in self.channels):
-            raise InputError(f"tokenizer channels are multiples of 8; given {list(self.channels)}")
+        if not 1 <= len(self.channels) <= 16 or any(width < 8 or width % 8 for width in self.channels):
+            raise InputError(f"tokenizer channels are 1 to 16 multiples of 8; given {list(self.channels)[:20]}")
         if self.normalisation not in ARCHITECTURES:
             raise unknown_name("normalisation", self.normalisation, ARCHITECTURES)
 
@@ -191,11 +193,12 @@ class VQTokenizer:
     """A :class:`Tokenizer` around a trained ``VQModel``, in evaluation mode and without gradients.
 
     Raises:
-        InputError: a weight is NaN or infinite.
+        InputError: a weight is NaN or infinite, or a code too large to be measured.
     """
 
     def __init__(self, vq: VQModel) -> None:
         require_finite(vq.state_dict(), "the tokenizer")
+        check_codes(vq.quantize.embedding.weight, "the tokenizer")
         self.vq = vq.eval().requires_grad_(False)
 
     @property
@@ -271,43 +274,59 @@ class VQTokenizer:
             yield images[: len(group)].float()
 
     def save(self, folder: Path) -> None:
-        """Write ``config.json`` and safetensors weights, as diffusers lays them out."""
+        """Write ``config.json`` and safetensors weights, as diffusers lays them out, and their SHA-256."""
+        (folder / DIGESTS_FILE).unlink(missing_ok=True)
         self.vq.save_pretrained(folder, safe_serialization=True)
+        forget_place(folder / CONFIG_FILE)
+        write_digests(folder, mine=is_own)
 
     @classmethod
-    def load(cls, folder: Path | str, input_range: tuple[float, float] | None = None) -> Self:
+    def load(
+        cls,
+        folder: Path | str,
+        input_range: tuple[float, float] | None = None,
+        *,
+        verify: bool = True,
+        variant: str | None = None,
+        torch_dtype: torch.dtype | None = None,
+    ) -> Self:
         """Load a folder that :meth:`save` (or diffusers) wrote.
 
         Args:
             folder: with ``config.json`` and weights.
             input_range: what the network takes for black and white; default: what its configuration says, else
                 (0, 1) where that has ``lookup_from_codebook``, as aMUSEd's, else (−1, 1).
+            verify: compare its files with their SHA-256, where the folder lists them.
+            variant: part of the weight files' names; default: the only one that there is, where none is without.
+            torch_dtype: precision of the weights; default: float32.
 
         Raises:
             InputError: the folder is missing, incomplete or damaged.
         """
-        config = Path(folder) / "config.json"
-        if not config.is_file():
-            raise InputError(f"no tokenizer at {folder}: expected config.json and safetensors weights")
-        kinds = {kind.__name__: kind for kind in (*ARCHITECTURES.values(), RescaledVQModel)}
-        variant = only_variant(Path(folder))
-        if variant:
+        folder = Path(folder)
+        if not (folder / CONFIG_FILE).is_file():
+            raise InputError(
+                f"no tokenizer at {folder}: expected config.json and safetensors weights, or hub:owner/name for "
+                "one of the hub"
+            )
+        if verify:
+            check_digests(folder, is_own, missing=False)
+        if variant is None and (variant := only_variant(folder)):
             note(f"{folder} holds its weights as {variant} alone: they are taken, rounded as they are")
         try:
-            saved = json.loads(config.read_text(encoding="utf-8"))
-            name = saved.get("_class_name")
-            if name not in kinds:
-                raise InputError(f"it is a {name}, expected {' or '.join(kinds)}")
-            # safetensors where there are any; diffusers reads the older .bin with weights_only
-            pixels = _input_range(saved, input_range)
-            kind = kinds[name]
+            name, saved = SavedVQ.read(folder)
+            if name not in KINDS:
+                raise InputError(f"it is a {name}, expected {' or '.join(KINDS)}")
+            pixels = saved.pixels(folder, input_range)
+            kind = KINDS[name]
             if kind is not UnnormalisedVQModel:
                 kind = VQModel if pixels == SIGNED else RescaledVQModel
-            if pixels != SIGNED and "input_range" not in saved:
-                note(f"{folder}: its network takes pixels in {list(pixels)}")
+            check_size(folder, lambda: kind.from_config(kind.load_config(folder)))
+            # safetensors where there are any; diffusers reads the older .bin with weights_only
             vq, info = kind.from_pretrained(
-                folder, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True, variant=variant
-            )
+                folder, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True, variant=variant,
+                torch_dtype=torch_dtype or torch.float32,
+            )  # fmt: skip
             if problems := {kind: names for kind, names in info.items() if names}:
                 raise InputError(f"the weights do not fit their configuration: {problems}")
             vq.register_to_config(lookup_from_codebook=False)  # decode is given embeddings, never indices
@@ -315,33 +334,7 @@ class VQTokenizer:
                 vq.register_to_config(input_range=list(pixels))
             return cls(vq)
         except Exception as error:  # diffusers and safetensors raise many kinds for a damaged file
-            raise InputError(f"cannot load the tokenizer in {folder}: {error}") from error
-
-    @classmethod
-    def from_hub(cls, name: str, input_range: tuple[float, float] | None = None) -> Self:
-        """Load ``owner/name`` or ``owner/name/subfolder`` from the Hugging Face hub, or from its cache.
-
-        Raises:
-            InputError: no such tokenizer can be had.
-        """
-        hub = require("huggingface_hub", f"a tokenizer of the hub, {name},")
-        owner, repository, *rest = name.split("/")
-        files = [str(PurePosixPath(*rest, kind)) for kind in ("config.json", "*.safetensors", "*.bin")]
-        try:
-            folder = hub.snapshot_download(f"{owner}/{repository}", allow_patterns=files)
-        except Exception as error:  # no such repository, no network, no right to read it
-            reason = " ".join(str(error).split())
-            raise InputError(f"no tokenizer at {name}, neither a folder here nor on the hub: {reason}") from error
-        return cls.load(Path(folder, *rest), input_range)
-
-
-def _input_range(config: dict[str, Any], given: tuple[float, float] | None) -> tuple[float, float]:
-    """See :meth:`VQTokenizer.load`."""
-    usual = UNIT if config.get("lookup_from_codebook") else SIGNED  # only aMUSEd's pipelines decode indices
-    low, high = given or config.get("input_range") or usual
-    if not low < high:
-        raise InputError(f"a range of pixels goes from black to a larger white; given {low} {high}")
-    return float(low), float(high)
+            raise InputError(f"cannot load the tokenizer in {folder}: {plain_reason(error)}") from error
 
 
 def fingerprint(model: nn.Module, use: str = "") -> str:

@@ -74,13 +74,11 @@ class TokenDataset:
 
     def _map(self, number: int) -> dict[str, np.ndarray]:
         shard = self.manifest.shards[number]
-        path = self._store.fetch(shard.file, cached=True)
         verify = not self._trusted[number]
-        if verify and self._store.remote and path is not None and sha256_of(path) != shard.sha256:
-            path = self._store.fetch(shard.file)  # what was cached is of an older set, or damaged
+        path = self._store.fetch(shard.file, sha256=shard.sha256 if verify else "", cached=True)
         if path is None:
             raise InputError(f"the shard {self.location}/{shard.file} is missing: encode the images again")
-        if verify and sha256_of(path) != shard.sha256:
+        if verify and not self._store.remote and sha256_of(path) != shard.sha256:
             raise InputError(
                 f"the shard {path} is truncated or altered ({path.stat().st_size} bytes, its SHA-256 is not "
                 "the manifest's): encode the images again"
@@ -91,9 +89,9 @@ class TokenDataset:
         return arrays
 
     def _check(self, shard: Shard, path: Path, arrays: dict[str, np.ndarray], verify: bool) -> None:
-        expected = (shard.count, *self.manifest.grid)
-        if arrays["indices"].shape != expected:
-            raise InputError(f"{path} holds indices {arrays['indices'].shape}; the manifest says {expected}")
+        for name, shape in (("indices", (shard.count, *self.manifest.grid)), ("labels", (shard.count,))):
+            if arrays[name].shape != shape:
+                raise InputError(f"{path} holds {name} of shape {arrays[name].shape}; the manifest says {shape}")
         limits = {"indices": self.manifest.codebook_size, "labels": max(self.manifest.num_classes, 1)}
         for name, limit in limits.items() if verify else ():
             if not 0 <= int(arrays[name].min()) <= int(arrays[name].max()) < limit:

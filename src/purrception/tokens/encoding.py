@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from purrception.data import ImageSource, Skipped, UnreadableImageError, Views, images_to_tensor
-from purrception.errors import InputError
+from purrception.errors import InputError, check_numbers
 
 if TYPE_CHECKING:
     from purrception.tokenizers import Tokenizer
@@ -42,6 +42,7 @@ class EncodingConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot encode."""
+        check_numbers(self, images_per_shard=2**24, batch_size=2**20, workers=2**12)
         if self.images_per_shard < 1 or self.batch_size < 0 or self.workers < 0:
             raise InputError(
                 "images_per_shard is at least 1, batch_size and workers at least 0; given "

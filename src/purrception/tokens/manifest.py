@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from purrception.errors import InputError
-from purrception.storage import write_file
+from purrception.storage import plain_name, read_json, write_file
 from purrception.tokens.store import TokenStore
 
 MANIFEST_FILE = "manifest.json"
+SHA256 = re.compile(r"[0-9a-f]{64}")
+LARGEST_GRID, LARGEST_CODEBOOK, LARGEST_DIM, MOST_CLASSES = 2**12, 2**24, 2**14, 2**17
+"""Sites along one side, codes, their dimensions, and classes beyond which a manifest is damaged."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,11 @@ class Standardisation:
 
     def apply(self, codebook: Tensor) -> Tensor:
         """Codes ``[K, D]`` → standardised codes, float32 ``[K, D]``."""
+        if len(self.mean) != codebook.shape[1]:
+            raise InputError(
+                f"the latents have {len(self.mean)} channels, and the tokenizer's codes {codebook.shape[1]}: "
+                "these tokens were made with another tokenizer"
+            )
         mean = torch.tensor(self.mean, dtype=torch.float64, device=codebook.device)
         return ((codebook.double() - mean) / self.std).float()
 
@@ -64,8 +72,19 @@ class Shard:
     """One file of a token set."""
 
     file: str
+    """Its name in the folder, never a path."""
     count: int
+    """Rows."""
     sha256: str
+
+    def __post_init__(self) -> None:
+        """Refuse a name that leads elsewhere, and a shard of nothing."""
+        plain_name(self.file, MANIFEST_FILE)
+        if not 1 <= self.count < 2**40 or not SHA256.fullmatch(self.sha256):
+            raise InputError(
+                f"a shard has at least one row and a SHA-256 in hexadecimal; given {self.count} and "
+                f"{self.sha256[:80]!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -87,6 +106,30 @@ class Manifest:
     views: int = 0
     """Random crops that stand for each image; 0: its centre."""
 
+    def __post_init__(self) -> None:
+        """Refuse sizes that no tokens have, before anything is made as large as they say."""
+        sizes = {
+            "codebook_size": (self.codebook_size, LARGEST_CODEBOOK),
+            "codebook_dim": (self.codebook_dim, LARGEST_DIM),
+            "a side of the grid": (max(self.grid, key=abs), LARGEST_GRID),
+            "the number of shards": (len(self.shards), 2**20),
+        }
+        for name, (given, most) in sizes.items():
+            if not 1 <= given <= most:
+                raise InputError(f"{name} lies in 1 to {most}; given {given}")
+        if min(self.grid) < 1 or self.views < 0 or self.num_classes > MOST_CLASSES:
+            raise InputError(
+                f"sides of the grid are at least 1, views at least 0 and class names at most {MOST_CLASSES}; "
+                f"given {list(self.grid)}, {self.views} and {self.num_classes}"
+            )
+        if len(self.standardisation.mean) != self.codebook_dim:
+            raise InputError(
+                f"codes have codebook_dim channels and as many means; given {self.codebook_dim} and "
+                f"{len(self.standardisation.mean)}"
+            )
+        if len({shard.file for shard in self.shards}) < len(self.shards):
+            raise InputError("every shard has a file of its own; one is named twice")
+
     @property
     def num_classes(self) -> int:
         """Number of classes; 0 when unconditional."""
@@ -102,12 +145,7 @@ class Manifest:
         path = TokenStore(folder, cache).fetch(MANIFEST_FILE)
         if path is None:
             raise InputError(f"no token shards in {folder}: {MANIFEST_FILE} is missing")
-        try:
-            return TypeAdapter(cls).validate_json(path.read_bytes())
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise InputError(f"{path} is not a token manifest: {where} {first['msg']}") from error
+        return read_json(path, cls, "a token manifest", "encode the images again")
 
     def write(self, folder: Path) -> None:
         """Write ``manifest.json``; it appears whole or not at all."""

@@ -7,12 +7,13 @@ finished when its record lies in ``progress/``; what is not finished is encoded 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -31,7 +32,7 @@ from purrception.data import (
 )
 from purrception.errors import InputError
 from purrception.progress import ProgressBar
-from purrception.storage import one_writer, write_file
+from purrception.storage import one_writer, read_json, reading, write_file
 from purrception.tokens.encoding import EncodedPart, Encoder, EncodingConfig
 from purrception.tokens.manifest import MANIFEST_FILE, Manifest, Shard, Standardisation
 from purrception.tokens.shards import shard_name, write_shard
@@ -70,7 +71,8 @@ class Plan:
         """
         file, here = folder / PLAN_FILE, asdict(self)
         if file.is_file():
-            there = json.loads(file.read_text(encoding="utf-8"))
+            remedy = f"remove {folder} to encode the images again"
+            there: dict[str, Any] = read_json(file, dict[str, Any], "the plan of token shards", remedy)
             if differing := [key for key, value in here.items() if there.get(key) != value]:
                 raise InputError(
                     f"{folder} was begun with another {', '.join(differing)}: give another folder, "
@@ -81,6 +83,47 @@ class Plan:
                 raise InputError(f"{folder} holds shards already: give another folder, or remove this one")
             write_file(file, json.dumps(here, indent=2).encode())
         processes.wait()
+
+
+@dataclass(frozen=True)
+class Left:
+    """An image that could not be read, as a record names it: escaped, for names of files need not be text."""
+
+    image: str
+    reason: str
+
+    @classmethod
+    def of(cls, one: Skipped) -> Self:
+        """What :meth:`skipped` gives back."""
+        return cls(*(json.dumps(text)[1:-1] for text in (one.name, one.reason)))
+
+    def skipped(self) -> Skipped:
+        """The image, under its own name."""
+        return Skipped(*(str(json.loads(f'"{text}"')) for text in (self.image, self.reason)))
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a finished shard; its file in ``progress/`` is this record."""
+
+    count: int
+    """Rows; none where no image could be read, and then there is no shard."""
+    skipped: tuple[Left, ...]
+    codes: tuple[int, ...] = ()
+    """Codes that occur."""
+    counts: tuple[int, ...] = ()
+    """How often each of them does."""
+    sha256: str = ""
+    grid: tuple[int, ...] = (0, 0)
+    seconds: float = 0.0
+    encoder_seconds: float = 0.0
+
+    def check(self, codebook_size: int) -> None:
+        """Refuse counts that do not add up."""
+        codes_fit = all(0 <= code < codebook_size for code in self.codes) and all(one > 0 for one in self.counts)
+        sites = self.count * math.prod(self.grid)
+        if not codes_fit or len(self.codes) != len(self.counts) or sum(self.counts) != sites or len(self.grid) < 2:
+            raise ValueError(f"its codes are not counted {sites} times, or are none of {codebook_size}")
 
 
 def prepare_splits(
@@ -217,38 +260,35 @@ def _encode_shards(plan: Plan, missing: list[int], encoder: Encoder, folder: Pat
         start = began = time.monotonic()
         for number, part in zip(mine, encoder.parts(ranges, advance), strict=True):
             record = _write_part(folder, number, part, size)
-            record |= {"seconds": time.monotonic() - began, "encoder_seconds": part.encoder_seconds}
-            write_file(_record(folder, number), json.dumps(record).encode())
+            timed = replace(record, seconds=time.monotonic() - began, encoder_seconds=part.encoder_seconds)
+            write_file(_record(folder, number), json.dumps(asdict(timed)))
             began = time.monotonic()
 
 
-def _write_part(folder: Path, number: int, part: EncodedPart, codebook_size: int) -> dict[str, Any]:
+def _write_part(folder: Path, number: int, part: EncodedPart, codebook_size: int) -> Record:
     """Write a shard, unless none of its images could be read; its record."""
-    skipped = [{"image": one.name, "reason": one.reason} for one in part.skipped]
+    skipped = tuple(map(Left.of, part.skipped))
     if not part.indices:
-        return {"count": 0, "skipped": skipped, "codes": [], "counts": []}
+        return Record(0, skipped)
     indices = np.concatenate(part.indices)
     digest = write_shard(folder / shard_name(number), indices, np.asarray(part.labels), codebook_size)
     codes, counts = np.unique(indices, return_counts=True)
-    return {
-        "count": len(indices),
-        "sha256": digest,
-        "grid": indices.shape[1:],
-        "skipped": skipped,
-        "codes": codes.tolist(),
-        "counts": counts.tolist(),
-    }
+    return Record(
+        len(indices), skipped, tuple(codes.tolist()), tuple(counts.tolist()), digest, tuple(indices.shape[1:])
+    )
 
 
 def _skipped(plan: Plan, folder: Path) -> list[Skipped]:
     """Every image that could not be read, in order."""
-    return [Skipped(one["image"], one["reason"]) for record in _records(plan, folder) for one in record["skipped"]]
+    with reading("the records of shards", folder / PROGRESS_FOLDER, "remove them to encode the images again"):
+        return [one.skipped() for record in _records(plan, folder) for one in record.skipped]
 
 
-def _records(plan: Plan, folder: Path) -> Iterator[dict[str, Any]]:
+def _records(plan: Plan, folder: Path) -> Iterator[Record]:
     """What was recorded of each shard, in order."""
     for number in range(len(plan.ranges)):
-        yield json.loads(_record(folder, number).read_text(encoding="utf-8"))
+        file = _record(folder, number)
+        yield read_json(file, Record, "the record of a shard", f"remove {file}, and its images are encoded again")
 
 
 def _report(plan: Plan, source: ImageSource, folder: Path) -> None:
@@ -266,12 +306,16 @@ def _finish(
     skipped = 0
     grid, seconds, encoder_seconds = (0, 0), 0.0, 0.0
     for number, record in enumerate(_records(plan, folder)):
-        skipped += len(record["skipped"])
-        seconds, encoder_seconds = seconds + record["seconds"], encoder_seconds + record["encoder_seconds"]
-        if record["count"]:
-            counts[record["codes"]] += record["counts"]
-            grid = (record["grid"][0], record["grid"][1])
-            shards.append(Shard(shard_name(number), record["count"], record["sha256"]))
+        skipped += len(record.skipped)
+        seconds, encoder_seconds = seconds + record.seconds, encoder_seconds + record.encoder_seconds
+        if record.count:
+            with reading(
+                "the record of a shard", _record(folder, number), "remove it, and its images are encoded"
+            ):
+                record.check(len(codebook))
+                shards.append(Shard(shard_name(number), record.count, record.sha256))
+            counts[list(record.codes)] += record.counts
+            grid = (record.grid[0], record.grid[1])
     summary = {
         "images": plan.images,
         "skipped": skipped,

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import TypeAdapter
 from safetensors.numpy import save
 
-from purrception.storage import write_file
+from purrception.errors import InputError
+from purrception.storage import reading, write_file
 
 SAFETENSORS_DTYPES: dict[str, np.dtype[Any]] = {"U16": np.dtype("<u2"), "I32": np.dtype("<i4")}
+LARGEST_HEADER = 2**16
+"""Bytes; that of two arrays takes some two hundred."""
 
 
 def shard_name(number: int) -> str:
@@ -28,15 +33,47 @@ def write_shard(path: Path, indices: np.ndarray, labels: np.ndarray, codebook_si
     return hashlib.sha256(content).hexdigest()
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """An array of a safetensors header."""
+
+    dtype: Literal["U16", "I32"]
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What the header of a shard says; other arrays are left alone."""
+
+    indices: _Entry
+    labels: _Entry
+
+
 def map_shard(path: Path) -> dict[str, np.ndarray]:
-    """Memory-map the arrays of a safetensors file: an 8-byte length, a JSON header, then the bytes."""
-    with path.open("rb") as stream:
-        header_bytes = int.from_bytes(stream.read(8), "little")
-        header: dict[str, Any] = json.loads(stream.read(header_bytes))
-    whole = np.memmap(str(path), dtype=np.uint8, mode="r", offset=0)
-    arrays = {}
-    for name, entry in header.items():
-        if name != "__metadata__":
-            start, stop = (8 + header_bytes + offset for offset in entry["data_offsets"])
-            arrays[name] = whole[start:stop].view(SAFETENSORS_DTYPES[entry["dtype"]]).reshape(entry["shape"])
-    return arrays
+    """Memory-map ``indices`` and ``labels`` of a safetensors file: an 8-byte length, a JSON header, the bytes.
+
+    Raises:
+        InputError: the header is none of a shard, or speaks of more than the file holds.
+    """
+    with reading("a token shard", path, "encode the images again"):
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if length > LARGEST_HEADER:
+                raise InputError(f"{path} is no token shard: its header is to have {length} bytes")
+            header = TypeAdapter(_Header).validate_json(stream.read(length), strict=True)
+        whole = np.memmap(str(path), dtype=np.uint8, mode="r", offset=8 + length)
+        entries: dict[str, _Entry] = vars(header)
+        (_, end), (begin, _) = sorted(entry.data_offsets for entry in entries.values())
+        if begin < end:
+            raise InputError(f"{path} is damaged: its arrays overlap; encode the images again")
+        return {name: _array(whole, entry) for name, entry in entries.items()}
+
+
+def _array(whole: np.ndarray, entry: _Entry) -> np.ndarray:
+    dtype, (start, stop) = SAFETENSORS_DTYPES[entry.dtype], entry.data_offsets
+    if not 0 <= start <= stop <= len(whole) or min(entry.shape, default=0) < 0:
+        raise ValueError(f"an array is to lie at bytes {start} to {stop} of {len(whole)}")
+    if math.prod(entry.shape) * dtype.itemsize != stop - start:
+        raise ValueError(f"{stop - start} bytes are no array {list(entry.shape)} of {entry.dtype}")
+    return whole[start:stop].view(dtype).reshape(entry.shape)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 from purrception.errors import InputError
 from purrception.packages import explained, require
 from purrception.places import user_cache
+from purrception.storage import plain_name, sha256_of
 
 
 class TokenStore:
@@ -25,20 +27,22 @@ class TokenStore:
         self.folder = (cache or _default_cache(address)) if self.remote else Path(address)
         self._address = address.rstrip("/")
 
-    def fetch(self, file: str, *, cached: bool = False) -> Path | None:
+    def fetch(self, file: str, *, sha256: str = "", cached: bool = False) -> Path | None:
         """The local path of a file, or ``None`` where there is none.
 
         Args:
-            file: its name in the folder.
-            cached: whether a copy that is already here will do.
+            file: its name in the folder; never a path.
+            sha256: what a file of an address must have; one that arrives with another never takes its name here.
+            cached: whether a copy that is already here will do, if it has that SHA-256.
 
         Raises:
-            InputError: the address cannot be reached, or needs a package that is not installed.
+            InputError: the name leads elsewhere, the address cannot be reached or needs a package that is not
+                installed, or the file is not the one expected.
         """
-        path = self.folder / file
+        path = self.folder / plain_name(file, self._address)
         if not self.remote:
             return path if path.is_file() else None
-        if cached and path.is_file():
+        if cached and path.is_file() and sha256 in ("", sha256_of(path)):
             return path
         fsspec = require("fsspec", f"reading {self._address}")
 
@@ -47,7 +51,16 @@ class TokenStore:
             files, below = fsspec.core.url_to_fs(f"{self._address}/{file}")
             self.folder.mkdir(parents=True, exist_ok=True)
             files.get_file(below, str(partial))
+            if partial.is_dir():
+                raise InputError(f"{self._address}/{file} is a folder, where a file is expected")
+            if sha256 and sha256_of(partial) != sha256:
+                raise InputError(
+                    f"{self._address}/{file} is truncated or altered (its SHA-256 is not the manifest's): it is "
+                    "not taken; encode the images again, or copy the shards there once more"
+                )
             os.replace(partial, path)
+        except InputError:
+            raise
         except FileNotFoundError:
             return None
         except ImportError as error:  # a package for this kind of address, such as s3fs
@@ -55,6 +68,8 @@ class TokenStore:
         except Exception as error:  # every file system has errors of its own
             raise InputError(f"cannot read {self._address}/{file}: {' '.join(str(error).split())}") from error
         finally:
+            if partial.is_dir():
+                shutil.rmtree(partial)
             partial.unlink(missing_ok=True)
         return path
 

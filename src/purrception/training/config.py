@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from purrception.errors import InputError
+from purrception.errors import InputError, check_numbers
 from purrception.flow import TimeSampling
 from purrception.models import Kernel
 from purrception.options import LARGEST_RATE, TIMEOUT_MINUTES
@@ -79,6 +79,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot run."""
+        check_numbers(self, "training.", steps=10**12, batch_size=2**24, accumulation=2**24)
         at_least_one = (
             "steps", "batch_size", "accumulation", "log_every", "validate_every",
             "checkpoint_every", "keep_checkpoints",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from functools import cached_property
 from pathlib import Path
@@ -10,8 +11,12 @@ from typing import Any, Self
 import numpy as np
 
 from purrception import processes
-from purrception.storage import append_line, sync, write_file
+from purrception.progress import note
+from purrception.storage import append_line, read_limited, sync, write_file
 from purrception.training.events import EventFile
+
+LARGEST_LOG = 2**30
+"""Bytes; a million lines have a quarter of that."""
 
 
 class MetricsLog:
@@ -61,13 +66,26 @@ class MetricsLog:
 
 
 def read_json_lines(file: Path) -> list[dict[str, Any]]:
-    """All whole lines of a file of JSON objects, none if it is missing; a line cut by a kill is left out."""
-    lines = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
+    """The lines of a file of JSON objects, each with a whole number ``step``, none if it is missing.
+
+    A line that a kill has cut, or that is damaged, is left out, and a note says how many.
+
+    Raises:
+        InputError: it cannot be read, or is larger than such a file gets.
+    """
+    if not file.exists():
+        return []
+    lines, left = [], 0
+    for text in read_limited(file, LARGEST_LOG, "a file of figures").decode(errors="replace").split("\n"):
+        values: Any = None
+        with contextlib.suppress(ValueError, RecursionError):
+            values = json.loads(text)
+        if isinstance(values, dict) and type(values.get("step")) is int:
+            lines.append(values)
+        elif text:
+            left += 1
+    if left:
+        note(f"{left} of the lines of {file} are cut or damaged: they are left out")
     return lines
 
 

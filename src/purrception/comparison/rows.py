@@ -1,0 +1,65 @@
+"""The rows of a comparison, one for each training and point of measurement, as they lie on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
+from typing_extensions import TypedDict
+
+from purrception.errors import InputError
+from purrception.storage import reading
+from purrception.training.metrics import read_json_lines
+
+ROWS_FILE = "rows.jsonl"
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Sampling(TypedDict):
+    solver: str
+    guidance: Finite
+    temperature: float | str
+
+
+class _Row(TypedDict):
+    """What every report needs of a row; newer ones hold more."""
+
+    entry: str
+    seed: int
+    step: Annotated[int, Field(ge=1)]
+    seconds: Positive
+    flops: Positive
+    parameters: int
+    nfe: int
+    sampling: _Sampling
+    frechet: Finite
+    bits_per_code: Finite
+    precision: Finite
+    recall: Finite
+    recognised: Finite
+    cross_entropy: Finite | None
+    mean_error: Finite | None
+
+
+def read_rows(file: Path, entries: Container[str] | None = None) -> list[dict[str, Any]]:
+    """The rows of a comparison, none if there are none yet; a line that a kill has cut is left out.
+
+    Args:
+        file: ``rows.jsonl``.
+        entries: what a row may be of; default: anything.
+
+    Raises:
+        InputError: a row lacks a figure, or is of another comparison.
+    """
+    rows = read_json_lines(file)
+    for row in rows:
+        named = f"entry {row.get('entry')!r}, seed {row.get('seed')!r}, step {row['step']}"[:200]
+        remedy = f"remove that line ({named}) and the folder of that training, and start the command again"
+        with reading("a file of rows", file, remedy):
+            TypeAdapter(_Row).validate_python(row, strict=True)
+        if entries is not None and row["entry"] not in entries:
+            raise InputError(f"{file} holds a row of another comparison ({named}): {remedy}")
+    return rows

@@ -1,0 +1,81 @@
+"""What a tokenizer's folder says of it: ``config.json`` of a ``VQModel``, held against what one can be."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field
+
+from purrception.errors import InputError
+from purrception.progress import note
+from purrception.storage import read_json
+
+CONFIG_FILE, WEIGHTS_FILES, ORIGIN_FILE = "config.json", "diffusion_pytorch_model", "origin.json"
+"""The files of a tokenizer; those of weights begin so."""
+SIGNED, UNIT = (-1.0, 1.0), (0.0, 1.0)
+"""Ranges of pixels: ours, and aMUSEd's."""
+
+Width = Annotated[int, Field(ge=1, le=2**14)]
+Down = Literal[
+    "DownEncoderBlock2D", "AttnDownEncoderBlock2D",
+    "UnnormalisedDownEncoderBlock2D", "UnnormalisedAttnDownEncoderBlock2D",
+]  # fmt: skip
+Up = Literal[
+    "UpDecoderBlock2D", "AttnUpDecoderBlock2D",
+    "UnnormalisedUpDecoderBlock2D", "UnnormalisedAttnUpDecoderBlock2D",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SavedVQ:
+    """The part of a ``VQModel``'s configuration that shapes it, within bounds; the defaults are diffusers'."""
+
+    in_channels: Annotated[int, Field(ge=1, le=64)] = 3
+    out_channels: Annotated[int, Field(ge=1, le=64)] = 3
+    down_block_types: tuple[Down, ...] = ("DownEncoderBlock2D",)
+    up_block_types: tuple[Up, ...] = ("UpDecoderBlock2D",)
+    block_out_channels: Annotated[tuple[Width, ...], Field(min_length=1, max_length=16)] = (64,)
+    layers_per_block: Annotated[int, Field(ge=1, le=64)] = 1
+    act_fn: str = "silu"
+    latent_channels: Width = 3
+    sample_size: int | list[int] = 32
+    num_vq_embeddings: Annotated[int, Field(ge=1, le=2**24)] = 256
+    norm_num_groups: Width = 32
+    vq_embed_dim: Width | None = None
+    scaling_factor: Annotated[float, Field(allow_inf_nan=False)] = 0.18215
+    norm_type: Literal["group", "spatial"] = "group"
+    mid_block_add_attention: bool = True
+    lookup_from_codebook: bool = False
+    force_upcast: bool = False
+    input_range: tuple[float, float] | None = None
+    """What :class:`RescaledVQModel` takes for black and white."""
+
+    @classmethod
+    def read(cls, folder: Path) -> tuple[str, Self]:
+        """(name of the class, configuration) of a folder; keys that are not known are left alone.
+
+        Raises:
+            InputError: it is no configuration, or of something that can be no tokenizer.
+        """
+        file, what = folder / CONFIG_FILE, "the configuration of a tokenizer"
+        values: dict[str, Any] = read_json(file, dict[str, Any], what)
+        saved: Self = read_json(file, cls, what)
+        return str(values.get("_class_name"))[:100], saved
+
+    def pixels(self, folder: Path, given: tuple[float, float] | None) -> tuple[float, float]:
+        """What the network takes for black and white; see :meth:`VQTokenizer.load`."""
+        usual = UNIT if self.lookup_from_codebook else SIGNED  # only aMUSEd's pipelines decode indices
+        low, high = given or self.input_range or usual
+        if not -math.inf < low < high < math.inf:
+            raise InputError(f"a range of pixels goes from black to a larger white; given {low} {high}")
+        if (low, high) != SIGNED and self.input_range is None:
+            note(f"{folder}: its network takes pixels in {[float(low), float(high)]}")
+        return float(low), float(high)
+
+
+def is_own(name: str) -> bool:
+    """Whether a file of a folder, which may hold more, is the tokenizer's."""
+    return name in (CONFIG_FILE, ORIGIN_FILE) or name.startswith(WEIGHTS_FILES)
