@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from purrception.errors import InputError
-from purrception.storage import read_limited, reading, write_file
+from purrception.storage import content_digest, read_limited, reading, write_file
 
 LARGEST_FILE = 2**30
 ENTRY = "sizes"
@@ -73,8 +71,4 @@ def read_sealed(path: Path, what: str) -> Sealed:
 
 
 def _digest(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
-        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return content_digest(json.dumps(about, sort_keys=True), tensors)

@@ -9,6 +9,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from purrception.errors import InputError
 from purrception.storage.files import plain_name, write_file
 from purrception.storage.locks import LOCK_FILE
@@ -46,6 +49,18 @@ def write_digests(
     write_file(
         folder / DIGESTS_FILE, digest_lines({name: sha256_of(folder / name) for name in names if mine(name)})
     )
+
+
+def content_digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of named tensors, their types and shapes, and of what is said of them; hexadecimal.
+
+    For files that carry a digest of their own, and so cannot be hashed whole.
+    """
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

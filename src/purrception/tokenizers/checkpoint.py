@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -20,7 +19,7 @@ from torch import Tensor, nn, optim
 from purrception import processes
 from purrception.errors import InputError
 from purrception.progress import note
-from purrception.storage import SKIP_DIGESTS, reading, whole_file
+from purrception.storage import SKIP_DIGESTS, content_digest, reading, whole_file
 from purrception.weights import require_finite
 
 DAMAGED_PREFIX = "damaged-"
@@ -75,7 +74,7 @@ def save_checkpoint(folder: Path, progress: Progress, parts: Mapping[str, Mappin
     }
     file = folder / f"step-{progress.step:08d}.safetensors"
     told = json.dumps(asdict(progress))
-    metadata = {"progress": told, "sha256": _digest(told, tensors)}
+    metadata = {"progress": told, "sha256": content_digest(told, tensors)}
     try:
         with whole_file(file) as partial:
             save_file(tensors, partial, metadata=metadata)
@@ -144,20 +143,11 @@ def _read_or_reason(file: Path) -> tuple[TokenizerCheckpoint | None, str]:
             tensors = load_file(file)
         require_finite(tensors, "it")
         skipped = os.environ.get(SKIP_DIGESTS) == "1"
-        if not skipped and metadata.get("sha256", "") not in ("", _digest(metadata["progress"], tensors)):
+        if not skipped and metadata.get("sha256", "") not in ("", content_digest(metadata["progress"], tensors)):
             raise InputError("its SHA-256 is not the one that was written with it")
     except InputError as error:
         return None, f"the checkpoint {file} is damaged ({error})"
     return TokenizerCheckpoint(file, progress, tensors), ""
-
-
-def _digest(progress: str, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of all that a checkpoint says, hexadecimal."""
-    digest = hashlib.sha256(progress.encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _files(folder: Path) -> list[Path]:
