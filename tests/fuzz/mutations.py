@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import resource
@@ -13,6 +14,9 @@ from types import FrameType
 from purrception.errors import InputError
 
 SECONDS, MEGABYTES = 10, 1000
+MUTATIONS = int(os.environ.get("FUZZ", "0"))
+QUICK, SLOW = MUTATIONS or 120, MUTATIONS or 100
+"""For each reader in CI; those that build a network take longer. ``FUZZ=2000`` looks harder."""
 NUMBER = re.compile(rb"-?\d+(\.\d+)?([eE][-+]?\d+)?")
 NUMBERS = [
     b"0", b"-1", b"1", b"2", b"255", b"65536", b"1000000", b"2147483648", b"9223372036854775808", b"1e308",
@@ -76,6 +80,42 @@ def hold(read: Callable[[Path], object], path: Path, content: bytes) -> InputErr
         signal.signal(signal.SIGALRM, previous)
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
         assert grown < MEGABYTES, f"{grown} megabytes more, reading {content[:2000]!r}"
+
+
+def fuzz(
+    read: Callable[[Path], object],
+    path: Path,
+    count: int,
+    *,
+    noticed: bool = False,
+    after: Callable[[], None] = lambda: None,
+) -> int:
+    """Read ``path`` under ``count`` mutations; how many were refused.
+
+    Args:
+        read: the reader.
+        path: a good file, which it takes; put back in the end.
+        count: of mutations.
+        noticed: whether every one that changes the file must be refused.
+        after: called when the mutation is on the disk, before it is read.
+    """
+    good = path.read_bytes()
+    assert hold(read, path, good) is None
+    dice, refused = random.Random(f"{path.name} {count > QUICK}"), 0
+
+    def prepared(where: Path) -> object:
+        after()
+        return read(where)
+
+    for _ in range(count):
+        content = mutated(good, dice)
+        error = hold(prepared, path, content)
+        refused += error is not None
+        assert error is not None or not noticed or content == good, f"taken in silence: {content[:500]!r}"
+    path.write_bytes(good)
+    after()
+    print(f"{path.name}: {refused} of {count} refused")
+    return refused
 
 
 def _too_long(number: int, frame: FrameType | None) -> None:

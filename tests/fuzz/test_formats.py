@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -42,48 +40,8 @@ from purrception.tokenizers import VQConfig, VQTokenizer
 from purrception.tokens import EncodingConfig, TokenDataset, TokenStore, preparation, write_tokens
 from purrception.training.metrics import MetricsLog, read_json_lines
 from purrception.weights import read_weights, tensors_in
-from tests.fuzz.mutations import hold, mutated
+from tests.fuzz.mutations import QUICK, SLOW, fuzz
 from tests.test_tokens import Pixels, PixelTokenizer
-
-MUTATIONS = int(os.environ.get("FUZZ", "0"))
-QUICK, SLOW = MUTATIONS or 120, MUTATIONS or 100
-"""For each reader in CI; those that build a network take longer."""
-
-
-def fuzz(
-    read: Callable[[Path], object],
-    path: Path,
-    count: int,
-    *,
-    noticed: bool = False,
-    after: Callable[[], None] = lambda: None,
-) -> int:
-    """Read ``path`` under ``count`` mutations; how many were refused.
-
-    Args:
-        read: the reader.
-        path: a good file, which it takes; put back in the end.
-        count: of mutations.
-        noticed: whether every one that changes the file must be refused.
-        after: called when the mutation is on the disk, before it is read.
-    """
-    good = path.read_bytes()
-    assert hold(read, path, good) is None
-    dice, refused = random.Random(f"{path.name} {count > QUICK}"), 0
-
-    def prepared(where: Path) -> object:
-        after()
-        return read(where)
-
-    for _ in range(count):
-        content = mutated(good, dice)
-        error = hold(prepared, path, content)
-        refused += error is not None
-        assert error is not None or not noticed or content == good, f"taken in silence: {content[:500]!r}"
-    path.write_bytes(good)
-    after()
-    print(f"{path.name}: {refused} of {count} refused")
-    return refused
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +89,7 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(max_examples=MUTATIONS or 100, deadline=None, derandomize=True)
+@settings(max_examples=SLOW, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_value_in_any_place_of_a_configuration(data: st.DataObject) -> None:
     values = config_to_dict(get_recipe("digits"))
