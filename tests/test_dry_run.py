@@ -18,7 +18,7 @@ from purrception.experiment import check_config
 from purrception.models import DiTConfig
 from purrception.recipes import RECIPES, fit_to_images, get_recipe
 from purrception.tokenizers import PUBLIC_TOKENIZERS
-from purrception.tokens import Manifest, Standardisation
+from purrception.tokens import Manifest, Shard, Standardisation
 from tests.conftest import run_cli
 
 PAPER = [name for name in RECIPES if name not in ("digits", "photos", "folder") and "paper-code" not in name]
@@ -56,7 +56,9 @@ def test_the_whole_step_of_every_recipe_fits_shape_by_shape(name: str) -> None:
         size, dim, downsampling = model.codebook_size, model.codebook_dim, model.downsampling
     side = (recipe.data.image_size or 64) // downsampling
     names = tuple(map(str, range(recipe.data.classes or 0)))
-    manifest = Manifest(size, dim, (side, side), names, Standardisation((0.0,) * dim, 1.0), "", "train", False, ())
+    shards = (Shard("shard-00000.safetensors", 1, "0" * 64),)
+    figures = Standardisation((0.0,) * dim, 1.0)
+    manifest = Manifest(size, dim, (side, side), names, figures, "", "train", False, shards)
     tokenizer = SimpleNamespace(codebook=torch.zeros(size, dim))
     network = whole_step(recipe, manifest, tokenizer)  # type: ignore[arg-type]
     assert all(parameter.grad is not None for parameter in network.parameters())

@@ -15,7 +15,7 @@ from purrception.errors import InputError
 
 SECONDS, MEGABYTES = 10, 1000
 MUTATIONS = int(os.environ.get("FUZZ", "0"))
-QUICK, SLOW = MUTATIONS or 120, MUTATIONS or 100
+QUICK, SLOW = MUTATIONS or 80, MUTATIONS or 50
 """For each reader in CI; those that build a network take longer. ``FUZZ=2000`` looks harder."""
 NUMBER = re.compile(rb"-?\d+(\.\d+)?([eE][-+]?\d+)?")
 NUMBERS = [

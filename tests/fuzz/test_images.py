@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import random
 import tarfile
 from collections.abc import Callable
@@ -28,10 +27,8 @@ from purrception.evaluation.generation import Expected, GeneratedCodes
 from purrception.evaluation.image_sets import NpzImages
 from purrception.evaluation.references import Origin, open_reference, save_statistics
 from purrception.evaluation.statistics import FeatureStatistics
-from tests.fuzz.mutations import hold, mutated
+from tests.fuzz.mutations import QUICK, hold, mutated
 
-COUNT = int(os.environ.get("FUZZ", "150"))
-"""Mutations of each kind of file; set FUZZ=2000 to look harder."""
 Read = Callable[[Path], object]
 
 
@@ -40,13 +37,13 @@ def torment(read: Read, path: Path, content: bytes, kind: str) -> int:
     path.write_bytes(content)
     read(path)
     taken = 0
-    for number in range(COUNT):
+    for number in range(QUICK):
         dice = random.Random(f"{kind} {number}")
         damaged = content
         for _ in range(1 + (dice.random() < 0.2)):
             damaged = mutated(damaged, dice)
         taken += hold(read, path, damaged) is None
-    print(f"{kind}: {COUNT} mutations, {taken} taken")
+    print(f"{kind}: {QUICK} mutations, {taken} taken")
     return taken
 
 
@@ -107,7 +104,7 @@ LABELS = st.recursive(
 )
 
 
-@settings(max_examples=min(COUNT, 500), deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=min(QUICK, 500), deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.lists(LABELS, min_size=1, max_size=4))
 def test_labels_of_any_kind(tmp_path_factory: pytest.TempPathFactory, labels: list[object]) -> None:
     folder = tmp_path_factory.getbasetemp() / "labels"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -145,7 +146,9 @@ def test_a_training_killed_while_saving_resumes_to_the_same_files(
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     folder = tmp_path / "killed"
     left = sorted(path.name for path in (folder / "checkpoints").iterdir())
-    assert left == [".step-00000004.safetensors.partial", "step-00000002.safetensors"]
+    assert [re.sub(r"\.\d+\.", ".", name) for name in left] == [
+        ".step-00000004.safetensors.partial", "step-00000002.safetensors",
+    ]  # fmt: skip
     assert main(["tokenizer", "train", "--resume", str(folder)]) == 0
     assert main(["tokenizer", "train", "digits", *OPTIONS, "--out", str(tmp_path / "whole")]) == 0
     assert "next: purrception tokenizer report" in capsys.readouterr().out
@@ -249,7 +252,7 @@ def test_losses_are_weighted_as_asked(source: ImageSource, start: VQTokenizer, t
 
 
 def test_a_training_that_diverges_says_so(source: ImageSource, tmp_path: Path) -> None:
-    config = replace(CONFIG, loss=LossConfig(l2=1e38))
+    config = replace(CONFIG, loss=LossConfig(l2=9e18))
     with pytest.raises(InputError, match=r"gradient of step 1 is not finite.*learning_rate"):
         train_tokenizer(MODEL, config, source, source, tmp_path)
 

@@ -197,5 +197,5 @@ def load_classifier(path: Path | str, *, sealed: bool = False) -> ImageClassifie
                 sizes.channels, sizes.image_size, sizes.classes, sizes.feature_dim, tuple(sizes.class_names)
             )
         model.load_state_dict(kept.tensors, assign=True)
-        require_finite(model.state_dict(), "it")
+        require_finite(model.state_dict(), path)
     return model.float().eval().requires_grad_(False)
