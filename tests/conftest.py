@@ -28,7 +28,7 @@ from purrception.models import DiTConfig, PurrceptionTransformer
 from purrception.recipes import digits
 from purrception.tokenizers import TokenizerTrainingConfig, VQConfig
 from purrception.training import TrainingConfig
-from tests.forked import can_fork, remember_environment, run_forked
+from tests.forked import can_fork, remember_environment, restore_environment, run_forked
 
 ROOT = Path(__file__).parents[1]
 # Processes that tests start find what the tests found, wherever they run: PYTHONPATH=src need not be absolute.
@@ -176,3 +176,10 @@ def digits_recipe() -> RunConfig:
 def _seeded() -> None:
     """Every test draws the same numbers every time."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _same_environment() -> Iterator[None]:
+    """What a test, or a library that it imports, does to the environment ends with it."""
+    yield
+    restore_environment()

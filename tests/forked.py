@@ -29,6 +29,16 @@ def remember_environment() -> None:
     _environment.update(_present())
 
 
+def restore_environment() -> None:
+    """Undo what was done to it since, by whomever."""
+    present = _present()
+    for name in present.keys() | _environment.keys():
+        if name not in _environment:
+            del os.environ[name]
+        elif present.get(name) != _environment[name]:
+            os.environ[name] = _environment[name]
+
+
 def can_fork() -> bool:
     """Whether a child of the server would find the present environment: some of it is read by imports alone."""
     return _present() == _environment
