@@ -130,7 +130,8 @@ def _is_at(descriptor: int, file: Path) -> bool:
 
 
 def _signature() -> str:
-    words = [Path(sys.argv[0]).name]
+    program = Path(sys.argv[0]).name
+    words = ["purrception" if program == "__main__.py" else program]
     for before, word in pairwise(sys.argv):  # a password is not for everybody who can read the lock's file
         words.append("…" if before == SECRET else f"{SECRET}=…" if word.startswith(f"{SECRET}=") else word)
     command = shlex.join(words)[:200]
