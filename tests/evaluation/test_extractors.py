@@ -77,6 +77,11 @@ def test_inception_accounts_for_every_tensor(tmp_path: Path) -> None:
         open_inception(str(tmp_path / "other.pth"))
 
 
+def test_an_absent_folder_of_dinov2_is_never_asked_of_the_hub() -> None:
+    with pytest.raises(InputError, match=r"no DINOv2 at weights/dino: give a folder .* or hub:owner/name"):
+        build_extractor("dinov2", Ingredients(weights="weights/dino"))
+
+
 def test_dinov2_from_a_folder(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.Dinov2Config(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=224)

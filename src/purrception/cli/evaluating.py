@@ -26,7 +26,7 @@ class EvaluateOptions:
     features: str = ""
     """What distances are measured in: classifier, texture, inception or dinov2."""
     weights: str = ""
-    """Of inception (a file) or dinov2 (a folder or hub id)."""
+    """Of inception (a file) or dinov2 (a folder or hub:OWNER/NAME)."""
     classifier: str = ""
     """A classifier.safetensors of an earlier report; default: one that learns the real images."""
     num: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -10,11 +11,12 @@ from torch import Tensor, nn
 
 from purrception.errors import InputError
 from purrception.evaluation.extractors.base import Extracted
+from purrception.hub import HUB_PREFIX
 from purrception.packages import require
 from purrception.tokenizers import fingerprint
 from purrception.weights import require_finite
 
-DEFAULT = "facebook/dinov2-large"
+DEFAULT = "hub:facebook/dinov2-large"
 SIDE = 224
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -37,18 +39,20 @@ class Dinov2Extractor:
 
 
 def open_dinov2(weights: str, device: str = "cpu") -> Dinov2Extractor:
-    """DINOv2 from a local folder or by its id on the Hugging Face hub; by default the large one.
+    """DINOv2 from a local folder or, as ``hub:owner/name``, from the Hugging Face hub; by default the large one.
 
     Raises:
         InputError: ``transformers`` is missing, or the weights cannot be had.
     """
+    weights = weights or DEFAULT
+    advice = "give a folder that transformers saved, or hub:owner/name, with --weights"
+    if not weights.startswith(HUB_PREFIX) and not Path(weights).is_dir():
+        raise InputError(f"no DINOv2 at {weights}: {advice}")
     transformers = require("transformers", "--features dinov2")
     try:
-        network = transformers.Dinov2Model.from_pretrained(weights or DEFAULT)
+        network = transformers.Dinov2Model.from_pretrained(weights.removeprefix(HUB_PREFIX))
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"no DINOv2 at {weights or DEFAULT}: give a folder that transformers saved, or an id of the hub, with "
-            f"--weights; {' '.join(str(error).split())[:200]}"
-        ) from error
-    require_finite(network.state_dict(), weights or DEFAULT)
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"no DINOv2 at {weights}: {advice}; {reason}") from error
+    require_finite(network.state_dict(), weights)
     return Dinov2Extractor(network, device)
