@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from purrception.config import load_config
-from purrception.training.metrics import read_json_lines
+from purrception.storage import read_json_lines
 from tests.conftest import run_cli
 
 

@@ -203,6 +203,15 @@ def test_one_flipped_bit_is_noticed(copied: Path, name: str, monkeypatch: pytest
         assert PurrceptionPipeline.from_pretrained(copied)
 
 
+def test_weights_that_are_not_finite_are_not_saved(copied: Path, tmp_path: Path) -> None:
+    pipeline = PurrceptionPipeline.from_pretrained(copied)
+    next(pipeline.transformer.parameters()).data.view(-1)[0] = 1e38
+    torch.nn.Module.to(pipeline.transformer, torch.float16)
+    with pytest.raises(InputError, match=r"in which it is to be saved, holds values that are NaN or infinite"):
+        pipeline.save_pretrained(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_tokenizer_s_flipped_bit_is_noticed_beside_files_of_others(tiny_run: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_run / "tokenizer", tmp_path / "tokenizer"))
     (folder / "metrics.jsonl").write_text("")

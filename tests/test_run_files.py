@@ -18,10 +18,10 @@ from purrception.errors import InputError
 from purrception.experiment import load_pipeline
 from purrception.plan import plan
 from purrception.saved_run import saved_config
-from purrception.storage import read_json
+from purrception.storage import read_json, read_json_lines
 from purrception.tokenizers.perceptual import find_weights
 from purrception.training import RunDirectory
-from purrception.training.metrics import MetricsLog, read_json_lines
+from purrception.training.metrics import MetricsLog
 from tests.fuzz.test_formats import row
 
 
@@ -35,8 +35,7 @@ def test_a_line_of_figures_that_is_none_is_left_out_and_told_of(
     file.write_text(f'{{"step": 1}}\n{line}\n{{"step": 2, "loss": 0.5}}\n', encoding="latin-1")
     assert read_json_lines(file) == [{"step": 1}, {"step": 2, "loss": 0.5}]
     assert "1 of the lines of" in capsys.readouterr().err
-    with MetricsLog(file, 1) as log:
-        log.write(2, {"loss": 0.25})
+    MetricsLog(file, 1).write(2, {"loss": 0.25})
     assert read_json_lines(file) == [{"step": 1}, {"step": 2, "loss": 0.25}]
 
 

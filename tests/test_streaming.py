@@ -16,6 +16,7 @@ import yaml
 
 from purrception.cli import main
 from purrception.errors import InputError
+from purrception.storage import read_json_lines
 from purrception.tokens import (
     EncodingConfig,
     ShuffledOrder,
@@ -26,7 +27,6 @@ from purrception.tokens import (
 )
 from purrception.tokens import dataset as dataset_module
 from purrception.tokens import order as order_module
-from purrception.training.metrics import read_json_lines
 from tests.conftest import run_cli
 from tests.test_tokens import Pixels, PixelTokenizer
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from purrception.storage import read_json_lines
 from purrception.tokens import TokenDataset
-from purrception.training.metrics import read_json_lines
 from tests.conftest import run_cli
 from tests.test_full_disk import IN_PARTS, WHOLE, check_nothing_is_half_made, check_refusal
 

@@ -34,7 +34,6 @@ from purrception.tokens import (
 from purrception.training import CheckpointStore, RunDirectory, Trainer
 from purrception.training.loop import Glance, Look
 from purrception.warm_start import WarmStart, warm_start
-from purrception.weights import require_finite
 
 GRID_ROWS = 8
 
@@ -246,8 +245,7 @@ def start_from(source: str, network: PurrceptionTransformer, manifest: Manifest,
 def make_pipeline(
     config: RunConfig, tokenizer: VQTokenizer, manifest: Manifest, network: PurrceptionTransformer
 ) -> PurrceptionPipeline:
-    """A pipeline around trained weights, which are finite, with the run's way to sample."""
-    require_finite(network.state_dict(), "the trained network")
+    """A pipeline around trained weights, with the run's way to sample."""
     pipeline = PurrceptionPipeline(
         transformer=network,
         vqvae=tokenizer.vq,

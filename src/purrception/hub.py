@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -132,18 +133,22 @@ def write_companions(companions: Mapping[str, bytes], folder: Path) -> None:
             write_file(folder / name, content)
 
 
-def seal(folder: Path, companions: Mapping[str, bytes]) -> None:
-    """After the parts: what describes them, no trace of where they were loaded from, and every file's SHA-256.
+@contextlib.contextmanager
+def sealed(folder: Path, companions: Mapping[str, bytes]) -> Iterator[None]:
+    """Around the writing of the parts: in the end what describes them is there, no trace of where they were loaded
+    from, and every file's SHA-256.
 
     The card and the grid, which people edit, are not listed.
 
     Raises:
         InputError: the disk is full.
     """
+    (folder / DIGESTS_FILE).unlink(missing_ok=True)  # that of other weights
+    yield
     for part in PARTS:
         forget_place(folder / part / "config.json")
     write_companions(companions, folder)
-    write_digests(folder, leave=(CARD, GRID))
+    write_digests(folder, mine=lambda name: name not in (CARD, GRID))
 
 
 def local_folder(source: Path | str, revision: str | None = None) -> Path:

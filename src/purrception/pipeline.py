@@ -28,14 +28,13 @@ from purrception.flow import (
     build_objective,
     unwatched,
 )
-from purrception.hub import check_pipeline, local_folder, read_companions, seal, upload, variants
+from purrception.hub import check_pipeline, local_folder, read_companions, sealed, upload, variants
 from purrception.models import PurrceptionTransformer
 from purrception.outputs import PurrceptionOutput
 from purrception.progress import ProgressBar
 from purrception.sampling import sample_together
-from purrception.storage import DIGESTS_FILE
 from purrception.tokenizers import VQTokenizer
-from purrception.weights import check_variant
+from purrception.weights import check_variant, require_finite
 
 DEFAULTS = SamplingConfig()
 
@@ -116,9 +115,9 @@ class PurrceptionPipeline(DiffusionPipeline):
     def save_pretrained(self, folder: Path | str, variant: str | None = None) -> None:
         """Write what diffusers expects, weights as safetensors with ``variant`` in their names, and any card."""
         check_variant(variant)
-        (Path(folder) / DIGESTS_FILE).unlink(missing_ok=True)
-        super().save_pretrained(str(folder), safe_serialization=True, variant=variant)
-        seal(Path(folder), self.companions)
+        require_finite(self.transformer.state_dict(), "the network, in the precision in which it is to be saved,")
+        with sealed(Path(folder), self.companions):
+            super().save_pretrained(str(folder), safe_serialization=True, variant=variant)
 
     def push_to_hub(
         self, repo_id: str, *, private: bool = False, token: str | None = None, variant: str | None = None

@@ -44,6 +44,11 @@ class _Party:
     waits: Iterator[int] = field(default_factory=itertools.count)
     last_beat: float = 0.0
 
+    @property
+    def interval(self) -> float:
+        """Seconds between two beats: a few, and a small part of what is waited."""
+        return min(SECONDS_BETWEEN_BEATS, 12 * self.minutes)
+
     def arrive(self, name: str) -> None:
         """Tell the others that this process has come to a place."""
         self.store.set(f"{name}/{rank()}", "here")
@@ -58,6 +63,8 @@ class _Party:
 
 
 _party: _Party | None = None
+_joins = itertools.count()
+"""Of this process; torchrun keeps one store for all of them."""
 
 
 def rank() -> int:
@@ -101,11 +108,16 @@ def joined(device: torch.device, minutes: float = TIMEOUT_MINUTES) -> Iterator[t
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     timeout = timedelta(minutes=minutes)
-    store, mine, everyone = next(rendezvous("env://", timeout=timeout))
+    shared, mine, everyone = next(rendezvous("env://", timeout=timeout))
+    store = PrefixStore(f"purrception/{next(_joins)}", shared)
     dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo", timeout=timeout, store=store, rank=mine, world_size=everyone
+        "nccl" if device.type == "cuda" else "gloo",
+        timeout=timeout,
+        store=PrefixStore("group", store),
+        rank=mine,
+        world_size=everyone,
     )
-    _party = _Party(PrefixStore("purrception", store), minutes)
+    _party = _Party(store, minutes)
     try:
         yield device
     except RuntimeError as error:
@@ -130,7 +142,7 @@ def share(jobs: int) -> range:
 def beat() -> None:
     """Tell the others that this process gets on; called wherever progress is shown, told every few seconds."""
     party = _party
-    if party is not None and time.monotonic() - party.last_beat > min(SECONDS_BETWEEN_BEATS, 12 * party.minutes):
+    if party is not None and time.monotonic() - party.last_beat > party.interval:
         party.last_beat = time.monotonic()
         party.store.add(f"beat/{rank()}", 1)
 
@@ -189,10 +201,15 @@ def gather(value: Any) -> list[Any]:
     return values
 
 
+def first_problem(problem: str) -> str:
+    """The first that any process has, for all of them to raise alike; empty where none has any."""
+    return next(filter(None, gather(problem)), "")
+
+
 def _released(party: _Party, name: str) -> bool:
     """Whether all have come; looks for as long as a beat lasts."""
     try:
-        party.store.wait([f"{name}/all"], timedelta(seconds=min(SECONDS_BETWEEN_BEATS, 12 * party.minutes)))
+        party.store.wait([f"{name}/all"], timedelta(seconds=party.interval))
     except (RuntimeError, ValueError) as error:
         if "time" not in str(error).lower():
             raise

@@ -14,12 +14,11 @@ from purrception.errors import unknown_name
 from purrception.experiment import load_pipeline, sampling_companion
 from purrception.hub import CARD, GRID, RECIPE
 from purrception.pipeline import PurrceptionPipeline
-from purrception.storage import read_json, whole_folder
+from purrception.storage import read_json, read_json_lines, whole_folder
 from purrception.terminal import command_line
 from purrception.tokenizers import PUBLIC_TOKENIZERS
 from purrception.tokenizers.saved import ORIGIN_FILE
 from purrception.training import CheckpointStore, RunDirectory
-from purrception.training.metrics import read_json_lines
 from purrception.weights import check_variant
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

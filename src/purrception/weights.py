@@ -164,6 +164,11 @@ def holds_variant(folder: Path, variant: str | None) -> bool:
     return any(match and match[1] == variant for match in found)
 
 
+def all_finite(tensors: Iterable[Tensor]) -> Tensor:
+    """Whether no value is NaN or infinite: a scalar on their device, so that nothing waits for it."""
+    return torch.stack([tensor.isfinite().all() for tensor in tensors]).all()
+
+
 def require_finite(tensors: Mapping[str, Tensor], where: object) -> None:
     """Refuse weights among which there are NaN or infinite values; what is no floating-point number passes.
 

@@ -35,10 +35,10 @@ from purrception.config import (
 )
 from purrception.errors import InputError
 from purrception.recipes import get_recipe
-from purrception.storage import DIGESTS_FILE, check_digests, read_json, renewing
+from purrception.storage import DIGESTS_FILE, check_digests, read_json, read_json_lines, renewing
 from purrception.tokenizers import VQConfig, VQTokenizer
 from purrception.tokens import EncodingConfig, TokenDataset, TokenStore, preparation, write_tokens
-from purrception.training.metrics import MetricsLog, read_json_lines
+from purrception.training.metrics import MetricsLog
 from purrception.weights import read_weights, tensors_in
 from tests.fuzz.mutations import QUICK, SLOW, fuzz
 from tests.test_tokens import Pixels, PixelTokenizer
@@ -238,8 +238,7 @@ def test_figures_of_a_run_that_goes_on(tiny_run: Path, tmp_path: Path) -> None:
         copy = Path(shutil.copyfile(path, tmp_path / "copy.jsonl"))
         for line in read_json_lines(copy):
             assert isinstance(line["step"], int)
-        with MetricsLog(copy, 4) as log:
-            log.write(5, {"loss": 1.0})
+        MetricsLog(copy, 4).write(5, {"loss": 1.0})
         assert read_json_lines(copy)[-1]["step"] == 5
 
     fuzz(read, Path(shutil.copyfile(tiny_run / "metrics.jsonl", tmp_path / "metrics.jsonl")), QUICK)

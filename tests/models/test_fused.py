@@ -22,7 +22,7 @@ from purrception.errors import InputError
 from purrception.flow import Evidence, HeadLosses, Posterior, Truncation
 from purrception.models import CategoricalHead, HeadConfig
 from purrception.models.fused import chosen
-from purrception.training.metrics import read_json_lines
+from purrception.storage import read_json_lines
 from tests.conftest import run_cli, tiny_config
 from tests.training.test_loop import make_trainer
 

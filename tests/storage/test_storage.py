@@ -202,6 +202,32 @@ def test_the_same_process_may_ask_again(tmp_path: Path) -> None:
     assert (tmp_path / LOCK_FILE).read_text() == ""
 
 
+def test_a_writer_clears_what_a_killed_one_had_begun_and_leaves_what_others_hold(tmp_path: Path) -> None:
+    (tmp_path / ".rows.jsonl.123.partial").touch()
+    (tmp_path / ".tokenizer.partial").mkdir()
+    (tmp_path / "rows.jsonl").touch()
+    with one_writer(tmp_path):
+        left = {path.name for path in tmp_path.iterdir()}
+    assert left == {LOCK_FILE, ".tokenizer.partial", "rows.jsonl"}
+
+
+def begin_and_fail(file: Path) -> None:
+    file.touch()
+    raise ZeroDivisionError
+
+
+def test_a_folder_that_was_made_in_vain_goes_and_no_other(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), one_writer(tmp_path / "new" / "run"):
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ZeroDivisionError), one_writer(tmp_path / "mine"):
+        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError), one_writer(tmp_path / "begun"):
+        begin_and_fail(tmp_path / "begun" / "config.yaml")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["begun", "mine"]
+
+
 @pytest.mark.parametrize("words", [["--password", "it's secret"], ["--password=it's secret"]])
 def test_a_lock_tells_no_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["/bin/purrception", "studio", "run", *words, "--port", "1"])
@@ -226,7 +252,7 @@ def test_digests_are_sha256sum_s_and_notice_one_bit(tmp_path: Path) -> None:
     file = tmp_path / "part" / "weights.safetensors"
     file.write_bytes(bytes(1000))
     (tmp_path / "README.md").write_text("card")
-    write_digests(tmp_path, leave=("README.md",))
+    write_digests(tmp_path, mine=lambda name: name != "README.md")
     done = subprocess.run(["sha256sum", "--check", DIGESTS_FILE], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout == "part/weights.safetensors: OK\n"
     check_digests(tmp_path)

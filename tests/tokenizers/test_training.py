@@ -186,6 +186,18 @@ def test_a_checkpoint_of_another_training_is_refused_and_a_damaged_one_gives_way
             train_tokenizer(MODEL, CONFIG, source, source, tmp_path / "lost")
 
 
+def test_damaged_lines_of_metrics_stop_no_training_that_goes_on(
+    source: ImageSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InterruptedTrainingError):
+        train_tokenizer(MODEL, CONFIG, Failing(source, 5 * 8), source, tmp_path)
+    with (tmp_path / "metrics.jsonl").open("a", encoding="utf-8") as lines:
+        lines.write('{}\n[1]\nnonsense\n{"step": 9, "psnr": 1.0}\n')
+    train_tokenizer(MODEL, CONFIG, source, source, tmp_path)
+    assert "3 of the lines" in capsys.readouterr().err
+    assert [line["step"] for line in figures(tmp_path)] == [2, 4, 6]
+
+
 def test_weights_that_a_step_has_spoiled_are_never_saved(
     source: ImageSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from purrception.errors import InputError
+from purrception.storage import read_json_lines
 from purrception.training import RunDirectory
-from purrception.training.metrics import read_json_lines
 from purrception.training.parts import Part
 from tests.conftest import run_cli, run_torchrun
 from tests.training import two_processes

@@ -9,7 +9,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from purrception.errors import InputError
-from purrception.training.metrics import MetricsLog, read_json_lines
+from purrception.storage import read_json_lines
+from purrception.training.metrics import MetricsLog
 from tests.storage.test_storage import full
 
 

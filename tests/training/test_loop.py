@@ -26,11 +26,12 @@ from purrception.errors import InputError
 from purrception.experiment import build_trainer
 from purrception.flow import Losses, ObjectiveConfig, TrainingBatch
 from purrception.progress import ProgressBar
+from purrception.storage import read_json_lines
 from purrception.tokenizers import VQTokenizer
 from purrception.tokens import TokenDataset
 from purrception.training import CheckpointStore, RunDirectory, Trainer, TrainingConfig, TrainingDivergedError
 from purrception.training.batches import TrainingBatches
-from purrception.training.metrics import MetricsLog, read_json_lines
+from purrception.training.metrics import MetricsLog
 from tests.conftest import run_cli
 
 
@@ -192,11 +193,8 @@ def test_no_number_of_a_step_comes_back_before_it_is_shown(tiny_run: Path, tmp_p
             trainer._step()
     assert reads.count == 0
     assert trainer.state.updates == 1
-    with (
-        MetricsLog(tmp_path / "metrics.jsonl") as log,
-        ProgressBar("test", 1, silent=True) as bar,
-        ReadsBack() as reads,
-    ):
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    with ProgressBar("test", 1, silent=True) as bar, ReadsBack() as reads:
         figures = trainer._read(log, bar)
     assert reads.count == 0  # one copy of all, which is no read of a single number
     assert math.isfinite(figures["loss"])
@@ -283,8 +281,7 @@ def test_a_tried_step_writes_no_figures(tiny_run: Path, tmp_path: Path) -> None:
 def test_metrics_after_the_checkpoint_are_dropped_on_resume(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     file.write_text("".join(json.dumps({"step": n}) + "\n" for n in (1, 2, 3)) + '{"step": 4, "lo')
-    with MetricsLog(file, step=2) as log:
-        log.write(3, {"loss": 1.0})
+    MetricsLog(file, step=2).write(3, {"loss": 1.0})
     assert read_json_lines(file) == [{"step": 1}, {"step": 2}, {"step": 3, "loss": 1.0}]
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import run_torchrun
+
 PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path
@@ -75,6 +77,29 @@ def test_a_process_that_is_stopped_or_dead_is_named(kind: str, tmp_path: Path) -
     assert "missing: process 1 of 2 " in first
     assert "all here" not in first
     assert time.monotonic() - began < 120
+
+
+TWICE = """
+import time
+import torch
+from purrception import processes
+
+for turn in range(2):
+    with processes.joined(torch.device("cpu")):
+        began = time.monotonic()
+        if turn and processes.rank() == 1:
+            time.sleep(3)
+        processes.wait()
+        if turn and processes.rank() == 0:
+            print("waited", time.monotonic() - began > 1, flush=True)
+"""
+
+
+def test_processes_that_join_again_wait_for_each_other_anew(tmp_path: Path) -> None:
+    (tmp_path / "twice.py").write_text(TWICE, encoding="utf-8")
+    done = run_torchrun("twice.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "waited True" in done.stdout
 
 
 def test_a_process_that_shows_progress_is_waited_for(tmp_path: Path) -> None:

@@ -10,8 +10,7 @@ from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
 from purrception.errors import InputError
-from purrception.storage import reading
-from purrception.training.metrics import read_json_lines
+from purrception.storage import read_json_lines, reading
 
 ROWS_FILE = "rows.jsonl"
 Finite = Annotated[float, Field(allow_inf_nan=False)]

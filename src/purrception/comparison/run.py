@@ -23,11 +23,10 @@ from purrception.experiment import build_network, check_config, prepare_tokenize
 from purrception.flow import Objective, SamplingConfig, build_objective
 from purrception.models import PurrceptionTransformer, training_flops
 from purrception.places import absolute
-from purrception.storage import is_unused, one_writer, read_json, write_file
+from purrception.storage import append_json_line, is_unused, one_writer, read_json, write_file
 from purrception.tokenizers import VQTokenizer
 from purrception.tokens import TokenDataset
 from purrception.training import RunDirectory, Trainer
-from purrception.training.metrics import append_json_line
 
 PROTOCOL_FILE = "protocol.json"
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -15,7 +15,7 @@ from purrception.diagnostics.drift import DriftInTraining, DriftOverTime, drift_
 from purrception.diagnostics.posteriors import images_at_once
 from purrception.flow import TrainingBatch
 from purrception.keyed_rng import Stream
-from purrception.training.metrics import read_json_lines
+from purrception.storage import read_json_lines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from purrception.errors import InputError
 from purrception.storage.files import plain_name, write_file
-from purrception.storage.locks import LOCK_FILE
 from purrception.storage.readers import read_limited
 
 DIGESTS_FILE = "SHA256SUMS"
@@ -24,28 +23,29 @@ LINE = re.compile(r"([0-9a-f]{64})  (.{1,1000})")
 LARGEST_INDEX = 2**24
 
 
+def skips_digests() -> bool:
+    """Whether whoever started this process wants nothing compared."""
+    return os.environ.get(SKIP_DIGESTS) == "1"
+
+
 def sha256_of(path: Path | str) -> str:
     """SHA-256 of a file, hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_digests(
-    folder: Path, leave: Iterable[str] = (), mine: Callable[[str], bool] = lambda name: True
-) -> None:
-    """Write the index of all files in ``folder`` and below, but for those to ``leave`` and hidden ones.
+def write_digests(folder: Path, mine: Callable[[str], bool] = lambda name: True) -> None:
+    """Write the index of the files in ``folder`` and below, but for hidden ones.
 
     Args:
         folder: where the index goes.
-        leave: file names that are not listed, in any folder.
         mine: which names, relative to ``folder``, are listed.
 
     Raises:
         InputError: the disk is full.
     """
-    left = {DIGESTS_FILE, LOCK_FILE, *leave}
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in left)
-    names = [path.relative_to(folder).as_posix() for path in files if path.name[0] != "."]
+    files = (path for path in folder.rglob("[!.]*") if path.is_file() and path.name != DIGESTS_FILE)
+    names = (path.relative_to(folder).as_posix() for path in files)
     write_file(
         folder / DIGESTS_FILE, digest_lines({name: sha256_of(folder / name) for name in names if mine(name)})
     )
@@ -99,15 +99,14 @@ def check_digests(folder: Path, mine: Callable[[str], bool] = lambda name: True,
     Raises:
         InputError: a file is missing or altered, or the index is no index.
     """
-    if not (folder / DIGESTS_FILE).is_file() or os.environ.get(SKIP_DIGESTS) == "1":
+    if not (folder / DIGESTS_FILE).is_file() or skips_digests():
         return
-    for name, digest in _read(folder / DIGESTS_FILE).items():
+    digests = _read(folder / DIGESTS_FILE)
+    for name in filter(mine, digests):
         path = folder / name
-        if not mine(name) or not (missing or path.is_file()):
-            continue
-        if not path.is_file():
+        if missing and not path.is_file():
             raise InputError(f"{path} is missing: {folder / DIGESTS_FILE} lists it")
-        if sha256_of(path) != digest:
+        if path.is_file() and sha256_of(path) != digests[name]:
             raise InputError(
                 f"{path} is damaged or altered: its SHA-256 is not the one in {DIGESTS_FILE}; take it from where "
                 f"it came, or if you altered it yourself, remove {folder / DIGESTS_FILE}"
@@ -116,7 +115,7 @@ def check_digests(folder: Path, mine: Callable[[str], bool] = lambda name: True,
 
 def _read(file: Path) -> dict[str, str]:
     digests = {}
-    for line in read_limited(file, LARGEST_INDEX, "index of digests").decode(errors="replace").splitlines():
+    for line in read_limited(file, LARGEST_INDEX, "an index of digests").decode(errors="replace").splitlines():
         found = LINE.fullmatch(line)
         if not found:
             raise InputError(f"{file} is damaged: a line of it is no SHA-256 and file name; given {line[:100]!r}")

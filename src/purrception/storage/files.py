@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from purrception.errors import InputError
-from purrception.storage.locks import LOCK_FILE, TakenError, is_held, locked
+from purrception.storage.locks import BEGUN, LOCK_FILE, TakenError, is_held, locked, remove_empty
 
 REFUSALS = frozenset(
     {
@@ -20,8 +20,6 @@ REFUSALS = frozenset(
     }
 )  # fmt: skip
 """What a disk answers where it will not have a file."""
-BEGUN = re.compile(r"\..+\.partial")
-"""Names of what is being written, or was when its writer was killed."""
 LONGEST_NAME = 255
 """Bytes of a file's name, on every usual file system."""
 OF_RUST = re.compile(r"os error (\d+)")
@@ -89,7 +87,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def put(partial: Path, path: Path) -> None:
-    """Give a file that is written its name, once it is on the disk."""
+    """Give a file or folder that is written its name, once it is on the disk."""
     sync(partial)
     os.replace(partial, path)
     sync(path.parent)
@@ -158,22 +156,15 @@ def whole_folder(
                     )
                 for leftover in partial.iterdir():
                     if leftover.name != LOCK_FILE:
-                        _remove(leftover)
+                        remove(leftover)
                 yield partial
                 _put_folder(partial, path)
             except BaseException as error:
                 if keep and not cannot_write(error) and not is_unused(partial):
                     _put_folder(partial, path)
-                _take_away(partial, new)
+                shutil.rmtree(partial, ignore_errors=True)
+                remove_empty(new)
                 raise
-
-
-def _take_away(partial: Path, new: Iterable[Path]) -> None:
-    """Remove what failed, and the folders that were made for it alone."""
-    shutil.rmtree(partial, ignore_errors=True)
-    with contextlib.suppress(OSError):  # others may have put something there
-        for folder in new:
-            folder.rmdir()
 
 
 def _put_folder(partial: Path, path: Path) -> None:
@@ -181,14 +172,14 @@ def _put_folder(partial: Path, path: Path) -> None:
         sync(file)
     before = path.with_name(f".{path.name}.before")
     if before.exists():
-        _remove(before)
+        remove(before)
     if path.exists():
         path.rename(before)
     os.rename(partial, path)
     (path / LOCK_FILE).unlink()
     sync(path.parent)
     if before.exists():
-        _remove(before)
+        remove(before)
 
 
 def is_unused(folder: Path, but: Iterable[str] = ()) -> bool:
@@ -216,7 +207,8 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Delete a file, or a folder with all that is in it."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -6,11 +6,12 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import shlex
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,6 +23,8 @@ LOCK_FILE = ".lock"
 PATIENCE = 3.0
 """Seconds that a second writer waits for the first: one that was just killed needs a moment to go."""
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL})
+BEGUN = re.compile(r"\..+\.partial")
+"""Names of what is being written, or was when its writer was killed."""
 SECRET = "--password"
 _held: set[Path] = set()
 """Folders that this process writes; it may ask again for one of them."""
@@ -37,7 +40,8 @@ def one_writer(folder: Path) -> Iterator[None]:
 
     The first process of ``torchrun`` holds the lock for all of them; every one enters. The lock is the system's
     (flock), on the file ``.lock``: it ends with the process that holds it, however that ends. Over NFS it holds
-    between machines where the server keeps locks (NFS 4 does).
+    between machines where the server keeps locks (NFS 4 does). Files that a killed writer had begun there go, and
+    so does a folder that was made in vain.
 
     Raises:
         InputError: another process writes there; the line says which, where and since when.
@@ -46,13 +50,36 @@ def one_writer(folder: Path) -> Iterator[None]:
         problem = ""
         if processes.rank() == 0:
             try:
-                folder.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(locked(folder, folder))
+                stack.enter_context(_made_and_locked(folder))
             except (OSError, InputError) as error:
                 problem = str(error) if isinstance(error, InputError) else f"cannot write to {folder}: {error}"
-        if problem := processes.gather(problem)[0]:
+        if problem := processes.first_problem(problem):
             raise InputError(problem)
         yield
+
+
+@contextlib.contextmanager
+def _made_and_locked(folder: Path) -> Iterator[None]:
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, folder):
+        for path in folder.iterdir():
+            if BEGUN.fullmatch(path.name) and path.is_file():
+                path.unlink()
+        try:
+            yield
+        except BaseException:
+            if new and [path.name for path in folder.iterdir()] == [LOCK_FILE]:
+                (folder / LOCK_FILE).unlink()
+                remove_empty(new)
+            raise
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders, innermost first, as far as nobody has put something there."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 @contextlib.contextmanager

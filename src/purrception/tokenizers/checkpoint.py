@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -13,16 +12,21 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn, optim
 
 from purrception import processes
 from purrception.errors import InputError
-from purrception.progress import note
-from purrception.storage import SKIP_DIGESTS, content_digest, reading, whole_file
-from purrception.weights import require_finite
+from purrception.storage import (
+    content_digest,
+    reading,
+    refuse_to_begin_anew,
+    set_aside,
+    skips_digests,
+    whole_file,
+)
+from purrception.weights import all_finite, require_finite
 
-DAMAGED_PREFIX = "damaged-"
 KEPT = 2
 """Latest checkpoints that stay."""
 
@@ -95,18 +99,10 @@ def latest_checkpoint(folder: Path) -> TokenizerCheckpoint | None:
     problem = ""
     for file in reversed(_files(folder)):
         checkpoint, problem = _read_or_reason(file)
-        if not (problem := next(filter(None, processes.gather(problem)), "")):
+        if not (problem := processes.first_problem(problem)):
             return checkpoint
-        aside = file.with_name(f"{DAMAGED_PREFIX}{file.name}")
-        note(f"warning: {problem}. It is kept as {aside}; training goes on from the checkpoint before it")
-        if processes.rank() == 0:
-            os.replace(file, aside)
-    if left := sorted(folder.glob(f"{DAMAGED_PREFIX}*")):
-        raise InputError(
-            f"none of the checkpoints in {folder} can be used ({', '.join(path.name for path in left)}"
-            f"{problem and f': {problem}'}): bring back one that is whole, or remove that folder to train from "
-            "the beginning"
-        )
+        set_aside(file, problem)
+    refuse_to_begin_anew(folder, problem)
     return None
 
 
@@ -123,7 +119,7 @@ def refuse_not_finite(step: int, first_bad: int, networks: Iterable[nn.Module], 
         InputError: it is so; the line says from which checkpoint training can go on.
     """
     reason = f"the gradient of step {first_bad} is" if first_bad else ""
-    if not all(bool(t.isfinite().all()) for of in networks for t in of.state_dict().values()):
+    if not all_finite(tensor for of in networks for tensor in of.state_dict().values()):
         reason = reason or f"the weights after step {step} are"
     if reason:
         whole = (_read_or_reason(file)[0] for file in reversed(_files(folder)))
@@ -139,11 +135,10 @@ def _read_or_reason(file: Path) -> tuple[TokenizerCheckpoint | None, str]:
         with reading("a tokenizer's checkpoint", file), safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
             progress = TypeAdapter(Progress).validate_json(metadata["progress"], strict=True)
-        with reading("a tokenizer's checkpoint", file):
-            tensors = load_file(file)
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no mapping
         require_finite(tensors, "it")
-        skipped = os.environ.get(SKIP_DIGESTS) == "1"
-        if not skipped and metadata.get("sha256", "") not in ("", content_digest(metadata["progress"], tensors)):
+        kept = "" if skips_digests() else metadata.get("sha256", "")
+        if kept and kept != content_digest(metadata["progress"], tensors):
             raise InputError("its SHA-256 is not the one that was written with it")
     except InputError as error:
         return None, f"the checkpoint {file} is damaged ({error})"

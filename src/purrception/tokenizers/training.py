@@ -22,7 +22,7 @@ from purrception.devices import upload
 from purrception.errors import InputError
 from purrception.keyed_rng import Stream, keyed_rng
 from purrception.progress import ProgressBar
-from purrception.storage import append_line, put, write_file, writing
+from purrception.storage import append_line, drop_lines_after, put, write_file, writing
 from purrception.tokenizers.adversarial import PatchDiscriminator, adaptive_weight, hinge_loss
 from purrception.tokenizers.checkpoint import (
     Progress,
@@ -199,7 +199,7 @@ class TokenizerTrainer:
             first = processes.rank() == 0
             bar = stack.enter_context(ProgressBar("tokenizer", config.steps, self.step)) if first else None
             if first:
-                _drop_after(self.folder / METRICS_FILE, self.step)
+                drop_lines_after(self.folder / METRICS_FILE, self.step)
             while self.step < config.steps:
                 self.step += 1
                 losses = self._step()
@@ -389,10 +389,3 @@ def _save_whole(tokenizer: VQTokenizer, folder: Path, quantiser: str) -> None:
         for file in sorted(partial.iterdir(), key=lambda file: file.name == "config.json"):
             put(file, folder / file.name)
         partial.rmdir()
-
-
-def _drop_after(file: Path, step: int) -> None:
-    """Remove the lines of later steps, which a killed training wrote after its last checkpoint."""
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
-    whole = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    write_file(file, "".join(whole))

@@ -21,14 +21,22 @@ from torch import Tensor, nn, optim
 from purrception import processes
 from purrception.errors import InputError
 from purrception.progress import note
-from purrception.storage import DIGESTS_FILE, check_digests, digest_lines, read_json, sha256_of, sync
+from purrception.storage import (
+    DIGESTS_FILE,
+    check_digests,
+    digest_lines,
+    read_json,
+    refuse_to_begin_anew,
+    sha256_of,
+    sync,
+)
 from purrception.training.distributed import own
 from purrception.training.parts import Part, write_part
 from purrception.weights import require_finite
 
 NETWORK, EMA, OPTIMIZER = "network", "ema", "optimizer"
 STATE_FILE = "state.json"
-PARTIAL_PREFIX, DAMAGED_PREFIX = ".partial-", "damaged-"
+PARTIAL_PREFIX = ".partial-"
 
 
 class DamagedCheckpointError(InputError):
@@ -196,7 +204,7 @@ class CheckpointStore:
                 self._finish(partial, final, state, digests)
         except OSError as error:
             problem = str(error)
-        if problem := next(filter(None, processes.gather(problem)), ""):
+        if problem := processes.first_problem(problem):
             if first:
                 shutil.rmtree(partial, ignore_errors=True)
             raise InputError(
@@ -249,29 +257,8 @@ class CheckpointStore:
                 note(f"warning: {error}")
             else:
                 return checkpoint
-        self.refuse_to_begin_anew()
+        refuse_to_begin_anew(self.folder)
         return None
-
-    def set_aside(self, checkpoint: Checkpoint, reason: str) -> None:
-        """Rename a damaged checkpoint, so that it is neither taken again nor counted; every process takes part."""
-        aside = checkpoint.folder.with_name(f"{DAMAGED_PREFIX}{checkpoint.folder.name}")
-        note(f"warning: {reason}. It is kept as {aside}; training goes on from the checkpoint before it")
-        if processes.rank() == 0:
-            shutil.rmtree(aside, ignore_errors=True)
-            os.rename(checkpoint.folder, aside)
-
-    def refuse_to_begin_anew(self) -> None:
-        """Refuse to start from nothing where there are checkpoints, none of which can be used.
-
-        Raises:
-            InputError: it is so.
-        """
-        left = [path.name for path in self.folder.glob("*step-*") if path.name[0] != "."]
-        if left:
-            raise InputError(
-                f"none of the checkpoints in {self.folder} can be used ({', '.join(sorted(left))}): bring back "
-                "one that is whole, or remove that folder to train from the beginning"
-            )
 
     def best(self) -> Checkpoint | None:
         """The checkpoint of the lowest held-out loss, if any was measured."""

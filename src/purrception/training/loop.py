@@ -19,7 +19,7 @@ from purrception.errors import InputError
 from purrception.flow import Objective
 from purrception.models import PurrceptionTransformer
 from purrception.progress import ProgressBar
-from purrception.storage import whole_file
+from purrception.storage import refuse_to_begin_anew, set_aside, whole_file
 from purrception.tokens import TokenDataset
 from purrception.training.batches import BatchesAhead, TrainingBatches, to_device, validation_batch
 from purrception.training.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpointError, TrainingState
@@ -36,6 +36,7 @@ from purrception.training.distributed import (
 from purrception.training.ema import EMA
 from purrception.training.metrics import MetricsLog
 from purrception.training.run_directory import RunDirectory
+from purrception.weights import all_finite
 
 SKIPS_IN_A_ROW = 10
 VALIDATION_ROWS, VALIDATION_BATCH = 1024, 128
@@ -175,11 +176,11 @@ class Trainer:
                 self.restore(checkpoint)
             except DamagedCheckpointError as error:
                 problem = str(error)
-            problem = next(filter(None, processes.gather(problem)), "")
+            problem = processes.first_problem(problem)
             if not problem:
                 return True
-            self.checkpoints.set_aside(checkpoint, problem)
-        self.checkpoints.refuse_to_begin_anew()
+            set_aside(checkpoint.folder, problem)
+        refuse_to_begin_anew(self.checkpoints.folder)
         return False
 
     def fit(self, until: int | None = None) -> None:
@@ -192,10 +193,8 @@ class Trainer:
         last = min(until or self.config.steps, self.config.steps)
         if self.state.step >= last:
             return
-        with (
-            MetricsLog(self.run.metrics_file, self.state.step) as log,
-            ProgressBar("training", last, start=self.state.step) as bar,
-        ):
+        log = MetricsLog(self.run.metrics_file, self.state.step)
+        with ProgressBar("training", last, start=self.state.step) as bar:
             began, samples = time.monotonic(), self.state.samples
             while self.state.step < last:
                 start = time.monotonic()
@@ -220,9 +219,9 @@ class Trainer:
 
     def try_step(self) -> dict[str, float]:
         """One optimiser step with nothing saved, as a dry run takes it; its figures."""
-        with MetricsLog(self.run.metrics_file) as log, ProgressBar("training", 1, silent=True) as bar:
+        with ProgressBar("training", 1, silent=True) as bar:
             self._step()
-            return self._read(log, bar)
+            return self._read(MetricsLog(self.run.metrics_file), bar)
 
     @property
     def _codes_per_image(self) -> int:
@@ -306,11 +305,8 @@ class Trainer:
         Raises:
             TrainingDivergedError: it is so.
         """
-        bad = torch.zeros((), device=self.device)
-        for network in (self.network, self.ema.average):
-            for tensor in network.state_dict().values():
-                if tensor.is_floating_point():
-                    bad += (~own(tensor).isfinite()).any()
+        networks = (self.network, self.ema.average)
+        bad = (~all_finite(own(tensor) for of in networks for tensor in of.state_dict().values())).float()
         processes.average_([bad])
         reason = "the weights are not finite" if bad else ""
         loss = self.state.validation_loss
@@ -365,14 +361,14 @@ class Trainer:
             self.checkpoints.save(self.state, self.network, self.ema.average, self.optimizer)
 
     @torch.no_grad()
-    def _validation_loss(self, held_out: TokenDataset) -> float:
+    def _validation_loss(self, tokens: TokenDataset) -> float:
         """Mean loss of the EMA weights over rows at fixed noise and times; processes take turns."""
         network = self.averaged()
-        rows = min(len(held_out), VALIDATION_ROWS)
+        rows = min(len(tokens), VALIDATION_ROWS)
         total = torch.zeros((), device=self.device)
         for start in range(processes.rank() * VALIDATION_BATCH, rows, processes.count() * VALIDATION_BATCH):
             count = min(VALIDATION_BATCH, rows - start)
-            batch = validation_batch(held_out, self.state.seed, start, count, rows)
+            batch = validation_batch(tokens, self.state.seed, start, count, rows)
             with self.config.autocast(self.device):
                 losses = self.objective.loss(network, to_device(batch, self.device))
             total += losses.total * count

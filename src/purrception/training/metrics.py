@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from purrception import processes
-from purrception.progress import note
-from purrception.storage import append_line, read_limited, sync, write_file
+from purrception.storage import append_line, drop_lines_after
 from purrception.training.events import EventFile
-
-LARGEST_LOG = 2**30
-"""Bytes; a million lines have a quarter of that."""
 
 
 class MetricsLog:
@@ -35,8 +30,7 @@ class MetricsLog:
         self._writes = processes.rank() == 0
         if not self._writes:
             return
-        if file.exists():
-            _drop_after(file, step)
+        drop_lines_after(file, step)
         self._file, self._begins = file, step + 1
 
     @cached_property
@@ -57,44 +51,3 @@ class MetricsLog:
         """Record a picture, uint8 ``[H, W, C]``."""
         if self._writes:
             self._board.picture(step, name, array)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing is held open."""
-
-
-def read_json_lines(file: Path) -> list[dict[str, Any]]:
-    """The lines of a file of JSON objects, each with a whole number ``step``, none if it is missing.
-
-    A line that a kill has cut, or that is damaged, is left out, and a note says how many.
-
-    Raises:
-        InputError: it cannot be read, or is larger than such a file gets.
-    """
-    if not file.exists():
-        return []
-    lines, left = [], 0
-    for text in read_limited(file, LARGEST_LOG, "a file of figures").decode(errors="replace").split("\n"):
-        values: Any = None
-        with contextlib.suppress(ValueError, RecursionError):
-            values = json.loads(text)
-        if isinstance(values, dict) and type(values.get("step")) is int:
-            lines.append(values)
-        elif text:
-            left += 1
-    if left:
-        note(f"{left} of the lines of {file} are cut or damaged: they are left out")
-    return lines
-
-
-def append_json_line(file: Path, values: dict[str, Any]) -> None:
-    """Add one line, and have it on the disk; see :func:`append_line`."""
-    append_line(file, json.dumps(values))
-    sync(file)
-
-
-def _drop_after(file: Path, step: int) -> None:
-    kept = [line for line in read_json_lines(file) if line["step"] <= step]
-    write_file(file, "".join(json.dumps(line) + "\n" for line in kept))
