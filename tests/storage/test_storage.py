@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -226,6 +227,16 @@ def test_a_folder_that_was_made_in_vain_goes_and_no_other(tmp_path: Path) -> Non
     with pytest.raises(ZeroDivisionError), one_writer(tmp_path / "begun"):
         begin_and_fail(tmp_path / "begun" / "config.yaml")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["begun", "mine"]
+
+
+def remove_and_fail(folder: Path) -> None:
+    shutil.rmtree(folder)
+    raise ZeroDivisionError
+
+
+def test_a_writer_s_error_is_told_whatever_became_of_its_folder(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), one_writer(tmp_path / "new"):
+        remove_and_fail(tmp_path / "new")
 
 
 @pytest.mark.parametrize("words", [["--password", "it's secret"], ["--password=it's secret"]])

@@ -69,9 +69,10 @@ def _made_and_locked(folder: Path) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            if new and [path.name for path in folder.iterdir()] == [LOCK_FILE]:
-                (folder / LOCK_FILE).unlink()
-                remove_empty(new)
+            with contextlib.suppress(OSError):  # the folder may be gone: its writer removed it, or somebody else
+                if new and [path.name for path in folder.iterdir()] == [LOCK_FILE]:
+                    (folder / LOCK_FILE).unlink()
+                    remove_empty(new)
             raise
 
 

@@ -196,7 +196,7 @@ class Studio:
                 for file in sorted(folder.rglob("*")):
                     packed.write(file, file.relative_to(folder))
         finally:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
         return Made(out, settings, seed, seconds, command, archive)
 
     def next_folder(self, kind: str) -> Path:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-import shutil
 from pathlib import Path
 
 from purrception.errors import InputError
 from purrception.packages import explained, require
 from purrception.places import user_cache
-from purrception.storage import plain_name, sha256_of
+from purrception.storage import plain_name, remove, sha256_of
 
 
 class TokenStore:
@@ -68,9 +68,8 @@ class TokenStore:
         except Exception as error:  # every file system has errors of its own
             raise InputError(f"cannot read {self._address}/{file}: {' '.join(str(error).split())}") from error
         finally:
-            if partial.is_dir():
-                shutil.rmtree(partial)
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a file that was taken is gone; an error is the one to be told
+                remove(partial)
         return path
 
 
