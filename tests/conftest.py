@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from purrception.models import DiTConfig, PurrceptionTransformer
 from purrception.recipes import digits
 from purrception.tokenizers import TokenizerTrainingConfig, VQConfig
 from purrception.training import TrainingConfig
-from tests.forked import can_fork, remember_environment, restore_environment, run_forked
+from tests.forked import python
 
 ROOT = Path(__file__).parents[1]
 # Processes that tests start find what the tests found, wherever they run: PYTHONPATH=src need not be absolute.
@@ -37,18 +38,15 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, PATHS))
 
 
 def run_cli(
-    *arguments: str | Path, cwd: Path, timeout: float = 300, fresh: bool = False
+    *arguments: str | Path, cwd: Path, timeout: float = 300, fresh: bool = False, **options: Any
 ) -> subprocess.CompletedProcess[str]:
     """``purrception …`` as a person would start it.
 
-    A process of its own, but forked with its packages imported (:mod:`tests.forked`), unless it is to be ``fresh``
-    or the test has changed the environment.
+    A process of its own, with its packages imported before (:mod:`tests.forked`) unless it is to be ``fresh``.
     """
-    if not fresh and can_fork():
-        return run_forked([*map(str, arguments)], cwd, timeout)
     return subprocess.run(
-        [sys.executable, "-m", "purrception", *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False,
+        [sys.executable if fresh else python(), "-m", "purrception", *map(str, arguments)],
+        cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False, **options,
     )  # fmt: skip
 
 
@@ -56,10 +54,10 @@ def run_torchrun(
     *arguments: str | Path, cwd: Path, options: Sequence[str] = (), timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
     """Two processes, as ``torchrun`` starts them on a machine without a GPU."""
-    # static: a store of its own at a free port, so that tests may run side by side
+    # standalone: a store of its own at a free port, so that tests may run side by side
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *options]
     return subprocess.run(
-        [sys.executable, *command, *map(str, arguments)],
+        [python(), *command, *map(str, arguments)], env=os.environ | {"PYTHON_EXEC": python()},
         cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False,
     )  # fmt: skip
 
@@ -136,7 +134,6 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Nothing that a test caches meets what a person has cached."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        remember_environment()
         yield
 
 
@@ -181,5 +178,10 @@ def _seeded() -> None:
 @pytest.fixture(autouse=True)
 def _same_environment() -> Iterator[None]:
     """What a test, or a library that it imports, does to the environment ends with it."""
+    before = dict(os.environ)
     yield
-    restore_environment()
+    for name in (os.environ.keys() | before.keys()) - {"PYTEST_CURRENT_TEST"}:
+        if name not in before:
+            del os.environ[name]
+        elif os.environ.get(name) != before[name]:
+            os.environ[name] = before[name]

@@ -1,90 +1,173 @@
-"""The command line in a process that is forked with its packages imported.
+"""A ``python`` whose packages are imported before it starts.
 
-To import PyTorch and diffusers takes a process some ten seconds of processor time, and the tests start a hundred.
-One server for each of pytest's workers imports them once, runs nothing, and forks itself for every command.
+To import PyTorch and diffusers takes a process some ten seconds of processor time, and the tests start hundreds.
+One server for each of pytest's workers imports them once, and forks itself for every command. What a test starts
+is a client that hands over its arguments, folder, environment and open files, passes signals on, and ends as the
+fork ends. Whoever asks for an environment that imports would have read gets an ordinary interpreter.
 """
 
 from __future__ import annotations
 
-import multiprocessing
+import atexit
+import contextlib
+import json
 import os
+import random
 import resource
+import runpy
+import select
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from multiprocessing.process import BaseProcess
+import threading
+from functools import cache
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
 
-_server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(
-    [__name__, "matplotlib.pyplot", *(f"purrception.{room}" for room in ("cli", "comparison", "diagnose", "plan"))]
-)
-_environment: dict[str, str] = {}
-"""That of the server, which its children inherit."""
-
-
-def remember_environment() -> None:
-    """From now on commands are forked wherever the environment is as it is now."""
-    _environment.update(_present())
-
-
-def restore_environment() -> None:
-    """Undo what was done to it since, by whomever."""
-    present = _present()
-    for name in present.keys() | _environment.keys():
-        if name not in _environment:
-            del os.environ[name]
-        elif present.get(name) != _environment[name]:
-            os.environ[name] = _environment[name]
-
-
-def can_fork() -> bool:
-    """Whether a child of the server would find the present environment: some of it is read by imports alone."""
-    return _present() == _environment
+CLIENT = Path(__file__).with_name("forked_client.py")
+ROOMS = (
+    "bench", "cli", "comparison", "diagnose", "editing", "experiment", "gallery", "migration", "plan", "prepare",
+    "recipes", "shipping", "studio", "tokens",
+)  # fmt: skip
+IMPORTED = (
+    *(f"purrception.{room}" for room in ROOMS),
+    "diffusers.models.autoencoders.vq_model", "matplotlib.pyplot", "sklearn.datasets", "torch.distributed.run",
+    "torch.utils.tensorboard", "tyro",
+)  # fmt: skip
+READ_BY_IMPORTS = (
+    "CUDA", "DIFFUSERS", "GOMP", "HF_", "HOME", "HUGGINGFACE", "KMP", "LANG", "LC_", "LD_", "MKL", "MPL", "OMP",
+    "OPENBLAS", "PYTHON", "TRITON", "TZ", "XDG",
+)  # fmt: skip
+"""How variables begin that imports look at …"""
+READ_LATER = {"PYTHON", "PYTHONPATH", "PYTHONUNBUFFERED", "PYTHON_EXEC"}
+"""… but for these."""
+ENVIRONMENT = dict(os.environ)
+"""As it was before the imports, which add to it."""
 
 
-def _present() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+@cache
+def python() -> str:
+    """The path of a program that takes a module, a program text or a script, as ``python`` does."""
+    folder = Path(tempfile.mkdtemp(prefix="forked-"))
+    address, program = folder / "socket", folder / "python"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "{CLIENT}" "{address}" "$@"\n', encoding="utf-8")
+    program.chmod(0o755)
+    server = subprocess.Popen([sys.executable, "-m", __name__, str(address)], stdin=subprocess.PIPE)
+    atexit.register(server.kill)
+    while not address.exists():
+        assert server.poll() is None, "the server of forked processes did not start"
+        select.select([], [], [], 0.01)
+    return str(program)
 
 
-def run_forked(
-    arguments: Sequence[str], cwd: Path, timeout: float, largest: int = resource.RLIM_INFINITY
-) -> subprocess.CompletedProcess[str]:
-    """``purrception …`` in ``cwd``, as :func:`subprocess.run` would give it; no file beyond ``largest`` bytes.
-
-    Raises:
-        subprocess.TimeoutExpired: it took longer than ``timeout`` seconds, and was killed.
-    """
-    with tempfile.TemporaryDirectory() as temporary:
-        out, error = Path(temporary) / "stdout", Path(temporary) / "stderr"
-        process = start_forked(arguments, cwd, out, error, largest)
-        process.join(timeout)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-            raise subprocess.TimeoutExpired(arguments, timeout)
-        texts = [file.read_text() if file.exists() else "" for file in (out, error)]
-        return subprocess.CompletedProcess(arguments, process.exitcode, *texts)
-
-
-def start_forked(
-    arguments: Sequence[str], cwd: Path, out: Path, error: Path, largest: int = resource.RLIM_INFINITY
-) -> BaseProcess:
-    """``purrception …`` in ``cwd``, under way, with its output in files; it writes no file beyond ``largest``."""
-    process = _server.Process(target=_main, args=(arguments, cwd, out, error, largest))
-    process.start()
-    return process
+def serve(address: str) -> None:
+    """Fork for whoever calls, until the process that started this one is gone."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(f"{address}.new")
+    listener.listen()
+    os.rename(f"{address}.new", address)
+    for module in IMPORTED:
+        import_module(module)
+    del sys.modules["torch.distributed.run"]  # or it warns that it is to run a second time
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who look after a command
+    while True:
+        ready, _, _ = select.select([listener, sys.stdin], [], [])
+        if sys.stdin in ready:
+            return
+        connection, _ = listener.accept()
+        if os.fork() == 0:
+            listener.close()
+            _look_after(connection)
+        connection.close()
 
 
-def _main(arguments: Sequence[str], cwd: Path, out: Path, error: Path, largest: int) -> None:
-    """What the child does: the command with its output in files."""
-    from purrception.cli import main
+def _look_after(connection: socket.socket) -> NoReturn:
+    """Run what one client asks for, and tell it the end; a client that is killed takes its command with it."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _, descriptors, *_ = socket.recv_fds(connection, 1, 3)
+    asked = json.loads(connection.makefile(encoding="utf-8").readline())
+    added = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}
+    asked["environment"] = added | asked["environment"]
+    if _seen_by_imports(asked["environment"]) != _seen_by_imports(dict(os.environ)):
+        connection.sendall(b"not here\n")
+        os._exit(0)
+    if (child := os.fork()) == 0:
+        connection.close()
+        _become(asked, descriptors)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    with contextlib.suppress(OSError):  # the client is gone
+        connection.sendall(b"%d\n" % child)
+    ready, _, _ = select.select([os.pidfd_open(child), connection], [], [])
+    if connection in ready:
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    with contextlib.suppress(OSError):
+        connection.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
+    os._exit(0)
 
-    for stream, file in ((sys.stdout, out), (sys.stderr, error)):
-        with file.open("w") as opened:
-            os.dup2(opened.fileno(), stream.fileno())
-    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-    os.chdir(cwd)
-    sys.argv = ["purrception", *arguments]
-    sys.exit(main())
+
+def _seen_by_imports(environment: dict[str, str]) -> tuple[dict[str, str], set[str]]:
+    seen = {name: value for name, value in environment.items() if name.startswith(READ_BY_IMPORTS)}
+    places = {os.path.realpath(place) for place in seen.get("PYTHONPATH", "").split(os.pathsep) if place}
+    return {name: value for name, value in seen.items() if name not in READ_LATER}, places
+
+
+def _become(asked: dict[str, Any], descriptors: list[int]) -> NoReturn:
+    """Be what an interpreter would be with these arguments, from its start to its end."""
+    for number, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    at_once = asked["arguments"][0] == "-u" or "PYTHONUNBUFFERED" in asked["environment"]
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stdout.reconfigure(write_through=at_once)
+    sys.stderr = os.fdopen(2, "w", errors="backslashreplace", closefd=False)
+    sys.stderr.reconfigure(line_buffering=True)
+    os.chdir(asked["folder"])
+    os.environ.clear()
+    os.environ.update(asked["environment"])
+    resource.setrlimit(resource.RLIMIT_FSIZE, asked["largest_file"])
+    tempfile.tempdir = None
+    random.seed()
+    code = 0
+    try:
+        _run(asked["arguments"])
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        code = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code)
+
+
+def _run(arguments: list[str]) -> None:
+    kind, *words = arguments[1:] if arguments[0] == "-u" else arguments
+    if kind == "-m":
+        sys.path[0], sys.argv = os.getcwd(), words
+        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+    elif kind == "-c":
+        sys.path[0], sys.argv = "", ["-c", *words[1:]]
+        sys.modules["__main__"] = main = ModuleType("__main__")
+        exec(compile(words[0], "<string>", "exec"), main.__dict__)
+    else:
+        sys.path[0], sys.argv = os.path.dirname(os.path.abspath(kind)), [kind, *words]
+        runpy.run_path(kind, run_name="__main__")
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from purrception.bench.workloads import REFERENCE, WORKLOADS, Z_LOSS
 from purrception.errors import InputError
 from purrception.models import training_flops
 from tests.conftest import ROOT, run_cli
+from tests.forked import python
 
 TINY = ["--network", "S/2", "--grid", "4", "--codebook-size", "33", "--batch-size", "1", "--repeats", "1"]
 
@@ -126,7 +126,7 @@ def test_the_peak_is_what_was_held_at_a_time() -> None:
 
 def run_gpu_script(folder: Path, timeout: float = 580, **settings: str) -> subprocess.CompletedProcess[str]:
     """``benchmarks/gpu.sh`` at its tiny size."""
-    environment = os.environ | {"DRY": "1", "PYTHON": sys.executable} | settings
+    environment = os.environ | {"DRY": "1", "PYTHON": python()} | settings
     return subprocess.run(
         ["bash", str(ROOT / "benchmarks/gpu.sh"), "figures"],
         cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout, check=False,

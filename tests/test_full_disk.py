@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -20,7 +21,6 @@ from safetensors import safe_open
 
 from purrception.cli import main
 from tests.conftest import run_cli, save_pictures
-from tests.forked import run_forked
 from tests.test_bench import TINY
 from tests.test_migration import HEADS, random_network, save
 
@@ -194,6 +194,10 @@ def test_a_limit_on_the_size_of_a_file_is_one_line(tiny_run: Path, tmp_path: Pat
     out = disk.folder / "out"
     largest = max(path.stat().st_size for path in out.rglob("*") if path.is_file())
     disk.begin()
-    check_refusal(run_forked(words_of(name), disk.folder, 300, largest // 2), "File too large")
+    limits = largest // 2, resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    refused = run_cli(
+        *words_of(name), cwd=disk.folder, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    )
+    check_refusal(refused, "File too large")
     check_nothing_is_half_made(name, out)
     go_on(name, disk.folder)

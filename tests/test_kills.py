@@ -6,6 +6,7 @@ others.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -20,8 +21,8 @@ import pytest
 from safetensors import safe_open
 
 from purrception.config import dump_config
-from tests.conftest import CLASS_FOLDERS, save_pictures, tiny_config
-from tests.forked import run_forked, start_forked
+from tests.conftest import CLASS_FOLDERS, run_cli, save_pictures, tiny_config
+from tests.forked import python
 
 KILLS, SEED = int(os.environ.get("KILLS", "0")), int(os.environ.get("KILLS_SEED", "0"))
 VOLATILE = ("second", "share_outside", "created", "date", "duration", "codes_per")
@@ -116,7 +117,7 @@ def results(folder: Path) -> dict[str, Any]:
 
 def run(job: Job, place: Path) -> subprocess.CompletedProcess[str]:
     command = job.resume if job.resume and (place / job.begun).is_file() else job.command
-    return run_forked(command.split(), place, timeout=300)
+    return run_cli(*command.split(), cwd=place)
 
 
 def differing(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
@@ -145,11 +146,15 @@ def test_a_verb_that_is_killed_ends_with_what_it_always_makes(
     for number in range(KILLS or 1):
         moment = seconds * random.Random(f"{name} {SEED} {number}").random()
         make_place(place, tiny_run)
-        process = start_forked(job.command.split(), place, tmp_path / "out.log", tmp_path / "error.log")
-        process.join(moment)
+        process = subprocess.Popen(
+            [python(), "-m", "purrception", *job.command.split()],
+            cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=moment)
         process.kill()
-        process.join()
-        killed = process.exitcode != 0
+        process.communicate()  # to the end of its output, which is its own end
+        killed = process.returncode != 0
         done = run(job, place)
         told = f"{name}, killed after {moment:.3f} s of {seconds:.1f}"
         if done.returncode:  # it was killed when all was done, and a second result is refused

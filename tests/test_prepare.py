@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tarfile
 import time
 from pathlib import Path
@@ -21,8 +20,9 @@ from PIL import Image
 from purrception.cli import main
 from purrception.tokenizers import VQConfig, VQTokenizer
 from purrception.tokens import TokenDataset
-from tests.conftest import run_cli
+from tests.conftest import run_cli, run_torchrun
 from tests.data.ugly import BROKEN, READABLE, make_ugly_folder
+from tests.forked import python
 
 NUMBER = 60
 OPTIONS = ["--image-size", "16", "--images-per-shard", "6", "--test-fraction", "0.2", "--flips", "True"]
@@ -108,10 +108,13 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
         "from purrception.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     arguments = ["prepare", str(images), "--tokenizer", str(tokenizer), "--out", str(out), *OPTIONS]
-    process = subprocess.Popen([sys.executable, "-c", slow, *arguments], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [python(), "-c", slow, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
     wait_for_shards(out, process)
     process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.communicate()  # to the end of its output, which is its own end
+    assert process.returncode == -signal.SIGKILL
     finished = {path: path.stat().st_mtime_ns for path in (out / "train").glob("shard-*")}
     assert len(finished) >= 2
     assert not (out / "train/manifest.json").exists()
@@ -126,9 +129,8 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
 def test_two_processes_make_the_same_bytes(
     images: Path, tokenizer: Path, tmp_path: Path, undisturbed: dict[str, str]
 ) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    command += ["purrception", "prepare", str(images), "--tokenizer", str(tokenizer), "--out", "tokens", *OPTIONS]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    command = ["prepare", images, "--tokenizer", tokenizer, "--out", "tokens", *OPTIONS]
+    done = run_torchrun("-m", "--", "purrception", *command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("next: ") == 1
     assert contents(tmp_path / "tokens") == undisturbed

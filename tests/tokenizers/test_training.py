@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +30,8 @@ from purrception.tokenizers import (
 from purrception.tokenizers.adversarial import PatchDiscriminator, adaptive_weight, hinge_loss
 from purrception.tokenizers.checkpoint import latest_checkpoint
 from purrception.tokenizers.training import TokenizerTrainer
+from tests.conftest import run_torchrun
+from tests.forked import python
 
 MODEL = VQConfig(codebook_size=16, codebook_dim=3, channels=(8, 8))
 CONFIG = TokenizerTrainingConfig(steps=6, batch_size=8, report_every=2, checkpoint_every=2)
@@ -140,7 +140,7 @@ def test_a_training_killed_while_saving_resumes_to_the_same_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     killed = subprocess.run(
-        [sys.executable, "-c", KILL_AFTER_SAVE, "tokenizer", "train", "digits", *OPTIONS, "--out", "killed"],
+        [python(), "-c", KILL_AFTER_SAVE, "tokenizer", "train", "digits", *OPTIONS, "--out", "killed"],
         cwd=tmp_path, capture_output=True, timeout=300, check=False,
     )  # fmt: skip
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -331,13 +331,7 @@ def test_two_processes_agree_with_each_other_and_with_one(
 ) -> None:
     start.save(tmp_path / "start")
     (tmp_path / "script.py").write_text(TWO_PROCESSES)
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-         str(tmp_path / "script.py"), str(tmp_path)],
-        cwd=root, env=os.environ | {"PYTHONPATH": f"{root / 'src'}:{root}"},
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    done = run_torchrun("script.py", tmp_path, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     codebook = "quantize.embedding.weight"
     for name in ("alike", "restless"):

@@ -9,7 +9,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from purrception.training import CheckpointStore, RunDirectory, Trainer, Trainin
 from purrception.training.batches import TrainingBatches
 from purrception.training.metrics import MetricsLog
 from tests.conftest import run_cli
+from tests.forked import python
 
 
 def make_trainer(tiny_run: Path, folder: Path, objective: str = "purrception", **training: Any) -> Trainer:
@@ -105,7 +105,7 @@ main(sys.argv[1:])
 def test_a_run_killed_while_saving_resumes_to_the_same_weights(tiny_run: Path, tmp_path: Path) -> None:
     arguments = ["train", str(tiny_run / "config.yaml"), "--runs", str(tmp_path), "--name", "killed"]
     killed = subprocess.run(
-        [sys.executable, "-c", KILL_IN_SAVE, *arguments],
+        [python(), "-c", KILL_IN_SAVE, *arguments],
         capture_output=True, timeout=300, check=False,
     )  # fmt: skip
     assert killed.returncode == -signal.SIGKILL

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import run_torchrun
+from tests.forked import python
 
 PROGRAM = """
 import os, signal, sys, time
@@ -55,7 +55,7 @@ def run(kind: str, tmp_path: Path) -> tuple[str, str]:
         output = (tmp_path / f"{rank}.log").open("w")
         found.append(
             subprocess.Popen(
-                [sys.executable, "-c", PROGRAM, kind], env=environment, stdout=output, stderr=subprocess.STDOUT
+                [python(), "-c", PROGRAM, kind], env=environment, stdout=output, stderr=subprocess.STDOUT
             )
         )
     try:

@@ -1,0 +1,40 @@
+"""What a test starts in place of an interpreter; see :mod:`tests.forked`. It imports next to nothing."""
+
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+
+PASSED_ON = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def main(address: str, *arguments: str) -> int:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(address)
+    asked = {
+        "arguments": arguments,
+        "folder": os.getcwd(),
+        "environment": dict(os.environ),
+        "largest_file": resource.getrlimit(resource.RLIMIT_FSIZE),
+    }
+    socket.send_fds(connection, [b"\n"], [0, 1, 2])
+    connection.sendall(json.dumps(asked).encode() + b"\n")
+    answers = connection.makefile()
+    answer = answers.readline()
+    if not answer.strip().isdigit():
+        os.execv(sys.executable, [sys.executable, *arguments])
+    for number in PASSED_ON:
+        signal.signal(number, lambda number, _: os.kill(int(answer), number))
+    code = int(answers.readline())
+    if code >= 0:
+        return code
+    if -code != signal.SIGKILL:
+        signal.signal(-code, signal.SIG_DFL)
+    os.kill(os.getpid(), -code)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
