@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,19 @@ from purrception.training.metrics import MetricsLog
 from tests.storage.test_storage import full
 
 
-def test_tensorboard_finds_figures_and_pictures_and_forgets_what_is_done_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("passed", [0, 30, -30], ids=["at once", "later", "clock set back"])
+def test_tensorboard_finds_figures_and_pictures_and_forgets_what_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passed: int
+) -> None:
+    clock = [time.time()]
+    monkeypatch.setattr("time.time", lambda: clock[0])
+    monkeypatch.setattr("os.getpid", lambda: 9)
     first = MetricsLog(tmp_path / "metrics.jsonl")
     for step in (1, 2, 3):
         first.write(step, {"loss": 1 / step, "reason": "a text"})
     first.image(3, "samples", np.zeros((4, 6, 3), np.uint8))
+    clock[0] += passed
+    monkeypatch.setattr("os.getpid", lambda: 10)
     second = MetricsLog(tmp_path / "metrics.jsonl", step=2)
     second.write(3, {"loss": 7.0})
     events = EventAccumulator(str(tmp_path))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import itertools
 import os
+import re
 import socket
 import time
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch.utils.tensorboard.summary import image, scalar
 
 from purrception.storage import append
 
-_numbers = itertools.count()
+PREFIX = "events.out.tfevents."
 
 
 class EventFile:
@@ -32,8 +32,10 @@ class EventFile:
     """
 
     def __init__(self, folder: Path, begins: int) -> None:
-        made_by = f"{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
-        self.path = folder / f"events.out.tfevents.{made_by}"
+        others = (re.match(rf"{re.escape(PREFIX)}(\d+)", path.name) for path in folder.glob(f"{PREFIX}*"))
+        # TensorBoard reads files in the order of their names: this one is the last, whatever the clock says
+        second = max([int(time.time()), *(int(other[1]) + 1 for other in others if other)])
+        self.path = folder / f"{PREFIX}{second:010}.{socket.gethostname()}.{os.getpid()}"
         start = SessionLog(status=SessionLog.START)
         self._add(Event(step=begins, file_version="brain.Event:2"), Event(step=begins, session_log=start))
 
