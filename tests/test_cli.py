@@ -24,6 +24,7 @@ def fails_with_one_line(capsys: pytest.CaptureFixture[str], *arguments: str | Pa
     lines = capsys.readouterr().err.strip().splitlines()
     assert lines[-1].startswith("purrception: ")
     assert "Traceback" not in "".join(lines)
+    assert "[Errno" not in lines[-1]
     return lines[-1]
 
 
@@ -128,6 +129,7 @@ def test_mistakes_are_told_in_one_line(
         (["--seed", "-1"], "a seed lies in"),
         (["--guidance-interval", "0.6", "0.2"], "within 0 to 1"),
         (["--preset", "missing.yaml"], "no configuration file at missing.yaml"),
+        (["--out", "/proc/nowhere/x"], "cannot make the folder /proc/nowhere/x (No such file or directory)"),
     ],
 )
 def test_sampling_mistakes(

@@ -1,10 +1,11 @@
-"""The one error that a person is meant to read, the search for the name they meant, and numbers that are none."""
+"""The one error that a person is meant to read, those of the system in words, and what is no name or number."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import math
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -33,6 +34,12 @@ def unknown_name(kind: str, given: str, known: Iterable[str]) -> InputError:
     hint = f"did you mean {close[0]!r}? " if close else ""
     listed = ", ".join(names) if len(names) <= 24 else f"{len(names)} names, see --help"
     return InputError(f"unknown {kind} {given!r}: {hint}known: {listed}")
+
+
+def in_words(error: OSError) -> str:
+    """What the system refused, without its number: ``/nowhere/x: No such file or directory``."""
+    names = [str(name) for name in (error.filename, error.filename2) if isinstance(name, str | os.PathLike)]
+    return ": ".join([" → ".join(names), error.strerror]) if names and error.strerror else str(error)
 
 
 def check_numbers(settings: Any, prefix: str = "", **at_most: float) -> None:

@@ -19,7 +19,7 @@ from purrception.cli.sampling import SamplingOptions
 from purrception.cli.shipping import EXPORT
 from purrception.cli.studio import STUDIO
 from purrception.cli.tokenizer import TOKENIZER_VERBS
-from purrception.errors import InputError
+from purrception.errors import InputError, in_words
 from purrception.options import TIMEOUT_MINUTES
 from purrception.packages import explained, is_foreign
 from purrception.terminal import command_line, write_anything
@@ -303,7 +303,8 @@ GO_ON = {
 
 def complain(error: Exception) -> int:
     """Say in one line what a person can mend; returns the exit status of that."""
-    print(f"purrception: {' '.join(str(error).split())}", file=sys.stderr)
+    said = in_words(error) if isinstance(error, OSError) else str(error)
+    print(f"purrception: {' '.join(said.split())}", file=sys.stderr)
     return 2
 
 

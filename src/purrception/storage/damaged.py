@@ -16,7 +16,7 @@ DAMAGED_PREFIX = "damaged-"
 def set_aside(checkpoint: Path, reason: str) -> None:
     """Rename a damaged checkpoint, so that it is neither taken again nor counted; every process takes part."""
     aside = checkpoint.with_name(f"{DAMAGED_PREFIX}{checkpoint.name}")
-    note(f"warning: {reason}. It is kept as {aside}; training goes on from the checkpoint before it")
+    note(f"warning: {reason}. It is kept as {aside}, and training goes on from the checkpoint before it")
     if processes.rank() == 0:
         if aside.exists():
             remove(aside)

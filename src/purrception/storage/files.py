@@ -146,25 +146,27 @@ def whole_folder(
         yield partial
         return
     new = [folder for folder in partial.parents if not folder.exists()]
-    with writing(path):
+    try:
         partial.mkdir(parents=True, exist_ok=True)
-        with locked(partial, path, patience):
-            try:
-                if not replace and not is_unused(path):
-                    raise TakenError(
-                        f"{path} is already there and not empty: choose another folder, or remove this one"
-                    )
-                for leftover in partial.iterdir():
-                    if leftover.name != LOCK_FILE:
-                        remove(leftover)
-                yield partial
+    except OSError as error:
+        raise InputError(f"cannot make the folder {path} ({error.strerror or error})") from error
+    with writing(path), locked(partial, path, patience):
+        try:
+            if not replace and not is_unused(path):
+                raise TakenError(
+                    f"{path} is already there and not empty: choose another folder, or remove this one"
+                )
+            for leftover in partial.iterdir():
+                if leftover.name != LOCK_FILE:
+                    remove(leftover)
+            yield partial
+            _put_folder(partial, path)
+        except BaseException as error:
+            if keep and not cannot_write(error) and not is_unused(partial):
                 _put_folder(partial, path)
-            except BaseException as error:
-                if keep and not cannot_write(error) and not is_unused(partial):
-                    _put_folder(partial, path)
-                shutil.rmtree(partial, ignore_errors=True)
-                remove_empty(new)
-                raise
+            shutil.rmtree(partial, ignore_errors=True)
+            remove_empty(new)
+            raise
 
 
 def _put_folder(partial: Path, path: Path) -> None:

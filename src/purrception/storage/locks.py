@@ -51,8 +51,10 @@ def one_writer(folder: Path) -> Iterator[None]:
         if processes.rank() == 0:
             try:
                 stack.enter_context(_made_and_locked(folder))
-            except (OSError, InputError) as error:
-                problem = str(error) if isinstance(error, InputError) else f"cannot write to {folder}: {error}"
+            except InputError as error:
+                problem = str(error)
+            except OSError as error:
+                problem = f"cannot write to {folder} ({error.strerror or error})"
         if problem := processes.first_problem(problem):
             raise InputError(problem)
         yield

@@ -40,7 +40,16 @@ PARTIAL_PREFIX = ".partial-"
 
 
 class DamagedCheckpointError(InputError):
-    """A checkpoint's files are missing, altered, or hold what no training wrote; another may be whole."""
+    """A checkpoint's files are missing, altered, or hold what no training wrote; another may be whole.
+
+    Args:
+        folder: of the checkpoint.
+        reason: what is wrong with it, without what to do.
+    """
+
+    def __init__(self, folder: Path, reason: str) -> None:
+        super().__init__(f"{reason}; remove {folder} to go on from the checkpoint before it")
+        self.reason = reason
 
 
 @dataclass
@@ -91,9 +100,7 @@ class Checkpoint:
         try:
             check_digests(self.folder, lambda name: next(turns) % share == processes.rank() % share)
         except InputError as error:
-            raise DamagedCheckpointError(
-                f"{error}; remove {self.folder} to go on from the checkpoint before it"
-            ) from error
+            raise DamagedCheckpointError(self.folder, str(error)) from error
 
     def load_network(self, network: nn.Module, *, ema: bool = False) -> None:
         """Load weights into ``network``, strictly; those in shards into the shards of this process.
@@ -149,10 +156,8 @@ class Checkpoint:
             raise self._damaged(part, error) from error
 
     def _damaged(self, part: str, error: BaseException) -> DamagedCheckpointError:
-        return DamagedCheckpointError(
-            f"the checkpoint's {self.folder / part} is missing or damaged ({error}); remove {self.folder} to go "
-            "on from the checkpoint before it"
-        )
+        reason = f"the checkpoint's {self.folder / part} is missing or damaged ({error})"
+        return DamagedCheckpointError(self.folder, reason)
 
 
 class CheckpointStore:

@@ -175,7 +175,7 @@ class Trainer:
                 checkpoint.check(shared=True)
                 self.restore(checkpoint)
             except DamagedCheckpointError as error:
-                problem = str(error)
+                problem = error.reason
             problem = processes.first_problem(problem)
             if not problem:
                 return True
