@@ -16,6 +16,7 @@ import random
 import resource
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -53,6 +54,7 @@ ENVIRONMENT = dict(os.environ)
 def python() -> str:
     """The path of a program that takes a module, a program text or a script, as ``python`` does."""
     folder = Path(tempfile.mkdtemp(prefix="forked-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     address, program = folder / "socket", folder / "python"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "{CLIENT}" "{address}" "$@"\n', encoding="utf-8")
     program.chmod(0o755)
