@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -62,7 +63,7 @@ def python() -> str:
     atexit.register(server.kill)
     while not address.exists():
         assert server.poll() is None, "the server of forked processes did not start"
-        select.select([], [], [], 0.01)
+        time.sleep(0.01)
     return str(program)
 
 
@@ -124,7 +125,8 @@ def _become(asked: dict[str, Any], descriptors: list[int]) -> NoReturn:
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
         os.close(descriptor)
-    at_once = asked["arguments"][0] == "-u" or "PYTHONUNBUFFERED" in asked["environment"]
+    arguments = asked["arguments"]
+    at_once = arguments[0] == "-u" or "PYTHONUNBUFFERED" in asked["environment"]
     sys.stdin = os.fdopen(0, closefd=False)
     sys.stdout = os.fdopen(1, "w", closefd=False)
     sys.stdout.reconfigure(write_through=at_once)
@@ -138,7 +140,7 @@ def _become(asked: dict[str, Any], descriptors: list[int]) -> NoReturn:
     random.seed()
     code = 0
     try:
-        _run(asked["arguments"])
+        _run(*arguments[arguments[0] == "-u" :])
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         if isinstance(end.code, str):
@@ -157,10 +159,9 @@ def _become(asked: dict[str, Any], descriptors: list[int]) -> NoReturn:
     os._exit(code)
 
 
-def _run(arguments: list[str]) -> None:
-    kind, *words = arguments[1:] if arguments[0] == "-u" else arguments
+def _run(kind: str, *words: str) -> None:
     if kind == "-m":
-        sys.path[0], sys.argv = os.getcwd(), words
+        sys.path[0], sys.argv = os.getcwd(), [*words]
         runpy.run_module(words[0], run_name="__main__", alter_sys=True)
     elif kind == "-c":
         sys.path[0], sys.argv = "", ["-c", *words[1:]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -16,6 +17,8 @@ from purrception.cli import VERBS, main
 from purrception.cli.editing import EDIT_VERBS
 from purrception.cli.tokenizer import TOKENIZER_VERBS
 from purrception.config import load_config
+from purrception.errors import InputError, in_words
+from purrception.storage import plain_reason
 from tests.conftest import run_cli
 
 
@@ -26,6 +29,24 @@ def fails_with_one_line(capsys: pytest.CaptureFixture[str], *arguments: str | Pa
     assert "Traceback" not in "".join(lines)
     assert "[Errno" not in lines[-1]
     return lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EROFS, "Read-only file system", "/a/b"), "/a/b: Read-only file system"),
+        (
+            OSError(errno.EXDEV, "Invalid cross-device link", b"a", None, Path("b")),
+            "a: b: Invalid cross-device link",
+        ),
+        (OSError(errno.EBADF, "Bad file descriptor", 7), "Bad file descriptor"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (OSError("of a library,\nin two lines"), "of a library, in two lines"),
+        (InputError("given 3"), "given 3"),
+    ],
+)
+def test_what_the_system_refuses_is_told_in_words(error: Exception, said: str) -> None:
+    assert in_words(error) == plain_reason(error) == said
 
 
 def test_help_of_every_verb_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:

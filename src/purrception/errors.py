@@ -36,10 +36,13 @@ def unknown_name(kind: str, given: str, known: Iterable[str]) -> InputError:
     return InputError(f"unknown {kind} {given!r}: {hint}known: {listed}")
 
 
-def in_words(error: OSError) -> str:
-    """What the system refused, without its number: ``/nowhere/x: No such file or directory``."""
-    names = [str(name) for name in (error.filename, error.filename2) if isinstance(name, str | os.PathLike)]
-    return ": ".join([" → ".join(names), error.strerror]) if names and error.strerror else str(error)
+def in_words(error: BaseException) -> str:
+    """What an error says, in one line; the system's without a number: ``/nowhere: No such file or directory``."""
+    said = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        files = [name for name in (error.filename, error.filename2) if isinstance(name, str | bytes | os.PathLike)]
+        said = ": ".join([*map(os.fsdecode, files), error.strerror])
+    return " ".join(said.split())
 
 
 def check_numbers(settings: Any, prefix: str = "", **at_most: float) -> None:

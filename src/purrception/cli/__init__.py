@@ -303,8 +303,7 @@ GO_ON = {
 
 def complain(error: Exception) -> int:
     """Say in one line what a person can mend; returns the exit status of that."""
-    said = in_words(error) if isinstance(error, OSError) else str(error)
-    print(f"purrception: {' '.join(said.split())}", file=sys.stderr)
+    print(f"purrception: {in_words(error)}", file=sys.stderr)
     return 2
 
 

@@ -46,7 +46,7 @@ def walk_tar(path: str) -> Iterator[Found]:
         size = os.path.getsize(path)
         stream = LimitedReads(path, LARGEST_HEADER)
     except OSError as error:
-        raise InputError(f"cannot read the tar {path}: {error}") from error
+        raise InputError(f"cannot read the tar {path}: {error.strerror or error}") from error
     if size == 0:
         raise InputError(f"cannot read the tar {path}: empty file")
     with stream:

@@ -146,11 +146,12 @@ def whole_folder(
         yield partial
         return
     new = [folder for folder in partial.parents if not folder.exists()]
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {path} ({error.strerror or error})") from error
-    with writing(path), locked(partial, path, patience):
+    with writing(path), contextlib.ExitStack() as stack:
+        try:
+            partial.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:  # where no folders are made at all, as below /proc
+            raise InputError(f"cannot make the folder {path} ({error.strerror})") from error
+        stack.enter_context(locked(partial, path, patience))
         try:
             if not replace and not is_unused(path):
                 raise TakenError(

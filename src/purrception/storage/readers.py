@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from purrception.errors import InputError
+from purrception.errors import InputError, in_words
 
 T = TypeVar("T")
 LARGEST_TEXT = 2**26
@@ -60,7 +60,7 @@ def plain_reason(error: BaseException) -> str:
         return "it is nested too deeply"
     if isinstance(error, MemoryError):
         return "it asks for more memory than there is"
-    said = " ".join(str(error).split())[:200]
+    said = in_words(error)[:200]
     return f"no {said}" if isinstance(error, KeyError) else said or type(error).__name__
 
 

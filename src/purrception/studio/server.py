@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from purrception.errors import InputError
+from purrception.errors import InputError, in_words
 from purrception.packages import require
 from purrception.studio.attempts import Attempts
 from purrception.studio.hosts import Hosts, reaches_others
@@ -169,7 +169,7 @@ def _listen(host: str, wanted: int) -> socket.socket:
         try:
             return socket.create_server((host, port), family=family, backlog=BACKLOG)
         except (OSError, OverflowError) as error:
-            reason = str(error)
+            reason = in_words(error)
     raise InputError(
         f"cannot listen on {host}, port {wanted or 'any'}: {reason}; choose others with --host, --port"
     )

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from purrception import processes
-from purrception.errors import InputError
+from purrception.errors import InputError, in_words
 from purrception.progress import note
 from purrception.storage import (
     DIGESTS_FILE,
@@ -208,7 +208,7 @@ class CheckpointStore:
             if first:
                 self._finish(partial, final, state, digests)
         except OSError as error:
-            problem = str(error)
+            problem = in_words(error)
         if problem := processes.first_problem(problem):
             if first:
                 shutil.rmtree(partial, ignore_errors=True)

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from purrception import processes
+from purrception.errors import in_words
 from purrception.storage import sha256_of
 from purrception.training.distributed import own
 
@@ -134,7 +135,7 @@ def write_part(folder: Path, tensors: dict[str, Tensor]) -> dict[str, str]:
             save_file(mine, path, {PLACES: json.dumps(places), **MARKS})
             digests = {path.name: sha256_of(path)}
         except (OSError, SafetensorError) as error:
-            problem = str(error)
+            problem = in_words(error)
     for found, written in processes.gather((problem, digests)):
         if found:
             raise OSError(found)

@@ -13,6 +13,7 @@ from purrception.errors import InputError
 from purrception.evaluation.extractors.base import Extracted
 from purrception.hub import HUB_PREFIX
 from purrception.packages import require
+from purrception.storage import plain_reason
 from purrception.tokenizers import fingerprint
 from purrception.weights import require_finite
 
@@ -52,7 +53,6 @@ def open_dinov2(weights: str, device: str = "cpu") -> Dinov2Extractor:
     try:
         network = transformers.Dinov2Model.from_pretrained(weights.removeprefix(HUB_PREFIX))
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"no DINOv2 at {weights}: {advice}; {reason}") from error
+        raise InputError(f"no DINOv2 at {weights}: {advice}; {plain_reason(error)}") from error
     require_finite(network.state_dict(), weights)
     return Dinov2Extractor(network, device)
