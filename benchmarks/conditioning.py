@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from purrception.evaluation.intervals import t_quantile
+from purrception.evaluation.metrics.intervals import t_quantile
 from purrception.flow import CONDITIONINGS, Given, ObjectiveConfig, Posterior, SamplingConfig, build_objective
 from purrception.flow.evidence import Evidence
 from purrception.flow.objectives.base import SiteLosses

@@ -19,15 +19,15 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from purrception.config import load_config
 from purrception.data import images_to_tensor, load_split
-from purrception.editing import Editor
 from purrception.evaluation import train_classifier
-from purrception.evaluation.distances import frechet_distance
 from purrception.evaluation.extractors.classifier import accuracy
-from purrception.evaluation.statistics import FeatureStatistics
-from purrception.experiment import load_pipeline, sampling_defaults
-from purrception.sampling import sample_codes
+from purrception.evaluation.metrics.distances import frechet_distance
+from purrception.evaluation.metrics.statistics import FeatureStatistics
+from purrception.experiment.config import load_config
+from purrception.experiment.run import load_pipeline, sampling_defaults
+from purrception.generation.editing import Editor
+from purrception.generation.sampler import sample_codes
 from purrception.training import RunDirectory
 
 GUIDANCES = (1.0, 1.5)

@@ -17,13 +17,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from purrception.config import load_config
 from purrception.data import spread_rows
-from purrception.diagnostics.bound import check_bound, growth_on_a_line
-from purrception.diagnostics.oracle import Gap, Oracle
-from purrception.diagnostics.posteriors import LogPosterior, blurred, network_posterior, shifted, tempered
-from purrception.experiment import build_network
+from purrception.experiment.config import load_config
+from purrception.experiment.run import build_network
 from purrception.flow import ObjectiveConfig, TrainingBatch, build_objective
+from purrception.instruments.bound import check_bound, growth_on_a_line
+from purrception.instruments.oracle import Gap, Oracle
+from purrception.instruments.posteriors import LogPosterior, blurred, network_posterior, shifted, tempered
 from purrception.models import PurrceptionTransformer
 from purrception.tokenizers import VQTokenizer
 from purrception.tokens import TokenDataset

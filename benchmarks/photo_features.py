@@ -21,8 +21,8 @@ from purrception.evaluation import FeatureStatistics, frechet_distance
 from purrception.evaluation.extractors import Extractor, extract_in_groups
 from purrception.evaluation.extractors.classifier import ClassifierConfig, ClassifierExtractor, train_classifier
 from purrception.evaluation.extractors.random_features import TextureExtractor
-from purrception.evaluation.neighbours import overlap
-from purrception.recipes import get_recipe
+from purrception.evaluation.metrics.precision_recall import overlap
+from purrception.experiment.recipes import get_recipe
 from purrception.tokenizers import VQTokenizer
 
 COUNT = 1824

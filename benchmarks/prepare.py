@@ -46,7 +46,7 @@ def main() -> None:
     options = parser.parse_args()
     import torch
 
-    from purrception.prepare import PrepareOptions, prepare
+    from purrception.experiment.prepare import PrepareOptions, prepare
     from purrception.tokenizers import VQConfig, VQTokenizer
 
     torch.manual_seed(0)

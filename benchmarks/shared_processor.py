@@ -64,21 +64,21 @@ def others(count: int) -> Iterator[None]:
 
 def prepare(folder: Path) -> None:
     """A tokenizer of a few steps and its tokens; how good they are changes no speed."""
-    from purrception.config import dump_config
-    from purrception.experiment import prepare_tokenizer, prepare_tokens
-    from purrception.recipes import get_recipe
+    from purrception.experiment.recipes import get_recipe
+    from purrception.experiment.run import prepare_tokenizer, prepare_tokens
+    from purrception.storage import dump_settings
     from purrception.training import RunDirectory
 
     recipe = get_recipe("digits")
     quick = replace(recipe.tokenizer, training=replace(recipe.tokenizer.training, steps=20))
-    run = RunDirectory.create(folder, dump_config(replace(recipe, tokenizer=quick)))
+    run = RunDirectory.create(folder, dump_settings(replace(recipe, tokenizer=quick)))
     prepare_tokens(recipe, run, prepare_tokenizer(replace(recipe, tokenizer=quick), run))
 
 
 def steps_per_second(folder: Path, steps: int, limit: float) -> float:
     """Of training in this process, on what :func:`prepare` made."""
-    from purrception.experiment import build_trainer, prepare_tokenizer, prepare_tokens
-    from purrception.recipes import get_recipe
+    from purrception.experiment.recipes import get_recipe
+    from purrception.experiment.run import build_trainer, prepare_tokenizer, prepare_tokens
     from purrception.training import RunDirectory
 
     recipe, run = get_recipe("digits"), RunDirectory(folder)

@@ -21,12 +21,13 @@ import yaml
 from PIL import Image
 
 import purrception
-from purrception.config import RunConfig, dump_config
 from purrception.data import DataConfig
 from purrception.evaluation import ClassifierConfig, EvaluationConfig
+from purrception.experiment.config import RunConfig
+from purrception.experiment.recipes import digits
 from purrception.flow import Objective, SamplingConfig
 from purrception.models import DiTConfig, PurrceptionTransformer
-from purrception.recipes import digits
+from purrception.storage import dump_settings
 from purrception.tokenizers import TokenizerTrainingConfig, VQConfig
 from purrception.training import TrainingConfig
 from tests.forked import python
@@ -66,7 +67,7 @@ def tiny_config(runs: Path, **changes: object) -> RunConfig:
     """A run of seconds: every part of the real one, small."""
     from dataclasses import replace
 
-    from purrception.config import TokenizerConfig
+    from purrception.experiment.config import TokenizerConfig
 
     config = RunConfig(
         name="tiny",
@@ -93,7 +94,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if "TINY_RUN" in os.environ:
         return Path(os.environ["TINY_RUN"])
     folder = tmp_path_factory.mktemp("tiny")
-    (folder / "tiny.yaml").write_text(dump_config(tiny_config(folder / "runs")))
+    (folder / "tiny.yaml").write_text(dump_settings(tiny_config(folder / "runs")))
     done = run_cli("train", "tiny.yaml", cwd=folder, fresh=True)
     assert done.returncode == 0, done.stderr
     return folder / "runs" / "tiny"
@@ -117,7 +118,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Class folders by numbers, and a short run whose paths were given as seen from here. Do not change: copy."""
     folder = tmp_path_factory.mktemp("project")
     save_pictures(folder / "my pictures")
-    config = yaml.safe_load(dump_config(tiny_config(Path("my runs"))))
+    config = yaml.safe_load(dump_settings(tiny_config(Path("my runs"))))
     config["data"] |= {"source": "folder", "root": "my pictures", "test_fraction": 0.3}
     config["training"] |= {"steps": 4, "decay": "cosine", "warmup_steps": 0, "sample_every": 0}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")

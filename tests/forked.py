@@ -31,15 +31,24 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 CLIENT = Path(__file__).with_name("forked_client.py")
-ROOMS = (
-    "bench", "cli", "comparison", "diagnose", "editing", "experiment", "gallery", "migration", "plan", "prepare",
-    "recipes", "shipping", "studio", "tokens",
-)  # fmt: skip
 IMPORTED = (
-    *(f"purrception.{room}" for room in ROOMS),
-    "diffusers.models.autoencoders.vq_model", "matplotlib.pyplot", "sklearn.datasets", "torch.distributed.run",
-    "torch.utils.tensorboard", "tyro",
-)  # fmt: skip
+    "purrception.bench",
+    "purrception.cli",
+    "purrception.comparison.suite",
+    "purrception.diagnose.run",
+    "purrception.experiment.dry_run",
+    "purrception.experiment.export",
+    "purrception.experiment.plan",
+    "purrception.experiment.prepare",
+    "purrception.generation.public_checkpoints",
+    "purrception.studio",
+    "diffusers.models.autoencoders.vq_model",
+    "matplotlib.pyplot",
+    "sklearn.datasets",
+    "torch.distributed.run",
+    "torch.utils.tensorboard",
+    "tyro",
+)
 READ_BY_IMPORTS = (
     "CUDA", "DIFFUSERS", "GOMP", "HF_", "HOME", "HUGGINGFACE", "KMP", "LANG", "LC_", "LD_", "MKL", "MPL", "OMP",
     "OPENBLAS", "PYTHON", "TRITON", "TZ", "XDG",

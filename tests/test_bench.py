@@ -21,8 +21,8 @@ from purrception.bench.measure import peak_on_processor
 from purrception.bench.others import others
 from purrception.bench.reference import reference_loss, reference_mean
 from purrception.bench.workloads import REFERENCE, WORKLOADS, Z_LOSS
-from purrception.errors import InputError
 from purrception.models import training_flops
+from purrception.utils.errors import InputError
 from tests.conftest import ROOT, run_cli
 from tests.forked import python
 

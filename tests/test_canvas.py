@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from purrception.canvas import Canvas, read_picture
-from purrception.errors import InputError
+from purrception.generation.image_processor import Canvas, read_picture
+from purrception.utils.errors import InputError
 
 GREY = Canvas(16, 16, 1)
 

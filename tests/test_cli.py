@@ -14,11 +14,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from purrception.cli import VERBS, main
-from purrception.cli.editing import EDIT_VERBS
+from purrception.cli.edit import EDIT_VERBS
 from purrception.cli.tokenizer import TOKENIZER_VERBS
-from purrception.config import load_config
-from purrception.errors import InputError, in_words
+from purrception.experiment.config import load_config
 from purrception.storage import plain_reason
+from purrception.utils.errors import InputError, in_words
 from tests.conftest import run_cli
 
 
@@ -238,7 +238,7 @@ def test_a_longer_training_never_leaves_the_shorter_ones_pipeline(
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("purrception.pipeline.PurrceptionPipeline.save_pretrained", no_space)
+        patched.setattr("purrception.generation.pipeline.PurrceptionPipeline.save_pretrained", no_space)
         message = fails_with_one_line(capsys, "train", "--resume", run, "--training.steps", "10")
         assert "No space left" in message
     assert main(["train", "--resume", str(run)]) == 0

@@ -14,8 +14,8 @@ from PIL import Image
 
 from purrception import PurrceptionPipeline
 from purrception.cli import main
-from purrception.errors import InputError
 from purrception.flow import SamplingConfig
+from purrception.utils.errors import InputError
 
 FEW = SamplingConfig(steps=3)
 

@@ -11,13 +11,13 @@ from types import SimpleNamespace
 import pytest
 
 from purrception import PurrceptionPipeline
-from purrception.classes import Classes
 from purrception.cli import main
 from purrception.data import DataConfig
-from purrception.errors import InputError
-from purrception.evaluation import tokenizer_report
-from purrception.gallery import sample_command
-from purrception.terminal import command_line
+from purrception.data.classes import Classes
+from purrception.evaluation.tokenizer import report
+from purrception.generation.saving import sample_command
+from purrception.utils.errors import InputError
+from purrception.utils.terminal import command_line
 from tests.conftest import CLASS_FOLDERS
 
 REPORTED = SimpleNamespace(markdown=lambda: "")
@@ -92,7 +92,7 @@ def test_classes_without_names_are_drawn_again_by_label(tiny_run: Path) -> None:
     """As converted checkpoints have them."""
     pipeline = PurrceptionPipeline.from_pretrained(tiny_run / "pipeline")
     pipeline.register_to_config(class_names=[])
-    from purrception.pipeline import DEFAULTS
+    from purrception.generation.pipeline import DEFAULTS
 
     assert "--classes 3 3 7 " in sample_command(pipeline, "run", [3, 3, 7], DEFAULTS, 0)
     pipeline.transformer.half_backbone = True
@@ -128,7 +128,7 @@ def test_every_next_step_that_is_printed_can_be_taken(
     printed("tokenizer", "train", project / "my pictures", "--out", made, *short)
     seen: list[DataConfig] = []
     with monkeypatch.context() as patch:
-        patch.setattr(tokenizer_report, "report_tokenizer", lambda _, data, *__: seen.append(data) or REPORTED)
+        patch.setattr(report, "report_tokenizer", lambda _, data, *__: seen.append(data) or REPORTED)
         printed(*next_command(printed("tokenizer", "train", "--resume", made)))
     assert (seen[0].source, seen[0].root) == ("folder", str(project / "my pictures"))
     told = printed(

@@ -9,19 +9,20 @@ import pytest
 import yaml
 
 from purrception.cli import main
-from purrception.config import RunConfig, config_from_dict, config_to_dict, dump_config, load_config
-from purrception.errors import InputError
-from purrception.experiment import start_run
+from purrception.experiment.config import RunConfig, load_config
+from purrception.experiment.recipes import RECIPES, get_recipe
+from purrception.experiment.run import start_run
 from purrception.models import HeadConfig
-from purrception.options import option_names
-from purrception.recipes import RECIPES, get_recipe
+from purrception.storage import dump_settings, settings_from_dict, settings_to_dict
+from purrception.utils.errors import InputError
+from purrception.utils.options import option_names
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_survive_yaml(name: str, tmp_path: Path) -> None:
     recipe = get_recipe(name)
     file = tmp_path / "config.yaml"
-    file.write_text(dump_config(recipe))
+    file.write_text(dump_settings(recipe))
     assert load_config(file) == recipe
 
 
@@ -55,7 +56,7 @@ def test_photos_have_colour_and_a_codebook_worth_learning() -> None:
 def test_mistakes_in_a_file_are_named(change: dict[str, object], message: str) -> None:
     values = {"name": "x"} | change
     with pytest.raises(InputError, match=message):
-        config_from_dict(values, "my.yaml")
+        settings_from_dict(RunConfig, values, "my.yaml")
 
 
 def test_files_that_are_no_configuration_are_refused(tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ def test_option_names_cover_every_leaf() -> None:
             found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key}
         return found
 
-    assert leaves(config_to_dict(get_recipe("digits"))) == set(option_names(RunConfig))
+    assert leaves(settings_to_dict(get_recipe("digits"))) == set(option_names(RunConfig))
 
 
 @pytest.mark.parametrize(
@@ -177,11 +178,11 @@ def test_every_settings_class_refuses_numbers_that_are_not_finite() -> None:
     names = floats(get_recipe("digits"))
     assert len(names) > 25
     for name in names:
-        values = config_to_dict(get_recipe("digits"))
+        values = settings_to_dict(get_recipe("digits"))
         place = values
         *sections, last = name.split(".")
         for section in sections:
             place = place[section]
         place[last] = [float("inf")] * len(place[last]) if isinstance(place[last], list) else float("inf")
         with pytest.raises(InputError):
-            config_from_dict(values, "my.yaml")
+            settings_from_dict(RunConfig, values, "my.yaml")

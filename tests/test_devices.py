@@ -7,15 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from purrception.devices import downloads, upload
-from purrception.errors import InputError
 from purrception.flow import OBJECTIVES, ObjectiveConfig, SamplingConfig, build_objective
+from purrception.flow.nearest import nearest_codes
+from purrception.generation.cuda_graphs import KeptDraws, Recording
+from purrception.generation.pipeline import PurrceptionPipeline
+from purrception.generation.sampler import KeyedDraws, sample_codes
 from purrception.models import PurrceptionTransformer
-from purrception.nearest import nearest_codes
-from purrception.pipeline import PurrceptionPipeline
-from purrception.replay import KeptDraws, Recording
-from purrception.sampling import KeyedDraws, sample_codes
 from purrception.tokenizers import VQConfig
+from purrception.utils.devices import downloads, upload
+from purrception.utils.errors import InputError
 from tests.conftest import network_for
 
 

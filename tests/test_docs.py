@@ -10,18 +10,18 @@ import pytest
 
 from purrception.bench import BenchConfig
 from purrception.cli import CompareOptions, SampleOptions, SweepOptions
-from purrception.cli.benchmarks import BenchOptions
-from purrception.cli.converting import CheckpointOptions, TokenizerOptions
-from purrception.cli.diagnosing import DiagnoseOptions, SuiteOptions
-from purrception.cli.editing import InpaintOptions, InterpolateOptions, RefineOptions, VaryOptions
-from purrception.cli.evaluating import EvaluateOptions
-from purrception.cli.shipping import ExportOptions
+from purrception.cli.bench import BenchOptions
+from purrception.cli.convert import CheckpointOptions, TokenizerOptions
+from purrception.cli.diagnose import DiagnoseOptions, SuiteOptions
+from purrception.cli.edit import InpaintOptions, InterpolateOptions, RefineOptions, VaryOptions
+from purrception.cli.evaluate import EvaluateOptions
+from purrception.cli.export import ExportOptions
 from purrception.cli.tokenizer import ReportOptions, TrainOptions
-from purrception.config import DataOptions, RunConfig, TokenizerRunConfig
-from purrception.options import option_names
-from purrception.plan import PlanOptions
-from purrception.prepare import PrepareOptions
+from purrception.experiment.config import DataOptions, RunConfig, TokenizerRunConfig
+from purrception.experiment.plan import PlanOptions
+from purrception.experiment.prepare import PrepareOptions
 from purrception.studio import StudioOptions
+from purrception.utils.options import option_names
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

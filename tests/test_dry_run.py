@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 
 from purrception.cli import main
-from purrception.dry_run import dry_run, whole_step
-from purrception.errors import InputError
-from purrception.experiment import check_config
+from purrception.experiment.dry_run import dry_run, whole_step
+from purrception.experiment.recipes import RECIPES, fit_to_images, get_recipe
+from purrception.experiment.run import check_config
 from purrception.models import DiTConfig
-from purrception.recipes import RECIPES, fit_to_images, get_recipe
 from purrception.tokenizers import PUBLIC_TOKENIZERS
 from purrception.tokens import Manifest, Shard, Standardisation
+from purrception.utils.errors import InputError
 from tests.conftest import run_cli
 
 PAPER = [name for name in RECIPES if name not in ("digits", "photos", "folder") and "paper-code" not in name]

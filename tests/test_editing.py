@@ -9,8 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from purrception.editing import Editor, Slerp, free_sites
-from purrception.errors import InputError
 from purrception.flow import (
     OBJECTIVES,
     SOLVERS,
@@ -22,9 +20,11 @@ from purrception.flow import (
     SamplingConfig,
     build_objective,
 )
-from purrception.keyed_rng import Stream
+from purrception.generation.editing import Editor, Slerp, free_sites
+from purrception.generation.sampler import KeyedDraws, sample_codes
 from purrception.models import PurrceptionTransformer
-from purrception.sampling import KeyedDraws, sample_codes
+from purrception.utils.errors import InputError
+from purrception.utils.keyed_rng import Stream
 from tests.conftest import network_for
 
 SETTINGS = SamplingConfig(steps=5)

@@ -14,14 +14,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from purrception import PurrceptionPipeline
-from purrception.errors import InputError
 from purrception.evaluation.extractors.classifier import ImageClassifier, load_classifier, save_classifier
-from purrception.experiment import load_pipeline
+from purrception.experiment.run import load_pipeline
+from purrception.storage.foreign_weights import require_finite
 from purrception.tokenizers import VQTokenizer
 from purrception.tokenizers.checkpoint import Progress, latest_checkpoint, save_checkpoint
 from purrception.tokens import Manifest, Standardisation
 from purrception.training.checkpoint import CheckpointStore
-from purrception.weights import require_finite
+from purrception.utils.errors import InputError
 
 
 def spoil(folder: Path, name: str, value: float = math.nan) -> None:

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from purrception.bench.reference import reference_loss
-from purrception.devices import downloads
 from purrception.flow import (
     OBJECTIVES,
     ObjectiveConfig,
@@ -26,12 +25,13 @@ from purrception.flow import (
     Truncation,
     build_objective,
 )
-from purrception.keyed_rng import Stream, keyed_normal, keyed_uniform
+from purrception.generation.pipeline import PurrceptionPipeline
+from purrception.generation.sampler import KeyedDraws, sample_codes
 from purrception.models import Kernel, PurrceptionTransformer
-from purrception.pipeline import PurrceptionPipeline
-from purrception.sampling import KeyedDraws, sample_codes
 from purrception.tokenizers import VQConfig, VQTokenizer
 from purrception.training.batches import to_device
+from purrception.utils.devices import downloads
+from purrception.utils.keyed_rng import Stream, keyed_normal, keyed_uniform
 from tests.conftest import run_cli
 from tests.training.test_loop import everything, make_trainer
 

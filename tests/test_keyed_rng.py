@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from purrception.errors import InputError
-from purrception.keyed_rng import Stream, keyed_normal, keyed_rng, keyed_uniform, philox
+from purrception.utils.errors import InputError
+from purrception.utils.keyed_rng import Stream, keyed_normal, keyed_rng, keyed_uniform, philox
 
 
 def draw(*key: int) -> bytes:

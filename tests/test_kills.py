@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from purrception.config import dump_config
+from purrception.storage import dump_settings
 from tests.conftest import CLASS_FOLDERS, run_cli, save_pictures, tiny_config
 from tests.forked import python
 
@@ -82,7 +82,7 @@ def make_place(folder: Path, tiny_run: Path) -> None:
     save_pictures(folder / "pictures", CLASS_FOLDERS)
     config = tiny_config(Path("runs"))
     training = replace(config.training, checkpoint_every=2, sample_every=2)
-    (folder / "tiny.yaml").write_text(dump_config(replace(config, training=training)), encoding="utf-8")
+    (folder / "tiny.yaml").write_text(dump_settings(replace(config, training=training)), encoding="utf-8")
 
 
 def plain(value: Any) -> Any:

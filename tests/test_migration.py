@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from purrception import PurrceptionPipeline
-from purrception.errors import InputError
-from purrception.experiment import sampling_defaults
+from purrception.experiment.run import sampling_defaults
 from purrception.flow import SamplingConfig
-from purrception.migration import migrate
+from purrception.generation.public_checkpoints import migrate
 from purrception.models import DIT_SIZES
 from purrception.tokenizers import VQConfig, VQTokenizer
+from purrception.utils.errors import InputError
 
 SIZE, DIM, WIDTH, HEADS, CLASSES, SIDE = 23, 3, 32, 4, 5, 8
 
@@ -188,9 +188,9 @@ def test_published_sizes_are_recognised_and_every_tensor_accounted_for(
     with torch.device("meta"):
         public = PublicDiT("purrception", width, heads, depth)
         content = {"backbone_state_dict": public.state_dict()}
-        monkeypatch.setattr("purrception.migration.read_weights", lambda path: content)
-        monkeypatch.setattr("purrception.migration.PurrceptionTransformer.load_state_dict", lambda *rest: None)
-        monkeypatch.setattr("purrception.migration.PurrceptionTransformer.set_codebook", lambda *rest: None)
+        monkeypatch.setattr("purrception.generation.public_checkpoints.read_weights", lambda path: content)
+        monkeypatch.setattr("purrception.models.PurrceptionTransformer.load_state_dict", lambda *rest: None)
+        monkeypatch.setattr("purrception.models.PurrceptionTransformer.set_codebook", lambda *rest: None)
         network = migrate(tmp_path / "any.pth", tokenizer).transformer
     config = network.config
     assert (config.depth, config.width, config.heads, config.num_classes) == (depth, width, heads, CLASSES)

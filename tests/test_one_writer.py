@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from purrception.config import load_config
+from purrception.experiment.config import load_config
 from purrception.storage import read_json_lines
 from tests.conftest import run_cli
 

@@ -14,9 +14,9 @@ import pytest
 
 import purrception
 from purrception.cli import main
-from purrception.errors import InputError
-from purrception.packages import is_foreign, require, versions
 from purrception.tokens.store import TokenStore
+from purrception.utils.errors import InputError
+from purrception.utils.packages import is_foreign, require, versions
 from tests.test_cli import fails_with_one_line
 
 ELSEWHERE = """
@@ -107,6 +107,6 @@ def test_an_unfit_version_is_told_from_a_missing_package() -> None:
 def test_mistakes_of_our_own_are_not_put_down_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_foreign(ImportError("no such name", name="purrception.flow"))
     assert not is_foreign(ImportError("no name at all"))
-    monkeypatch.setitem(sys.modules, "purrception.plan", None)
+    monkeypatch.setitem(sys.modules, "purrception.experiment.plan", None)
     with pytest.raises(ModuleNotFoundError, match=r"purrception\.plan"):
         main(["plan", "digits"])

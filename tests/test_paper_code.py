@@ -13,20 +13,21 @@ import torch
 
 from purrception import PurrceptionPipeline
 from purrception.cli import main
-from purrception.config import RunConfig, dump_sampling, load_sampling
 from purrception.data.transforms import tensor_to_bytes
-from purrception.errors import InputError
 from purrception.evaluation import EvaluationConfig
 from purrception.evaluation.image_sets import CodeImages
-from purrception.experiment import load_pipeline, sampling_defaults, start_run
+from purrception.experiment.config import RunConfig
+from purrception.experiment.recipes import get_recipe
+from purrception.experiment.run import load_pipeline, sampling_defaults, start_run
 from purrception.flow import ObjectiveConfig, SamplingConfig, TimeSampling, TrainingBatch, build_objective
-from purrception.hub import SAMPLING
+from purrception.generation.sampler import KeyedDraws
 from purrception.models import PurrceptionTransformer
-from purrception.recipes import get_recipe
-from purrception.sampling import KeyedDraws
+from purrception.storage import dump_settings, load_settings
+from purrception.storage.hub import SAMPLING
 from purrception.tokenizers import VQTokenizer
 from purrception.tokens import Manifest, TokenDataset
 from purrception.training.batches import TrainingBatches
+from purrception.utils.errors import InputError
 from tests.conftest import tiny_config
 
 SIZES = {"paper-code": (28, 1152, 16), "paper-code-l": (24, 1024, 16), "paper-code-b": (12, 768, 12)}
@@ -117,8 +118,8 @@ def test_a_run_as_the_paper_code_has_it(objective: str, tmp_path: Path) -> None:
 def test_the_settings_of_a_run_come_before_those_of_its_pipeline(tiny_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "runs" / "tiny"
     shutil.copytree(tiny_run, run)
-    assert load_sampling(run / "pipeline" / SAMPLING) == SamplingConfig(steps=3)
-    (run / "pipeline" / SAMPLING).write_text(dump_sampling(SamplingConfig(steps=7)))
+    assert load_settings(SamplingConfig, run / "pipeline" / SAMPLING) == SamplingConfig(steps=3)
+    (run / "pipeline" / SAMPLING).write_text(dump_settings(SamplingConfig(steps=7)))
     assert sampling_defaults(run / "pipeline").steps == sampling_defaults(run).steps == 3
     moved = shutil.copytree(run / "pipeline", tmp_path / "moved")
     assert sampling_defaults(moved).steps == 7
@@ -129,7 +130,7 @@ def test_the_settings_of_a_run_come_before_those_of_its_pipeline(tiny_run: Path,
 def test_a_resumed_run_tells_its_pipeline_how_it_samples_now(tiny_run: Path, tmp_path: Path) -> None:
     run = shutil.copytree(tiny_run, tmp_path / "runs" / "tiny")
     assert main(["train", "--resume", str(run), "--sampling.steps", "5"]) == 0
-    assert load_sampling(run / "pipeline" / SAMPLING).steps == 5
+    assert load_settings(SamplingConfig, run / "pipeline" / SAMPLING).steps == 5
 
 
 def dfm_batch(network: PurrceptionTransformer) -> TrainingBatch:

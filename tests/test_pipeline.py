@@ -13,14 +13,14 @@ import torch
 from diffusers import VQModel
 from safetensors.torch import load_file, save_file
 
-from purrception import PurrceptionPipeline, PurrceptionTransformer, hub
-from purrception.errors import InputError
-from purrception.experiment import load_pipeline
+from purrception import PurrceptionPipeline, PurrceptionTransformer
+from purrception.experiment.run import load_pipeline
 from purrception.flow import ObjectiveConfig, build_objective
-from purrception.hub import write_companions
-from purrception.sampling import KeyedDraws
-from purrception.storage import write_file
+from purrception.generation.sampler import KeyedDraws
+from purrception.storage import hub, write_file
+from purrception.storage.hub import write_companions
 from purrception.tokenizers import UnnormalisedVQModel, VQConfig, VQTokenizer, open_tokenizer
+from purrception.utils.errors import InputError
 
 
 @pytest.fixture(scope="module")

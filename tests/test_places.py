@@ -16,18 +16,19 @@ import pytest
 import yaml
 
 from purrception.cli import VERBS, main
-from purrception.cli.editing import EDIT_VERBS
+from purrception.cli.edit import EDIT_VERBS
 from purrception.cli.tokenizer import TOKENIZER_VERBS
-from purrception.config import PATHS, RunConfig, TokenizerRunConfig, dump_config, load_config
 from purrception.data import DataConfig
-from purrception.errors import InputError
 from purrception.evaluation.features import FeatureCache
-from purrception.options import option_names
-from purrception.places import absolute
-from purrception.saved_run import describe_jump, saved_config
-from purrception.terminal import write_anything
+from purrception.experiment.config import PATHS, RunConfig, TokenizerRunConfig, load_config
+from purrception.experiment.saved_run import describe_jump, saved_config
+from purrception.storage import dump_settings
 from purrception.tokens.store import TokenStore
 from purrception.training import RunDirectory, TrainingConfig
+from purrception.utils.errors import InputError
+from purrception.utils.folders import absolute
+from purrception.utils.options import option_names
+from purrception.utils.terminal import write_anything
 from tests.conftest import run_cli, save_pictures, tiny_config
 
 
@@ -158,7 +159,7 @@ def test_names_that_are_no_text_are_refused_before_anything_is_written(
     save_pictures(tmp_path / "pictures", ("cat", latin("chat méchant")))
     save_pictures(tmp_path / latin("été"), ("cat", "dog"))
     for root, named in (("pictures", "chat m"), (latin("été"), "t\\udce9")):
-        (tmp_path / "tiny.yaml").write_text(dump_config(tiny_config(Path("runs"))), encoding="utf-8")
+        (tmp_path / "tiny.yaml").write_text(dump_settings(tiny_config(Path("runs"))), encoding="utf-8")
         assert main(["train", "tiny.yaml", "--data.source", "folder", "--data.root", root]) == 2
         told = capsys.readouterr().err.strip().splitlines()[-1]
         assert told.startswith("purrception: the name ")
@@ -166,7 +167,7 @@ def test_names_that_are_no_text_are_refused_before_anything_is_written(
         assert "rename the file or folder" in told
     assert not (tmp_path / "runs").exists()
     with pytest.raises(InputError, match="no run can keep it"):
-        dump_config(replace(tiny_config(tmp_path), data=DataConfig(root=latin("é"))))
+        dump_settings(replace(tiny_config(tmp_path), data=DataConfig(root=latin("é"))))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")

@@ -13,22 +13,22 @@ from torch import Tensor
 
 from purrception.bench import BenchConfig
 from purrception.bench.measure import peak_memory
+from purrception.bench.peaks import known_peak
 from purrception.cli import main
-from purrception.config import RunConfig, TokenizerConfig
 from purrception.data import DataConfig, open_images
-from purrception.errors import InputError
-from purrception.experiment import build_network
+from purrception.experiment.config import RunConfig, TokenizerConfig
+from purrception.experiment.plan import PlanOptions, plan
+from purrception.experiment.plan.speed import measured_peak
+from purrception.experiment.recipes import get_recipe
+from purrception.experiment.run import build_network
 from purrception.flow import build_objective
 from purrception.models import DiTConfig
-from purrception.peaks import known_peak
-from purrception.plan import PlanOptions, plan
-from purrception.plan.speed import measured_peak
-from purrception.recipes import get_recipe
 from purrception.tokenizers import VQConfig, VQTokenizer
 from purrception.tokens import TokenDataset
 from purrception.training.batches import TrainingBatches
 from purrception.training.config import Parallel
-from purrception.units import BYTES, COUNTS, FLOPS, TIMES, Units, in_units
+from purrception.utils.errors import InputError
+from purrception.utils.units import BYTES, COUNTS, FLOPS, TIMES, Units, in_units
 from tests.conftest import run_cli, tiny_config
 
 
@@ -127,7 +127,7 @@ def test_gpus_are_known_by_name() -> None:
 
 
 def test_on_this_machine_steps_are_taken_or_a_product_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("purrception.plan.speed.SECONDS", 0.0)
+    monkeypatch.setattr("purrception.experiment.plan.speed.SECONDS", 0.0)
     before = torch.random.get_rng_state()
     made = plan(get_recipe("digits"), PlanOptions(device="cpu"))
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -149,7 +149,7 @@ def test_on_this_machine_steps_are_taken_or_a_product_is_timed(monkeypatch: pyte
 
 
 def test_a_measured_product_is_that_of_a_real_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("purrception.plan.speed.SECONDS", 0.0)
+    monkeypatch.setattr("purrception.experiment.plan.speed.SECONDS", 0.0)
     tflops, side = measured_peak(torch.device("cpu"), torch.float32)
     assert 256 <= side <= 8192
     assert 1e-4 < tflops < 1e3

@@ -13,15 +13,15 @@ import yaml
 from purrception.cli import main
 from purrception.comparison.rows import read_rows
 from purrception.comparison.run import Protocol, Seconds, compare
-from purrception.config import RunConfig, load_config
-from purrception.errors import InputError
-from purrception.experiment import load_pipeline
-from purrception.plan import plan
-from purrception.saved_run import saved_config
+from purrception.experiment.config import RunConfig, load_config
+from purrception.experiment.plan import plan
+from purrception.experiment.run import load_pipeline
+from purrception.experiment.saved_run import saved_config
 from purrception.storage import read_json, read_json_lines
 from purrception.tokenizers.perceptual import find_weights
 from purrception.training import RunDirectory
 from purrception.training.metrics import MetricsLog
+from purrception.utils.errors import InputError
 from tests.fuzz.test_formats import row
 
 

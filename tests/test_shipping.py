@@ -15,14 +15,14 @@ from diffusers import VQModel
 
 from purrception import PurrceptionPipeline, PurrceptionTransformer
 from purrception.cli import main
-from purrception.config import dump_config
 from purrception.data import DataConfig
-from purrception.errors import InputError
-from purrception.experiment import start_run
-from purrception.hub import local_folder
+from purrception.experiment.export import export_run
+from purrception.experiment.run import start_run
+from purrception.experiment.warm_start import LABELS, warm_start
 from purrception.models import DiTConfig
-from purrception.shipping import export_run
-from purrception.warm_start import LABELS, warm_start
+from purrception.storage import dump_settings
+from purrception.storage.hub import local_folder
+from purrception.utils.errors import InputError
 from tests.conftest import tiny_config
 
 
@@ -144,7 +144,7 @@ def test_training_from_other_weights_with_other_classes(tiny_run: Path, tmp_path
         tmp_path, data=DataConfig(source="folder", root=str(pictures), image_size=16, test_fraction=0.0),
         init_from=str(tiny_run),
     )  # fmt: skip
-    config = yaml.safe_load(dump_config(config))
+    config = yaml.safe_load(dump_settings(config))
     config["tokenizer"]["path"] = str(tiny_run / "tokenizer")
     config["training"] |= {"steps": 1, "learning_rate": 1e-9}
     (tmp_path / "warm.yaml").write_text(yaml.safe_dump(config))

@@ -15,7 +15,6 @@ import pytest
 import yaml
 
 from purrception.cli import main
-from purrception.errors import InputError
 from purrception.storage import read_json_lines
 from purrception.tokens import (
     EncodingConfig,
@@ -27,6 +26,7 @@ from purrception.tokens import (
 )
 from purrception.tokens import dataset as dataset_module
 from purrception.tokens import order as order_module
+from purrception.utils.errors import InputError
 from tests.conftest import run_cli
 from tests.test_tokens import Pixels, PixelTokenizer
 

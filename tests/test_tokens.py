@@ -13,7 +13,6 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from purrception.data import Skipped, Views
-from purrception.errors import InputError
 from purrception.tokens import (
     EncodingConfig,
     Manifest,
@@ -24,6 +23,7 @@ from purrception.tokens import (
     write_tokens,
 )
 from purrception.tokens.shards import map_shard
+from purrception.utils.errors import InputError
 
 
 class PixelTokenizer:

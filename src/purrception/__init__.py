@@ -11,28 +11,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from purrception.config import RunConfig, load_config
-    from purrception.errors import InputError
-    from purrception.experiment import load_pipeline, resume_run, start_run
+    from purrception.experiment.config import RunConfig, load_config
+    from purrception.experiment.recipes import get_recipe
+    from purrception.experiment.run import load_pipeline, resume_run, start_run
+    from purrception.generation.outputs import PurrceptionOutput
+    from purrception.generation.pipeline import PurrceptionPipeline
     from purrception.models import PurrceptionTransformer
-    from purrception.outputs import PurrceptionOutput
-    from purrception.pipeline import PurrceptionPipeline
-    from purrception.recipes import get_recipe
     from purrception.tokenizers import UnnormalisedVQModel, VQTokenizer
+    from purrception.utils.errors import InputError
 
 _HOMES = {
-    "InputError": "purrception.errors",
-    "PurrceptionOutput": "purrception.outputs",
-    "PurrceptionPipeline": "purrception.pipeline",
+    "InputError": "purrception.utils.errors",
+    "PurrceptionOutput": "purrception.generation.outputs",
+    "PurrceptionPipeline": "purrception.generation.pipeline",
     "PurrceptionTransformer": "purrception.models",
-    "RunConfig": "purrception.config",
+    "RunConfig": "purrception.experiment.config",
     "UnnormalisedVQModel": "purrception.tokenizers",
     "VQTokenizer": "purrception.tokenizers",
-    "get_recipe": "purrception.recipes",
-    "load_config": "purrception.config",
-    "load_pipeline": "purrception.experiment",
-    "resume_run": "purrception.experiment",
-    "start_run": "purrception.experiment",
+    "get_recipe": "purrception.experiment.recipes",
+    "load_config": "purrception.experiment.config",
+    "load_pipeline": "purrception.experiment.run",
+    "resume_run": "purrception.experiment.run",
+    "start_run": "purrception.experiment.run",
 }
 
 SPINS = 200

@@ -12,9 +12,9 @@ from purrception.comparison.report import curve, mean_and_spread
 from purrception.comparison.run import geometric_steps
 from purrception.comparison.speed import ROUNDS, SpeedRatio, falling, first_reach, speed_ratios
 from purrception.comparison.sweep import SweepSpace, pareto_front
-from purrception.errors import InputError
+from purrception.experiment.recipes import get_recipe
 from purrception.flow import SamplingConfig
-from purrception.recipes import get_recipe
+from purrception.utils.errors import InputError
 
 
 def row(entry: str, seed: int, step: int, frechet: float) -> dict[str, object]:

@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from purrception.config import load_sampling
 from purrception.data import DataConfig, open_images
+from purrception.flow import SamplingConfig
+from purrception.storage import load_settings
 from tests.conftest import run_cli
 
 ENTRIES = ["purrception", "cfm", "cfm-endpoint", "dfm", "purrception+geometric+evidence"]
@@ -101,8 +102,8 @@ def test_each_entry_is_tuned_on_request(tiny_run: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_entries_share_data_order_and_initial_weights(tiny_run: Path, comparison: Path) -> None:
     from purrception.comparison.run import _share_initial_weights
-    from purrception.config import load_config
-    from purrception.experiment import build_network
+    from purrception.experiment.config import load_config
+    from purrception.experiment.run import build_network
     from purrception.tokenizers import VQTokenizer
     from purrception.tokens import TokenDataset
 
@@ -140,14 +141,14 @@ def test_sweep_writes_a_table_a_front_and_presets_that_sample_takes(tiny_run: Pa
     assert set(report["again"]) == {"best.yaml", "fast.yaml"}
     assert report["again"]["best.yaml"] != best["frechet"]  # of another noise
     assert f"another: {report['again']['best.yaml']:.2f}" in (folder / "report.md").read_text(encoding="utf-8")
-    preset = load_sampling(folder / "best.yaml")
+    preset = load_settings(SamplingConfig, folder / "best.yaml")
     assert (preset.solver, preset.steps, str(preset.temperature)) == (
         best["solver"], best["steps"], str(best["temperature"]),
     )  # fmt: skip
     sampled = run_cli("sample", run, "--num", "3", "--preset", folder / "fast.yaml", cwd=tmp_path)
     assert sampled.returncode == 0, sampled.stderr
     manifest = json.loads((run / "generated/000/manifest.json").read_text())
-    fast = load_sampling(folder / "fast.yaml")
+    fast = load_settings(SamplingConfig, folder / "fast.yaml")
     assert (manifest["solver"], manifest["steps"]) == (fast.solver, fast.steps)
 
 

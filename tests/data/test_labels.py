@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from purrception.data import DataConfig, UnreadableImageError, open_images
-from purrception.errors import InputError
+from purrception.utils.errors import InputError
 
 COUNT = 4
 

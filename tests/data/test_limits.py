@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from purrception.canvas import read_picture
 from purrception.data import (
     DataConfig,
     Skipped,
@@ -27,8 +26,9 @@ from purrception.data import (
 from purrception.data.decoding import can_be_opened
 from purrception.data.hub import HubImages
 from purrception.data.tars import Part
-from purrception.errors import InputError
+from purrception.generation.image_processor import read_picture
 from purrception.storage import LimitedReads
+from purrception.utils.errors import InputError
 from tests.data.test_labels import as_metadata, as_tar, found, make_tar, png
 
 

@@ -12,7 +12,7 @@ from sklearn.datasets import load_sample_image
 
 from purrception.data import DataConfig, Split, images_to_tensor, open_images, spread_rows, tensor_to_images
 from purrception.data.embedded import PhotosImages
-from purrception.errors import InputError
+from purrception.utils.errors import InputError
 
 
 def fill_folder(root: Path, classes: tuple[str, ...] = ("cat", "dog"), count: int = 20) -> Path:

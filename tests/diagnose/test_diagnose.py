@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from purrception.cli import main
+from purrception.comparison import suite as suite_module
 from purrception.comparison.run import Protocol
+from purrception.comparison.suite import advantages, recipe_for, write_suite
 from purrception.data import DataConfig
-from purrception.diagnose import suite as suite_module
 from purrception.diagnose.run import PARTS, choose_parts
-from purrception.diagnose.suite import advantages, recipe_for, write_suite
-from purrception.errors import InputError
+from purrception.utils.errors import InputError
 from tests.conftest import run_cli, tiny_config
 from tests.data.test_sources import fill_folder
 from tests.test_cli import fails_with_one_line

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from purrception.classes import match_classes
 from purrception.cli import main
+from purrception.data.classes import match_classes
 from purrception.evaluation.extractors.classifier import load_classifier
 from tests.evaluation.test_evaluate import digits, report_of
 

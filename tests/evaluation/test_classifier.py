@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from purrception.data import DataConfig, images_to_tensor, open_images
-from purrception.errors import InputError
 from purrception.evaluation import ClassifierConfig, ImageClassifier, train_classifier
 from purrception.evaluation.extractors.classifier import (
     ClassifierExtractor,
@@ -18,6 +17,7 @@ from purrception.evaluation.extractors.classifier import (
 )
 from purrception.evaluation.features import FeatureCache
 from purrception.evaluation.learning import learn_classifier, split_images
+from purrception.utils.errors import InputError
 
 
 def test_a_saved_classifier_is_the_same_one(tmp_path: Path) -> None:

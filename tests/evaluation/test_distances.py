@@ -10,14 +10,19 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from purrception.errors import InputError
 from purrception.evaluation import FeatureStatistics, frechet_distance
-from purrception.evaluation.distances import frechet_interval, inception_score, kernel_distance, score_parts
 from purrception.evaluation.features import ImageFeatures
-from purrception.evaluation.figures import measure_set
-from purrception.evaluation.intervals import DIFFERENCE
-from purrception.evaluation.neighbours import overlap
-from purrception.keyed_rng import Stream, keyed_rng
+from purrception.evaluation.metrics.all import measure_set
+from purrception.evaluation.metrics.distances import (
+    frechet_interval,
+    inception_score,
+    kernel_distance,
+    score_parts,
+)
+from purrception.evaluation.metrics.intervals import DIFFERENCE
+from purrception.evaluation.metrics.precision_recall import overlap
+from purrception.utils.errors import InputError
+from purrception.utils.keyed_rng import Stream, keyed_rng
 
 
 class Looked(nn.Module):
@@ -92,7 +97,7 @@ def test_the_inception_score_has_parts_of_one_size_and_adms_from_50_000_on() -> 
 
 def test_thinning_loses_no_class(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two sets of one law, one whose classes take turns and one class by class, thinned to a fifth."""
-    monkeypatch.setattr("purrception.evaluation.figures.MOST_FOR_OVERLAP", 400)
+    monkeypatch.setattr("purrception.evaluation.metrics.all.MOST_FOR_OVERLAP", 400)
     centres = torch.randn(40, 8).double() * 5
 
     def drawn(labels: Tensor) -> ImageFeatures:
@@ -126,7 +131,7 @@ def test_precision_recall_density_and_coverage_by_hand() -> None:
 def test_blocks_do_not_change_the_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
     real, made = torch.randn(60, 4), torch.randn(50, 4) + 0.5
     whole = overlap(real, made)
-    monkeypatch.setattr("purrception.evaluation.neighbours.BLOCK", 70)
+    monkeypatch.setattr("purrception.evaluation.metrics.precision_recall.BLOCK", 70)
     assert overlap(real, made) == whole
 
 

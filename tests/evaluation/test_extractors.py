@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from purrception.errors import InputError
 from purrception.evaluation import EvaluationConfig, ImageClassifier
 from purrception.evaluation.extractors import Ingredients, build_extractor, extract_in_groups
 from purrception.evaluation.extractors.inception import InceptionV3, open_inception, resize_as_tensorflow
+from purrception.utils.errors import InputError
 
 
 @pytest.mark.parametrize("name", ["classifier", "texture"])

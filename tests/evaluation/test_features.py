@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from purrception.data import UnreadableImageError
-from purrception.errors import InputError
 from purrception.evaluation import FeatureStatistics
 from purrception.evaluation.extractors import Extracted, Ingredients, build_extractor
 from purrception.evaluation.features import CHUNK, FeatureCache, extract_features
 from purrception.evaluation.image_sets import FolderOfImages
+from purrception.utils.errors import InputError
 
 TEXTURE = build_extractor("texture", Ingredients())
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from purrception.errors import InputError
 from purrception.evaluation import FeatureStatistics, frechet_distance
 from purrception.evaluation.extractors.inception import InceptionExtractor, InceptionV3
 from purrception.evaluation.features import NO_CACHE, extract_features
 from purrception.evaluation.image_sets import NpzImages
 from purrception.evaluation.references import Origin, open_reference, save_statistics
+from purrception.utils.errors import InputError
 
 
 @pytest.fixture(scope="module")

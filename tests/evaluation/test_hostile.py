@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from purrception.data import DataConfig
-from purrception.errors import InputError
 from purrception.evaluation import ClassifierConfig, FeatureStatistics, ImageClassifier
 from purrception.evaluation.diff import compare_results
 from purrception.evaluation.extractors import Extracted
@@ -23,6 +22,7 @@ from purrception.evaluation.generation import Expected, GeneratedCodes
 from purrception.evaluation.image_sets import NpzImages
 from purrception.evaluation.learning import learn_classifier, split_images
 from purrception.evaluation.references import Origin, open_reference, save_statistics
+from purrception.utils.errors import InputError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3), dtype=np.uint8)
 

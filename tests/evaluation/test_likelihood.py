@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from purrception.evaluation.likelihood import cross_chosen
+from purrception.evaluation.metrics.likelihood import cross_chosen
 
 
 def test_choosing_among_equal_bounds_does_not_lower_the_figure() -> None:

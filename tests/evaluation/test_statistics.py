@@ -7,9 +7,9 @@ import pytest
 import scipy.linalg
 import torch
 
-from purrception.errors import InputError
 from purrception.evaluation import FeatureStatistics, frechet_distance
-from purrception.evaluation.statistics import RunningStatistics, merged
+from purrception.evaluation.metrics.statistics import RunningStatistics, merged
+from purrception.utils.errors import InputError
 
 
 def test_frechet_distance_of_commuting_gaussians_is_the_closed_form() -> None:

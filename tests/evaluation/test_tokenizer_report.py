@@ -13,17 +13,17 @@ import torch.nn.functional as F
 
 from purrception.cli import main
 from purrception.data import DataConfig, load_split
-from purrception.errors import InputError
-from purrception.evaluation.codebook import CodebookState, examine_codebook, nearest_neighbours
 from purrception.evaluation.extractors.classifier import ClassifierConfig
 from purrception.evaluation.extractors.random_features import random_features
-from purrception.evaluation.reconstruction import Distance, _distance
-from purrception.evaluation.similarity import structural_similarity
-from purrception.evaluation.tokenizer_report import check_images, report_tokenizer
-from purrception.evaluation.verdict import judge
+from purrception.evaluation.metrics.ssim import structural_similarity
+from purrception.evaluation.tokenizer.codebook import CodebookState, examine_codebook, nearest_neighbours
+from purrception.evaluation.tokenizer.reconstruction import Distance, _distance
+from purrception.evaluation.tokenizer.report import check_images, report_tokenizer
+from purrception.evaluation.tokenizer.verdict import judge
 from purrception.tokenizers import VQConfig, VQTokenizer
 from purrception.tokenizers.quality import measure
 from purrception.tokens import Standardisation
+from purrception.utils.errors import InputError
 
 
 def ssim_by_hand(a: np.ndarray, b: np.ndarray, side: int) -> float:
@@ -132,7 +132,7 @@ def test_verdicts() -> None:
 
 @pytest.fixture(autouse=True)
 def _quick_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("purrception.evaluation.tokenizer_report.CLASSIFIER", ClassifierConfig(steps=5))
+    monkeypatch.setattr("purrception.evaluation.tokenizer.report.CLASSIFIER", ClassifierConfig(steps=5))
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ import torch
 from benchmarks.conditioning import Law, copies, echo, rare, share_made
 from torch import Tensor
 
-from purrception.editing import Editor
-from purrception.errors import InputError
 from purrception.flow import LinearPath, ObjectiveConfig, PredictionOptions, SamplingConfig, build_objective
 from purrception.flow.conditioning import Given, pull
 from purrception.flow.guidance import Guidance
 from purrception.flow.objectives import Purrception
+from purrception.generation.editing import Editor
+from purrception.utils.errors import InputError
 from tests.conftest import network_for
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from purrception.errors import InputError
 from purrception.flow import Objective, ObjectiveConfig, SamplingConfig, TrainingBatch, build_objective
 from purrception.models import PurrceptionTransformer
+from purrception.models.factored_logits import FactoredLogits
 from purrception.models.head import CategoricalHead
-from purrception.models.logits import FactoredLogits
+from purrception.utils.errors import InputError
 
 CODES = 5
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from purrception.errors import InputError
 from purrception.flow import (
     Guidance,
     ObjectiveConfig,
@@ -21,6 +20,7 @@ from purrception.flow import (
     posterior_from_logits,
 )
 from purrception.models import PurrceptionTransformer
+from purrception.utils.errors import InputError
 
 
 def make_batch(network: PurrceptionTransformer, count: int = 3) -> TrainingBatch:

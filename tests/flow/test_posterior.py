@@ -9,7 +9,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from purrception.errors import InputError
 from purrception.flow import (
     LAST_STEPS,
     Truncation,
@@ -19,6 +18,7 @@ from purrception.flow import (
     posterior_from_logits,
     truncate,
 )
+from purrception.utils.errors import InputError
 
 CODEBOOK = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
 

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from purrception.errors import InputError
 from purrception.flow import (
     GRIDS,
     TemperatureSchedule,
@@ -19,6 +18,7 @@ from purrception.flow import (
     shifted_grid,
     uniform_grid,
 )
+from purrception.utils.errors import InputError
 
 
 def log_snr(t: float) -> float:

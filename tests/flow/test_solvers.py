@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from purrception.errors import InputError
 from purrception.flow import (
     SOLVERS,
     LinearPath,
@@ -30,6 +29,7 @@ from purrception.flow import (
     uniform_grid,
 )
 from purrception.flow.solvers import ADAPTIVE_END, Solver
+from purrception.utils.errors import InputError
 
 from .oracle import exact_posterior_mean
 

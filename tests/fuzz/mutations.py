@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from purrception.errors import InputError
+from purrception.utils.errors import InputError
 
 SECONDS, MEGABYTES = 10, 1000
 MUTATIONS = int(os.environ.get("FUZZ", "0"))

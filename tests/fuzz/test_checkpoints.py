@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from purrception.errors import InputError
-from purrception.experiment import load_pipeline
+from purrception.experiment.run import load_pipeline
 from purrception.storage import DIGESTS_FILE
 from purrception.tokenizers.checkpoint import Progress, latest_checkpoint, save_checkpoint
 from purrception.training import CheckpointStore
+from purrception.utils.errors import InputError
 from tests.fuzz.mutations import SLOW, fuzz
 
 PART = "shard-00001-model-00001-of-00001.safetensors"

@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,24 +23,25 @@ from purrception import PurrceptionPipeline
 from purrception.comparison.report import write_report
 from purrception.comparison.rows import read_rows
 from purrception.comparison.run import Protocol
-from purrception.config import (
-    TokenizerRunConfig,
-    config_from_dict,
-    config_to_dict,
-    dump_config,
-    dump_sampling,
-    dump_tokenizer_run,
-    load_config,
-    load_sampling,
-    load_tokenizer_run,
+from purrception.experiment.config import RunConfig, TokenizerRunConfig, load_config
+from purrception.experiment.recipes import get_recipe
+from purrception.flow import SamplingConfig
+from purrception.storage import (
+    DIGESTS_FILE,
+    check_digests,
+    dump_settings,
+    load_settings,
+    read_json,
+    read_json_lines,
+    renewing,
+    settings_from_dict,
+    settings_to_dict,
 )
-from purrception.errors import InputError
-from purrception.recipes import get_recipe
-from purrception.storage import DIGESTS_FILE, check_digests, read_json, read_json_lines, renewing
+from purrception.storage.foreign_weights import read_weights, tensors_in
 from purrception.tokenizers import VQConfig, VQTokenizer
 from purrception.tokens import EncodingConfig, TokenDataset, TokenStore, preparation, write_tokens
 from purrception.training.metrics import MetricsLog
-from purrception.weights import read_weights, tensors_in
+from purrception.utils.errors import InputError
 from tests.fuzz.mutations import QUICK, SLOW, fuzz
 from tests.test_tokens import Pixels, PixelTokenizer
 
@@ -64,9 +66,9 @@ def pipeline(tiny_run: Path, tmp_path: Path) -> Path:
 
 
 YAML: dict[str, tuple[Callable[[Path], object], str]] = {
-    "run": (load_config, dump_config(get_recipe("photos"))),
-    "sampling": (load_sampling, dump_sampling(get_recipe("photos").sampling)),
-    "tokenizer": (load_tokenizer_run, dump_tokenizer_run(TokenizerRunConfig())),
+    "run": (load_config, dump_settings(get_recipe("photos"))),
+    "sampling": (partial(load_settings, SamplingConfig), dump_settings(get_recipe("photos").sampling)),
+    "tokenizer": (partial(load_settings, TokenizerRunConfig), dump_settings(TokenizerRunConfig())),
 }
 
 
@@ -92,7 +94,7 @@ ANYTHING = st.recursive(
 @settings(max_examples=SLOW, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_value_in_any_place_of_a_configuration(data: st.DataObject) -> None:
-    values = config_to_dict(get_recipe("digits"))
+    values = settings_to_dict(get_recipe("digits"))
     place, name = values, data.draw(st.sampled_from(sorted(values)))
     while isinstance(place[name], dict) and data.draw(st.booleans()):
         place = place[name]
@@ -100,7 +102,7 @@ def test_any_value_in_any_place_of_a_configuration(data: st.DataObject) -> None:
     place[name] = data.draw(ANYTHING)
     line = ""
     try:
-        config_from_dict(values, "my.yaml")
+        settings_from_dict(RunConfig, values, "my.yaml")
     except InputError as error:
         line = str(error)
     assert "\n" not in line
@@ -221,8 +223,8 @@ def test_weights_of_others(tmp_path: Path, name: str) -> None:
 
 
 def test_origins_and_metrics_in_a_card(tiny_run: Path, tmp_path: Path) -> None:
-    from purrception.experiment import load_pipeline
-    from purrception.shipping import model_card
+    from purrception.experiment.export import model_card
+    from purrception.experiment.run import load_pipeline
     from purrception.training import RunDirectory
 
     run = RunDirectory(shutil.copytree(tiny_run, tmp_path / "run"))

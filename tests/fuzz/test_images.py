@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from purrception.data import DataConfig, UnreadableImageError, decode_image, describe_report, open_images
-from purrception.errors import InputError
 from purrception.evaluation import ImageClassifier
 from purrception.evaluation.diff import compare_results
 from purrception.evaluation.extractors import Extracted
@@ -25,8 +24,9 @@ from purrception.evaluation.extractors.classifier import ClassifierExtractor, lo
 from purrception.evaluation.features import FeatureCache, ImageFeatures
 from purrception.evaluation.generation import Expected, GeneratedCodes
 from purrception.evaluation.image_sets import NpzImages
+from purrception.evaluation.metrics.statistics import FeatureStatistics
 from purrception.evaluation.references import Origin, open_reference, save_statistics
-from purrception.evaluation.statistics import FeatureStatistics
+from purrception.utils.errors import InputError
 from tests.fuzz.mutations import QUICK, hold, mutated
 
 Read = Callable[[Path], object]

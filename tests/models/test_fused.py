@@ -17,12 +17,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from purrception.config import dump_config
-from purrception.errors import InputError
 from purrception.flow import Evidence, HeadLosses, Posterior, Truncation
 from purrception.models import CategoricalHead, HeadConfig
 from purrception.models.fused import chosen
-from purrception.storage import read_json_lines
+from purrception.storage import dump_settings, read_json_lines
+from purrception.utils.errors import InputError
 from tests.conftest import run_cli, tiny_config
 from tests.training.test_loop import make_trainer
 
@@ -281,7 +280,7 @@ def test_training_is_the_same_with_either_kernel(tiny_run: Path, tmp_path: Path)
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter takes a processor")
 def test_a_run_on_a_processor_refuses_the_kernel(tmp_path: Path) -> None:
-    (tmp_path / "tiny.yaml").write_text(dump_config(tiny_config(tmp_path / "runs")))
+    (tmp_path / "tiny.yaml").write_text(dump_settings(tiny_config(tmp_path / "runs")))
     done = run_cli(
         "train", "tiny.yaml", "--training.head-kernel", "triton", "--training.device", "cpu", cwd=tmp_path
     )

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from purrception.errors import InputError
 from purrception.flow import Evidence, Guidance, ObjectiveConfig, PredictionOptions, TrainingBatch, build_objective
 from purrception.models import (
     HEADS,
@@ -23,6 +22,7 @@ from purrception.models import (
     RegressionHead,
     categorical_heads,
 )
+from purrception.utils.errors import InputError
 
 CATEGORICAL = categorical_heads()
 CODES, DIM, WIDTH, PATCH = 19, 3, 16, 2

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from purrception.errors import InputError
+from purrception.experiment.recipes import RECIPES
 from purrception.models import DIT_SIZES, DiTConfig, PurrceptionTransformer, forward_flops
 from purrception.models.dit import Attention
 from purrception.models.modern import SwiGLU, rotary_turns, rotate
-from purrception.recipes import RECIPES
+from purrception.utils.errors import InputError
 
 SIZES = DiTConfig(depth=2, width=48, heads=3, patch_size=2)
 MODERN = replace(SIZES, norm="rms", mlp="swiglu", positions="rotary", qk_norm=True)

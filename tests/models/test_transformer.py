@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.profiler import profile
 
-from purrception.errors import InputError
 from purrception.models import DIT_SIZES, DiTConfig, LinearHead, PurrceptionTransformer
 from purrception.models.dit import Attention, Block, DiT
+from purrception.utils.errors import InputError
 
 
 def test_save_and_load_give_the_same_logits_bit_for_bit(network: PurrceptionTransformer, tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from purrception.errors import InputError
 from purrception.flow import Evidence, Truncation, posterior_from_logits
 from purrception.models import CategoricalHead, HeadConfig, categorical_heads
-from purrception.models.logits import FactoredLogits
+from purrception.models.factored_logits import FactoredLogits
+from purrception.utils.errors import InputError
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5}
 Z_LOSS = 1e-2

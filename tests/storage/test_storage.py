@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from purrception.errors import InputError
 from purrception.storage import (
     DIGESTS_FILE,
     LOCK_FILE,
@@ -33,6 +32,7 @@ from purrception.storage import (
     write_digests,
     write_file,
 )
+from purrception.utils.errors import InputError
 
 
 def full(*_: object) -> None:

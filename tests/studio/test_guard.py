@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from purrception.errors import InputError
 from purrception.studio import attempts, files
 from purrception.studio.attempts import Attempts
 from purrception.studio.files import Uploads, own_folder
 from purrception.studio.hosts import Hosts
+from purrception.utils.errors import InputError
 
 
 class Clock:

@@ -16,11 +16,11 @@ import pytest
 import torch
 from PIL import Image
 
-from purrception.canvas import Canvas
-from purrception.errors import InputError
+from purrception.generation.image_processor import Canvas
 from purrception.studio.inside import alternatives, curves, record
 from purrception.studio.session import KEPT, StoppedError, Studio, display
 from purrception.studio.uploads import easel, painted_pixels, take_picture
+from purrception.utils.errors import InputError
 
 
 @pytest.fixture(scope="module")

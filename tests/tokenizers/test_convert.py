@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from purrception import PurrceptionPipeline
-from purrception.errors import InputError
 from purrception.storage import sha256_of
+from purrception.storage.foreign_weights import NAMES_LISTED, read_weights
 from purrception.tokenizers import PUBLIC_TOKENIZERS, VQConfig, VQTokenizer, convert_tokenizer, open_tokenizer
-from purrception.weights import NAMES_LISTED, read_weights
+from purrception.utils.errors import InputError
 from tests.tokenizers.reference import PUBLISHED, Reference, random_images, random_reference
 
 NARROW = {"base": 32, "codebook_size": 300}

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from purrception.errors import InputError
 from purrception.tokenizers.perceptual import LPIPS
+from purrception.utils.errors import InputError
 
 # torchvision's VGG16: widths of its convolutions, with a pooling at each M.
 LAYOUT = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from purrception.errors import InputError
-from purrception.nearest import nearest_codes
+from purrception.flow.nearest import nearest_codes
 from purrception.tokenizers import TokenizerTrainingConfig, VQConfig
 from purrception.tokenizers.quantisers import QUANTISERS, FrozenQuantiser, Quantiser
+from purrception.utils.errors import InputError
 
 MODEL = VQConfig(codebook_size=60, codebook_dim=3)
 LEVELS = {"fsq": (3, 4, 5)}

@@ -17,7 +17,6 @@ import torch.nn.functional as F
 
 from purrception.cli import main
 from purrception.data import DataConfig, ImageSource, images_to_tensor, load_split, open_images
-from purrception.errors import InputError
 from purrception.tokenizers import (
     PUBLIC_TOKENIZERS,
     AdversarialConfig,
@@ -30,6 +29,7 @@ from purrception.tokenizers import (
 from purrception.tokenizers.adversarial import PatchDiscriminator, adaptive_weight, hinge_loss
 from purrception.tokenizers.checkpoint import latest_checkpoint
 from purrception.tokenizers.training import TokenizerTrainer
+from purrception.utils.errors import InputError
 from tests.conftest import run_torchrun
 from tests.forked import python
 
@@ -304,16 +304,16 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 import torch
-from purrception import processes
+from purrception.utils import distributed
 from purrception.data import DataConfig, open_images
 from purrception.tokenizers import VQTokenizer, train_tokenizer
 from tests.tokenizers.test_training import ALIKE, CONFIG, MODEL, RESTLESS
 
 folder = Path(sys.argv[1])
 source = open_images(DataConfig(), "train")
-with processes.joined(torch.device("cpu")):
+with distributed.joined(torch.device("cpu")):
     start = VQTokenizer.load(folder / "start")
-    rank = processes.rank()
+    rank = distributed.rank()
     for name, config, begin in (("alike", ALIKE, start), ("restless", RESTLESS, None)):
         out = train_tokenizer(MODEL, config, source, source, folder / name, start=begin)
         torch.save(out.vq.state_dict(), folder / f"{name}-{rank}.pt")
@@ -350,7 +350,7 @@ def test_two_processes_agree_with_each_other_and_with_one(
 def test_a_batch_that_processes_cannot_share_is_refused(
     source: ImageSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("purrception.processes.count", lambda: 3)
+    monkeypatch.setattr("purrception.utils.distributed.count", lambda: 3)
     with pytest.raises(InputError, match="multiple of the number of processes; given 8 and 3"):
         train_tokenizer(MODEL, CONFIG, source, source, tmp_path)
 

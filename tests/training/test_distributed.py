@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from purrception.errors import InputError
 from purrception.storage import read_json_lines
 from purrception.training import RunDirectory
 from purrception.training.parts import Part
+from purrception.utils.errors import InputError
 from tests.conftest import run_cli, run_torchrun
 from tests.training import two_processes
 from tests.training.test_loop import Poison, make_trainer
@@ -78,7 +78,7 @@ def test_a_torch_that_cannot_shard_on_processors_says_so(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(torch.cpu.Stream, "record_event", raising=False)
-    monkeypatch.setattr("purrception.processes.count", lambda: 2)
+    monkeypatch.setattr("purrception.utils.distributed.count", lambda: 2)
     with pytest.raises(InputError, match=r"parallel fsdp on processors needs a newer torch than .*: take ddp"):
         make_trainer(tiny_run, tmp_path, parallel="fsdp")
 
@@ -188,6 +188,6 @@ def test_two_processes_sample_the_images_of_one(tiny_run: Path, tmp_path: Path) 
 def test_a_batch_that_cannot_be_shared_is_refused(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("purrception.processes.count", lambda: 3)
+    monkeypatch.setattr("purrception.utils.distributed.count", lambda: 3)
     with pytest.raises(InputError, match=r"divides training.batch_size / training.accumulation; given 3 .* 8"):
         make_trainer(tiny_run, tmp_path)

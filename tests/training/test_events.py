@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from purrception.errors import InputError
 from purrception.storage import read_json_lines
 from purrception.training.metrics import MetricsLog
+from purrception.utils.errors import InputError
 from tests.storage.test_storage import full
 
 

@@ -20,17 +20,17 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from purrception.cli import main
-from purrception.config import RunConfig, load_config
-from purrception.errors import InputError
-from purrception.experiment import build_trainer
+from purrception.experiment.config import RunConfig, load_config
+from purrception.experiment.run import build_trainer
 from purrception.flow import Losses, ObjectiveConfig, TrainingBatch
-from purrception.progress import ProgressBar
 from purrception.storage import read_json_lines
 from purrception.tokenizers import VQTokenizer
 from purrception.tokens import TokenDataset
 from purrception.training import CheckpointStore, RunDirectory, Trainer, TrainingConfig, TrainingDivergedError
 from purrception.training.batches import TrainingBatches
 from purrception.training.metrics import MetricsLog
+from purrception.utils.errors import InputError
+from purrception.utils.progress import ProgressBar
 from tests.conftest import run_cli
 from tests.forked import python
 

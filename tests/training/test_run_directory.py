@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from purrception.comparison.run import PROTOCOL_FILE, Protocol, _open
-from purrception.errors import InputError
 from purrception.storage import write_file
 from purrception.training import RunDirectory
+from purrception.utils.errors import InputError
 from tests.conftest import tiny_config
 from tests.storage.test_storage import full
 

@@ -17,28 +17,28 @@ PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path
 import torch
-from purrception import processes
-from purrception.progress import ProgressBar
+from purrception.utils import distributed
+from purrception.utils.progress import ProgressBar
 
-processes.SECONDS_BETWEEN_LINES = 1.0
+distributed.SECONDS_BETWEEN_LINES = 1.0
 kind = sys.argv[1]
 try:
-    with processes.joined(torch.device("cpu"), 0.1):
-        assert processes.gather(processes.rank()) == [0, 1]
-        if kind == "slow" and processes.rank() == 1:
+    with distributed.joined(torch.device("cpu"), 0.1):
+        assert distributed.gather(distributed.rank()) == [0, 1]
+        if kind == "slow" and distributed.rank() == 1:
             with ProgressBar("work", 60) as bar:
                 for step in range(60):
                     time.sleep(0.2)
                     bar.update(step)
-        if kind in ("stopped", "stopped-in-a-sum") and processes.rank() == 1:
+        if kind in ("stopped", "stopped-in-a-sum") and distributed.rank() == 1:
             os.kill(os.getpid(), signal.SIGSTOP)
-        if kind in ("dead", "dead-in-a-sum") and processes.rank() == 1:
+        if kind in ("dead", "dead-in-a-sum") and distributed.rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         if kind.endswith("sum"):
-            processes.average_([torch.ones(3)])
-        processes.wait()
+            distributed.average_([torch.ones(3)])
+        distributed.wait()
         print("all here", flush=True)
-except processes.MissingProcessError as error:
+except distributed.MissingProcessError as error:
     print(f"missing: {error}", flush=True)
 """
 
@@ -82,15 +82,15 @@ def test_a_process_that_is_stopped_or_dead_is_named(kind: str, tmp_path: Path) -
 TWICE = """
 import time
 import torch
-from purrception import processes
+from purrception.utils import distributed
 
 for turn in range(2):
-    with processes.joined(torch.device("cpu")):
+    with distributed.joined(torch.device("cpu")):
         began = time.monotonic()
-        if turn and processes.rank() == 1:
+        if turn and distributed.rank() == 1:
             time.sleep(3)
-        processes.wait()
-        if turn and processes.rank() == 0:
+        distributed.wait()
+        if turn and distributed.rank() == 0:
             print("waited", time.monotonic() - began > 1, flush=True)
 """
 

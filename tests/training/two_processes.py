@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from purrception import processes
 from purrception.training.distributed import can_shard
 from purrception.training.parts import write_part
+from purrception.utils import distributed
 from tests.training.test_loop import Poison, make_trainer
 
 IN_SHARDS = can_shard(torch.device("cpu"))
@@ -29,12 +29,12 @@ if not IN_SHARDS:
 
 def main(tiny_run: Path, out: Path) -> None:
     """Train under every setting; stop one training half-way, and go on with one that one process began."""
-    with processes.joined(torch.device("cpu")):
+    with distributed.joined(torch.device("cpu")):
         for name, training in SETTINGS.items():
             make_trainer(tiny_run, out / name, **training).fit()
         for parallel in ("ddp", LARGEST):
             skipping = make_trainer(tiny_run, out / f"skipping-{parallel}", parallel=parallel)
-            if processes.rank() == 1:  # what goes wrong in one is skipped by both
+            if distributed.rank() == 1:  # what goes wrong in one is skipped by both
                 Poison(skipping, {3}, "gradient")
             skipping.fit()
             assert (skipping.state.updates, skipping.state.skipped) == (7, 1)

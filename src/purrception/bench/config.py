@@ -7,9 +7,9 @@ from typing import Literal, get_args
 
 import torch
 
-from purrception.errors import InputError, unknown_name
+from purrception.bench.peaks import check_tflops
 from purrception.models import CategoricalHead, DiTConfig, HeadConfig, Kernel, PurrceptionTransformer
-from purrception.peaks import check_tflops
+from purrception.utils.errors import InputError, unknown_name
 
 Order = Literal["auto", "turns", "alone"]
 

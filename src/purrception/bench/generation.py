@@ -11,9 +11,9 @@ from purrception.bench.config import BenchConfig
 from purrception.bench.data import build_tokenizer
 from purrception.bench.reference import full_logits
 from purrception.flow import Draws, Generation, LinearPath, ObjectiveConfig, SamplingConfig, build_objective
-from purrception.nearest import nearest_codes
-from purrception.replay import Recording
-from purrception.sampling import KeyedDraws, sample_codes
+from purrception.flow.nearest import nearest_codes
+from purrception.generation.cuda_graphs import Recording
+from purrception.generation.sampler import KeyedDraws, sample_codes
 
 GUIDANCE, TEMPERATURE = 1.5, 0.9
 PATH = LinearPath()

@@ -18,8 +18,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from purrception.bench.config import BenchConfig
 from purrception.bench.workloads import WORKLOADS, Step
-from purrception.errors import InputError
-from purrception.progress import ProgressBar
+from purrception.utils.errors import InputError
+from purrception.utils.progress import ProgressBar
 
 K = TypeVar("K")
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from purrception.models import CategoricalHead
-from purrception.packages import require
+from purrception.utils.packages import require
 
 HeadLoss = Callable[[CategoricalHead, Tensor, Tensor], Tensor]
 """(head, features, targets) → the mean loss."""

@@ -15,14 +15,14 @@ import torch
 
 from purrception.bench.config import BenchConfig
 from purrception.bench.measure import Measured, measure_alone, peak_memory, ratio, seconds_in_turns
+from purrception.bench.peaks import known_peak
 from purrception.bench.workloads import REFERENCE, WORKLOADS, Variant
-from purrception.errors import InputError, unknown_name
 from purrception.models import training_flops
-from purrception.models.cost import forward_flops
-from purrception.peaks import known_peak
-from purrception.progress import ProgressBar
+from purrception.models.flops import forward_flops
 from purrception.storage import write_file, writing
 from purrception.training.config import resolve_device
+from purrception.utils.errors import InputError, unknown_name
+from purrception.utils.progress import ProgressBar
 
 MEGABYTE = 2**20
 COLUMNS = (

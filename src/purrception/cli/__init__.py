@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from purrception.cli.benchmarks import bench, plan
-from purrception.cli.converting import convert
-from purrception.cli.diagnosing import diagnose
-from purrception.cli.editing import EDIT_VERBS
-from purrception.cli.evaluating import evaluate
+from purrception.cli.bench import bench, plan
+from purrception.cli.convert import convert
+from purrception.cli.diagnose import diagnose
+from purrception.cli.edit import EDIT_VERBS
+from purrception.cli.evaluate import evaluate
+from purrception.cli.export import EXPORT
 from purrception.cli.parsing import Verb, configure, override, parse, parse_known, run_verb, say, target_of
-from purrception.cli.preparing import prepare
-from purrception.cli.sampling import SamplingOptions
-from purrception.cli.shipping import EXPORT
+from purrception.cli.prepare import prepare
+from purrception.cli.sampling_options import SamplingOptions
 from purrception.cli.studio import STUDIO
 from purrception.cli.tokenizer import TOKENIZER_VERBS
-from purrception.errors import InputError, in_words
-from purrception.options import TIMEOUT_MINUTES
-from purrception.packages import explained, is_foreign
-from purrception.terminal import command_line, write_anything
+from purrception.utils.errors import InputError, in_words
+from purrception.utils.options import TIMEOUT_MINUTES
+from purrception.utils.packages import explained, is_foreign
+from purrception.utils.terminal import command_line, write_anything
 
 SUMMARY = "Image generation in vector-quantised latent spaces with variational flow matching."
 
@@ -120,17 +120,18 @@ def train(arguments: list[str]) -> None:
         target, rest = arguments[1], arguments[2:]
     else:
         raise InputError("--resume needs the directory of a run: purrception train --resume runs/digits")
-    from purrception.config import RunConfig, dump_config
-    from purrception.dry_run import dry_run
-    from purrception.experiment import resume_run, start_run
-    from purrception.saved_run import saved_config
+    from purrception.experiment.config import RunConfig
+    from purrception.experiment.dry_run import dry_run
+    from purrception.experiment.run import resume_run, start_run
+    from purrception.experiment.saved_run import saved_config
+    from purrception.storage import dump_settings
     from purrception.training import RunDirectory
 
     if resume:
         config = parse(RunConfig, verb, rest, saved_config(RunDirectory.open(target)))
     else:
         config = configure(verb, target, rest, dry=dry)
-    say(dump_config(config))
+    say(dump_settings(config))
     if dry:
         print(dry_run(config))
         return
@@ -143,15 +144,16 @@ def sample(arguments: list[str]) -> None:
     verb = VERBS["sample"]
     target, rest = target_of(verb, arguments)
     options = parse(SampleOptions, verb, rest)
-    from purrception import processes
-    from purrception.config import load_sampling
-    from purrception.experiment import load_pipeline, sampling_defaults
-    from purrception.gallery import output_folder, save_gallery
+    from purrception.experiment.run import load_pipeline, sampling_defaults
+    from purrception.flow import SamplingConfig
+    from purrception.generation.saving import output_folder, save_gallery
+    from purrception.storage import load_settings
     from purrception.training.config import resolve_device
+    from purrception.utils import distributed
 
-    defaults = load_sampling(options.preset) if options.preset else sampling_defaults(target)
+    defaults = load_settings(SamplingConfig, options.preset) if options.preset else sampling_defaults(target)
     settings = override(defaults, options)
-    with processes.joined(resolve_device(options.device), options.timeout_minutes) as device:
+    with distributed.joined(resolve_device(options.device), options.timeout_minutes) as device:
         pipeline = load_pipeline(target).to(device)
         pipeline.transformer.half_backbone = options.precision == "bfloat16"
         if options.compile:
@@ -159,7 +161,7 @@ def sample(arguments: list[str]) -> None:
         labels = pipeline.resolve_labels(options.classes or None, None if options.classes else options.num)
         with output_folder(options.out, Path(target) / "generated") as folder:
             out = pipeline.sample(labels, settings, options.seed, options.batch_size, record=options.record)
-            if processes.rank() > 0:
+            if distributed.rank() > 0:
                 return
             save_gallery(pipeline, out, settings, options.seed, target, folder)
         print(f"{len(out.images)} images, {out.nfe} network evaluations each: {folder}")
@@ -188,7 +190,7 @@ def sweep(arguments: list[str]) -> None:
     options = parse(SweepOptions, verb, rest)
     from purrception.comparison.sweep import SweepSpace
     from purrception.comparison.sweep import sweep as run_sweep
-    from purrception.gallery import output_folder
+    from purrception.generation.saving import output_folder
 
     space = SweepSpace(options.temperatures, options.guidances, options.steps, options.solvers, options.grids)
     with output_folder(options.out, Path(target) / "sweeps") as folder:

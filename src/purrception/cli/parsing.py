@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from purrception.errors import InputError, check_numbers, unknown_name
-from purrception.options import option_names
+from purrception.utils.errors import InputError, check_numbers, unknown_name
+from purrception.utils.options import option_names
 
 if TYPE_CHECKING:
-    from purrception.config import RunConfig
+    from purrception.experiment.config import RunConfig
 
 T = TypeVar("T")
 
@@ -83,8 +83,8 @@ def target_of(verb: Verb, arguments: list[str]) -> tuple[str, list[str]]:
 
 def recipe_of(target: str) -> RunConfig:
     """A recipe by name, or a configuration file."""
-    from purrception.config import load_config
-    from purrception.recipes import RECIPES, get_recipe
+    from purrception.experiment.config import load_config
+    from purrception.experiment.recipes import RECIPES, get_recipe
 
     if target in RECIPES or not (target.endswith((".yaml", ".yml")) or os.path.sep in target):
         return get_recipe("digits" if target == "--help" else target)
@@ -102,8 +102,8 @@ def configure(verb: Verb, target: str, arguments: list[str], *, dry: bool = Fals
     """
     from dataclasses import replace
 
-    from purrception.config import RunConfig
-    from purrception.recipes import fit_to_images
+    from purrception.experiment.config import RunConfig
+    from purrception.experiment.recipes import fit_to_images
 
     recipe = recipe_of(target)
     config = parse(RunConfig, verb, arguments, recipe)

@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from purrception.cli.converting import convert_tokenizer
+from purrception.cli.convert import convert_tokenizer
 from purrception.cli.parsing import Verb, parse, parse_known, recipe_of, say, say_skipped, target_of
-from purrception.errors import InputError
-from purrception.terminal import command_line
+from purrception.utils.errors import InputError
+from purrception.utils.terminal import command_line
 
 if TYPE_CHECKING:
-    from purrception.config import RunConfig
     from purrception.data import DataConfig
+    from purrception.experiment.config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,19 @@ def train(arguments: list[str]) -> None:
     if arguments[:1] == ["--resume"]:
         if len(arguments) != 2:
             raise InputError(f"usage: purrception {verb.usage}; a resumed training keeps all its options")
-        from purrception.config import load_tokenizer_run
-        from purrception.tokenizer_run import CONFIG_FILE, resume_tokenizer
+        from purrception.experiment.config import TokenizerRunConfig
+        from purrception.experiment.tokenizer_run import CONFIG_FILE, resume_tokenizer
+        from purrception.storage import load_settings
 
         folder = Path(arguments[1])
         resume_tokenizer(folder)
-        _say_done(folder, load_tokenizer_run(folder / CONFIG_FILE).data)
+        _say_done(folder, load_settings(TokenizerRunConfig, folder / CONFIG_FILE).data)
         return
     target, rest = target_of(verb, arguments)
-    from purrception.config import TokenizerRunConfig, dump_tokenizer_run
-    from purrception.recipes import fit_to_images
-    from purrception.tokenizer_run import start_tokenizer
+    from purrception.experiment.config import TokenizerRunConfig
+    from purrception.experiment.recipes import fit_to_images
+    from purrception.experiment.tokenizer_run import start_tokenizer
+    from purrception.storage import dump_settings
     from purrception.tokenizers import VQConfig, VQTokenizer
 
     source = source_of(target)
@@ -64,7 +66,7 @@ def train(arguments: list[str]) -> None:
         config, model = parse(TokenizerRunConfig, verb, rest, default), default.model
     if options.init_from and config.model != model:
         raise InputError("with --init-from the architecture is that of the tokenizer named: leave --model.… out")
-    say(dump_tokenizer_run(config))
+    say(dump_settings(config))
     folder = Path(options.out or f"tokenizers/{source.name}")
     start_tokenizer(config, folder)
     _say_done(folder, config.data)
@@ -90,10 +92,10 @@ def report(arguments: list[str]) -> None:
     target, rest = target_of(verb, arguments)
     options, rest = parse_known(ReportOptions, verb, ["--help"] if target == "--help" else rest)
     source, rest = target_of(verb, rest)
-    from purrception.config import DataOptions
     from purrception.data import describe_report
-    from purrception.evaluation.tokenizer_report import report_tokenizer
-    from purrception.gallery import output_folder
+    from purrception.evaluation.tokenizer.report import report_tokenizer
+    from purrception.experiment.config import DataOptions
+    from purrception.generation.saving import output_folder
     from purrception.tokenizers import VQTokenizer
     from purrception.training.config import resolve_device
 

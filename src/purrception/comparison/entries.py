@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from purrception.config import RunConfig
-from purrception.errors import InputError, unknown_name
+from purrception.experiment.config import RunConfig
 from purrception.flow import OBJECTIVES
 from purrception.models import categorical_heads
+from purrception.utils.errors import InputError, unknown_name
 
 
 def _head(kind: str) -> Callable[[RunConfig], RunConfig]:

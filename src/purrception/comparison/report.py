@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from purrception.comparison.speed import SpeedRatio, speed_ratios
-from purrception.config import RunConfig
-from purrception.evaluation.intervals import DIFFERENCE
-from purrception.pictures import save_png
-from purrception.storage import write_file
+from purrception.evaluation.metrics.intervals import DIFFERENCE
+from purrception.experiment.config import RunConfig
+from purrception.storage import save_png, write_file
 
 REPORT_MARKDOWN, REPORT_JSON, REPORT_PICTURE = "report.md", "report.json", "report.png"
 AXES = {"step": "training steps", "seconds": "seconds of training", "flops": "training FLOPs"}

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
-from purrception.errors import InputError
 from purrception.storage import read_json_lines, reading
+from purrception.utils.errors import InputError
 
 ROWS_FILE = "rows.jsonl"
 Finite = Annotated[float, Field(allow_inf_nan=False)]

@@ -14,19 +14,19 @@ from pydantic import Field
 from purrception.comparison.entries import configure
 from purrception.comparison.report import write_report
 from purrception.comparison.rows import ROWS_FILE, read_rows
-from purrception.config import RunConfig, dump_config, load_config, map_paths
 from purrception.data import describe_report, open_images
-from purrception.errors import InputError
-from purrception.evaluation.held_out import held_out_figures
 from purrception.evaluation.judge import Judge
-from purrception.experiment import build_network, check_config, prepare_tokenizer, prepare_tokens
+from purrception.evaluation.metrics.held_out import held_out_figures
+from purrception.experiment.config import RunConfig, load_config, map_paths
+from purrception.experiment.run import build_network, check_config, prepare_tokenizer, prepare_tokens
 from purrception.flow import Objective, SamplingConfig, build_objective
 from purrception.models import PurrceptionTransformer, training_flops
-from purrception.places import absolute
-from purrception.storage import append_json_line, is_unused, one_writer, read_json, write_file
+from purrception.storage import append_json_line, dump_settings, is_unused, one_writer, read_json, write_file
 from purrception.tokenizers import VQTokenizer
 from purrception.tokens import TokenDataset
 from purrception.training import RunDirectory, Trainer
+from purrception.utils.errors import InputError
+from purrception.utils.folders import absolute
 
 PROTOCOL_FILE = "protocol.json"
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -118,7 +118,7 @@ def _open(recipe: RunConfig, protocol: Protocol, folder: Path) -> RunDirectory:
     if not file.is_file():
         killed = run.config_file.is_file() and is_unused(folder, but=(run.config_file.name,))
         if not killed or load_config(run.config_file) != recipe:
-            RunDirectory.create(folder, dump_config(recipe))
+            RunDirectory.create(folder, dump_settings(recipe))
         write_file(file, json.dumps(asdict(protocol), indent=2))
         return run
     remedy = f"remove it, and give the same options as {folder} was begun with"
@@ -155,7 +155,7 @@ def _train_entry(
     train, held_out = tokens
     own = RunDirectory(run.root / f"{entry}-seed{config.seed}")
     own.root.mkdir(exist_ok=True)
-    write_file(own.config_file, dump_config(config))
+    write_file(own.config_file, dump_settings(config))
     quiet = replace(
         config.training, sample_every=0, validate_every=config.training.steps,
         checkpoint_every=config.training.steps, keep_checkpoints=1,

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from purrception.evaluation.intervals import t_quantile
-from purrception.keyed_rng import Stream, keyed_rng
-from purrception.packages import require
+from purrception.evaluation.metrics.intervals import t_quantile
+from purrception.utils.keyed_rng import Stream, keyed_rng
+from purrception.utils.packages import require
 
 ROUNDS = 400
 """Of the bootstrap over seeds."""

@@ -8,17 +8,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from purrception.config import dump_sampling
-from purrception.errors import InputError
 from purrception.evaluation.judge import Judge
-from purrception.experiment import load_pipeline, sampling_defaults
+from purrception.experiment.run import load_pipeline, sampling_defaults
+from purrception.experiment.saved_run import saved_config
 from purrception.flow import SamplingConfig
-from purrception.pictures import save_png
-from purrception.progress import ProgressBar
-from purrception.saved_run import saved_config
-from purrception.storage import whole_folder, write_file
+from purrception.storage import dump_settings, save_png, whole_folder, write_file
 from purrception.training import RunDirectory
 from purrception.training.config import resolve_device
+from purrception.utils.errors import InputError
+from purrception.utils.progress import ProgressBar
 
 REPORT_MARKDOWN, REPORT_JSON, REPORT_PICTURE = "report.md", "report.json", "report.png"
 BEST_PRESET, FAST_PRESET = "best.yaml", "fast.yaml"
@@ -117,7 +115,7 @@ def sweep(target: str, space: SweepSpace, num: int, seed: int, folder: Path, dev
     }
     with whole_folder(folder) as partial:
         for name, setting in presets.items():
-            write_file(partial / name, dump_sampling(setting))
+            write_file(partial / name, dump_settings(setting))
         _write(rows, front, {name: again[setting] for name, setting in presets.items()}, judge, partial)
     return folder / REPORT_MARKDOWN
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from purrception.data.transforms import MODES
-from purrception.errors import InputError, unknown_name
+from purrception.utils.errors import InputError, unknown_name
 
 Split = Literal["train", "test"]
 

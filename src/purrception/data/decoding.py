@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from purrception.data.transforms import MODES
-from purrception.errors import InputError
 from purrception.storage import plain_reason
+from purrception.utils.errors import InputError
 
 LARGEST_IMAGE = 100_000_000
 """Pixels of an image beyond which it is not unpacked: these take 400 MB, and 800 while they are turned or laid on

@@ -7,9 +7,9 @@ from PIL import Image
 
 from purrception.data.config import DataConfig, Split
 from purrception.data.transforms import MODES, array_to_pil, pil_to_array
-from purrception.errors import InputError
-from purrception.keyed_rng import Stream, keyed_rng
-from purrception.packages import require
+from purrception.utils.errors import InputError
+from purrception.utils.keyed_rng import Stream, keyed_rng
+from purrception.utils.packages import require
 
 
 class DigitsImages:

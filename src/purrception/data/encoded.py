@@ -16,8 +16,8 @@ from purrception.data.decoding import UnreadableImageError, decode_image
 from purrception.data.labels import NO_LABEL, Label
 from purrception.data.skipped import Skipped
 from purrception.data.transforms import pil_to_array
-from purrception.errors import InputError
-from purrception.places import check_name
+from purrception.utils.errors import InputError
+from purrception.utils.folders import check_name
 
 
 class EncodedImages(ABC):

@@ -13,8 +13,8 @@ from purrception.data.encoded import EncodedImages, expected_classes, hash_names
 from purrception.data.labels import Label, class_names_of
 from purrception.data.metadata import METADATA_FILES, find_metadata, read_metadata
 from purrception.data.skipped import Skipped
-from purrception.errors import InputError
 from purrception.storage import reading
+from purrception.utils.errors import InputError
 
 TOOL_FOLDERS = ("__", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 """How folders begin that operating systems and tools leave behind; what begins with a dot is hidden."""

@@ -12,9 +12,9 @@ from purrception.data.config import DataConfig, Split
 from purrception.data.decoding import UnreadableImageError
 from purrception.data.encoded import EncodedImages, expected_classes, hash_names, in_split
 from purrception.data.labels import LABEL_NAMES, class_names_of, read_label
-from purrception.errors import InputError
-from purrception.packages import require
 from purrception.storage import plain_reason, reading
+from purrception.utils.errors import InputError
+from purrception.utils.packages import require
 
 SAVED_MARKS = ("dataset_info.json", "dataset_dict.json")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from purrception.errors import InputError
+from purrception.utils.errors import InputError
 
 LABEL_NAMES = ("label", "cls", "class")
 """What a column or a JSON key that holds labels is called; the first of these that is there counts."""

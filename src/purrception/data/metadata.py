@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from purrception.data.labels import LABEL_NAMES, Label, read_label
-from purrception.errors import InputError
-from purrception.places import check_name
 from purrception.storage import reading
+from purrception.utils.errors import InputError
+from purrception.utils.folders import check_name
 
 METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 FILE_NAME = "file_name"

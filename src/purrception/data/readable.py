@@ -10,7 +10,7 @@ from purrception.data.config import ImageSource
 from purrception.data.decoding import UnreadableImageError
 from purrception.data.skipped import NothingReadableError, Skipped
 from purrception.data.sources import spread_rows
-from purrception.keyed_rng import Stream, keyed_rng
+from purrception.utils.keyed_rng import Stream, keyed_rng
 
 
 class ReadableImages:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from purrception.data.decoding import UnreadableImageError
-from purrception.errors import InputError
 from purrception.storage import read_limited, reading, write_file
+from purrception.utils.errors import InputError
 
 REPORT_FILE = "report.jsonl"
 """A line for every image that was skipped, and for every other file that was passed over."""

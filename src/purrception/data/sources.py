@@ -15,8 +15,8 @@ from purrception.data.folder import FolderImages
 from purrception.data.hub import HubImages, is_saved
 from purrception.data.transforms import images_to_tensor
 from purrception.data.webdataset import COMPRESSED_SUFFIXES, TarImages
-from purrception.errors import InputError
-from purrception.keyed_rng import Stream, keyed_rng
+from purrception.utils.errors import InputError
+from purrception.utils.keyed_rng import Stream, keyed_rng
 
 SOURCES: dict[str, Callable[[DataConfig, Split], ImageSource]] = {
     "digits": DigitsImages,

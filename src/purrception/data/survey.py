@@ -9,7 +9,7 @@ import numpy as np
 from purrception.data.config import DataConfig
 from purrception.data.decoding import UnreadableImageError, bands
 from purrception.data.sources import open_images, spread_rows
-from purrception.errors import InputError
+from purrception.utils.errors import InputError
 
 SAMPLE = 100
 

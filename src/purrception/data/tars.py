@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
-from purrception.errors import InputError
 from purrception.storage import LimitedReads
+from purrception.utils.errors import InputError
 
 BLOCK = tarfile.BLOCKSIZE
 LARGEST_HEADER = 2**16

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from purrception.errors import InputError
+from purrception.utils.errors import InputError
 
 MODES = {1: "L", 3: "RGB"}
 

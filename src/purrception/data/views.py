@@ -9,7 +9,7 @@ from PIL import Image
 
 from purrception.data.config import DataConfig, ImageSource
 from purrception.data.transforms import scale_short_side
-from purrception.keyed_rng import Stream, keyed_rng
+from purrception.utils.keyed_rng import Stream, keyed_rng
 
 LARGEST_ENLARGEMENT = 1.25
 """A random crop shows at least 1/1.25 of the short side."""

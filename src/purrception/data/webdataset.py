@@ -28,8 +28,8 @@ from purrception.data.encoded import EncodedImages, expected_classes, hash_names
 from purrception.data.labels import LABEL_NAMES, Label, class_names_of, read_label
 from purrception.data.skipped import Skipped
 from purrception.data.tars import CUT, Found, Part, walk_tar
-from purrception.errors import InputError
 from purrception.storage import plain_reason, reading
+from purrception.utils.errors import InputError
 
 COMPRESSED = {
     b"\x1f\x8b": "gzip",

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from purrception.diagnose.plotting import panels, spread
 from purrception.diagnose.report import Section, table
 from purrception.diagnose.subject import Subject
-from purrception.diagnostics.bound import BoundCheck, check_bound, codebook_diameter, growth_between
-from purrception.diagnostics.posteriors import network_posterior
+from purrception.instruments.bound import BoundCheck, check_bound, codebook_diameter, growth_between
+from purrception.instruments.posteriors import network_posterior
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,15 +12,15 @@ from torch import Tensor
 from purrception.diagnose.plotting import panels
 from purrception.diagnose.report import Section, table
 from purrception.diagnose.subject import Subject
-from purrception.diagnostics.calibration import (
+from purrception.evaluation.metrics.statistics import halves
+from purrception.instruments.calibration import (
     Calibration,
     SiteScores,
     fit_temperature,
     temperature_losses,
 )
-from purrception.diagnostics.posteriors import images_at_once, network_posterior
-from purrception.evaluation.statistics import halves
-from purrception.keyed_rng import Stream
+from purrception.instruments.posteriors import images_at_once, network_posterior
+from purrception.utils.keyed_rng import Stream
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,7 +12,7 @@ from purrception.data import spread_rows
 from purrception.diagnose.plotting import panels, per_line
 from purrception.diagnose.report import Section, table
 from purrception.diagnose.subject import Subject
-from purrception.diagnostics.codebook_use import CodebookUse, histogram, jensen_shannon
+from purrception.instruments.codebook_use import CodebookUse, histogram, jensen_shannon
 from purrception.tokenizers.quality import perplexity
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ import torch
 from purrception.diagnose.plotting import panels, spread
 from purrception.diagnose.report import Section, table
 from purrception.diagnose.subject import Subject
-from purrception.diagnostics.drift import DriftInTraining, DriftOverTime, drift_over_time
-from purrception.diagnostics.posteriors import images_at_once
 from purrception.flow import TrainingBatch
-from purrception.keyed_rng import Stream
+from purrception.instruments.drift import DriftInTraining, DriftOverTime, drift_over_time
+from purrception.instruments.posteriors import images_at_once
 from purrception.storage import read_json_lines
+from purrception.utils.keyed_rng import Stream
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,12 +11,12 @@ from torch import Tensor
 from purrception.diagnose.plotting import panels
 from purrception.diagnose.report import Section, table
 from purrception.diagnose.subject import Subject
-from purrception.diagnostics.oracle import Gap, Memorisation, nearest_grid
-from purrception.diagnostics.posteriors import images_at_once, mean_function, network_mean, network_posterior
 from purrception.flow import get_grid, get_solver, nearest_codes
 from purrception.flow.posterior import posterior_from_logits
-from purrception.keyed_rng import Stream
+from purrception.instruments.oracle import Gap, Memorisation, nearest_grid
+from purrception.instruments.posteriors import images_at_once, mean_function, network_mean, network_posterior
 from purrception.tokens import TokenDataset
+from purrception.utils.keyed_rng import Stream
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from purrception.pictures import save_png
-from purrception.storage import write_file
+from purrception.storage import save_png, write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -17,9 +17,9 @@ from purrception.diagnose.smoothness import smoothness_section
 from purrception.diagnose.subject import LARGEST_ORACLE, Subject
 from purrception.diagnose.temperature import temperature_section
 from purrception.diagnose.uncertainty import uncertainty_section
-from purrception.errors import InputError, unknown_name
-from purrception.progress import ProgressBar
 from purrception.storage import whole_folder
+from purrception.utils.errors import InputError, unknown_name
+from purrception.utils.progress import ProgressBar
 
 
 @dataclass(frozen=True)

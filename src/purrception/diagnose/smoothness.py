@@ -11,8 +11,11 @@ from torch import Tensor
 from purrception.diagnose.plotting import panels
 from purrception.diagnose.report import Section, table
 from purrception.diagnose.subject import Subject
-from purrception.diagnostics.posteriors import network_mean
-from purrception.diagnostics.smoothness import (
+from purrception.experiment.run import build_network
+from purrception.flow import GRIDS, get_grid, get_solver
+from purrception.flow.schedules import TimeGrid
+from purrception.instruments.posteriors import network_mean
+from purrception.instruments.smoothness import (
     Bending,
     GridError,
     Stiffness,
@@ -21,13 +24,10 @@ from purrception.diagnostics.smoothness import (
     proposed_grid,
     velocity_field,
 )
-from purrception.experiment import build_network
-from purrception.flow import GRIDS, get_grid, get_solver
-from purrception.flow.schedules import TimeGrid
-from purrception.keyed_rng import Stream
 from purrception.models import PurrceptionTransformer
-from purrception.progress import note
 from purrception.training import CheckpointStore, DamagedCheckpointError
+from purrception.utils.keyed_rng import Stream
+from purrception.utils.progress import note
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,20 +9,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from purrception.config import RunConfig
 from purrception.data import spread_rows
-from purrception.diagnostics.oracle import Oracle
-from purrception.errors import InputError
-from purrception.experiment import load_pipeline, open_tokens, sampling_defaults
+from purrception.experiment.config import RunConfig
+from purrception.experiment.run import load_pipeline, open_tokens, sampling_defaults
+from purrception.experiment.saved_run import saved_config
 from purrception.flow import GaussianObjective, Generation, Objective, SamplingConfig
-from purrception.keyed_rng import Stream
+from purrception.generation.pipeline import PurrceptionPipeline
+from purrception.generation.sampler import KeyedDraws, sample_codes
+from purrception.instruments.oracle import Oracle
 from purrception.models import CategoricalHead, PurrceptionTransformer
-from purrception.pipeline import PurrceptionPipeline
-from purrception.sampling import KeyedDraws, sample_codes
-from purrception.saved_run import saved_config
 from purrception.tokenizers import VQTokenizer
 from purrception.tokens import TokenDataset
 from purrception.training import CheckpointStore, RunDirectory
+from purrception.utils.errors import InputError
+from purrception.utils.keyed_rng import Stream
 
 LARGEST_ORACLE = 20_000
 """Grids up to which the exact posterior is worth its time."""

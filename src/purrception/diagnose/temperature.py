@@ -13,9 +13,9 @@ from purrception.diagnose.calibration import TIMES, fitted_temperatures
 from purrception.diagnose.plotting import bare, panels, per_line, show_image, show_map
 from purrception.diagnose.report import Section, table
 from purrception.diagnose.subject import Subject
-from purrception.diagnostics.temperature import TemperatureEffect
 from purrception.evaluation.judge import Judge, Quality
 from purrception.flow import Generation, SamplingConfig
+from purrception.instruments.temperature import TemperatureEffect
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,15 +11,15 @@ from torch import Tensor
 from purrception.diagnose.plotting import bare, panels, show_image, show_map, spread
 from purrception.diagnose.report import Section, table
 from purrception.diagnose.subject import Subject
-from purrception.diagnostics.posteriors import LogPosterior, network_posterior
-from purrception.diagnostics.uncertainty import (
+from purrception.flow import PredictionOptions, TopCodes
+from purrception.flow.nearest import nearest_codes
+from purrception.instruments.posteriors import LogPosterior, network_posterior
+from purrception.instruments.uncertainty import (
     Trajectory,
     decode_in_place,
     record_trajectory,
     top_codes,
 )
-from purrception.flow import PredictionOptions, TopCodes
-from purrception.nearest import nearest_codes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,11 +1,11 @@
 """Evaluation: how good images are, in numbers with their protocol, their manifest and their noise."""
 
-from purrception.evaluation.distances import frechet_distance
 from purrception.evaluation.extractors.classifier import ClassifierConfig, ImageClassifier, train_classifier
+from purrception.evaluation.metrics.distances import frechet_distance
+from purrception.evaluation.metrics.statistics import FeatureStatistics
 from purrception.evaluation.report import Evaluation
 from purrception.evaluation.run import evaluate, evaluate_images
 from purrception.evaluation.settings import EvaluationConfig, Procedure
-from purrception.evaluation.statistics import FeatureStatistics
 
 __all__ = [
     "ClassifierConfig",

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from purrception.errors import InputError
 from purrception.evaluation.manifest import flattened
 from purrception.evaluation.npz import read_npz
 from purrception.evaluation.report import COLUMNS, REPORT_JSON, Row, table
 from purrception.storage import read_json, reading
+from purrception.utils.errors import InputError
 
 ENDS = ("frechet_low", "frechet_high")
 

@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from purrception import processes
 from purrception.data import Skipped, UnreadableImageError, images_to_tensor, passed_over, spread_rows
-from purrception.errors import InputError
 from purrception.evaluation.extractors import Extracted, Extractor, extract_in_groups, with_channels
 from purrception.evaluation.image_sets import ImageSet
+from purrception.evaluation.metrics.statistics import FeatureStatistics, RunningStatistics, merged, require_finite
 from purrception.evaluation.sealed import read_sealed, write_sealed
-from purrception.evaluation.statistics import FeatureStatistics, RunningStatistics, merged, require_finite
-from purrception.keyed_rng import Stream, keyed_rng
-from purrception.places import user_cache
-from purrception.progress import ProgressBar
+from purrception.utils import distributed
+from purrception.utils.errors import InputError
+from purrception.utils.folders import user_cache
+from purrception.utils.keyed_rng import Stream, keyed_rng
+from purrception.utils.progress import ProgressBar
 
 CHUNK = 256
 """Images read, extracted and cached together; also what processes are dealt."""
@@ -157,7 +157,7 @@ def extract_features(
         InputError: fewer than two images, images of several sizes, or features that are not finite (named).
     """
     chunks = -(-len(images) // CHUNK)
-    own = processes.share(chunks)
+    own = distributed.share(chunks)
     kept = spread_rows(len(images), KEPT)
     in_first_half = keyed_rng(0, Stream.EVALUATION, part=5).permutation(len(images)) % 2 == 0
     running, spatial = RunningStatistics(), (RunningStatistics(), RunningStatistics())
@@ -175,7 +175,7 @@ def extract_features(
                 _forget(chunk, kept)
             parts.append(chunk)
             bar.update(done)
-    gathered = processes.gather((parts, running, spatial))
+    gathered = distributed.gather((parts, running, spatial))
     everything = [part for theirs, _, _ in gathered for part in theirs]
     _require_one_shape(everything)
     halves = merged(pair[0] for _, _, pair in gathered), merged(pair[1] for _, _, pair in gathered)

@@ -14,19 +14,18 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from purrception import processes
 from purrception.data import array_to_pil
-from purrception.errors import InputError
 from purrception.evaluation.image_sets import NPZ_IMAGES, NPZ_LABELS, CodeImages
 from purrception.evaluation.sealed import Sealed, read_sealed, write_sealed
 from purrception.flow import SamplingConfig
-from purrception.keyed_rng import Stream, keyed_rng
-from purrception.pictures import save_png
-from purrception.pipeline import PurrceptionPipeline
-from purrception.progress import ProgressBar, note
-from purrception.sampling import sample_codes
-from purrception.storage import one_writer, reading, whole_file, write_file
+from purrception.generation.pipeline import PurrceptionPipeline
+from purrception.generation.sampler import sample_codes
+from purrception.storage import one_writer, reading, save_png, whole_file, write_file
 from purrception.tokenizers import fingerprint
+from purrception.utils import distributed
+from purrception.utils.errors import InputError
+from purrception.utils.keyed_rng import Stream, keyed_rng
+from purrception.utils.progress import ProgressBar, note
 
 PART = 128
 """Images of one file of codes; also what processes are dealt."""
@@ -225,17 +224,17 @@ def generate(
     network = pipeline.transformer
     codes = GeneratedCodes(parent / key, num, Expected(key, len(network.codebook), network.grid, labels_of))
     with one_writer(codes.folder):
-        if processes.rank() == 0:
+        if distributed.rank() == 0:
             write_file(codes.folder / "request.json", json.dumps(described, indent=2))
         _make_missing(codes, pipeline, request, batch_size)
-        processes.wait()
+        distributed.wait()
     return codes
 
 
 def _make_missing(codes: GeneratedCodes, pipeline: PurrceptionPipeline, request: Request, batch_size: int) -> None:
     """This process's share of the parts that are not there."""
     network, objective, num = pipeline.transformer.eval(), pipeline.objective, codes.num
-    own = [number for number in processes.share(codes.parts) if not codes.sound(number)]
+    own = [number for number in distributed.share(codes.parts) if not codes.sound(number)]
     total, done = sum(min(PART, num - number * PART) for number in own), 0
     with ProgressBar(f"guidance {request.settings.guidance:g}", total, silent=not own) as bar:
         for number in own:
@@ -270,17 +269,17 @@ def save_images(images: CodeImages, folder: Path, kind: Literal["png", "npz"], m
     with one_writer(folder):
         if kind == "png":
             _save_pngs(images, place)
-        elif processes.rank() == 0 and not place.is_file():
+        elif distributed.rank() == 0 and not place.is_file():
             with whole_file(place) as partial:
                 _save_npz(images, partial, manifest)
-        processes.wait()
+        distributed.wait()
     return place
 
 
 def _save_pngs(images: CodeImages, folder: Path) -> None:
     """Shared by all processes."""
     folder.mkdir(parents=True, exist_ok=True)
-    own = processes.share(-(-len(images) // PART))
+    own = distributed.share(-(-len(images) // PART))
     with ProgressBar("images", len(own), silent=len(own) < 2) as bar:
         for done, part in enumerate(own, start=1):
             rows = range(part * PART, min((part + 1) * PART, len(images)))

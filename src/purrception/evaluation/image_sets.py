@@ -15,11 +15,11 @@ from purrception.data import DataConfig, ImageSource, Skipped, UnreadableImageEr
 from purrception.data.decoding import LARGEST_IMAGE
 from purrception.data.folder import FolderImages
 from purrception.data.labels import MOST_CLASSES, class_names_of
-from purrception.errors import InputError
 from purrception.evaluation.extractors import is_grey
 from purrception.evaluation.npz import Array, open_npz, read_npz
 from purrception.tokenizers import VQTokenizer
 from purrception.tokens import TokenDataset
+from purrception.utils.errors import InputError
 
 NPZ_IMAGES, NPZ_LABELS = "arr_0", "arr_1"
 """The names of ADM's layout: uint8 ``[n, H, W, 3]``, and where there are classes their labels ``[n]``."""

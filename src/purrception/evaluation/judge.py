@@ -8,18 +8,18 @@ from dataclasses import dataclass
 import torch
 
 from purrception.data import DataConfig
-from purrception.errors import InputError
 from purrception.evaluation.extractors import ImageClassifier, Ingredients, build_extractor
 from purrception.evaluation.extractors.classifier import ClassifierConfig
-from purrception.evaluation.figures import Figures
 from purrception.evaluation.image_sets import CodeImages
 from purrception.evaluation.learning import learn_classifier, require_classes, split_images
+from purrception.evaluation.metrics.all import Figures
 from purrception.evaluation.references import open_reference
 from purrception.evaluation.yardstick import Yardstick
 from purrception.flow import Generation, Objective, SamplingConfig
+from purrception.generation.sampler import sample_codes
 from purrception.models import PurrceptionTransformer
-from purrception.sampling import sample_codes
 from purrception.tokenizers import VQTokenizer
+from purrception.utils.errors import InputError
 
 ROUNDS = 50
 """Of the bootstrap of each measurement."""

@@ -10,9 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from purrception import processes
 from purrception.data import DataConfig, Split, UnreadableImageError, images_to_tensor, open_images, spread_rows
-from purrception.errors import InputError
 from purrception.evaluation.extractors import shared_channels, with_channels
 from purrception.evaluation.extractors.classifier import (
     ClassifierConfig,
@@ -23,6 +21,8 @@ from purrception.evaluation.extractors.classifier import (
 )
 from purrception.evaluation.features import NO_CACHE, FeatureCache, hash_images
 from purrception.evaluation.image_sets import READ_TOGETHER, ImageSet, SourceImages
+from purrception.utils import distributed
+from purrception.utils.errors import InputError
 
 LEARNED_AT_MOST = 20_000
 """Images that a classifier learns from, drawn from a larger set by a key."""
@@ -85,10 +85,10 @@ def learn_classifier(
     if path is None:
         made = learn()
     else:
-        if processes.rank() == 0 and not _can_be_loaded(path):
+        if distributed.rank() == 0 and not _can_be_loaded(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             save_classifier(learn(), path)
-        processes.wait()
+        distributed.wait()
         made = load_classifier(path)
     if len(images.class_names) == classes:  # in the cache the same images may have had other ones
         made.class_names = images.class_names

@@ -6,7 +6,7 @@ from typing import Any
 
 from purrception.evaluation.extractors.classifier import ClassifierExtractor
 from purrception.evaluation.yardstick import Yardstick
-from purrception.packages import versions
+from purrception.utils.packages import versions
 
 PACKAGES = ("torch", "numpy", "diffusers", "pillow", "scikit-learn", "transformers")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from purrception.errors import InputError
 from purrception.storage import LimitedReads, reading
+from purrception.utils.errors import InputError
 
 LARGEST_READ = 2**24
 """Bytes of the zip's own list of what it holds, and of one step of reading."""

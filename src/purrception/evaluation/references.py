@@ -15,18 +15,18 @@ from pydantic import TypeAdapter
 
 from purrception.data import DataConfig, Split
 from purrception.data.labels import MOST_CLASSES
-from purrception.errors import InputError, unknown_name
 from purrception.evaluation.extractors import Extractor
 from purrception.evaluation.extractors.random_features import is_of_grey
 from purrception.evaluation.features import FeatureCache, ImageFeatures, extract_features
 from purrception.evaluation.image_sets import NPZ_IMAGES, CodeImages, FolderOfImages, ImageSet, NpzImages
 from purrception.evaluation.learning import split_images
+from purrception.evaluation.metrics.statistics import FeatureStatistics
 from purrception.evaluation.npz import listed, read_npz
-from purrception.evaluation.statistics import FeatureStatistics
 from purrception.storage import read_limited, reading, write_file
 from purrception.storage.readers import LARGEST_TEXT
 from purrception.tokenizers import VQTokenizer
 from purrception.tokens import MANIFEST_FILE, TokenDataset
+from purrception.utils.errors import InputError, unknown_name
 
 PROTOCOLS = {
     "adm-train": "the training images, whose statistics are the convention since ADM (arXiv 2105.05233)",

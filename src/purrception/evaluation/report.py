@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from purrception.evaluation.manifest import flattened
-from purrception.evaluation.per_class import ClassFigures
+from purrception.evaluation.metrics.per_class import ClassFigures
 from purrception.evaluation.references import PROTOCOLS
 from purrception.storage import write_file
 

@@ -13,7 +13,8 @@ from purrception.evaluation.extractors import with_channels
 from purrception.evaluation.features import ImageFeatures
 from purrception.evaluation.image_sets import ImageSet
 from purrception.evaluation.report import REPORT_PICTURE, Evaluation, Row
-from purrception.pictures import image_grid, save_png
+from purrception.storage import save_png
+from purrception.utils.visualisation import image_grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

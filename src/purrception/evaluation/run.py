@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from purrception import processes
 from purrception.data import DataConfig, Skipped, Split, spread_rows, write_report
-from purrception.errors import InputError
 from purrception.evaluation.extractors import (
     HasColours,
     ImageClassifier,
@@ -22,7 +20,6 @@ from purrception.evaluation.extractors import (
 )
 from purrception.evaluation.extractors.classifier import load_classifier, save_classifier
 from purrception.evaluation.features import FeatureCache
-from purrception.evaluation.figures import flat
 from purrception.evaluation.generation import (
     Request,
     describe,
@@ -33,17 +30,20 @@ from purrception.evaluation.generation import (
 from purrception.evaluation.image_sets import FolderOfImages, ImageSet, NpzImages
 from purrception.evaluation.learning import label_shares, learn_classifier, split_images
 from purrception.evaluation.manifest import build_manifest
-from purrception.evaluation.per_class import class_by_class
+from purrception.evaluation.metrics.all import flat
+from purrception.evaluation.metrics.per_class import class_by_class
 from purrception.evaluation.references import Origin, Reference, open_reference, save_statistics
 from purrception.evaluation.report import Evaluation, Row
 from purrception.evaluation.report_picture import draw
 from purrception.evaluation.settings import EvaluationConfig, Procedure
 from purrception.evaluation.yardstick import Measured, Yardstick
 from purrception.flow import SamplingConfig
-from purrception.pipeline import PurrceptionPipeline
+from purrception.generation.pipeline import PurrceptionPipeline
 from purrception.storage import whole_folder
 from purrception.tokenizers.quality import perplexity
 from purrception.tokens import TokenDataset
+from purrception.utils import distributed
+from purrception.utils.errors import InputError
 
 CLASSIFIER_FILE = "classifier.safetensors"
 OTHER_SPLIT: dict[str, Split] = {"test": "train", "train": "test"}
@@ -287,7 +287,7 @@ def _report(
         warnings=tuple(dict.fromkeys(yardstick.warnings([one.measured for one in judged]))),
         classes=tuple(class_by_class(best.measured, yardstick.real, real_names)),
     )
-    if processes.rank() == 0:
+    if distributed.rank() == 0:
         with whole_folder(folder) as partial:
             result.write(partial)
             seen = [one.measured.features for one in judged] + [yardstick.real]
@@ -298,7 +298,7 @@ def _report(
                 save_classifier(yardstick.classifier, partial / CLASSIFIER_FILE)
         if procedure.save_stats:
             _save_statistics(yardstick, procedure, manifest)
-    processes.wait()
+    distributed.wait()
     return result
 
 

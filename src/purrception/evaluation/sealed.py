@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from purrception.errors import InputError
 from purrception.storage import content_digest, read_limited, reading, write_file
+from purrception.utils.errors import InputError
 
 LARGEST_FILE = 2**30
 ENTRY = "sizes"

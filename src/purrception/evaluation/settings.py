@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from purrception.errors import InputError
 from purrception.evaluation.extractors import check_features
 from purrception.evaluation.extractors.classifier import ClassifierConfig
+from purrception.utils.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,16 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from purrception.classes import match_classes
-from purrception.errors import InputError
-from purrception.evaluation.distances import frechet_distance
+from purrception.data.classes import match_classes
 from purrception.evaluation.extractors import Extractor, ImageClassifier
 from purrception.evaluation.extractors.classifier import ClassifierExtractor, agreement
 from purrception.evaluation.features import NO_CACHE, FeatureCache, ImageFeatures, extract_features
-from purrception.evaluation.figures import Figures, measure_set
 from purrception.evaluation.image_sets import ImageSet
+from purrception.evaluation.metrics.all import Figures, measure_set
+from purrception.evaluation.metrics.distances import frechet_distance
+from purrception.evaluation.metrics.statistics import halves
 from purrception.evaluation.references import Reference
-from purrception.evaluation.statistics import halves
+from purrception.utils.errors import InputError
 
 FEWEST_IN_A_HALF = 2
 

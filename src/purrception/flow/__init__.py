@@ -6,6 +6,7 @@ paths · posterior operations · evidence · guidance · time grids · solvers �
 from purrception.flow.conditioning import AUTOMATIC, CONDITIONINGS, Given
 from purrception.flow.evidence import Evidence
 from purrception.flow.guidance import Guidance
+from purrception.flow.nearest import nearest_codes
 from purrception.flow.objectives import (
     CFM,
     DFM,
@@ -65,7 +66,6 @@ from purrception.flow.solvers import (
     midpoint,
     stochastic,
 )
-from purrception.nearest import nearest_codes
 
 __all__ = [
     "AUTOMATIC",

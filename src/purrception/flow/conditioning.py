@@ -23,10 +23,10 @@ from itertools import count, pairwise
 import torch
 from torch import Tensor
 
-from purrception.errors import InputError, unknown_name
 from purrception.flow.paths import LinearPath
 from purrception.flow.schedules import TimeGrid
 from purrception.flow.solvers import MeanFunction, NoiseFunction, Solver
+from purrception.utils.errors import InputError, unknown_name
 
 PATH = LinearPath()
 CONDITIONINGS = ("posterior", "resampling", "replacement")

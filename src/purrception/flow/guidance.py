@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from purrception.errors import InputError, unknown_name
 from purrception.flow.posterior import Posterior
+from purrception.utils.errors import InputError, unknown_name
 
 FeatureFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 """A backbone: z ``[B, D, h, w]``, t ``[B]``, labels ``[B]`` → features."""

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from purrception.errors import InputError, unknown_name
+from purrception.flow.nearest import nearest_codes
 from purrception.flow.schedules import check_temperature
-from purrception.nearest import nearest_codes
+from purrception.utils.errors import InputError, unknown_name
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from purrception.errors import InputError, unknown_name
+from purrception.utils.errors import InputError, unknown_name
 
 TimeGrid = tuple[float, ...]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from purrception.errors import check_numbers
 from purrception.flow.guidance import Guidance
 from purrception.flow.posterior import LastStep, Truncation, get_last_step
 from purrception.flow.schedules import TemperatureSchedule, TimeGrid, get_grid
 from purrception.flow.solvers import NoiseFunction, Solver, SolverOptions, get_solver
+from purrception.utils.errors import check_numbers
 
 
 @dataclass(frozen=True)

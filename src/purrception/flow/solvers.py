@@ -18,10 +18,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from purrception.errors import InputError, unknown_name
 from purrception.flow.paths import LinearPath
 from purrception.flow.schedules import TimeGrid
-from purrception.packages import require
+from purrception.utils.errors import InputError, unknown_name
+from purrception.utils.packages import require
 
 MeanFunction = Callable[[Tensor, float], Tensor]
 """Data prediction: state ``[B, D, h, w]`` and t → posterior mean of the same shape."""

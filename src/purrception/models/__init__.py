@@ -1,7 +1,9 @@
 """The network: a DiT backbone and a head."""
 
-from purrception.models.cost import TRAINING_PASSES, forward_flops, training_flops
+from purrception.models.chunked_loss import Kernel, SoftTargets
 from purrception.models.dit import DIT_SIZES, DiT, DiTConfig
+from purrception.models.factored_logits import chunk_budget
+from purrception.models.flops import TRAINING_PASSES, forward_flops, training_flops
 from purrception.models.fused import check_kernel
 from purrception.models.head import (
     HEADS,
@@ -14,9 +16,7 @@ from purrception.models.head import (
     RegressionHead,
     categorical_heads,
 )
-from purrception.models.logits import chunk_budget
 from purrception.models.transformer import PurrceptionTransformer
-from purrception.models.vocabulary import Kernel, SoftTargets
 
 __all__ = [
     "DIT_SIZES",

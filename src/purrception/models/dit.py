@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from purrception.errors import InputError, check_numbers, unknown_name
 from purrception.models.modern import SwiGLU, rotary_turns, rotate
+from purrception.utils.errors import InputError, check_numbers, unknown_name
 
 Norm = Literal["layer", "rms"]
 MLP = Literal["gelu", "swiglu"]

@@ -36,11 +36,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from purrception.errors import InputError, unknown_name
 from purrception.flow import Posterior, PosteriorSums
-from purrception.models.logits import EVERY, FactoredLogits, GroupedEvidence, chunk_budget, slices
-from purrception.models.reading import Reading
-from purrception.models.vocabulary import KERNELS, Kernel, LossProblem, Piece, figures_of
+from purrception.models.chunked_loss import KERNELS, Kernel, LossProblem, Piece, figures_of
+from purrception.models.chunked_posterior import Reading
+from purrception.models.factored_logits import EVERY, FactoredLogits, GroupedEvidence, chunk_budget, slices
+from purrception.utils.errors import InputError, unknown_name
 
 ON_CHIP_WIDTH = {2: 512, 4: 0}
 """Most channels, by bytes of a number, at which the loss multiplies logits out twice rather than keep a chunk."""

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from purrception.errors import InputError, check_numbers, unknown_name
 from purrception.flow import (
     Evidence,
     HeadLosses,
@@ -24,10 +23,7 @@ from purrception.flow import (
     SiteLosses,
     Truncation,
 )
-from purrception.models.fused import check_kernel
-from purrception.models.logits import FactoredLogits, group_evidence
-from purrception.models.reading import Reading, Sums, chunked_posterior
-from purrception.models.vocabulary import (
+from purrception.models.chunked_loss import (
     Kernel,
     SoftTargets,
     Terms,
@@ -35,6 +31,10 @@ from purrception.models.vocabulary import (
     site_losses,
     total_loss,
 )
+from purrception.models.chunked_posterior import Reading, Sums, chunked_posterior
+from purrception.models.factored_logits import FactoredLogits, group_evidence
+from purrception.models.fused import check_kernel
+from purrception.utils.errors import InputError, check_numbers, unknown_name
 
 
 @dataclass(frozen=True)

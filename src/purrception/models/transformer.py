@@ -14,12 +14,12 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
-from purrception.errors import InputError, unknown_name
+from purrception.models.chunked_loss import Kernel
 from purrception.models.dit import MLP, DiT, DiTConfig, Norm, Positions
 from purrception.models.head import CategoricalHead, HeadConfig
-from purrception.models.vocabulary import Kernel
 from purrception.storage import plain_reason, read_json, reading
-from purrception.weights import check_codes, check_size, require_finite
+from purrception.storage.foreign_weights import check_codes, check_size, require_finite
+from purrception.utils.errors import InputError, unknown_name
 
 LARGEST = {
     "grid": 2**12,

@@ -28,7 +28,9 @@ from purrception.storage.files import (
 )
 from purrception.storage.lines import append_json_line, drop_lines_after, read_json_lines
 from purrception.storage.locks import LOCK_FILE, TakenError, one_writer
+from purrception.storage.pictures import save_png
 from purrception.storage.readers import LimitedReads, plain_reason, read_json, read_limited, read_yaml, reading
+from purrception.storage.settings import dump_settings, load_settings, settings_from_dict, settings_to_dict
 
 __all__ = [
     "DIGESTS_FILE",
@@ -43,8 +45,10 @@ __all__ = [
     "content_digest",
     "digest_lines",
     "drop_lines_after",
+    "dump_settings",
     "is_plain_name",
     "is_unused",
+    "load_settings",
     "one_writer",
     "plain_name",
     "plain_reason",
@@ -57,7 +61,10 @@ __all__ = [
     "refuse_to_begin_anew",
     "remove",
     "renewing",
+    "save_png",
     "set_aside",
+    "settings_from_dict",
+    "settings_to_dict",
     "sha256_of",
     "skips_digests",
     "sync",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from purrception import processes
-from purrception.errors import InputError
-from purrception.progress import note
 from purrception.storage.files import remove
+from purrception.utils import distributed
+from purrception.utils.errors import InputError
+from purrception.utils.progress import note
 
 DAMAGED_PREFIX = "damaged-"
 
@@ -17,7 +17,7 @@ def set_aside(checkpoint: Path, reason: str) -> None:
     """Rename a damaged checkpoint, so that it is neither taken again nor counted; every process takes part."""
     aside = checkpoint.with_name(f"{DAMAGED_PREFIX}{checkpoint.name}")
     note(f"warning: {reason}. It is kept as {aside}, and training goes on from the checkpoint before it")
-    if processes.rank() == 0:
+    if distributed.rank() == 0:
         if aside.exists():
             remove(aside)
         os.rename(checkpoint, aside)

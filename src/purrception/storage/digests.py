@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from purrception.errors import InputError
 from purrception.storage.files import plain_name, write_file
 from purrception.storage.readers import read_limited
+from purrception.utils.errors import InputError
 
 DIGESTS_FILE = "SHA256SUMS"
 SKIP_DIGESTS = "PURRCEPTION_SKIP_DIGESTS"

@@ -10,8 +10,8 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from purrception.errors import InputError
 from purrception.storage.locks import BEGUN, LOCK_FILE, TakenError, is_held, locked, remove_empty
+from purrception.utils.errors import InputError
 
 REFUSALS = frozenset(
     {

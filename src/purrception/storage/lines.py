@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from purrception.progress import note
 from purrception.storage.files import append_line, sync, write_file
 from purrception.storage.readers import read_limited
+from purrception.utils.progress import note
 
 LARGEST_LOG = 2**30
 """Bytes; a million lines have a quarter of that."""

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from purrception import processes
-from purrception.errors import InputError
-from purrception.progress import note
+from purrception.utils import distributed
+from purrception.utils.errors import InputError
+from purrception.utils.progress import note
 
 LOCK_FILE = ".lock"
 PATIENCE = 3.0
@@ -48,14 +48,14 @@ def one_writer(folder: Path) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         problem = ""
-        if processes.rank() == 0:
+        if distributed.rank() == 0:
             try:
                 stack.enter_context(_made_and_locked(folder))
             except InputError as error:
                 problem = str(error)
             except OSError as error:
                 problem = f"cannot write to {folder} ({error.strerror or error})"
-        if problem := processes.first_problem(problem):
+        if problem := distributed.first_problem(problem):
             raise InputError(problem)
         yield
 

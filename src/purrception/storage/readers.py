@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from purrception.errors import InputError, in_words
+from purrception.utils.errors import InputError, in_words
 
 T = TypeVar("T")
 LARGEST_TEXT = 2**26

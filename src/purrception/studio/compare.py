@@ -10,11 +10,11 @@ from typing import Any
 import gradio as gr
 import torch
 
-from purrception.errors import InputError
 from purrception.flow import SamplingConfig
-from purrception.outputs import PurrceptionOutput
+from purrception.generation.outputs import PurrceptionOutput
 from purrception.studio.controls import MODEL, SamplingControls, check_number, seed_of, session_of, stops, told
 from purrception.studio.session import Studio, check_size, display
+from purrception.utils.errors import InputError
 
 
 class CompareTab:

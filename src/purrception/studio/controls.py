@@ -11,9 +11,9 @@ from typing import Any
 import gradio as gr
 from gradio.events import Dependency
 
-from purrception.errors import InputError
 from purrception.flow import GRIDS, LAST_STEPS, SOLVERS, SamplingConfig
 from purrception.studio.session import MOST_STEPS, Made, StoppedError, Studio
+from purrception.utils.errors import InputError
 
 ANY_CLASS = "any class"
 MODEL = "model"

@@ -11,9 +11,8 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from purrception.errors import InputError
-from purrception.gallery import edit_command, images_wanted
-from purrception.pictures import save_png
+from purrception.generation.saving import edit_command, images_wanted
+from purrception.storage import save_png
 from purrception.studio.controls import (
     MODEL,
     SamplingControls,
@@ -28,6 +27,7 @@ from purrception.studio.controls import (
 from purrception.studio.generate import GenerateTab
 from purrception.studio.session import Made, Report, Studio, display
 from purrception.studio.uploads import easel, painted_pixels, take_picture
+from purrception.utils.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from purrception.errors import InputError
 from purrception.storage import one_writer
 from purrception.storage.locks import locked
 from purrception.studio.attempts import visitor_of
+from purrception.utils.errors import InputError
 
 LARGEST_TOTAL = 200 * 2**20
 """Bytes of all files that the page keeps for its visitors; the longest unused go first."""

@@ -8,7 +8,6 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from purrception.pictures import heat_map
 from purrception.studio.controls import (
     BESIDE,
     MODEL,
@@ -22,6 +21,7 @@ from purrception.studio.controls import (
     told,
 )
 from purrception.studio.session import MOST_IMAGES, Made, Studio, display
+from purrception.utils.visualisation import heat_map
 
 TURNS = "classes in turn"
 IMAGES, DOUBT = "Images", "Doubt"

@@ -7,8 +7,8 @@ import re
 import socket
 from collections.abc import Sequence
 
-from purrception.errors import InputError
 from purrception.studio.attempts import plain_address
+from purrception.utils.errors import InputError
 
 HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?)(:([0-9]{1,5}))?")
 Place = tuple[str, int | None]

@@ -10,11 +10,11 @@ from PIL import Image
 from torch import Tensor
 
 from purrception.data import array_to_pil
-from purrception.errors import InputError
 from purrception.flow import Given, Prediction, PredictionOptions, SamplingConfig
-from purrception.pictures import heat_map
-from purrception.sampling import KeyedDraws
+from purrception.generation.sampler import KeyedDraws
 from purrception.studio.session import Report, Studio, check_size, display
+from purrception.utils.errors import InputError
+from purrception.utils.visualisation import heat_map
 
 ALTERNATIVES = 6
 MOST_MOMENTS = 100

@@ -9,10 +9,10 @@ from typing import Any
 
 import gradio as gr
 
-from purrception.places import absolute
 from purrception.studio.session import Studio
-from purrception.terminal import command_line
 from purrception.training import RunDirectory
+from purrception.utils.folders import absolute
+from purrception.utils.terminal import command_line
 
 EMPTY = """### No reports yet
 

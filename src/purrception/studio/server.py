@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from purrception.errors import InputError, in_words
-from purrception.packages import require
 from purrception.studio.attempts import Attempts
 from purrception.studio.hosts import Hosts, reaches_others
+from purrception.utils.errors import InputError, in_words
+from purrception.utils.packages import require
 
 if TYPE_CHECKING:
     from purrception.studio.session import Studio

@@ -17,16 +17,16 @@ from PIL import Image
 from torch import Tensor
 
 from purrception.data import array_to_pil
-from purrception.errors import InputError
-from purrception.experiment import load_pipeline, sampling_defaults
+from purrception.experiment.run import load_pipeline, sampling_defaults
 from purrception.flow import Prediction, SamplingConfig, Watcher
-from purrception.gallery import sample_command, save_gallery
-from purrception.outputs import PurrceptionOutput
-from purrception.pipeline import PurrceptionPipeline
+from purrception.generation.outputs import PurrceptionOutput
+from purrception.generation.pipeline import PurrceptionPipeline
+from purrception.generation.saving import sample_command, save_gallery
 from purrception.storage import whole_file
 from purrception.studio.files import Uploads
 from purrception.tokens import TokenDataset
 from purrception.training import RunDirectory
+from purrception.utils.errors import InputError
 
 MOST_IMAGES, MOST_STEPS = 64, 1000
 THUMBNAILS = 100

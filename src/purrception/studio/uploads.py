@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from purrception.canvas import Canvas, read_picture
-from purrception.errors import InputError
+from purrception.generation.image_processor import Canvas, read_picture
 from purrception.studio.session import display
+from purrception.utils.errors import InputError
 
 PAINTING_SIDE = 384
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from purrception import processes
 from purrception.tokenizers.settings import AdversarialConfig
+from purrception.utils import distributed
 
 
 class PatchDiscriminator(nn.Module):
@@ -60,6 +60,6 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Ten
         last_layer: L, the weight that makes the pixels; both losses depend on it.
     """
     both = [torch.autograd.grad(loss, last_layer, retain_graph=True)[0] for loss in (reconstruction, adversarial)]
-    processes.average_(both)
+    distributed.average_(both)
     strength, opposing = (gradient.float().norm() for gradient in both)
     return (strength / (opposing + 1e-4)).clamp(0, 1e4).detach()

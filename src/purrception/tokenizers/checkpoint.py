@@ -15,8 +15,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn, optim
 
-from purrception import processes
-from purrception.errors import InputError
 from purrception.storage import (
     content_digest,
     reading,
@@ -25,7 +23,9 @@ from purrception.storage import (
     skips_digests,
     whole_file,
 )
-from purrception.weights import all_finite, require_finite
+from purrception.storage.foreign_weights import all_finite, require_finite
+from purrception.utils import distributed
+from purrception.utils.errors import InputError
 
 KEPT = 2
 """Latest checkpoints that stay."""
@@ -99,7 +99,7 @@ def latest_checkpoint(folder: Path) -> TokenizerCheckpoint | None:
     problem = ""
     for file in reversed(_files(folder)):
         checkpoint, problem = _read_or_reason(file)
-        if not (problem := processes.first_problem(problem)):
+        if not (problem := distributed.first_problem(problem)):
             return checkpoint
         set_aside(file, problem)
     refuse_to_begin_anew(folder, problem)

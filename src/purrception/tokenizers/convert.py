@@ -11,9 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from purrception.errors import InputError, unknown_name
-from purrception.hub import HUB_PREFIX
-from purrception.packages import require
 from purrception.storage import (
     DIGESTS_FILE,
     plain_name,
@@ -24,10 +21,13 @@ from purrception.storage import (
     whole_folder,
     write_file,
 )
+from purrception.storage.foreign_weights import read_weights, renamed, tensors_in
+from purrception.storage.hub import HUB_PREFIX
 from purrception.tokenizers.public import PUBLIC_TOKENIZERS, PublicTokenizer
 from purrception.tokenizers.saved import CONFIG_FILE, ORIGIN_FILE
 from purrception.tokenizers.vq import VQTokenizer
-from purrception.weights import read_weights, renamed, tensors_in
+from purrception.utils.errors import InputError, unknown_name
+from purrception.utils.packages import require
 
 LARGEST_ORIGIN = 2**20
 """Bytes of its record."""

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from purrception.errors import InputError
-from purrception.packages import require
-from purrception.weights import read_weights, require_finite, tensors_in
+from purrception.storage.foreign_weights import read_weights, require_finite, tensors_in
+from purrception.utils.errors import InputError
+from purrception.utils.packages import require
 
 WIDTHS = (64, 128, 256, 512, 512)
 """Channels of VGG16's five stages."""

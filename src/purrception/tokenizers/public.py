@@ -16,7 +16,7 @@ import torch
 from diffusers import VQModel
 from torch import Tensor
 
-from purrception.weights import Account, account_for
+from purrception.storage.foreign_weights import Account, account_for
 
 Family = Literal["taming", "llamagen"]
 

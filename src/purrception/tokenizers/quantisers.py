@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ, SimVQ, VectorQuantize
 
-from purrception import processes
-from purrception.errors import InputError
-from purrception.nearest import nearest_codes
+from purrception.flow.nearest import nearest_codes
 from purrception.tokenizers.settings import TokenizerTrainingConfig
 from purrception.tokenizers.vq import VQConfig
+from purrception.utils import distributed
+from purrception.utils.errors import InputError
 
 
 class Quantised(NamedTuple):
@@ -90,7 +90,7 @@ class MovingAverageQuantiser(Quantiser):
             threshold_ema_dead_code=config.dead_code_threshold,
             rotation_trick=config.rotation_trick,
             use_cosine_sim=cosine,
-            sync_codebook=processes.count() > 1,
+            sync_codebook=distributed.count() > 1,
             accept_image_fmap=True,
         )
 
@@ -98,7 +98,7 @@ class MovingAverageQuantiser(Quantiser):
         """See :class:`Quantiser`."""
         if self.training:
             state = self.inner._codebook
-            even = latents[:, 0].numel() * processes.count() / state.codebook_size
+            even = latents[:, 0].numel() * distributed.count() / state.codebook_size
             state.threshold_ema_dead_code = min(self.threshold, even / 4)
             if state.initted and not state.cluster_size.any():  # given by start_from
                 self._count(latents)

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
-from purrception.errors import InputError
-from purrception.progress import note
 from purrception.storage import read_json
+from purrception.utils.errors import InputError
+from purrception.utils.progress import note
 
 CONFIG_FILE, WEIGHTS_FILES, ORIGIN_FILE = "config.json", "diffusion_pytorch_model", "origin.json"
 """The files of a tokenizer; those of weights begin so."""

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from purrception.errors import InputError, check_numbers, unknown_name
-from purrception.options import LARGEST_RATE
 from purrception.tokenizers.vq import VQConfig
+from purrception.utils.errors import InputError, check_numbers, unknown_name
+from purrception.utils.options import LARGEST_RATE
 
 QUANTISER_KINDS = ("ema", "cosine", "simvq", "fsq")
 

@@ -16,12 +16,7 @@ import torch.nn.functional as F
 from diffusers import VQModel
 from torch import Tensor, nn
 
-from purrception import processes
 from purrception.data import ImageSource, ReadableImages, images_to_tensor, passed_over, write_report
-from purrception.devices import upload
-from purrception.errors import InputError
-from purrception.keyed_rng import Stream, keyed_rng
-from purrception.progress import ProgressBar
 from purrception.storage import append_line, drop_lines_after, put, write_file, writing
 from purrception.tokenizers.adversarial import PatchDiscriminator, adaptive_weight, hinge_loss
 from purrception.tokenizers.checkpoint import (
@@ -40,6 +35,11 @@ from purrception.tokenizers.quality import Reconstruction, measure
 from purrception.tokenizers.quantisers import QUANTISERS, FrozenQuantiser, Quantiser
 from purrception.tokenizers.settings import TokenizerTrainingConfig
 from purrception.tokenizers.vq import VQConfig, VQTokenizer
+from purrception.utils import distributed
+from purrception.utils.devices import upload
+from purrception.utils.errors import InputError
+from purrception.utils.keyed_rng import Stream, keyed_rng
+from purrception.utils.progress import ProgressBar
 
 METRICS_FILE = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
@@ -81,10 +81,10 @@ def train_tokenizer(
     """
     if len(train) == 0:
         raise InputError("there are no training images: check data.root and data.test_fraction")
-    if config.batch_size % processes.count():
+    if config.batch_size % distributed.count():
         raise InputError(
             f"batch_size is a multiple of the number of processes; given {config.batch_size} and "
-            f"{processes.count()}"
+            f"{distributed.count()}"
         )
     learned, reference = ReadableImages(train), ReadableImages(held_out)
     judged = images_to_tensor(reference.spread(JUDGED) or learned.spread(JUDGED) or [learned[0][0]])
@@ -102,12 +102,12 @@ def train_tokenizer(
             trainer.restore(checkpoint)
         trainer.fit()
     tokenizer = VQTokenizer(vq)
-    skipped = set().union(*processes.gather(learned.skipped + reference.skipped))
-    if processes.rank() == 0:
+    skipped = set().union(*distributed.gather(learned.skipped + reference.skipped))
+    if distributed.rank() == 0:
         write_report(folder, [*sorted(skipped), *passed_over(train)])
         _save_whole(tokenizer, folder, config.quantiser)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    processes.wait()
+    distributed.wait()
     return tokenizer
 
 
@@ -181,8 +181,8 @@ class TokenizerTrainer:
             self.critic = torch.optim.AdamW(
                 self.discriminator.parameters(), lr=config.adversarial.learning_rate, betas=(0.5, 0.9)
             )
-        if processes.rank():  # from here on, each process restarts codes by draws of its own
-            torch.manual_seed(int(keyed_rng(seed, Stream.TOKENIZER, 0, processes.rank()).integers(2**62)))
+        if distributed.rank():  # from here on, each process restarts codes by draws of its own
+            torch.manual_seed(int(keyed_rng(seed, Stream.TOKENIZER, 0, distributed.rank()).integers(2**62)))
         self.step = 0
         self._first_bad = torch.zeros((), dtype=torch.long, device=self.device)
         """The first step whose gradient was not finite, 0 for none; looked at where figures are."""
@@ -196,7 +196,7 @@ class TokenizerTrainer:
         config = self.config
         self.folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
-            first = processes.rank() == 0
+            first = distributed.rank() == 0
             bar = stack.enter_context(ProgressBar("tokenizer", config.steps, self.step)) if first else None
             if first:
                 drop_lines_after(self.folder / METRICS_FILE, self.step)
@@ -234,7 +234,7 @@ class TokenizerTrainer:
             losses |= {"adversarial": adversarial.detach(), "adaptive_weight": weight}
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        processes.average_(gradients(self.learned))
+        distributed.average_(gradients(self.learned))
         norm = torch.nn.utils.clip_grad_norm_(self.learned, 1.0)
         bad = ~norm.isfinite() & (self._first_bad == 0)
         self._first_bad = torch.where(bad, self.step, self._first_bad)
@@ -254,8 +254,8 @@ class TokenizerTrainer:
         rows = keyed_rng(self.seed, Stream.TOKENIZER, self.step).integers(
             len(self.train), size=self.config.batch_size
         )
-        share = len(rows) // processes.count()
-        rows = rows[processes.rank() * share : (processes.rank() + 1) * share]
+        share = len(rows) // distributed.count()
+        rows = rows[distributed.rank() * share : (distributed.rank() + 1) * share]
         return upload(images_to_tensor([self.train[int(row)][0] for row in rows]), self.device)
 
     def _autocast(self) -> torch.autocast:
@@ -288,15 +288,15 @@ class TokenizerTrainer:
             loss = hinge_loss(self.discriminator(images), self.discriminator(rebuilt))
         self.critic.zero_grad(set_to_none=True)
         loss.backward()
-        processes.average_(gradients(self.discriminator.parameters()))
+        distributed.average_(gradients(self.discriminator.parameters()))
         self.critic.step()
         return loss.detach()
 
     def _report(self, losses: dict[str, Tensor]) -> str:
         """Measure on held-out images and write a line of metrics; what the progress bar shows."""
         self._export()
-        processes.average_(list(losses.values()))
-        if processes.rank():
+        distributed.average_(list(losses.values()))
+        if distributed.rank():
             return ""
         measured = self._measure()
         figures: dict[str, Any] = {name: float(value) for name, value in losses.items()} | asdict(measured)
@@ -323,8 +323,8 @@ class TokenizerTrainer:
 
     def _save(self) -> None:
         """Write a checkpoint; every process gives the state of its generators."""
-        generators = processes.gather(generator_state(self.device))
-        if processes.rank():
+        generators = distributed.gather(generator_state(self.device))
+        if distributed.rank():
             return
         parts: dict[str, dict[str, Tensor]] = {
             "vq": self.vq.state_dict(),
@@ -363,7 +363,7 @@ class TokenizerTrainer:
             restore_optimizer(self.critic, named, checkpoint.part("critic"))
         self.schedule.load_state_dict(checkpoint.progress.schedule)
         self.optimizer.param_groups[0]["lr"] = checkpoint.progress.learning_rate
-        if state := checkpoint.part(f"generator-{processes.rank()}"):  # none: more processes than before
+        if state := checkpoint.part(f"generator-{distributed.rank()}"):  # none: more processes than before
             restore_generator(state, self.device)
         self.step = checkpoint.progress.step
 

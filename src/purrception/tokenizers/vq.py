@@ -17,13 +17,13 @@ from diffusers import VQModel
 from torch import Tensor, nn
 
 from purrception.data.transforms import tensor_to_bytes
-from purrception.devices import downloads, upload
-from purrception.errors import InputError, check_numbers, unknown_name
-from purrception.nearest import nearest_codes
-from purrception.progress import note
+from purrception.flow.nearest import nearest_codes
 from purrception.storage import DIGESTS_FILE, check_digests, plain_reason, write_digests
+from purrception.storage.foreign_weights import check_codes, check_size, forget_place, only_variant, require_finite
 from purrception.tokenizers.saved import CONFIG_FILE, SIGNED, UNIT, SavedVQ, is_own
-from purrception.weights import check_codes, check_size, forget_place, only_variant, require_finite
+from purrception.utils.devices import downloads, upload
+from purrception.utils.errors import InputError, check_numbers, unknown_name
+from purrception.utils.progress import note
 
 GROUP_PIXELS, LARGEST_GROUP = 2**15, 32
 """How many images are decoded at a time: at most so many pixels, and so many images."""

@@ -8,11 +8,11 @@ from threading import Lock
 
 import numpy as np
 
-from purrception.errors import InputError
 from purrception.storage import sha256_of
 from purrception.tokens.manifest import Manifest, Shard
 from purrception.tokens.shards import map_shard
 from purrception.tokens.store import TokenStore
+from purrception.utils.errors import InputError
 
 OPEN_AT_MOST = 64
 VERIFIED_AT_ONCE = 16

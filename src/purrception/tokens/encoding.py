@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from purrception.data import ImageSource, Skipped, UnreadableImageError, Views, images_to_tensor
-from purrception.errors import InputError, check_numbers
+from purrception.utils.errors import InputError, check_numbers
 
 if TYPE_CHECKING:
     from purrception.tokenizers import Tokenizer

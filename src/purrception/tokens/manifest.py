@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from purrception.errors import InputError
 from purrception.storage import plain_name, read_json, write_file
 from purrception.tokens.store import TokenStore
+from purrception.utils.errors import InputError
 
 MANIFEST_FILE = "manifest.json"
 SHA256 = re.compile(r"[0-9a-f]{64}")

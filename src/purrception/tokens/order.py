@@ -6,8 +6,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from purrception.errors import InputError
-from purrception.keyed_rng import Stream, keyed_rng
+from purrception.utils.errors import InputError
+from purrception.utils.keyed_rng import Stream, keyed_rng
 
 ROUNDS = 8
 SPREAD = np.uint64(0x9E3779B97F4A7C15)

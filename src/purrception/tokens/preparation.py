@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from purrception import processes
 from purrception.data import (
     REPORT_FILE,
     DataConfig,
@@ -30,12 +29,13 @@ from purrception.data import (
     passed_over,
     report_text,
 )
-from purrception.errors import InputError
-from purrception.progress import ProgressBar
 from purrception.storage import one_writer, read_json, reading, write_file
 from purrception.tokens.encoding import EncodedPart, Encoder, EncodingConfig
 from purrception.tokens.manifest import MANIFEST_FILE, Manifest, Shard, Standardisation
 from purrception.tokens.shards import shard_name, write_shard
+from purrception.utils import distributed
+from purrception.utils.errors import InputError
+from purrception.utils.progress import ProgressBar
 
 if TYPE_CHECKING:
     from purrception.tokenizers import Tokenizer
@@ -78,11 +78,11 @@ class Plan:
                     f"{folder} was begun with another {', '.join(differing)}: give another folder, "
                     "or remove this one to encode the images again"
                 )
-        elif processes.rank() == 0:
+        elif distributed.rank() == 0:
             if any(folder.glob("shard-*")):
                 raise InputError(f"{folder} holds shards already: give another folder, or remove this one")
             write_file(file, json.dumps(here, indent=2).encode())
-        processes.wait()
+        distributed.wait()
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def write_tokens(
         config.batch_size,
     )
     finished = (folder / MANIFEST_FILE).is_file() and not (folder / PROGRESS_FOLDER).exists()
-    if processes.gather(finished)[0]:
+    if distributed.gather(finished)[0]:
         plan.settle(folder)
     else:
         with one_writer(folder):
@@ -217,25 +217,25 @@ def write_tokens(
 def _write_planned(plan: Plan, encoder: Encoder, standardisation: Standardisation | None, folder: Path) -> None:
     """What is missing of the planned shards, in a folder that is ours."""
     source = encoder.source
-    if processes.rank() == 0:
+    if distributed.rank() == 0:
         (folder / PROGRESS_FOLDER).mkdir(parents=True, exist_ok=True)
-    processes.wait()
+    distributed.wait()
     plan.settle(folder)
     if not (folder / MANIFEST_FILE).is_file():
         missing = [number for number in range(len(plan.ranges)) if not _record(folder, number).is_file()]
-        processes.wait()  # all have looked before any goes on
+        distributed.wait()  # all have looked before any goes on
         _encode_shards(plan, missing, encoder, folder)
-        processes.wait()
-        if processes.rank() == 0:
+        distributed.wait()
+        if distributed.rank() == 0:
             _report(plan, source, folder)
         if not any(folder.glob("shard-*")):
             raise NothingReadableError(
                 f"the {plan.images} images of the {plan.split} split", _skipped(plan, folder)[0]
             )
-        if processes.rank() == 0:
+        if distributed.rank() == 0:
             _finish(plan, source, encoder.tokenizer, standardisation, folder)
-        processes.wait()
-    if processes.rank() == 0:
+        distributed.wait()
+    if distributed.rank() == 0:
         shutil.rmtree(folder / PROGRESS_FOLDER, ignore_errors=True)
 
 
@@ -245,7 +245,7 @@ def _record(folder: Path, number: int) -> Path:
 
 def _encode_shards(plan: Plan, missing: list[int], encoder: Encoder, folder: Path) -> None:
     """This process's part of the missing shards."""
-    mine = missing[processes.rank() :: processes.count()]
+    mine = missing[distributed.rank() :: distributed.count()]
     ranges = [plan.ranges[number] for number in mine]
     size = len(encoder.tokenizer.codebook)
     done = 0

@@ -12,8 +12,8 @@ import numpy as np
 from pydantic import TypeAdapter
 from safetensors.numpy import save
 
-from purrception.errors import InputError
 from purrception.storage import reading, write_file
+from purrception.utils.errors import InputError
 
 SAFETENSORS_DTYPES: dict[str, np.dtype[Any]] = {"U16": np.dtype("<u2"), "I32": np.dtype("<i4")}
 LARGEST_HEADER = 2**16

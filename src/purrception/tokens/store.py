@@ -7,10 +7,10 @@ import hashlib
 import os
 from pathlib import Path
 
-from purrception.errors import InputError
-from purrception.packages import explained, require
-from purrception.places import user_cache
 from purrception.storage import plain_name, remove, sha256_of
+from purrception.utils.errors import InputError
+from purrception.utils.folders import user_cache
+from purrception.utils.packages import explained, require
 
 
 class TokenStore:

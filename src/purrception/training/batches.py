@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from purrception import processes
 from purrception.data import spread_rows
-from purrception.devices import upload
 from purrception.flow import TimeSampling, TrainingBatch
-from purrception.keyed_rng import Stream, keyed_normal, keyed_rng, keyed_uniform
 from purrception.tokens import ShuffledOrder, TokenDataset, rank_share
+from purrception.utils import distributed
+from purrception.utils.devices import upload
+from purrception.utils.keyed_rng import Stream, keyed_normal, keyed_rng, keyed_uniform
 
 
 class TrainingBatches:
@@ -102,7 +102,7 @@ class BatchesAhead:
         return made
 
     def _make(self, position: int, count: int) -> TrainingBatch:
-        start, share = rank_share(position, count, processes.rank(), processes.count())
+        start, share = rank_share(position, count, distributed.rank(), distributed.count())
         with torch.cuda.device(self._device if self._device.type == "cuda" else -1):  # −1: of no effect
             indices, labels = (upload(tensor, self._device) for tensor in self._batches.codes(start, share))
             return self._batches.with_draws(indices, labels, start)

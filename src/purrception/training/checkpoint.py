@@ -18,9 +18,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn, optim
 
-from purrception import processes
-from purrception.errors import InputError, in_words
-from purrception.progress import note
 from purrception.storage import (
     DIGESTS_FILE,
     check_digests,
@@ -30,9 +27,12 @@ from purrception.storage import (
     sha256_of,
     sync,
 )
+from purrception.storage.foreign_weights import require_finite
 from purrception.training.distributed import own
 from purrception.training.parts import Part, write_part
-from purrception.weights import require_finite
+from purrception.utils import distributed
+from purrception.utils.errors import InputError, in_words
+from purrception.utils.progress import note
 
 NETWORK, EMA, OPTIMIZER = "network", "ema", "optimizer"
 STATE_FILE = "state.json"
@@ -96,9 +96,9 @@ class Checkpoint:
             DamagedCheckpointError: a file is missing or altered.
         """
         turns = itertools.count()
-        share = processes.count() if shared else 1
+        share = distributed.count() if shared else 1
         try:
-            check_digests(self.folder, lambda name: next(turns) % share == processes.rank() % share)
+            check_digests(self.folder, lambda name: next(turns) % share == distributed.rank() % share)
         except InputError as error:
             raise DamagedCheckpointError(self.folder, str(error)) from error
 
@@ -182,13 +182,13 @@ class CheckpointStore:
         Raises:
             InputError: it cannot be written; those before it are whole.
         """
-        first = processes.rank() == 0
+        first = distributed.rank() == 0
         final = self.folder / f"step-{state.step:08d}"
         partial = self.folder / f"{PARTIAL_PREFIX}{final.name}"
         if first:
             self._clear_partial()
             partial.mkdir(parents=True)
-        processes.wait()
+        distributed.wait()
         parts = {
             NETWORK: network.state_dict(),
             EMA: ema.state_dict(),
@@ -209,7 +209,7 @@ class CheckpointStore:
                 self._finish(partial, final, state, digests)
         except OSError as error:
             problem = in_words(error)
-        if problem := processes.first_problem(problem):
+        if problem := distributed.first_problem(problem):
             if first:
                 shutil.rmtree(partial, ignore_errors=True)
             raise InputError(

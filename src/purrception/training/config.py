@@ -8,10 +8,10 @@ from typing import Literal
 
 import torch
 
-from purrception.errors import InputError, check_numbers
 from purrception.flow import TimeSampling
 from purrception.models import Kernel
-from purrception.options import LARGEST_RATE, TIMEOUT_MINUTES
+from purrception.utils.errors import InputError, check_numbers
+from purrception.utils.options import LARGEST_RATE, TIMEOUT_MINUTES
 
 Parallel = Literal["ddp", "fsdp", "hybrid"]
 

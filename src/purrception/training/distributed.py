@@ -13,11 +13,11 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from purrception import processes
-from purrception.errors import InputError
 from purrception.flow import Losses, Objective, TrainingBatch
 from purrception.models import PurrceptionTransformer
 from purrception.training.config import Parallel
+from purrception.utils import distributed
+from purrception.utils.errors import InputError
 
 
 class LossOf(nn.Module):
@@ -46,7 +46,7 @@ def distribute(loss: LossOf, parallel: Parallel, shards: int, device: torch.devi
     Raises:
         InputError: ``shards`` does not divide the number of processes, or this torch cannot shard on this device.
     """
-    if processes.count() == 1:
+    if distributed.count() == 1:
         return loss
     if parallel == "ddp":
         return DistributedDataParallel(loss, broadcast_buffers=False, gradient_as_bucket_view=True)
@@ -79,7 +79,7 @@ def shard_like(network: PurrceptionTransformer, other: PurrceptionTransformer, o
 
 
 def _mesh(parallel: Parallel, shards: int, device: torch.device) -> DeviceMesh:
-    count = processes.count()
+    count = distributed.count()
     if parallel == "fsdp":
         return init_device_mesh(device.type, (count,))
     shards = shards or int(os.environ.get("LOCAL_WORLD_SIZE", count))

@@ -13,13 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from purrception import processes
 from purrception.data import array_to_pil
-from purrception.errors import InputError
 from purrception.flow import Objective
 from purrception.models import PurrceptionTransformer
-from purrception.progress import ProgressBar
 from purrception.storage import refuse_to_begin_anew, set_aside, whole_file
+from purrception.storage.foreign_weights import all_finite
 from purrception.tokens import TokenDataset
 from purrception.training.batches import BatchesAhead, TrainingBatches, to_device, validation_batch
 from purrception.training.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpointError, TrainingState
@@ -36,7 +34,9 @@ from purrception.training.distributed import (
 from purrception.training.ema import EMA
 from purrception.training.metrics import MetricsLog
 from purrception.training.run_directory import RunDirectory
-from purrception.weights import all_finite
+from purrception.utils import distributed
+from purrception.utils.errors import InputError
+from purrception.utils.progress import ProgressBar
 
 SKIPS_IN_A_ROW = 10
 VALIDATION_ROWS, VALIDATION_BATCH = 1024, 128
@@ -104,10 +104,10 @@ class Trainer:
         seed: int = 0,
         look: Look | None = None,
     ) -> None:
-        if config.microbatch % processes.count():
+        if config.microbatch % distributed.count():
             raise InputError(
                 "the number of processes divides training.batch_size / training.accumulation; given "
-                f"{processes.count()} processes, {config.batch_size} and {config.accumulation}"
+                f"{distributed.count()} processes, {config.batch_size} and {config.accumulation}"
             )
         self.config, self.objective, self.run = config, objective, run
         self.held_out, self.look = held_out, look
@@ -176,7 +176,7 @@ class Trainer:
                 self.restore(checkpoint)
             except DamagedCheckpointError as error:
                 problem = error.reason
-            problem = processes.first_problem(problem)
+            problem = distributed.first_problem(problem)
             if not problem:
                 return True
             set_aside(checkpoint.folder, problem)
@@ -259,7 +259,7 @@ class Trainer:
                 (losses.total / config.accumulation).backward()
             for name, value in {"loss": losses.total.detach(), **losses.figures}.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value / config.accumulation
-        processes.average_(list(sums.values()))
+        distributed.average_(list(sums.values()))
         return sums | {"gradient_norm": clip_gradients(self.network.parameters(), config.gradient_clip)}
 
     def _read(self, log: MetricsLog, bar: ProgressBar) -> dict[str, float]:
@@ -307,7 +307,7 @@ class Trainer:
         """
         networks = (self.network, self.ema.average)
         bad = (~all_finite(own(tensor) for of in networks for tensor in of.state_dict().values())).float()
-        processes.average_([bad])
+        distributed.average_([bad])
         reason = "the weights are not finite" if bad else ""
         loss = self.state.validation_loss
         if not reason and self.held_out is None:
@@ -350,7 +350,7 @@ class Trainer:
         if "sample" in due and self.config.sample_every and self.look is not None:
             # Before the checkpoint: whoever goes on from that does not come by this step again.
             seen = self.look(step, self.averaged())
-            if processes.rank() == 0:
+            if distributed.rank() == 0:
                 self._save_picture(self.run.samples / f"step-{step:08d}.png", seen.picture)
             log.image(step, "samples", seen.picture)
             if seen.figures:
@@ -366,14 +366,14 @@ class Trainer:
         network = self.averaged()
         rows = min(len(tokens), VALIDATION_ROWS)
         total = torch.zeros((), device=self.device)
-        for start in range(processes.rank() * VALIDATION_BATCH, rows, processes.count() * VALIDATION_BATCH):
+        for start in range(distributed.rank() * VALIDATION_BATCH, rows, distributed.count() * VALIDATION_BATCH):
             count = min(VALIDATION_BATCH, rows - start)
             batch = validation_batch(tokens, self.state.seed, start, count, rows)
             with self.config.autocast(self.device):
                 losses = self.objective.loss(network, to_device(batch, self.device))
             total += losses.total * count
-        processes.average_([total])
-        return float(total) * processes.count() / rows
+        distributed.average_([total])
+        return float(total) * distributed.count() / rows
 
     @staticmethod
     def _save_picture(path: Path, picture: np.ndarray) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from purrception import processes
 from purrception.storage import append_line, drop_lines_after
 from purrception.training.events import EventFile
+from purrception.utils import distributed
 
 
 class MetricsLog:
@@ -27,7 +27,7 @@ class MetricsLog:
     """
 
     def __init__(self, file: Path, step: int = 0) -> None:
-        self._writes = processes.rank() == 0
+        self._writes = distributed.rank() == 0
         if not self._writes:
             return
         drop_lines_after(file, step)

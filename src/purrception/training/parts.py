@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from purrception import processes
-from purrception.errors import in_words
 from purrception.storage import sha256_of
 from purrception.training.distributed import own
+from purrception.utils import distributed
+from purrception.utils.errors import in_words
 
 FILE = "shard-{number:05d}-model-00001-of-00001.safetensors"
 PLACES, START = "DCP_SHARDING_INFO", "saved_offsets"
@@ -131,12 +131,12 @@ def write_part(folder: Path, tensors: dict[str, Tensor]) -> dict[str, str]:
     if mine:
         try:
             folder.mkdir(exist_ok=True)
-            path = folder / FILE.format(number=processes.rank() + 1)
+            path = folder / FILE.format(number=distributed.rank() + 1)
             save_file(mine, path, {PLACES: json.dumps(places), **MARKS})
             digests = {path.name: sha256_of(path)}
         except (OSError, SafetensorError) as error:
             problem = in_words(error)
-    for found, written in processes.gather((problem, digests)):
+    for found, written in distributed.gather((problem, digests)):
         if found:
             raise OSError(found)
         digests |= written
@@ -170,6 +170,6 @@ def _piece_of(tensor: Tensor) -> Piece:
 def _is_first_copy(tensor: Tensor) -> bool:
     """Whether this process is the first of those that hold the same piece."""
     if not isinstance(tensor, DTensor):
-        return processes.rank() == 0
+        return distributed.rank() == 0
     axes = [axis for axis, placement in enumerate(tensor.placements) if placement.is_replicate()]
     return all(tensor.device_mesh.get_local_rank(axis) == 0 for axis in axes)

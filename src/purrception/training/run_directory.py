@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from purrception.errors import InputError
 from purrception.storage import is_unused, write_file, writing
-from purrception.terminal import command_line
+from purrception.utils.errors import InputError
+from purrception.utils.terminal import command_line
 
 
 class RunDirectory:

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from purrception.errors import InputError, unknown_name
 from purrception.evaluation.extractors.base import Extracted, Extractor, extract_in_groups, is_grey, with_channels
 from purrception.evaluation.extractors.classifier import ClassifierExtractor, ImageClassifier
 from purrception.evaluation.extractors.dinov2 import open_dinov2
 from purrception.evaluation.extractors.inception import open_inception
 from purrception.evaluation.extractors.random_features import TextureExtractor
+from purrception.utils.errors import InputError, unknown_name
 
 
 class HasColours(Protocol):

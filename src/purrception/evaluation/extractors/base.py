@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from purrception.errors import InputError
+from purrception.utils.errors import InputError
 
 GROUP = 64
 """Images that go through an extractor together, always: see :func:`extract_in_groups`."""

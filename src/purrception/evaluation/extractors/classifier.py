@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from purrception.errors import InputError
 from purrception.evaluation.extractors.base import Extracted
 from purrception.evaluation.sealed import read_sealed, write_sealed
-from purrception.keyed_rng import Stream, keyed_rng
-from purrception.progress import ProgressBar
 from purrception.storage import reading
+from purrception.storage.foreign_weights import require_finite
 from purrception.tokenizers import fingerprint
-from purrception.weights import require_finite
+from purrception.utils.errors import InputError
+from purrception.utils.keyed_rng import Stream, keyed_rng
+from purrception.utils.progress import ProgressBar
 
 SIZES = ("channels", "image_size", "classes", "feature_dim")
 SPATIAL_AFTER, SPATIAL_CHANNELS = 6, 7

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from purrception.errors import InputError
 from purrception.evaluation.extractors.base import Extracted
-from purrception.hub import HUB_PREFIX
-from purrception.packages import require
 from purrception.storage import plain_reason
+from purrception.storage.foreign_weights import require_finite
+from purrception.storage.hub import HUB_PREFIX
 from purrception.tokenizers import fingerprint
-from purrception.weights import require_finite
+from purrception.utils.errors import InputError
+from purrception.utils.packages import require
 
 DEFAULT = "hub:facebook/dinov2-large"
 SIDE = 224

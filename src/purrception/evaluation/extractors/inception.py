@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from purrception.errors import InputError
 from purrception.evaluation.extractors.base import Extracted
 from purrception.storage import sha256_of
-from purrception.weights import account_for, read_weights, renamed, tensors_in
+from purrception.storage.foreign_weights import account_for, read_weights, renamed, tensors_in
+from purrception.utils.errors import InputError
 
 WEIGHTS_FILE = "weights-inception-2015-12-05-6726825d.pth"
 WEIGHTS_FROM = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS_FILE}"

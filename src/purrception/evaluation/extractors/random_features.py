@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from purrception.evaluation.extractors.base import Extracted
-from purrception.keyed_rng import Stream, keyed_rng
+from purrception.utils.keyed_rng import Stream, keyed_rng
 
 FILTERS, SIDE = 16, 5
 """Filters per scale, and their side in pixels."""

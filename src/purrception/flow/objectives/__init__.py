@@ -5,7 +5,6 @@ A new objective is one module here and one line in ``OBJECTIVES``.
 
 from __future__ import annotations
 
-from purrception.errors import unknown_name
 from purrception.flow.objectives.base import (
     Draws,
     Generation,
@@ -26,6 +25,7 @@ from purrception.flow.objectives.cfm import CFM, CFMEndpoint
 from purrception.flow.objectives.dfm import DFM
 from purrception.flow.objectives.gaussian import GaussianObjective
 from purrception.flow.objectives.purrception import Purrception
+from purrception.utils.errors import unknown_name
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "purrception": Purrception,

@@ -10,12 +10,12 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
 
-from purrception.errors import InputError
 from purrception.flow.conditioning import AUTOMATIC, Given
 from purrception.flow.evidence import Evidence
 from purrception.flow.guidance import Guidance, PosteriorFunction
 from purrception.flow.posterior import Posterior, Truncation
 from purrception.flow.settings import SamplingConfig
+from purrception.utils.errors import InputError
 
 ALL_CODES, UNGUIDED = Truncation(), Guidance()
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 import torch.nn.functional as F
 from torch import Tensor
 
-from purrception.errors import InputError
 from purrception.flow.objectives.base import (
     PLAIN,
     Losses,
@@ -20,6 +19,7 @@ from purrception.flow.objectives.base import (
 from purrception.flow.objectives.gaussian import GaussianObjective
 from purrception.flow.paths import PathSample
 from purrception.flow.settings import SamplingConfig
+from purrception.utils.errors import InputError
 
 
 class RegressionObjective(GaussianObjective):

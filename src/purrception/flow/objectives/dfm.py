@@ -8,7 +8,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from purrception.errors import InputError
 from purrception.flow.conditioning import Given
 from purrception.flow.objectives.base import (
     PLAIN,
@@ -27,6 +26,7 @@ from purrception.flow.objectives.base import (
 from purrception.flow.posterior import Posterior
 from purrception.flow.schedules import get_grid
 from purrception.flow.settings import SamplingConfig
+from purrception.utils.errors import InputError
 
 MASKED_SHARE = 0.5
 """Of all sites, with t uniform on [0, 1]."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from purrception.flow.conditioning import Given, Held, resampled
 from purrception.flow.evidence import Evidence
+from purrception.flow.nearest import nearest_codes
 from purrception.flow.objectives.base import (
     Draws,
     Generation,
@@ -22,7 +23,6 @@ from purrception.flow.objectives.base import (
 )
 from purrception.flow.paths import LinearPath
 from purrception.flow.settings import SamplingConfig
-from purrception.nearest import nearest_codes
 
 # λ = ln SNR = 2 ln(t/(1 − t)), where the bound is evaluated: from t = 0.05, below which z_t says next to nothing,
 # to t = 0.98, where a code is told from its neighbours by its own evidence.

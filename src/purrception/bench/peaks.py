@@ -1,0 +1,28 @@
+"""Peak speeds of GPUs, by name."""
+
+from __future__ import annotations
+
+from purrception.utils.errors import InputError
+
+PEAK_TFLOPS = {
+    "A100": 312.0, "L40S": 362.0, "H100": 989.0, "H100 PCIe": 756.0, "H200": 989.0, "B200": 2250.0,
+}  # fmt: skip
+"""Dense bfloat16, TFLOP/s, by a part of the GPU's name, from the maker's data sheets."""
+SLOWEST, FASTEST = 1e-6, 1e9
+"""Of the speeds that a person may give, TFLOP/s."""
+
+
+def known_peak(gpu: str) -> float | None:
+    """Dense bfloat16 peak of a GPU, TFLOP/s, by the longest name that is a part of ``gpu``, if any is."""
+    found = [name for name in PEAK_TFLOPS if name.casefold() in gpu.casefold()]
+    return PEAK_TFLOPS[max(found, key=len)] if found else None
+
+
+def check_tflops(tflops: float) -> None:
+    """Refuse a speed that no machine has.
+
+    Raises:
+        InputError: it is not a number from 1e-6 to 1e9.
+    """
+    if not SLOWEST <= tflops <= FASTEST:  # as not-a-number is
+        raise InputError(f"tflops is a speed from {SLOWEST:g} to {FASTEST:g} TFLOP/s; given {tflops:g}")

@@ -1,0 +1,1 @@
+"""The metrics, one in a file, and the statistics and intervals they share."""

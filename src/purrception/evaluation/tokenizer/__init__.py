@@ -1,0 +1,1 @@
+"""How good a tokenizer is for somebody's images."""

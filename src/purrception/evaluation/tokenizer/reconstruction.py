@@ -1,0 +1,130 @@
+"""A tokenizer on a user's images: how well each is rebuilt, and how far all of them have moved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from purrception.data import ReadableImages, images_to_tensor
+from purrception.evaluation.metrics.distances import frechet_distance
+from purrception.evaluation.metrics.ssim import structural_similarity
+from purrception.evaluation.metrics.statistics import FeatureStatistics, halves
+from purrception.tokenizers import VQTokenizer
+from purrception.tokenizers.quality import peak_signal_to_noise
+
+Features = Callable[[Tensor], Tensor]
+"""Images ``[B, C, H, W]`` in [−1, 1] → features ``[B, d]``."""
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far reconstructions lie from real images, in one kind of features; all Fréchet distances."""
+
+    features: str
+    """What the images are seen through."""
+    reconstructions: float
+    """Reconstructions of one half of the images against their originals, as rFID is taken: 0 is perfect."""
+    floor: float
+    """That half's originals against the other half's: what chance alone does, at the same count."""
+    variance: float
+    """Trace of the originals' covariance: the scale of these features."""
+
+    @property
+    def share(self) -> float:
+        """The distance of the reconstructions in units of the features' own variance."""
+        return self.reconstructions / max(self.variance, 1e-12)
+
+
+@dataclass(frozen=True)
+class Reconstructions:
+    """What became of the images."""
+
+    squared_error: Tensor
+    """Mean per image over pixels in [−1, 1], float64 ``[n]``."""
+    unquantised_error: float
+    """The same over all images with the encoder's outputs decoded as they are."""
+    similarity: Tensor
+    """SSIM per image, float64 ``[n]``."""
+    counts: Tensor
+    """Histogram of codes, ``[K]``."""
+    code_error: float
+    """Mean squared distance between encoder outputs and their codes."""
+    distances: tuple[Distance, ...]
+    """One per kind of features."""
+
+    @property
+    def psnr(self) -> float:
+        """Over all pixels together, dB."""
+        return peak_signal_to_noise(float(self.squared_error.mean()))
+
+    def ranked(self) -> np.ndarray:
+        """Numbers of the images, the worst rebuilt first."""
+        return self.squared_error.argsort(descending=True).numpy()
+
+
+@torch.no_grad()
+def reconstruct(
+    tokenizer: VQTokenizer,
+    images: ReadableImages,
+    rows: np.ndarray,
+    kinds: Mapping[str, Features],
+    batch_size: int,
+) -> Reconstructions:
+    """Encode and decode ``rows`` of ``images``, a batch at a time.
+
+    Args:
+        tokenizer: judged as it is.
+        images: of its channels and a size that it takes.
+        rows: at least 4.
+        kinds: features by name.
+        batch_size: images at a time; does not change the figures.
+    """
+    errors, similarities, unquantised, code_errors = [], [], [], []
+    counts = torch.zeros(len(tokenizer.codebook))
+    seen: dict[str, tuple[list[Tensor], list[Tensor]]] = {name: ([], []) for name in kinds}
+    unit = bool((tokenizer.codebook.norm(dim=1) - 1).abs().max() < 1e-4)
+    for start in range(0, len(rows), batch_size):
+        originals = images_to_tensor([images[int(row)][0] for row in rows[start : start + batch_size]])
+        latents = tokenizer.vq.encode(originals.to(tokenizer.vq.device, tokenizer.vq.dtype)).latents.float()
+        if unit:  # such a codebook looks at directions only
+            latents = torch.nn.functional.normalize(latents, dim=1)
+        indices = tokenizer.encode(originals)
+        codes = tokenizer.vq.quantize.embedding(indices).permute(0, 3, 1, 2).float()
+        code_errors.append((latents - codes).square().sum(1).double().mean((1, 2)).cpu())
+        counts += indices.flatten().bincount(minlength=len(counts)).cpu()
+        rebuilt = tokenizer.decode(indices).clamp(-1, 1).cpu()
+        plain = tokenizer.vq.decode(latents.to(tokenizer.vq.dtype), force_not_quantize=True).sample
+        unquantised.append(_squared_error(plain.float().clamp(-1, 1).cpu(), originals))
+        errors.append(_squared_error(rebuilt, originals))
+        similarities.append(structural_similarity(rebuilt, originals))
+        for name, features in kinds.items():
+            seen[name][0].append(features(originals))
+            seen[name][1].append(features(rebuilt))
+    return Reconstructions(
+        squared_error=torch.cat(errors),
+        unquantised_error=float(torch.cat(unquantised).mean()),
+        similarity=torch.cat(similarities),
+        counts=counts,
+        code_error=float(torch.cat(code_errors).mean()),
+        distances=tuple(_distance(name, torch.cat(real), torch.cat(made)) for name, (real, made) in seen.items()),
+    )
+
+
+def _squared_error(a: Tensor, b: Tensor) -> Tensor:
+    return (a - b).double().square().mean((1, 2, 3))
+
+
+def _distance(name: str, real: Tensor, made: Tensor) -> Distance:
+    """Distances from features of originals and of their reconstructions, row by row ``[n, d]``."""
+    half, rest = halves(len(real))
+    one, other = FeatureStatistics.of(real[half]), FeatureStatistics.of(real[rest])
+    return Distance(
+        features=name,
+        reconstructions=frechet_distance(one, FeatureStatistics.of(made[half])),
+        floor=frechet_distance(one, other),
+        variance=float(FeatureStatistics.of(real).covariance.trace()),
+    )

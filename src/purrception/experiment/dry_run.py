@@ -1,0 +1,141 @@
+"""A run without its data: everything up to the first training step, on images of noise.
+
+What is checked is what a run does, by the same functions: tokenizer, token shards, dataset, network, loss,
+gradient, optimiser. Sizes are the recipe's. Only what a processor cannot hold is made smaller: the batch, and the
+number of blocks of a network of more than 200 million parameters. The whole network takes its step too, at the
+full batch, on PyTorch's meta device, which knows shapes but holds no numbers.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from purrception.data import DataConfig, open_images
+from purrception.experiment.config import RunConfig
+from purrception.experiment.run import (
+    build_network,
+    build_trainer,
+    check_config,
+    prepare_tokenizer,
+    prepare_tokens,
+)
+from purrception.flow import TrainingBatch, build_objective
+from purrception.models import PurrceptionTransformer
+from purrception.models.flops import training_flops
+from purrception.storage import dump_settings
+from purrception.tokenizers import VQTokenizer, known_arch
+from purrception.tokens import Manifest
+from purrception.training import RunDirectory
+from purrception.utils.errors import InputError
+from purrception.utils.units import BYTES, COUNTS, FLOPS, in_units
+
+WHOLE_ON_CPU = 200_000_000
+"""Parameters up to which the real step is taken with all blocks, where there is no GPU."""
+IMAGES_PER_STEP, BLOCKS_AT_LEAST = 2, 2
+BYTES_PER_PARAMETER = 20
+"""Weights, gradients, AdamW's two moments and the moving average, float32."""
+
+
+def dry_run(config: RunConfig) -> str:
+    """Do all that ``config`` asks for up to the first step, in a temporary folder; what happened, in lines.
+
+    Raises:
+        InputError: something does not fit, as :func:`purrception.experiment.run.check_config` would find.
+    """
+    rehearsal = _rehearsal(config)
+    with tempfile.TemporaryDirectory() as temporary:
+        run = RunDirectory.create(Path(temporary) / config.name, dump_settings(rehearsal))
+        stand_in = _stand_in(rehearsal)
+        check_config(rehearsal, stand_in)
+        tokenizer = stand_in or prepare_tokenizer(rehearsal, run)
+        train, held_out = prepare_tokens(rehearsal, run, tokenizer)
+        whole = whole_step(config, train.manifest, tokenizer)
+        parameters = sum(parameter.numel() for parameter in whole.parameters())
+        device = rehearsal.training.resolve_device()
+        if parameters > WHOLE_ON_CPU and device.type == "cpu":
+            blocks = min(config.network.depth, BLOCKS_AT_LEAST)
+            rehearsal = replace(rehearsal, network=replace(config.network, depth=blocks))
+        trainer = build_trainer(rehearsal, run, tokenizer, train, held_out)
+        figures = trainer.try_step()
+    return "\n".join(
+        [
+            _describe_tokenizer(config, rehearsal.data, tokenizer, train.manifest),
+            _describe_network(config, whole, parameters),
+            f"first step  on {device.type}, {rehearsal.network.depth} of {config.network.depth} blocks, "
+            f"{IMAGES_PER_STEP} images: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()),
+        ]
+    )
+
+
+def _rehearsal(config: RunConfig) -> RunConfig:
+    """The same run on a few images of noise, one step long."""
+    data = replace(config.data, source="noise", classes=_classes(config), tokens="", flips=False)
+    training = replace(config.training, steps=1, batch_size=IMAGES_PER_STEP, accumulation=1)
+    tokenizer = config.tokenizer
+    one_step = replace(tokenizer.training, steps=1, batch_size=4)
+    return replace(config, data=data, training=training, tokenizer=replace(tokenizer, training=one_step))
+
+
+def _classes(config: RunConfig) -> int:
+    """As many as the configuration expects, else as the images have, else none."""
+    if config.data.classes is not None:
+        return config.data.classes
+    try:
+        return len(open_images(config.data, "train").class_names)
+    except InputError:
+        return 0
+
+
+def _stand_in(config: RunConfig) -> VQTokenizer | None:
+    """The public tokenizer that a recipe names, with random weights; ``None`` where it is given or trained."""
+    if config.tokenizer.path or not config.tokenizer.arch:
+        return None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        vq = known_arch(config.tokenizer.arch).build()
+        vq.quantize.embedding.weight.data.normal_()
+    return VQTokenizer(vq)
+
+
+def whole_step(config: RunConfig, manifest: Manifest, tokenizer: VQTokenizer) -> PurrceptionTransformer:
+    """Take one optimiser step of the whole network at the full batch, as shapes alone; returns the network."""
+    training, objective = config.training, build_objective(config.objective)
+    with torch.device("meta"):
+        network = build_network(config, manifest, tokenizer)
+        count = training.batch_size // training.accumulation
+        batch = TrainingBatch(
+            indices=torch.empty(count, *manifest.grid, dtype=torch.long),
+            labels=torch.empty(count, dtype=torch.long),
+            noise=torch.empty(count, manifest.codebook_dim, *manifest.grid),
+            time=torch.empty(count),
+        )
+        objective.loss(network, batch).total.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), training.gradient_clip)
+        torch.optim.AdamW(network.parameters(), training.learning_rate, training.betas).step()
+    return network
+
+
+def _describe_tokenizer(config: RunConfig, data: DataConfig, tokenizer: VQTokenizer, manifest: Manifest) -> str:
+    size, dim = tokenizer.codebook.shape
+    kind = config.tokenizer.path or (config.tokenizer.arch and f"{config.tokenizer.arch} with random weights")
+    return (
+        f"images      noise, {data.image_size}×{data.image_size}, {data.channels} channels, "
+        f"{manifest.num_classes or 'no'} classes\n"
+        f"tokenizer   {kind or 'trained for one step'}: K = {size}, D = {dim}, "
+        f"grid {manifest.grid[0]}×{manifest.grid[1]}"
+    )
+
+
+def _describe_network(config: RunConfig, whole: PurrceptionTransformer, parameters: int) -> str:
+    sizes, batch = config.network, config.training.batch_size
+    return (
+        f"network     DiT, {sizes.depth} blocks, width {sizes.width}, {sizes.heads} heads, patch "
+        f"{sizes.patch_size}: {in_units(parameters, COUNTS)} parameters\n"
+        f"whole step  at batch {batch}, as shapes alone (meta device): fits; "
+        f"{in_units(training_flops(whole, batch), FLOPS)}, {in_units(parameters * BYTES_PER_PARAMETER, BYTES)} of "
+        "float32 training state"
+    )

@@ -1,0 +1,103 @@
+"""``purrception prepare``: images and a tokenizer → a folder of token shards that training reads."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from purrception.data import DataConfig, describe_report, find_source
+from purrception.storage import read_json
+from purrception.tokenizers import open_tokenizer
+from purrception.tokens import SUMMARY_FILE, EncodingConfig, prepare_splits
+from purrception.training.config import resolve_device
+from purrception.utils import distributed
+from purrception.utils.errors import InputError
+from purrception.utils.options import TIMEOUT_MINUTES
+from purrception.utils.terminal import command_line
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """What ``purrception prepare`` takes."""
+
+    tokenizer: str = ""
+    """Folder of the tokenizer (a diffusers VQModel), hub:OWNER/NAME, or a checkpoint file to convert (--arch)."""
+    arch: str = ""
+    """What a checkpoint file holds; see ``purrception tokenizer convert``."""
+    out: str = ""
+    """Folder for the shards: OUT/train and OUT/test. The same command goes on after a kill."""
+    image_size: int = 256
+    """Side of the square images, in pixels."""
+    classes: int | None = None
+    """Classes that there must be; 0 takes all images without classes, wherever they lie. Default: as found."""
+    flips: bool = False
+    """Also encode each training image mirrored left to right."""
+    views: int = 0
+    """Random crops of each training image, in place of its centre, mirrored by chance if flips is set."""
+    test_fraction: float = 0.02
+    """Share of the images held out, always the same ones."""
+    hub_split: str = "train"
+    """Split of a hub data set to take the images from."""
+    images_per_shard: int = 4096
+    """Images that a shard covers."""
+    batch_size: int = 0
+    """Images encoded at a time; 0: about a megapixel."""
+    workers: int = 0
+    """Threads that read and decode images; 0: as many as cores."""
+    strict: bool = False
+    """Stop at the first broken image; otherwise it is skipped and listed in report.jsonl."""
+    seed: int = 0
+    """Of the random crops: crop v of image i depends on (seed, i, v) alone."""
+    device: str = "auto"
+    """cpu, cuda, …; auto takes a GPU when there is one, under torchrun each process its own."""
+    timeout_minutes: float = TIMEOUT_MINUTES
+    """Under torchrun, how long processes wait for one that shows no progress."""
+
+
+def prepare(source: str, options: PrepareOptions) -> str:
+    """Encode the images that ``source`` names; what to tell the person who asked, empty but for one process.
+
+    Raises:
+        InputError: the images, the tokenizer or the folder cannot be used; see ``write_tokens``.
+    """
+    if not options.tokenizer or not options.out:
+        raise InputError("prepare needs a tokenizer and a folder for the shards: give --tokenizer DIR --out DIR")
+    tokenizer = open_tokenizer(options.tokenizer, options.arch)
+    if options.image_size % tokenizer.downsampling:
+        raise InputError(
+            f"--image-size is a multiple of the tokenizer's downsampling {tokenizer.downsampling}; "
+            f"given {options.image_size}"
+        )
+    kind, root = find_source(source)
+    data = DataConfig(
+        source=kind, root=root, image_size=options.image_size, channels=tokenizer.image_channels,
+        classes=options.classes, flips=options.flips, views=options.views,
+        test_fraction=options.test_fraction, hub_split=options.hub_split,
+    )  # fmt: skip
+    config = EncodingConfig(options.images_per_shard, options.batch_size, options.workers, options.strict)
+    folder = Path(options.out)
+    with distributed.joined(resolve_device(options.device), options.timeout_minutes) as device:
+        tokenizer.vq.to(device)
+        made = prepare_splits(data, tokenizer, folder, config, seed=options.seed)
+        lines = [_describe(folder / split, split in made) for split in ("train", "test")]
+        first = distributed.rank() == 0
+    arch = {"tokenizer.arch": options.arch} if options.arch else {}
+    following = {"data.tokens": str(folder), "tokenizer.path": options.tokenizer, **arch}
+    hint = f"next: {command_line(['train', 'RECIPE'], following)}"
+    return "\n".join([*filter(None, lines), hint]) if first else ""
+
+
+def _describe(folder: Path, made: bool) -> str:
+    skipped = describe_report(folder)
+    if not made:
+        return f"{folder}: no images held out, {skipped}" if skipped else ""
+    file = folder / SUMMARY_FILE
+    summary: dict[str, float] = read_json(file, dict[str, float], "the summary of a preparation")
+    rates = ("images_per_second_and_process", "share_outside_encoder")
+    speed, outside = (summary.get(name, math.nan) for name in rates)
+    return (
+        f"{folder}: {summary.get('rows', 0):.0f} rows of {summary.get('images', 0):.0f} "
+        f"images{skipped and f', {skipped}'}; {speed:.1f} images/s and process, {outside:.1%} of the time outside "
+        "the encoder"
+    )

@@ -1,0 +1,221 @@
+"""Named recipes: functions that return a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from purrception.data import DataConfig, Survey
+from purrception.evaluation import EvaluationConfig
+from purrception.experiment.config import RunConfig, TokenizerConfig
+from purrception.flow import ObjectiveConfig, SamplingConfig
+from purrception.generation.public_checkpoints import public_sampling
+from purrception.models import DiTConfig
+from purrception.tokenizers import TokenizerTrainingConfig, VQConfig
+from purrception.training import TrainingConfig
+from purrception.utils.errors import unknown_name
+
+
+def digits() -> RunConfig:
+    """Real handwritten digits, class-conditional; a few minutes on a laptop's processor, no download."""
+    return RunConfig(
+        name="digits",
+        data=DataConfig(source="digits", image_size=16, channels=1),
+        tokenizer=TokenizerConfig(
+            model=VQConfig(codebook_size=256, codebook_dim=4, channels=(32, 32, 64)),
+            training=TokenizerTrainingConfig(steps=500),
+        ),
+        network=DiTConfig(depth=4, width=96, heads=4, patch_size=1),
+        training=TrainingConfig(
+            steps=3000,
+            batch_size=64,
+            learning_rate=5e-3,
+            betas=(0.9, 0.99),
+            weight_decay=0.05,
+            decay="cosine",
+            ema_decay=0.995,
+            validate_every=500,
+            sample_every=500,
+            checkpoint_every=500,
+        ),
+        sampling=SamplingConfig(steps=50, temperature=0.9),
+        # As many images as the real training set has, so that the distance and its floor are alike biased.
+        evaluation=EvaluationConfig(num=1440),
+    )
+
+
+def photos() -> RunConfig:
+    """Crops of two colour photographs, class-conditional, K = 1024; minutes on two CPU cores, no download."""
+    return RunConfig(
+        name="photos",
+        data=DataConfig(source="photos", image_size=32, channels=3, test_fraction=0.3),
+        tokenizer=TokenizerConfig(
+            model=VQConfig(codebook_size=1024, codebook_dim=8, channels=(16, 32, 64), normalisation="none"),
+            # A batch holds two sites per code: a threshold near that would restart half the codebook.
+            training=TokenizerTrainingConfig(steps=1000, batch_size=32, dead_code_threshold=0.25),
+        ),
+        network=DiTConfig(depth=6, width=128, heads=4, patch_size=1),
+        training=TrainingConfig(
+            steps=1200,
+            batch_size=32,
+            learning_rate=2e-3,
+            betas=(0.9, 0.99),
+            decay="cosine",
+            ema_decay=0.995,
+        ),
+        sampling=SamplingConfig(steps=50, temperature=0.9),
+        # Two classes teach a classifier little: its features of the same images differ from training to training.
+        evaluation=EvaluationConfig(features="texture"),
+    )
+
+
+def folder() -> RunConfig:
+    """Your own images: class subfolders, or images alone for an unconditional model. Give --data.root.
+
+    Its sizes are chosen from the images by :func:`fit_to_images`; those here are a middling choice.
+    """
+    return RunConfig(
+        name="folder",
+        data=DataConfig(source="folder", image_size=0, channels=3, flips=True, test_fraction=0.05),
+        tokenizer=TokenizerConfig(
+            model=VQConfig(codebook_size=1024, codebook_dim=8, channels=(64, 128, 128, 256), layers=2),
+            training=TokenizerTrainingConfig(steps=20_000, learning_rate=5e-4, report_every=500),
+        ),
+        network=DiTConfig.preset("S/1"),
+        training=TrainingConfig(steps=100_000, batch_size=128, checkpoint_every=2500, sample_every=2500),
+        sampling=SamplingConfig(steps=50, temperature=0.9),
+    )
+
+
+def _as_in_the_paper(name: str, size: str, data: DataConfig, steps: int = 400_000) -> RunConfig:
+    """A DiT of patch 2 over vq-f8's codes, with the paper's optimiser and schedule.
+
+    The paper gives AdamW at 1e-4 with (0.9, 0.999), bfloat16, EMA and clipping at 1.0; the constant rate has no
+    warm-up here. Batch size 256 is DiT's. The vq-ds8 tokenizer is one option away: --tokenizer.arch vq-ds8-c2i.
+    """
+    return RunConfig(
+        name=name,
+        data=data,
+        tokenizer=TokenizerConfig(arch="vq-f8"),
+        network=DiTConfig.preset(f"{size}/2"),
+        training=TrainingConfig(
+            steps=steps, batch_size=256, learning_rate=1e-4, betas=(0.9, 0.999), gradient_clip=1.0, warmup_steps=0,
+            decay="constant", ema_decay=0.9999, label_dropout=0.1, log_every=100, validate_every=5000,
+            sample_every=10_000, checkpoint_every=5000,
+        ),
+        sampling=SamplingConfig(steps=250, temperature=0.9, guidance=1.0 if data.classes == 0 else 1.3),
+        evaluation=EvaluationConfig(num=10_000),
+    )  # fmt: skip
+
+
+def imagenet256(size: str, steps: int) -> RunConfig:
+    """ImageNet at 256 pixels, class-conditional: 1000 folders below --data.root, tars, or a hub data set.
+
+    ``steps``: 3.5 million for the paper's final result on XL; its comparisons are shorter.
+    """
+    data = DataConfig(source="folder", image_size=256, channels=3, classes=1000, test_fraction=0.01)
+    return _as_in_the_paper(f"imagenet256-{size.lower()}", size, data, steps)
+
+
+def paper_code(name: str, size: str) -> RunConfig:
+    """ImageNet at 256 pixels as the paper's public code (razvanmatisan/purrception) has it, not as its text.
+
+    Its example configurations differ from each other by size and tokenizer alone (--tokenizer.arch vq-ds8-c2i).
+    They give a batch of 8 for each GPU and no number of GPUs: eight are supposed, as on one machine. It learns
+    all of the training images, and its reference is the validation images: evaluate --reference FOLDER. What
+    belongs to dfm holds with --objective.name dfm. docs/recipes.md lists what differs, and what is not reproduced.
+    """
+    recipe = imagenet256(size, 4_000_000)
+    return replace(
+        recipe,
+        name=name,
+        data=replace(recipe.data, test_fraction=0.0),
+        tokenizer=replace(recipe.tokenizer, standardise=False),
+        objective=ObjectiveConfig(sites="all", embedding="learned"),
+        network=replace(recipe.network, time_scale=1.0),
+        training=replace(
+            recipe.training, batch_size=64, weight_decay=0.01, label_dropout=0.0, time_range=(1e-3, 1.0),
+            time_precision="bfloat16", sample_every=5000,
+        ),
+        sampling=public_sampling("dfm"),
+        evaluation=EvaluationConfig(num=10_000, guidances=(1.0,), features="inception", truncate=True),
+    )  # fmt: skip
+
+
+def unconditional(name: str, image_size: int, *, flips: bool) -> RunConfig:
+    """Images without classes, anywhere below --data.root: FFHQ's numbered folders, an LSUN scene, COCO."""
+    data = DataConfig(
+        source="folder", image_size=image_size, channels=3, classes=0, flips=flips, test_fraction=0.02
+    )
+    return _as_in_the_paper(name, "B" if image_size < 256 else "L", data)
+
+
+RECIPES: dict[str, Callable[[], RunConfig]] = {
+    "digits": digits,
+    "photos": photos,
+    "folder": folder,
+    "imagenet256-b": partial(imagenet256, "B", 400_000),
+    "imagenet256-l": partial(imagenet256, "L", 400_000),
+    "imagenet256-xl": partial(imagenet256, "XL", 3_500_000),
+    "paper-code": partial(paper_code, "paper-code", "XL"),
+    "paper-code-l": partial(paper_code, "paper-code-l", "L"),
+    "paper-code-b": partial(paper_code, "paper-code-b", "B"),
+    "ffhq": partial(unconditional, "ffhq", 256, flips=True),
+    "ffhq128": partial(unconditional, "ffhq128", 128, flips=True),
+    "lsun": partial(unconditional, "lsun", 256, flips=True),
+    "lsun128": partial(unconditional, "lsun128", 128, flips=True),
+    "coco": partial(unconditional, "coco", 256, flips=True),
+    "coco128": partial(unconditional, "coco128", 128, flips=True),
+}
+
+IMAGE_SIZES = (32, 64, 128, 256)
+NETWORKS = ((5_000, "mini"), (50_000, "tiny"), (500_000, "S"))
+"""DiT size up to so many images; B above."""
+EPOCHS = 400
+
+
+def fit_to_images(recipe: RunConfig, data: DataConfig) -> tuple[RunConfig, str]:
+    """A recipe with sizes for somebody's images, and what was chosen, in a line.
+
+    The image size is the largest of 32, 64, 128 and 256 that half of the images reach without being enlarged,
+    the network grows with their number, and training lasts 400 epochs within limits.
+
+    Args:
+        recipe: where everything else comes from.
+        data: the images; an ``image_size`` other than 0 is kept.
+
+    Raises:
+        InputError: there are no images, or none can be read.
+    """
+    survey = Survey.of(data)
+    size = data.image_size or max((one for one in IMAGE_SIZES if one <= survey.short_side), default=IMAGE_SIZES[0])
+    widths = (64, 128, 256) if size < 64 else (64, 128, 128, 256)
+    side = size // 2 ** (len(widths) - 1)
+    name = next((name for limit, name in NETWORKS if survey.images <= limit), "B")
+    preset = f"{name}/{2 if side > 16 and side % 2 == 0 else 1}"
+    batch = min(recipe.training.batch_size, max(8, survey.images // 4))
+    steps = round(min(max(EPOCHS * survey.images / batch, 5000), 400_000), -3)
+    fitted = replace(
+        recipe,
+        data=replace(recipe.data, image_size=size, channels=1 if survey.grey else 3),
+        tokenizer=replace(recipe.tokenizer, model=replace(recipe.tokenizer.model, channels=widths)),
+        network=DiTConfig.preset(preset),
+        training=replace(recipe.training, steps=int(steps), batch_size=batch),
+    )
+    return fitted, (
+        f"chosen for {survey.images} {'grey' if survey.grey else 'colour'} images in {survey.classes or 'no'} "
+        f"classes, half of them at least {survey.short_side} pixels: {size}×{size} pixels, a grid of "
+        f"{side}×{side} codes, DiT {preset}, {int(steps)} steps of {batch} images; any option given wins over this"
+    )
+
+
+def get_recipe(name: str) -> RunConfig:
+    """The recipe of that name.
+
+    Raises:
+        InputError: there is none; the nearest known name is suggested.
+    """
+    if name not in RECIPES:
+        raise unknown_name("recipe", name, RECIPES)
+    return RECIPES[name]()

@@ -1,0 +1,77 @@
+"""Training a tokenizer by itself: its folder, and going on with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from purrception.data import describe_report, open_images
+from purrception.experiment.config import TokenizerRunConfig, map_paths
+from purrception.generation.saving import unused_folder
+from purrception.storage import dump_settings, load_settings, one_writer, write_file
+from purrception.tokenizers import VQTokenizer, train_tokenizer
+from purrception.training.config import resolve_device
+from purrception.utils import distributed
+from purrception.utils.errors import InputError
+from purrception.utils.folders import absolute
+
+CONFIG_FILE = "training.yaml"
+
+
+def start_tokenizer(config: TokenizerRunConfig, folder: Path) -> VQTokenizer:
+    """Train a tokenizer in ``folder``, alone or with the other processes of ``torchrun``.
+
+    Args:
+        config: written to ``training.yaml`` in the folder, beside the tokenizer.
+        folder: not there yet, or empty.
+
+    Raises:
+        InputError: the folder holds something, the configuration does not fit the images, or the disk is full; see
+            :func:`train_tokenizer`.
+    """
+    config = map_paths(config, absolute)
+    with distributed.joined(resolve_device(config.device), config.timeout_minutes) as device:
+        unused_folder(folder)
+        config.model.build(config.data.channels, config.data.image_size)
+        config.training.check(config.model, config.data.image_size)
+        open_images(config.data, "train")
+        content = dump_settings(config)
+        with one_writer(folder):
+            unused_folder(folder)
+            distributed.wait()  # every process has looked before the first one writes
+            if distributed.rank() == 0:
+                write_file(folder / CONFIG_FILE, content)
+            return _train(config, folder, device)
+
+
+def resume_tokenizer(folder: Path) -> VQTokenizer:
+    """Go on with the training in ``folder`` from its last checkpoint; load the tokenizer when it is done.
+
+    Raises:
+        InputError: there is no training, or its checkpoint is damaged.
+    """
+    if not (folder / CONFIG_FILE).is_file():
+        raise InputError(f"no tokenizer's training at {folder}: expected a folder with {CONFIG_FILE}")
+    config = load_settings(TokenizerRunConfig, folder / CONFIG_FILE)
+    if (folder / "config.json").is_file():
+        return VQTokenizer.load(folder)
+    with distributed.joined(resolve_device(config.device), config.timeout_minutes) as device, one_writer(folder):
+        return _train(config, folder, device)
+
+
+def _train(config: TokenizerRunConfig, folder: Path, device: torch.device) -> VQTokenizer:
+    tokenizer = train_tokenizer(
+        config.model,
+        config.training,
+        open_images(config.data, "train"),
+        open_images(config.data, "test"),
+        folder,
+        config.seed,
+        device,
+        VQTokenizer.load(config.init_from) if config.init_from else None,
+        config.decoder_only,
+    )
+    if distributed.rank() == 0 and (skipped := describe_report(folder)):
+        print(f"images: {skipped}", flush=True)
+    return tokenizer

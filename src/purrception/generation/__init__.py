@@ -1,0 +1,1 @@
+"""From a trained network to images: the pipeline, its sampler, editing, and what is written to disk."""

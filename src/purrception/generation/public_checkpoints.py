@@ -1,0 +1,254 @@
+"""Checkpoints of the paper's public implementation (razvanmatisan/purrception) → a pipeline.
+
+Its network is DiT (Peebles & Xie, arXiv 2212.09748) with timm's attention and MLP, and computes what ours does:
+the same modulation, attention, GELU and order of a patch's sites. What differs is stated in the configuration of
+the converted network: t enters its embedding unscaled, positions are stored (in its own order of channels, and
+rounded by bfloat16 training), and the masked objective has a learned vector per code. Its latents are not
+standardised, so that the codebook is the tokenizer's own. The settings of its sampler travel with the pipeline.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+from torch import Tensor
+
+from purrception.flow import SamplingConfig
+from purrception.generation.pipeline import PurrceptionPipeline
+from purrception.models import DIT_SIZES, PurrceptionTransformer
+from purrception.storage import dump_settings, read_json, reading
+from purrception.storage.foreign_weights import account_for, read_weights, renamed, tensors_in
+from purrception.storage.hub import SAMPLING
+from purrception.tokenizers import VQTokenizer
+from purrception.utils.errors import InputError, unknown_name
+from purrception.utils.progress import note
+
+SETTINGS_FILE = "hparams.json"
+_SOURCE_NAMES = (
+    (r"backbone\.patch\.", "x_embedder.proj."),
+    (r"backbone\.positions$", "pos_embed"),
+    (r"backbone\.time\.input\.", "t_embedder.mlp.0."),
+    (r"backbone\.time\.output\.", "t_embedder.mlp.2."),
+    (r"backbone\.label\.", "y_embedder.embedding_table."),
+    (r"backbone\.final_modulation\.", "final_layer.adaLN_modulation.1."),
+    (r"backbone\.(blocks\.\d+)\.mlp\.0\.", r"\1.mlp.fc1."),
+    (r"backbone\.(blocks\.\d+)\.mlp\.2\.", r"\1.mlp.fc2."),
+    (r"backbone\.(blocks\.\d+)\.modulation\.", r"\1.adaLN_modulation.1."),
+    (r"backbone\.(blocks\.\d+)\.attn\.", r"\1.attn."),
+    (r"head\.linear\.", "final_layer.linear."),
+    (r"tokens\.", "x_pre_embedder."),
+)
+
+
+@dataclass(frozen=True)
+class _Backbone:
+    """Of :data:`SETTINGS_FILE`, what is read."""
+
+    num_heads: Annotated[int, Field(ge=1, le=2**12)]
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """Likewise."""
+
+    model_type: str
+    backbone_hparams: _Backbone
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the shapes of a checkpoint say of its network."""
+
+    side: int
+    """Sites along one side of the grid, always square."""
+    channels: int
+    depth: int
+    width: int
+    patch: int
+    mlp_ratio: float
+    num_classes: int
+    outputs: int
+    """Numbers per site."""
+    masked: bool
+    """Its input is a masked grid of codes."""
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], path: Path) -> Sizes:
+        """Read the sizes off the shapes.
+
+        Raises:
+            InputError: the tensors are not of that network.
+        """
+        try:
+            positions, patch = tensors["pos_embed"].shape[1], tensors["x_embedder.proj.weight"].shape
+            hidden, width = tensors["blocks.0.mlp.fc1.weight"].shape
+            outputs = tensors["final_layer.linear.weight"].shape[0]
+        except (KeyError, ValueError, IndexError) as error:
+            raise InputError(f"{path} holds no network of the public implementation: it has no {error}") from error
+        labels = tensors.get("y_embedder.embedding_table.weight")
+        return cls(
+            side=math.isqrt(positions) * patch[-1],
+            channels=patch[1],
+            depth=len({name.split(".")[1] for name in tensors if name.startswith("blocks.")}),
+            width=width,
+            patch=patch[-1],
+            mlp_ratio=hidden / width,
+            num_classes=0 if labels is None else len(labels) - 1,
+            outputs=outputs // patch[-1] ** 2,
+            masked="x_pre_embedder.weight" in tensors,
+        )
+
+
+def migrate(
+    path: Path | str, tokenizer: VQTokenizer, objective: str = "", heads: int = 0, ema: bool = True
+) -> PurrceptionPipeline:
+    """A pipeline that gives the logits of the checkpoint's network.
+
+    Args:
+        path: a ``.pth`` file; ``hparams.json`` beside it, which the public implementation writes, is read too.
+        tokenizer: the one it was trained with.
+        objective: what it was trained with; empty: as the settings beside it or its shapes say.
+        heads: attention heads; 0: as the settings beside it or the published sizes say.
+        ema: take the moving average, where there is one, as the public sampler does.
+
+    Raises:
+        InputError: the file cannot be read, a tensor is missing or left over, or what is given does not fit.
+    """
+    path = Path(path)
+    with reading("a checkpoint of the public implementation", path):
+        tensors = _weights(read_weights(path), ema, path)
+        sizes = Sizes.of(tensors, path)
+        stated_objective, stated_heads = _settings(path)
+        objective = _objective(objective or stated_objective, sizes, tokenizer, path)
+        network = _network(sizes, objective, heads or stated_heads or _published_heads(sizes), tokenizer)
+        _load(network, tensors, sizes, path)
+    network.set_codebook(tokenizer.codebook)
+    pipeline = PurrceptionPipeline(
+        transformer=network.eval(),
+        vqvae=tokenizer.vq,
+        objective=objective,
+        tokenizer_hash=tokenizer.fingerprint,
+    )
+    pipeline.companions = {SAMPLING: dump_settings(public_sampling(objective)).encode()}
+    return pipeline
+
+
+def public_sampling(objective: str) -> SamplingConfig:
+    """How the public implementation samples: its 100 points are 99 steps, of Euler's, without guidance."""
+    return SamplingConfig(steps=99, redraw=objective == "dfm")
+
+
+def _network(sizes: Sizes, objective: str, heads: int, tokenizer: VQTokenizer) -> PurrceptionTransformer:
+    size, dim = tokenizer.codebook.shape
+    return PurrceptionTransformer(
+        grid=(sizes.side, sizes.side),
+        codebook_size=size,
+        codebook_dim=dim,
+        num_classes=sizes.num_classes,
+        depth=sizes.depth,
+        width=sizes.width,
+        heads=heads,
+        patch_size=sizes.patch,
+        mlp_ratio=sizes.mlp_ratio,
+        time_scale=1.0,
+        head_kind="regression" if objective.startswith("cfm") else "linear",
+        stored_positions=True,
+        token_embedding=sizes.masked,
+    )
+
+
+def _weights(content: Any, ema: bool, path: Path) -> dict[str, Tensor]:
+    """The network's tensors by name; of torch_ema's moving average, which is a list in the order of the names."""
+    tensors = tensors_in(content, ("backbone_state_dict",), path)
+    average = content.get("ema_state_dict")
+    if not isinstance(average, Mapping):
+        return tensors
+    taken = "the average is taken" if ema else "the last weights are taken"
+    note(f"{path.name} holds a moving average beside the last weights: {taken}")
+    if not ema:
+        return tensors
+    shadows = average.get("shadow_params")
+    names = list(tensors)
+    if (
+        isinstance(shadows, list) and len(shadows) == len(names) - 1
+    ):  # older versions leave out what is not trained
+        names.remove("pos_embed")
+    shapes = [tensors[name].shape for name in names]
+    if not isinstance(shadows, list) or [getattr(shadow, "shape", None) for shadow in shadows] != shapes:
+        raise InputError(f"the moving average in {path} does not fit its weights: take these, with --ema False")
+    return tensors | dict(zip(names, shadows, strict=True))
+
+
+def _settings(path: Path) -> tuple[str, int]:
+    """Objective and attention heads, as the public implementation writes them beside its checkpoints."""
+    file = path.parent / SETTINGS_FILE
+    if not file.is_file():
+        return "", 0
+    remedy = "move it away, and give --objective and --heads"
+    settings: _Settings = read_json(file, _Settings, "the settings of the public implementation", remedy)
+    return settings.model_type, settings.backbone_hparams.num_heads
+
+
+def _objective(name: str, sizes: Sizes, tokenizer: VQTokenizer, path: Path) -> str:
+    """The objective that was named, or the one that fits the numbers per site."""
+    size, dim = tokenizer.codebook.shape
+    expected = {
+        "purrception": (size, dim),
+        "cfm": (dim, dim),
+        "cfm-endpoint": (dim, dim),
+        "dfm": (size + 1, sizes.width),
+    }
+    if name and name not in expected:
+        raise unknown_name("objective", name, expected)
+    fitting = [key for key, numbers in expected.items() if numbers == (sizes.outputs, sizes.channels)]
+    if not fitting:
+        raise InputError(
+            f"{path} takes {sizes.channels} channels and gives {sizes.outputs} numbers per site; the tokenizer "
+            f"has {size} codes of {dim} dimensions: give the tokenizer that it was trained with"
+        )
+    if name and name not in fitting:
+        raise InputError(f"{path} is of {' or '.join(fitting)} by its shapes; given the objective {name!r}")
+    if not name and len(fitting) > 1:
+        raise InputError(f"{path} is of {' or '.join(fitting)}, which look alike: say which with --objective")
+    return name or fitting[0]
+
+
+def _published_heads(sizes: Sizes) -> int:
+    for depth, width, heads in DIT_SIZES.values():
+        if (depth, width) == (sizes.depth, sizes.width):
+            return heads
+    raise InputError(
+        f"depth {sizes.depth} and width {sizes.width} are no published size: give its attention heads with --heads"
+    )
+
+
+def _load(network: PurrceptionTransformer, tensors: dict[str, Tensor], sizes: Sizes, path: Path) -> None:
+    """Put every tensor in its place."""
+    state = network.state_dict()
+    shapes = {name: tensor.shape for name, tensor in state.items() if name != "head.codebook"}
+    given = dict(tensors)
+    tokens = sizes.side // sizes.patch
+    if given["pos_embed"].shape == (1, tokens**2, sizes.width):
+        given["pos_embed"] = given["pos_embed"].reshape(tokens, tokens, sizes.width)
+    if sizes.masked:  # a mask is never the answer: its logit goes
+        for name in ("final_layer.linear.weight", "final_layer.linear.bias"):
+            rows = given[name].unflatten(0, (sizes.patch**2, sizes.outputs))[:, :-1]
+            given[name] = rows.flatten(0, 1)
+    names = {name: _source_name(name) for name in shapes}
+    account = account_for(given, names, shapes)
+    if not account.settled:
+        raise InputError(f"{path} is not a network of the public implementation. {account}")
+    network.load_state_dict(state | renamed(given, names, shapes, path))
+
+
+def _source_name(target: str) -> str:
+    for pattern, source in _SOURCE_NAMES:
+        if re.match(pattern, target):
+            return re.sub(pattern, source, target)
+    raise AssertionError(f"no source for {target}")

@@ -1,0 +1,215 @@
+"""How smooth the velocity field is, how straight the paths are, and where steps should be spent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import jvp, vjp
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from purrception.flow.nearest import nearest_codes
+from purrception.flow.paths import LinearPath
+from purrception.flow.schedules import TimeGrid
+from purrception.flow.solvers import MeanFunction, Solver
+
+PATH = LinearPath()
+Field = Callable[[Tensor], Tensor]
+"""A velocity at a fixed time: ``[B, …]`` → the same shape; the images of a batch do not see each other."""
+ITERATIONS, TOLERANCE = 60, 1e-5
+LEAST_DENSITY = 0.1
+"""Of a proposed grid, in uniform ones: however straight the paths are somewhere, some steps are left there."""
+
+
+def velocity_field(mean: MeanFunction, t: float) -> Field:
+    """v(z) = (μ(z, t) − z)/(1 − t) at a time t < 1."""
+    return lambda z: PATH.velocity(mean(z, t), z, t)
+
+
+@dataclass(frozen=True)
+class Stiffness:
+    """What the Jacobian J of a field does to small differences, image by image; each ``[B]``, per unit of time."""
+
+    largest: Tensor
+    """σ_max(J), the local Lipschitz constant."""
+    growth: Tensor
+    """λ_max((J + Jᵀ)/2): the fastest rate at which two neighbours part; negative where all of them approach."""
+
+    @classmethod
+    def of(cls, field: Field, z: Tensor, iterations: int = ITERATIONS, seed: int = 0) -> Stiffness:
+        """Measured at states ``[B, …]``; see :func:`largest_singular_values` and :func:`largest_growth_rates`."""
+        largest = largest_singular_values(field, z, iterations, seed)
+        return cls(largest, largest_growth_rates(field, z, largest, iterations, seed))
+
+
+def largest_singular_values(field: Field, z: Tensor, iterations: int = ITERATIONS, seed: int = 0) -> Tensor:
+    """σ_max of the Jacobian of ``field`` at each state, by power iteration on JᵀJ; ``[B]``.
+
+    An iteration is one Jacobian–vector and one vector–Jacobian product; no Jacobian is formed. The value rises
+    towards the truth from below.
+
+    Args:
+        field: any differentiable map that treats the images of a batch separately.
+        z: states ``[B, …]``.
+        iterations: at most; it stops when no value changes by more than 10⁻⁵ of itself.
+        seed: of the first direction.
+    """
+
+    def squared(direction: Tensor) -> Tensor:
+        return _transposed(field, z, _forward(field, z, direction))
+
+    return _dominant(squared, z, iterations, seed).sqrt()
+
+
+def largest_growth_rates(
+    field: Field, z: Tensor, bound: Tensor, iterations: int = ITERATIONS, seed: int = 0
+) -> Tensor:
+    """λ_max of the symmetric part of the Jacobian at each state, by power iteration; ``[B]``.
+
+    Args:
+        field: as in :func:`largest_singular_values`, as are z, iterations and seed.
+        z: states.
+        bound: σ_max at each state: added to the diagonal it makes the largest eigenvalue the dominant one.
+        iterations: at most.
+        seed: of the first direction.
+    """
+    shift = bound.view(-1, *[1] * (z.dim() - 1))
+
+    def symmetric(direction: Tensor) -> Tensor:
+        both = _forward(field, z, direction) + _transposed(field, z, direction)
+        return 0.5 * both + shift * direction
+
+    return _dominant(symmetric, z, iterations, seed) - bound
+
+
+def jacobians(field: Field, z: Tensor) -> Tensor:
+    """The whole Jacobian of ``field`` at each state, ``[B, n, n]`` for n numbers, by n backward passes."""
+    with sdpa_kernel(SDPBackend.MATH):
+        pull = vjp(field, z)[1]
+        basis = torch.eye(z[0].numel(), dtype=z.dtype, device=z.device).view(-1, 1, *z.shape[1:])
+        rows = [pull(one.expand_as(z))[0].flatten(1) for one in basis]
+    return torch.stack(rows, dim=1)
+
+
+def _forward(field: Field, z: Tensor, direction: Tensor) -> Tensor:
+    # Only the plain kernel of attention has a forward derivative.
+    with sdpa_kernel(SDPBackend.MATH):
+        return jvp(field, (z,), (direction,))[1]
+
+
+def _transposed(field: Field, z: Tensor, direction: Tensor) -> Tensor:
+    with sdpa_kernel(SDPBackend.MATH):
+        return vjp(field, z)[1](direction)[0]
+
+
+def _dominant(operator: Callable[[Tensor], Tensor], z: Tensor, iterations: int, seed: int) -> Tensor:
+    """The largest eigenvalue of a positive semidefinite operator on each image of the shape of ``z``."""
+    drawn = torch.randn(z[0].shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    direction = _normalised(drawn.to(z).expand_as(z))[0]
+    value = z.new_zeros(len(z))
+    for _ in range(iterations):
+        direction, latest = _normalised(operator(direction).detach())
+        settled = bool(((latest - value).abs() <= TOLERANCE * latest).all())
+        value = latest
+        if settled:
+            break
+    return value
+
+
+def _normalised(z: Tensor) -> tuple[Tensor, Tensor]:
+    norm = z.flatten(1).norm(dim=1)
+    return z / norm.clamp_min(1e-30).view(-1, *[1] * (z.dim() - 1)), norm
+
+
+@dataclass(frozen=True)
+class Bending:
+    """How far paths are from straight lines."""
+
+    times: tuple[float, ...]
+    """Middles of the intervals between evaluations."""
+    curvature: tuple[float, ...]
+    """Root mean square of |dv/dt| there, per latent number: what the error of a step grows with."""
+    straightness: float
+    """1 − ∫E|v_t − (z_1 − z_0)|² dt / E|z_1 − z_0|²: 1 for straight paths (compare Rectified Flow,
+    arXiv 2209.03003)."""
+    detour: float
+    """Mean length of a path over the distance of its ends, at least 1."""
+
+
+def bending(times: TimeGrid, states: Tensor, means: Tensor, end: Tensor) -> Bending:
+    """Of recorded paths.
+
+    Along a path v = (μ − z)/(1 − t) has the derivative dv/dt = (dμ/dt)/(1 − t), so that only means are
+    differenced.
+
+    Args:
+        times: T increasing times.
+        states: z_t at them ``[T, B, …]``, the first at t = 0.
+        means: μ_t ``[T, B, …]``.
+        end: the state at t = 1, ``[B, …]``.
+    """
+    states, means, end = states.double(), means.double(), end.double()
+    chord = end - states[0]
+    middles, curvature = [], []
+    for (t, s), before, after in zip(pairwise(times), means[:-1], means[1:], strict=True):
+        middles.append((t + s) / 2)
+        curvature.append(float((after - before).square().mean().sqrt()) / ((s - t) * (1 - middles[-1])))
+    widths = np.diff([*times, 1.0])
+    departures = [
+        width * float((PATH.velocity(mean, z, t) - chord).square().mean())
+        for t, z, mean, width in zip(times, states, means, widths, strict=True)
+    ]
+    whole = torch.cat([states, end[None]])
+    length = (whole[1:] - whole[:-1]).flatten(2).norm(dim=2).sum(0)
+    return Bending(
+        tuple(middles),
+        tuple(curvature),
+        straightness=1 - sum(departures) / float(chord.square().mean()),
+        detour=float((length / chord.flatten(1).norm(dim=1)).mean()),
+    )
+
+
+def proposed_grid(bent: Bending, steps: int) -> TimeGrid:
+    """N + 1 times where the error of Euler's steps is least for their number.
+
+    A step of length h at t errs by ½ h² |dv/dt|, of which later steps, drawn to their means, leave about 1 − t.
+    For a density ρ of steps the sum is ∫ (1 − t) |dv/dt|/ρ dt, least at ρ ∝ ((1 − t) |dv/dt|)^½ = |dμ/dt|^½.
+    The ends are exactly 0 and 1.
+    """
+    fine = np.linspace(0, 1, 513)
+    density = np.sqrt(np.interp(fine, bent.times, bent.curvature) * (1 - fine))
+    density = density / density.mean() + LEAST_DENSITY
+    cumulative = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    inner = np.interp(np.linspace(0, 1, steps + 1), cumulative / cumulative[-1], fine)[1:-1]
+    return (0.0, *(float(t) for t in inner), 1.0)
+
+
+@dataclass(frozen=True)
+class GridError:
+    """How far a time grid leads from where many small steps lead, from the same noise."""
+
+    error: float
+    """Root mean square difference of the ends, per latent number."""
+    codes_changed: float
+    """Share of sites whose nearest code is another one."""
+
+
+def grid_errors(
+    mean: MeanFunction, codebook: Tensor, noise: Tensor, solver: Solver, grids: Mapping[str, TimeGrid], fine: int
+) -> dict[str, GridError]:
+    """Compare time grids with the uniform one of ``fine`` steps, from noise ``[B, D, h, w]``."""
+    truth = solver(mean, noise, tuple(n / fine for n in range(fine + 1)))
+    codes = nearest_codes(truth, codebook)
+    found = {}
+    for name, grid in grids.items():
+        end = solver(mean, noise, grid)
+        found[name] = GridError(
+            error=math.sqrt(float((end - truth).double().square().mean())),
+            codes_changed=float((nearest_codes(end, codebook) != codes).double().mean()),
+        )
+    return found

@@ -1,0 +1,1 @@
+"""What every other package needs: errors, random numbers, processes, progress, and where things lie."""

@@ -1,0 +1,83 @@
+"""Progress with time left: a live bar on a terminal, a line every few seconds in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from purrception.utils import distributed
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def note(message: str) -> None:
+    """Print a line for the person who waits; of several processes the first speaks."""
+    if distributed.rank() == 0:
+        print(message, file=sys.stderr, flush=True)
+
+
+class ProgressBar:
+    """Shows how far a loop of known length has come, its latest figures and the time left.
+
+    Args:
+        title: what is under way, in a word or two.
+        total: number of steps of the whole loop.
+        start: steps done before this process began (a resumed run), not counted in the time left.
+        silent: show nothing; of several processes only the first shows anything.
+    """
+
+    def __init__(self, title: str, total: int, start: int = 0, *, silent: bool = False) -> None:
+        self.title, self.total, self.start = title, total, start
+        self.console = Console(stderr=True, quiet=silent or distributed.rank() > 0)
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._began = self._printed = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._began = self._printed = time.monotonic()
+        if self.console.is_terminal:
+            columns = (
+                TextColumn("{task.description:<10}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[figures]}"),
+            )
+            self._bar = Progress(*columns, console=self.console)
+            self._task = self._bar.add_task(self.title, total=self.total, completed=self.start, figures="")
+            self._bar.start()
+        return self
+
+    def update(self, done: int, figures: str = "") -> None:
+        """Show that ``done`` steps are done; an empty ``figures`` keeps the last ones."""
+        distributed.beat()
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done)
+            if figures:
+                self._bar.update(self._task, figures=figures)
+            return
+        now = time.monotonic()
+        if done < self.total and now - self._printed < SECONDS_BETWEEN_LINES:
+            return
+        self._printed = now
+        left = (now - self._began) / max(done - self.start, 1) * (self.total - done)
+        self.console.print(
+            f"{self.title} {done}/{self.total}  {left:.0f} s left  {figures}".rstrip(),
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+
+    def note(self, message: str) -> None:
+        """Print a line without disturbing the bar."""
+        console = self._bar.console if self._bar is not None else self.console
+        console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()

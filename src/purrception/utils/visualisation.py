@@ -1,0 +1,46 @@
+"""What people look at: grids of images and heat maps."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from PIL import Image
+
+
+def image_grid(images: np.ndarray, columns: int | None = None, scale: int = 1, gap: int = 2) -> np.ndarray:
+    """Tile images, row by row, with a gap between them.
+
+    Args:
+        images: uint8 ``[n, H, W, C]``.
+        columns: images per row; default: about a square.
+        scale: whole-number enlargement, pixel by pixel.
+        gap: pixels between images, mid-grey.
+
+    Returns:
+        uint8 ``[H', W', C]``.
+    """
+    images = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    count, height, width, channels = images.shape
+    columns = min(columns or math.ceil(math.sqrt(count)), count)
+    rows = math.ceil(count / columns)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 96, np.uint8)
+    for number, image in enumerate(images):
+        top, left = (number // columns) * (height + gap), (number % columns) * (width + gap)
+        sheet[top : top + height, left : left + width] = image
+    return sheet
+
+
+def heat_map(values: np.ndarray, maximum: float, size: tuple[int, int]) -> Image.Image:
+    """A map of numbers as colours: dark is 0, bright is ``maximum``; sites stay visible as squares.
+
+    Args:
+        values: float ``[h, w]``.
+        maximum: what the brightest colour stands for, such as ln K for an entropy.
+        size: (width, height) of the picture, pixels.
+    """
+    from matplotlib import colormaps
+
+    scaled = np.clip(values / max(maximum, 1e-12), 0, 1)
+    colours = (colormaps["inferno"](scaled)[..., :3] * 255).round().astype(np.uint8)
+    return Image.fromarray(colours).resize(size, Image.Resampling.NEAREST)
