@@ -111,7 +111,9 @@ def share_made(
     indices = torch.tensor([0, *codes]).expand(count, 1, sites)
     given = Given(indices, free, conditioning=conditioning, repetitions=repetitions)
     labels = torch.zeros(count, dtype=torch.long)
-    made = objective.generate(network, labels, Noise(count, sites), SamplingConfig(steps=steps), given)
+    made = objective.generate(
+        network, labels, Noise(count, sites), SamplingConfig(num_inference_steps=steps), given
+    )
     return float((made.indices[..., 0] == 0).double().mean())
 
 

@@ -67,7 +67,7 @@ def main() -> None:
         with torch.no_grad():
             return FeatureStatistics.of(classifier.features(decoded))
 
-    fewer = replace(editor, settings=replace(editor.settings, steps=arguments.steps))
+    fewer = replace(editor, settings=replace(editor.settings, num_inference_steps=arguments.steps))
     conditioning(fewer, codes, test_labels, recognised, statistics)
     inpainting(editor, codes, test_labels, recognised)
     refinement(editor, torch.arange(arguments.num) % pipeline.transformer.num_classes, recognised)
@@ -117,7 +117,7 @@ def inpainting(editor: Editor, codes: Tensor, labels: Tensor, recognised: Recogn
     print("| half made anew | guidance | recognised |\n|---|---|---|")
     for name, free in halves(codes).items():
         for guidance in GUIDANCES:
-            made = replace(editor, settings=replace(editor.settings, guidance=guidance)).inpaint(
+            made = replace(editor, settings=replace(editor.settings, guidance_scale=guidance)).inpaint(
                 codes, free, labels
             )
             assert torch.equal(made.indices[~free], codes[~free])

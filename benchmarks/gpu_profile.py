@@ -172,8 +172,9 @@ def main(config: tyro.conf.OmitArgPrefixes[BenchConfig], out: Path = Path("gpu-p
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "processor"
     lines = [
         f"# Profile: DiT-{config.network}, K = {config.codebook_size}, batch {config.batch_size}, "
-        f"{'compiled' if config.compile else 'eager'}, {name}, torch {torch.__version__}", "",
-    ]  # fmt: skip
+        f"{'compiled' if config.compile else 'eager'}, {name}, torch {torch.__version__}",
+        "",
+    ]
     name_the_head()
     for title, part, variant in (("training step", "training", "ours"), ("sampling step", "sampling", "guided")):
         step = WORKLOADS[part].variants[variant].start(config, config.batch_size, device)

@@ -36,10 +36,17 @@ def train_theirs(checkout: Path, config: BenchConfig, images: int, device: torch
     sizes = config.sizes()
     torch.manual_seed(0)
     network = DiT(
-        input_size=config.grid, patch_size=sizes.patch_size, in_channels=config.codebook_dim,
-        hidden_size=sizes.width, depth=sizes.depth, num_heads=sizes.heads, mlp_ratio=4, num_classes=1000,
-        model_type="purrception", vocabulary_size=config.codebook_size,
-    ).to(device)  # fmt: skip
+        input_size=config.grid,
+        patch_size=sizes.patch_size,
+        in_channels=config.codebook_dim,
+        hidden_size=sizes.width,
+        depth=sizes.depth,
+        num_heads=sizes.heads,
+        mlp_ratio=4,
+        num_classes=1000,
+        model_type="purrception",
+        vocabulary_size=config.codebook_size,
+    ).to(device)
     nn.init.normal_(network.final_layer.linear.weight, std=0.02)
     codebook = torch.randn(config.codebook_size, config.codebook_dim).to(device)
     batch = random_batch(config, images, device)

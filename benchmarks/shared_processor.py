@@ -100,8 +100,11 @@ def measure(folder: Path, spins: int, options: Options) -> float:
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     child = subprocess.run(
         [sys.executable, __file__, "--child", order],
-        env=environment | {"GOMP_SPINCOUNT": str(spins)}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        env=environment | {"GOMP_SPINCOUNT": str(spins)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return float(child.stdout.split()[-1])
 
 

@@ -47,8 +47,13 @@ def run_cli(
     """
     return subprocess.run(
         [sys.executable if fresh else python(), "-m", "purrception", *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False, **options,
-    )  # fmt: skip
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        **options,
+    )
 
 
 def run_torchrun(
@@ -58,9 +63,14 @@ def run_torchrun(
     # standalone: a store of its own at a free port, so that tests may run side by side
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *options]
     return subprocess.run(
-        [python(), *command, *map(str, arguments)], env=os.environ | {"PYTHON_EXEC": python()},
-        cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False,
-    )  # fmt: skip
+        [python(), *command, *map(str, arguments)],
+        env=os.environ | {"PYTHON_EXEC": python()},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
 
 
 def tiny_config(runs: Path, **changes: object) -> RunConfig:
@@ -79,12 +89,18 @@ def tiny_config(runs: Path, **changes: object) -> RunConfig:
         ),
         network=DiTConfig(depth=2, width=32, heads=2, patch_size=2),
         training=TrainingConfig(
-            steps=8, batch_size=8, learning_rate=1e-2, warmup_steps=2, log_every=1, validate_every=4,
-            sample_every=4, checkpoint_every=4,
+            steps=8,
+            batch_size=8,
+            learning_rate=1e-2,
+            warmup_steps=2,
+            log_every=1,
+            validate_every=4,
+            sample_every=4,
+            checkpoint_every=4,
         ),
-        sampling=SamplingConfig(steps=3),
+        sampling=SamplingConfig(num_inference_steps=3),
         evaluation=EvaluationConfig(num=20, classifier=ClassifierConfig(steps=5)),
-    )  # fmt: skip
+    )
     return replace(config, **changes)  # type: ignore[arg-type]
 
 
@@ -155,10 +171,17 @@ def network_for(objective: Objective) -> PurrceptionTransformer:
     """A small network of random weights, for an objective."""
     torch.manual_seed(0)
     made = PurrceptionTransformer(
-        grid=(4, 6), codebook_size=17, codebook_dim=3, num_classes=5, depth=1, width=32, heads=2, patch_size=2,
+        grid=(4, 6),
+        codebook_size=17,
+        codebook_dim=3,
+        num_classes=5,
+        depth=1,
+        width=32,
+        heads=2,
+        patch_size=2,
         input_channels=3 + objective.extra_channels,
         head_kind="regression" if objective.head_family == "regression" else "linear",
-    )  # fmt: skip
+    )
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     made.set_codebook(torch.randn(17, 3))

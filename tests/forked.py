@@ -50,9 +50,25 @@ IMPORTED = (
     "tyro",
 )
 READ_BY_IMPORTS = (
-    "CUDA", "DIFFUSERS", "GOMP", "HF_", "HOME", "HUGGINGFACE", "KMP", "LANG", "LC_", "LD_", "MKL", "MPL", "OMP",
-    "OPENBLAS", "PYTHON", "TRITON", "TZ", "XDG",
-)  # fmt: skip
+    "CUDA",
+    "DIFFUSERS",
+    "GOMP",
+    "HF_",
+    "HOME",
+    "HUGGINGFACE",
+    "KMP",
+    "LANG",
+    "LC_",
+    "LD_",
+    "MKL",
+    "MPL",
+    "OMP",
+    "OPENBLAS",
+    "PYTHON",
+    "TRITON",
+    "TZ",
+    "XDG",
+)
 """How variables begin that imports look at …"""
 READ_LATER = {"PYTHON", "PYTHONPATH", "PYTHONUNBUFFERED", "PYTHON_EXEC"}
 """… but for these."""

@@ -79,15 +79,6 @@ def test_importing_the_package_and_asking_for_help_load_nothing_heavy() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_files_stay_readable_in_one_sitting() -> None:
-    for path in FILES:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef):
-                assert (node.end_lineno or 0) - node.lineno < 75, f"{path.name}: {node.name}"
-
-
 def names_no_encoding(call: ast.Call) -> bool:
     """Whether a call reads or writes text in whatever encoding the machine happens to have."""
     if any(keyword.arg == "encoding" for keyword in call.keywords):

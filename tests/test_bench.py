@@ -101,15 +101,20 @@ def test_sizes_are_varied_within_one_run_and_growth_is_fitted() -> None:
     config = BenchConfig(grid=8, batch_size=1, repeats=1, memory=False)
     report = bench(config, ["head"], ["ours", REFERENCE], "codebook_size", ["40", "4000"])
     assert [(row.variant, row.setting) for row in report.rows] == [
-        ("ours", 40), (REFERENCE, 40), ("ours", 4000), (REFERENCE, 4000)
-    ]  # fmt: skip
+        ("ours", 40),
+        (REFERENCE, 40),
+        ("ours", 4000),
+        (REFERENCE, 4000),
+    ]
     assert {growth.variant for growth in report.growth} == {"ours", REFERENCE}
     assert "codebook_size^" in report.markdown()
     named = bench(config, ["head"], ["factored head"], "network", ["S/2", "B/2"])
     assert not named.growth
     for vary, values, message in (
-        ("codebook", ["40"], "did you mean 'codebook_"), ("grid", [], "needs --values"), ("grid", ["x"], "whole"),
-    ):  # fmt: skip
+        ("codebook", ["40"], "did you mean 'codebook_"),
+        ("grid", [], "needs --values"),
+        ("grid", ["x"], "whole"),
+    ):
         with pytest.raises(InputError, match=message):
             bench(config, ["head"], vary=vary, values=values)
 
@@ -129,8 +134,13 @@ def run_gpu_script(folder: Path, timeout: float = 580, **settings: str) -> subpr
     environment = os.environ | {"DRY": "1", "PYTHON": python()} | settings
     return subprocess.run(
         ["bash", str(ROOT / "benchmarks/gpu.sh"), "figures"],
-        cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout, check=False,
-    )  # fmt: skip
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
 
 
 def results(folder: Path) -> dict[str, str]:
@@ -183,8 +193,11 @@ def test_one_by_one_each_figure_is_shown_as_it_comes(capfd: pytest.CaptureFixtur
     config = BenchConfig(network="nano/2", grid=4, codebook_size=33, repeats=2, order="alone")
     report = bench(config, ["head"], ["ours", REFERENCE], "batch_size", ["1", "2"])
     assert [(row.variant, row.setting) for row in report.rows] == [
-        ("ours", 1), (REFERENCE, 1), ("ours", 2), (REFERENCE, 2)
-    ]  # fmt: skip
+        ("ours", 1),
+        (REFERENCE, 1),
+        ("ours", 2),
+        (REFERENCE, 2),
+    ]
     shown = re.findall(r"forward and backward, (ours|reference) at (\d): [\d.]+ ms", capfd.readouterr().err)
     assert shown == [("ours", "1"), (REFERENCE, "1"), ("ours", "2"), (REFERENCE, "2")]
 

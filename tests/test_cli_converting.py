@@ -51,8 +51,11 @@ def test_a_public_checkpoint_becomes_a_pipeline_that_samples(
     assert main(["sample", "pipelines/last", "--num", "1", "--out", "plain", "--device", "cpu"]) == 0
     manifest = json.loads(Path("plain/manifest.json").read_text())
     assert (manifest["nfe"], manifest["solver"], manifest["temperature"], manifest["guidance"]) == (
-        99, "euler", 1.0, 1.0,
-    )  # fmt: skip
+        99,
+        "euler",
+        1.0,
+        1.0,
+    )
     Path("other.yaml").write_text("steps: 4\n")
     assert main(["sample", "pipelines/last", "--num", "1", "--preset", "other.yaml", "--out", "preset"]) == 0
     assert json.loads(Path("preset/manifest.json").read_text())["nfe"] == 4
@@ -67,10 +70,19 @@ def test_a_recipe_takes_a_public_file(checkpoint: Path, capsys: pytest.CaptureFi
         pixels = np.random.default_rng(number).integers(256, size=(16, 16, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(f"pictures/{number}.png")
     options = {
-        "data.root": "pictures", "data.image-size": 16, "data.test-fraction": 0.2, "data.flips": False,
-        "tokenizer.path": checkpoint, "network.depth": 1, "network.width": 16, "network.heads": 2,
-        "training.steps": 2, "training.batch-size": 4, "training.sample-every": 0, "training.device": "cpu",
-    }  # fmt: skip
+        "data.root": "pictures",
+        "data.image-size": 16,
+        "data.test-fraction": 0.2,
+        "data.flips": False,
+        "tokenizer.path": checkpoint,
+        "network.depth": 1,
+        "network.width": 16,
+        "network.heads": 2,
+        "training.steps": 2,
+        "training.batch-size": 4,
+        "training.sample-every": 0,
+        "training.device": "cpu",
+    }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     assert main(["train", "folder", "--name", "without", *words]) == 2
     assert "say which tokenizer it holds" in capsys.readouterr().err

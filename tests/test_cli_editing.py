@@ -17,7 +17,7 @@ from purrception.cli import main
 from purrception.flow import SamplingConfig
 from purrception.utils.errors import InputError
 
-FEW = SamplingConfig(steps=3)
+FEW = SamplingConfig(num_inference_steps=3)
 
 
 @pytest.fixture(scope="module")

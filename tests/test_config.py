@@ -125,7 +125,7 @@ def test_option_names_cover_every_leaf() -> None:
         ("name: x\nnetwork: {width: 1000000000}", "network.width is at most 65536; given 1000000000"),
         ("name: x\nhead: {rank: 1000000000}", "head.rank is at most"),
         ("name: x\ndata: {image_size: 1000000000}", "data.image_size is at most"),
-        ("name: x\nsampling: {steps: 1000000000}", "sampling.steps is at most"),
+        ("name: x\nsampling: {steps: 1000000000}", "sampling.num_inference_steps is at most"),
         ("name: x\ntraining: {steps: 1000000000000000000}", "training.steps is at most"),
         ("name: x\ntraining: {warmup_steps: 99999999999999999999999}", "training.warmup_steps is at most"),
         (
@@ -146,9 +146,15 @@ def test_yaml_that_no_run_wrote_is_one_line(tmp_path: Path, content: str, messag
 
 @pytest.mark.parametrize(
     "option",
-    ["--training.learning-rate inf", "--training.weight-decay nan", "--sampling.tolerance inf",
-     "--evaluation.classifier.learning-rate inf", "--network.mlp-ratio nan", "--data.test-fraction nan"],
-)  # fmt: skip
+    [
+        "--training.learning-rate inf",
+        "--training.weight-decay nan",
+        "--sampling.tolerance inf",
+        "--evaluation.classifier.learning-rate inf",
+        "--network.mlp-ratio nan",
+        "--data.test-fraction nan",
+    ],
+)
 def test_numbers_that_are_not_finite_are_refused_on_the_command_line(
     option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,7 +25,9 @@ def test_batches_that_are_replayed_are_those_that_are_sampled(name: str, solver:
     """Eleven images in batches of four: two of the recording, and a rest that it does not fit."""
     objective = build_objective(ObjectiveConfig(name=name))
     network = network_for(objective)
-    settings = objective.supported(SamplingConfig(steps=4, guidance=1.5, solver=solver, last_step="draw"))
+    settings = objective.supported(
+        SamplingConfig(num_inference_steps=4, guidance_scale=1.5, solver=solver, last_step="draw")
+    )
     if name == "dfm":
         settings = replace(settings, solver=solver)
     labels = torch.arange(11) % 5
@@ -50,7 +52,7 @@ def test_a_recording_asks_for_all_that_its_batch_asked_for(network: PurrceptionT
 
 
 def test_results_of_a_recording_are_not_overwritten_by_the_next(network: PurrceptionTransformer) -> None:
-    objective, settings = build_objective(ObjectiveConfig()), SamplingConfig(steps=2)
+    objective, settings = build_objective(ObjectiveConfig()), SamplingConfig(num_inference_steps=2)
 
     def draws(number: int) -> KeyedDraws:
         return KeyedDraws(number, range(2), network)
@@ -74,9 +76,14 @@ def test_sampling_keeps_the_precision_of_its_caller(network: PurrceptionTransfor
     for wanted in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=wanted):
             sample_codes(
-                network, build_objective(ObjectiveConfig()), torch.tensor([0]), SamplingConfig(steps=1), 0, 1,
+                network,
+                build_objective(ObjectiveConfig()),
+                torch.tensor([0]),
+                SamplingConfig(num_inference_steps=1),
+                0,
+                1,
                 watch=lambda t, z, prediction: seen.append(torch.is_autocast_enabled("cpu")),
-            )  # fmt: skip
+            )
     assert seen == [False, True]
 
 

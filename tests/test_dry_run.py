@@ -87,7 +87,7 @@ def test_the_whole_step_of_every_recipe_fits_shape_by_shape(name: str) -> None:
         ),
     ],
     ids=lambda value: value[0],
-)  # fmt: skip
+)
 def test_a_dry_run_needs_no_data_and_leaves_nothing(
     tmp_path: Path, arguments: list[str], expected: list[str]
 ) -> None:

@@ -27,7 +27,7 @@ from purrception.utils.errors import InputError
 from purrception.utils.keyed_rng import Stream
 from tests.conftest import network_for
 
-SETTINGS = SamplingConfig(steps=5)
+SETTINGS = SamplingConfig(num_inference_steps=5)
 LABELS = torch.tensor([0, 3, 5])
 
 
@@ -87,7 +87,7 @@ def test_given_codes_are_on_their_path_at_every_evaluation(
 def test_the_solver_that_redraws_noise_still_lands_on_given_codes(codes: tuple[Tensor, Tensor]) -> None:
     objective = build_objective(ObjectiveConfig(name="dfm"))
     indices, free = codes
-    settings = replace(SETTINGS, solver="stochastic", strength=1.0)
+    settings = replace(SETTINGS, solver="stochastic", eta=1.0)
     seen = Seen()
     made = Editor(network_for(objective), objective, settings, watch=seen).inpaint(indices, free, LABELS)
     assert torch.equal(made.indices[~free], indices[~free])
@@ -100,7 +100,7 @@ def test_variations_start_on_the_path_of_the_image(
     network: PurrceptionTransformer, codes: tuple[Tensor, Tensor]
 ) -> None:
     seen = Seen()
-    settings = replace(SETTINGS, steps=10)
+    settings = replace(SETTINGS, num_inference_steps=10)
     made = Editor(network, build_objective(ObjectiveConfig()), settings, watch=seen).vary(codes[0], LABELS, 0.25)
     assert seen.times == pytest.approx([0.75, 0.8, 0.9])
     assert made.nfe == 3

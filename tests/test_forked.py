@@ -22,9 +22,14 @@ print(sys.stdin.read(), file=sys.stderr)
 
 def run(words: list[str], folder: Path, program: str | None = None) -> tuple[int, str, str]:
     done = subprocess.run(
-        [program or python(), *words], cwd=folder, env=os.environ | {"ASKED": "ä"}, input="entered",
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [program or python(), *words],
+        cwd=folder,
+        env=os.environ | {"ASKED": "ä"},
+        input="entered",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return done.returncode, done.stdout, done.stderr
 
 
@@ -44,11 +49,17 @@ def test_it_starts_as_an_ordinary_one(tmp_path: Path, words: list[str]) -> None:
 @pytest.mark.parametrize(
     "end",
     [
-        "sys.exit(3)", "sys.exit()", "sys.exit('said')", "raise ValueError(1)", "os.kill(os.getpid(), 9)",
-        "os.abort()", "raise KeyboardInterrupt", "import atexit; atexit.register(print, 'late')",
+        "sys.exit(3)",
+        "sys.exit()",
+        "sys.exit('said')",
+        "raise ValueError(1)",
+        "os.kill(os.getpid(), 9)",
+        "os.abort()",
+        "raise KeyboardInterrupt",
+        "import atexit; atexit.register(print, 'late')",
         "import threading; threading.Thread(target=lambda: (time.sleep(0.1), print('later'))).start()",
     ],
-)  # fmt: skip
+)
 def test_it_ends_as_an_ordinary_one(tmp_path: Path, end: str) -> None:
     (tmp_path / "script.py").write_text(f"import os, sys, time\n{end}\n", encoding="utf-8")
     forked, ordinary = (run(["script.py"], tmp_path, program) for program in (None, sys.executable))

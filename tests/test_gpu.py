@@ -59,10 +59,18 @@ def build(objective: str = "purrception", head: str = "linear", evidence: bool =
     torch.manual_seed(0)
     family = build_objective(ObjectiveConfig(name=objective))
     made = PurrceptionTransformer(
-        grid=(8, 8), codebook_size=300, codebook_dim=4, num_classes=5, depth=2, width=128, heads=4,
-        input_channels=4 + family.extra_channels, head_rank=32, evidence=evidence,
+        grid=(8, 8),
+        codebook_size=300,
+        codebook_dim=4,
+        num_classes=5,
+        depth=2,
+        width=128,
+        heads=4,
+        input_channels=4 + family.extra_channels,
+        head_rank=32,
+        evidence=evidence,
         head_kind="regression" if family.head_family == "regression" else head,
-    )  # fmt: skip
+    )
     for name, parameter in made.named_parameters():
         torch.nn.init.normal_(parameter, std=0.3 if name.startswith("head") else 0.05)
     made.set_codebook(torch.randn(300, 4))
@@ -154,7 +162,7 @@ def test_draws_are_the_processors(device: torch.device) -> None:
 @pytest.mark.parametrize("objective", list(OBJECTIVES))
 def test_samples_are_the_processors(device: torch.device, objective: str) -> None:
     network, family = build(objective).eval(), build_objective(ObjectiveConfig(name=objective))
-    settings = family.supported(SamplingConfig(steps=6, guidance=1.5, temperature=0.9))
+    settings = family.supported(SamplingConfig(num_inference_steps=6, guidance_scale=1.5, temperature=0.9))
     labels = torch.arange(8) % 5
     here = sample_codes(network, family, labels, settings, 3, 4)
     there = sample_codes(on(network, device).eval(), family, labels, settings, 3, 4)
@@ -167,7 +175,7 @@ def test_samples_are_the_processors(device: torch.device, objective: str) -> Non
 def test_a_recorded_batch_is_the_same_batch(device: torch.device, objective: str, half: bool) -> None:
     network, family = on(build(objective), device).eval(), build_objective(ObjectiveConfig(name=objective))
     network.half_backbone = half
-    settings = family.supported(SamplingConfig(steps=4, guidance=1.5, solver="stochastic"))
+    settings = family.supported(SamplingConfig(num_inference_steps=4, guidance_scale=1.5, solver="stochastic"))
     labels = torch.arange(14) % 5
     plain, replayed = (
         sample_codes(network, family, labels, settings, 3, 4, record=record) for record in (False, True)
@@ -279,7 +287,10 @@ def test_a_step_waits_for_nothing(tiny_run: Path, tmp_path: Path, device: torch.
 def test_sampling_waits_for_nothing(device: torch.device, objective: str) -> None:
     """All batches are asked for before the first number is."""
     network, family = on(build(objective), device).eval(), build_objective(ObjectiveConfig(name=objective))
-    settings, labels = family.supported(SamplingConfig(steps=3, guidance=1.5)), torch.arange(4).to(device) % 5
+    settings, labels = (
+        family.supported(SamplingConfig(num_inference_steps=3, guidance_scale=1.5)),
+        torch.arange(4).to(device) % 5,
+    )
     with no_waiting(device), torch.no_grad():
         made = [
             family.generate(network, labels, KeyedDraws(0, range(first, first + 4), network), settings)
@@ -322,8 +333,18 @@ def test_the_command_line_samples(
     tiny_run: Path, tmp_path: Path, device: torch.device, options: tuple[str, ...]
 ) -> None:
     done = run_cli(
-        "sample", tiny_run, "--num", "9", "--batch-size", "4", "--device", str(device), *options, "--out", "made",
+        "sample",
+        tiny_run,
+        "--num",
+        "9",
+        "--batch-size",
+        "4",
+        "--device",
+        str(device),
+        *options,
+        "--out",
+        "made",
         cwd=tmp_path,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "made").glob("0*.png"))) == 9

@@ -47,11 +47,12 @@ ONES = 2**32 - 1
         ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
         ((ONES, ONES, ONES, ONES), (ONES, ONES), (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
         (
-            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0),
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
             (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
         ),
     ],
-)  # fmt: skip
+)
 def test_words_are_those_that_the_authors_of_philox_publish(
     counter: tuple[int, ...], key: tuple[int, ...], words: tuple[int, ...]
 ) -> None:
@@ -70,10 +71,14 @@ def test_tensor_draws_depend_on_their_key_alone() -> None:
         seen = [
             draw_rows(seed, stream, numbers, (3, 5), part=part)
             for seed, stream, part in (
-                (3, Stream.TRAINING, 1), (4, Stream.TRAINING, 1), (3 + 2**32, Stream.TRAINING, 1),
-                (3, Stream.SAMPLING, 1), (3, Stream.TRAINING, 0), (3, Stream.TRAINING, 2**23),
+                (3, Stream.TRAINING, 1),
+                (4, Stream.TRAINING, 1),
+                (3 + 2**32, Stream.TRAINING, 1),
+                (3, Stream.SAMPLING, 1),
+                (3, Stream.TRAINING, 0),
+                (3, Stream.TRAINING, 2**23),
             )
-        ]  # fmt: skip
+        ]
         assert len(torch.cat(seen).flatten(1).unique(dim=0)) == 4 * len(seen)
     with pytest.raises(InputError, match="a seed lies in"):
         keyed_normal(-1, Stream.TRAINING, numbers, (1,))

@@ -148,8 +148,10 @@ def test_a_verb_that_is_killed_ends_with_what_it_always_makes(
         make_place(place, tiny_run)
         process = subprocess.Popen(
             [python(), "-m", "purrception", *job.command.split()],
-            cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            cwd=place,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.communicate(timeout=moment)
         process.kill()

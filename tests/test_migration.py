@@ -156,7 +156,7 @@ def test_the_same_input_gives_the_same_output(
     torch.testing.assert_close(given, expected, atol=2e-5, rtol=0)
     assert torch.equal(pipeline.transformer.codebook, tokenizer.codebook)
     settings = sampling_defaults(tmp_path / "pipeline")
-    assert settings == SamplingConfig(steps=99, redraw=objective == "dfm")
+    assert settings == SamplingConfig(num_inference_steps=99, redraw=objective == "dfm")
     assert pipeline.sample([1], settings).nfe == 99
     out = pipeline(class_labels=[0, 4], num_inference_steps=3, seed=1)
     assert out.indices.shape == (2, SIDE, SIDE)

@@ -44,9 +44,13 @@ def run_tree(tree: Path, *arguments: str | Path, missing: str = "") -> subproces
     """``PYTHONPATH=src python …`` in the copy."""
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
-        cwd=tree, env=os.environ | {"PYTHONPATH": "src", "MISSING": missing}, capture_output=True, text=True,
-        timeout=300, check=False,
-    )  # fmt: skip
+        cwd=tree,
+        env=os.environ | {"PYTHONPATH": "src", "MISSING": missing},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
 
 
 def test_it_runs_from_a_source_tree_without_metadata(source_tree: Path, tiny_run: Path) -> None:

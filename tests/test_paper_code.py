@@ -48,7 +48,7 @@ def test_the_recipe_has_the_figures_of_the_public_configurations(name: str) -> N
     assert (recipe.tokenizer.arch, recipe.data.classes, recipe.data.flips) == ("vq-f8", 1000, False)
     assert recipe.data.test_fraction == 0
     assert recipe.objective == ObjectiveConfig("purrception", 1e-5, sites="all", embedding="learned")
-    assert recipe.sampling == SamplingConfig(steps=99, redraw=True)
+    assert recipe.sampling == SamplingConfig(num_inference_steps=99, redraw=True)
     assert recipe.evaluation == EvaluationConfig(10_000, (1.0,), features="inception", truncate=True)
 
 
@@ -111,15 +111,15 @@ def test_a_run_as_the_paper_code_has_it(objective: str, tmp_path: Path) -> None:
     moved = tmp_path / "pipelines" / objective
     shutil.copytree(run.pipeline, moved)
     settings = sampling_defaults(moved)
-    assert settings == SamplingConfig(steps=99, redraw=objective == "dfm")
+    assert settings == SamplingConfig(num_inference_steps=99, redraw=objective == "dfm")
     assert PurrceptionPipeline.from_pretrained(moved).sample([0, 1], settings).nfe == 99
 
 
 def test_the_settings_of_a_run_come_before_those_of_its_pipeline(tiny_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "runs" / "tiny"
     shutil.copytree(tiny_run, run)
-    assert load_settings(SamplingConfig, run / "pipeline" / SAMPLING) == SamplingConfig(steps=3)
-    (run / "pipeline" / SAMPLING).write_text(dump_settings(SamplingConfig(steps=7)))
+    assert load_settings(SamplingConfig, run / "pipeline" / SAMPLING) == SamplingConfig(num_inference_steps=3)
+    (run / "pipeline" / SAMPLING).write_text(dump_settings(SamplingConfig(num_inference_steps=7)))
     assert sampling_defaults(run / "pipeline").steps == sampling_defaults(run).steps == 3
     moved = shutil.copytree(run / "pipeline", tmp_path / "moved")
     assert sampling_defaults(moved).steps == 7
@@ -136,16 +136,26 @@ def test_a_resumed_run_tells_its_pipeline_how_it_samples_now(tiny_run: Path, tmp
 def dfm_batch(network: PurrceptionTransformer) -> TrainingBatch:
     count = 6
     return TrainingBatch(
-        torch.randint(17, (count, *network.grid)), torch.arange(count) % 5,
-        torch.randn(count, 3, *network.grid), torch.linspace(0.1, 0.9, count),
-    )  # fmt: skip
+        torch.randint(17, (count, *network.grid)),
+        torch.arange(count) % 5,
+        torch.randn(count, 3, *network.grid),
+        torch.linspace(0.1, 0.9, count),
+    )
 
 
 def masked_network(*, learned: bool) -> PurrceptionTransformer:
     return PurrceptionTransformer(
-        grid=(4, 6), codebook_size=17, codebook_dim=3, num_classes=5, depth=1, width=32, heads=2, patch_size=2,
-        input_channels=4, token_embedding=learned,
-    )  # fmt: skip
+        grid=(4, 6),
+        codebook_size=17,
+        codebook_dim=3,
+        num_classes=5,
+        depth=1,
+        width=32,
+        heads=2,
+        patch_size=2,
+        input_channels=4,
+        token_embedding=learned,
+    )
 
 
 @pytest.mark.parametrize("learned", [False, True])
@@ -177,9 +187,12 @@ def test_redraw_draws_known_sites_at_the_paths_rate_and_leaves_no_mask() -> None
     objective, steps, images = build_objective(ObjectiveConfig("dfm")), 9, 400
     states: list[torch.Tensor] = []
     made = objective.generate(
-        network, torch.zeros(images, dtype=torch.long), KeyedDraws(0, range(images), network),
-        SamplingConfig(steps=steps, redraw=True), watch=lambda t, z, prediction: states.append(z),
-    )  # fmt: skip
+        network,
+        torch.zeros(images, dtype=torch.long),
+        KeyedDraws(0, range(images), network),
+        SamplingConfig(num_inference_steps=steps, redraw=True),
+        watch=lambda t, z, prediction: states.append(z),
+    )
     assert made.nfe == len(states) == steps
     states.append(network.embed_masked(made.indices, torch.zeros_like(made.indices, dtype=torch.bool)))
     for step, (before, after) in enumerate(pairwise(states)):
@@ -194,7 +207,7 @@ def test_redraw_draws_known_sites_at_the_paths_rate_and_leaves_no_mask() -> None
 
 
 def test_redraw_belongs_to_dfm(network: PurrceptionTransformer) -> None:
-    settings = SamplingConfig(steps=2, redraw=True)
+    settings = SamplingConfig(num_inference_steps=2, redraw=True)
     for name in ("purrception", "cfm"):
         objective = build_objective(ObjectiveConfig(name))
         assert objective.supported(settings).redraw is False

@@ -30,9 +30,8 @@ def pipeline(tiny_run: Path) -> PurrceptionPipeline:
 
 def test_output_is_what_the_contract_says(pipeline: PurrceptionPipeline) -> None:
     out = pipeline(
-        class_labels=[3, 3, 7], num_inference_steps=4, solver="euler", temperature=0.9, guidance_scale=1.5,
-        seed=0,
-    )  # fmt: skip
+        class_labels=[3, 3, 7], num_inference_steps=4, solver="euler", temperature=0.9, guidance_scale=1.5, seed=0
+    )
     assert [image.size for image in out.images] == [(16, 16)] * 3
     assert out.indices.shape == out.entropy.shape == (3, 4, 4)
     assert out.indices.dtype == torch.int64
@@ -185,9 +184,13 @@ def copied(tiny_run: Path, tmp_path: Path) -> Path:
 
 
 FILES = [
-    "model_index.json", "sampling.yaml", "transformer/config.json", "vqvae/config.json",
-    "transformer/diffusion_pytorch_model.safetensors", "vqvae/diffusion_pytorch_model.safetensors",
-]  # fmt: skip
+    "model_index.json",
+    "sampling.yaml",
+    "transformer/config.json",
+    "vqvae/config.json",
+    "transformer/diffusion_pytorch_model.safetensors",
+    "vqvae/diffusion_pytorch_model.safetensors",
+]
 
 
 @pytest.mark.parametrize("name", FILES)

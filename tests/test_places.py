@@ -230,8 +230,10 @@ def test_a_machine_without_utf8_samples_and_trains(
     shutil.copytree(project / "my runs/tiny", tmp_path / "run")
     probe = subprocess.run(
         [sys.executable, "-c", "import sys; print(sys.stdout.encoding, sys.getfilesystemencoding())"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert "utf" not in probe.stdout.lower()
     done = run_cli("train", "--resume", "run", "--training.steps", "5", cwd=tmp_path, fresh=True)
     assert done.returncode == 0, done.stderr

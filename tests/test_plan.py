@@ -171,13 +171,24 @@ def test_memory_of_a_processor_is_that_of_its_precision() -> None:
 @pytest.mark.parametrize(
     ("value", "units", "text"),
     [
-        (0, BYTES, "0 B"), (36, BYTES, "36 B"), (1536, BYTES, "1.5 KiB"), (3.5 * 2**40, BYTES, "3.5 TiB"),
-        (1023 * 1024, BYTES, "1023 KiB"), (786_432, FLOPS, "786 kFLOP"), (2.5e15, FLOPS, "2.5 PFLOP"),
-        (748_000, COUNTS, "748 k"), (750.4e6, COUNTS, "750 M"), (1.5e9, COUNTS, "1.5 G"), (7, COUNTS, "7"),
-        (0.25, TIMES, "0.25 seconds"), (90, TIMES, "1.5 minutes"), (7200, TIMES, "2 hours"),
-        (86_400 * 2.17, TIMES, "2.17 days"), (86_400 * 12_345, TIMES, "12345 days"),
+        (0, BYTES, "0 B"),
+        (36, BYTES, "36 B"),
+        (1536, BYTES, "1.5 KiB"),
+        (3.5 * 2**40, BYTES, "3.5 TiB"),
+        (1023 * 1024, BYTES, "1023 KiB"),
+        (786_432, FLOPS, "786 kFLOP"),
+        (2.5e15, FLOPS, "2.5 PFLOP"),
+        (748_000, COUNTS, "748 k"),
+        (750.4e6, COUNTS, "750 M"),
+        (1.5e9, COUNTS, "1.5 G"),
+        (7, COUNTS, "7"),
+        (0.25, TIMES, "0.25 seconds"),
+        (90, TIMES, "1.5 minutes"),
+        (7200, TIMES, "2 hours"),
+        (86_400 * 2.17, TIMES, "2.17 days"),
+        (86_400 * 12_345, TIMES, "12345 days"),
     ],
-)  # fmt: skip
+)
 def test_units_fit(value: float, units: Units, text: str) -> None:
     assert in_units(value, units) == text
 

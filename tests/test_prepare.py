@@ -180,9 +180,13 @@ def test_nothing_readable_is_one_line(tokenizer: Path, tmp_path: Path, capsys: p
 
 
 def test_a_full_disk_loses_nothing_finished(
-    images: Path, tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch, undisturbed: dict[str, str],
-) -> None:  # fmt: skip
+    images: Path,
+    tokenizer: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    undisturbed: dict[str, str],
+) -> None:
     arguments = ["prepare", str(images), "--tokenizer", str(tokenizer), "--out", str(tmp_path / "t"), *OPTIONS]
     flushed = 0
 

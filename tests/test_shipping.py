@@ -60,10 +60,15 @@ def test_the_card_is_filled_from_the_run(exported: Path, tiny_run: Path) -> None
     assert head["license"] == "apache-2.0"
     assert head["library_name"] == "purrception"
     for words in (
-        "handwritten digits of scikit-learn", "trained on the same images as part of the run", "8 of 8 steps",
-        "16 of 3 dimensions on a grid of 4×4", "Held-out loss at the end", "purrception train config.yaml",
-        PurrceptionPipeline.from_pretrained(exported).tokenizer.fingerprint, "![samples](samples.png)",
-    ):  # fmt: skip
+        "handwritten digits of scikit-learn",
+        "trained on the same images as part of the run",
+        "8 of 8 steps",
+        "16 of 3 dimensions on a grid of 4×4",
+        "Held-out loss at the end",
+        "purrception train config.yaml",
+        PurrceptionPipeline.from_pretrained(exported).tokenizer.fingerprint,
+        "![samples](samples.png)",
+    ):
         assert words in text, words
     assert str(tiny_run.parent) not in text
 
@@ -141,9 +146,10 @@ def test_training_from_other_weights_with_other_classes(tiny_run: Path, tmp_path
         folder.mkdir(parents=True, exist_ok=True)
         image.save(folder / f"{number}.png")
     config = tiny_config(
-        tmp_path, data=DataConfig(source="folder", root=str(pictures), image_size=16, test_fraction=0.0),
+        tmp_path,
+        data=DataConfig(source="folder", root=str(pictures), image_size=16, test_fraction=0.0),
         init_from=str(tiny_run),
-    )  # fmt: skip
+    )
     config = yaml.safe_load(dump_settings(config))
     config["tokenizer"]["path"] = str(tiny_run / "tokenizer")
     config["training"] |= {"steps": 1, "learning_rate": 1e-9}
@@ -163,17 +169,26 @@ def test_what_does_not_fit_is_new_and_said_so(tiny_run: Path) -> None:
 
     def network(width: int = 32, depth: int = 2, patch_size: int = 2) -> PurrceptionTransformer:
         return PurrceptionTransformer(
-            grid=(4, 4), codebook_size=16, codebook_dim=3, num_classes=10, depth=depth, width=width, heads=2,
+            grid=(4, 4),
+            codebook_size=16,
+            codebook_dim=3,
+            num_classes=10,
+            depth=depth,
+            width=width,
+            heads=2,
             patch_size=patch_size,
-        )  # fmt: skip
+        )
 
     same = source.tokenizer.fingerprint
     names = source.class_names
     assert warm_start(network(), source, "a run", same, names).new == ()
     other_codes = warm_start(network(), source, "a run", "another", names)
     assert {line.split(":")[0] for line in other_codes.new} == {
-        "backbone.patch.weight", "backbone.patch.bias", "head.linear.weight", "head.linear.bias",
-    }  # fmt: skip
+        "backbone.patch.weight",
+        "backbone.patch.bias",
+        "head.linear.weight",
+        "head.linear.bias",
+    }
     deeper = warm_start(network(depth=3), source, "a run", same, names)
     assert deeper.new
     assert all("backbone.blocks.2." in line and "the source has none" in line for line in deeper.new)

@@ -58,9 +58,13 @@ def test_many_classes_are_taken_where_the_images_use_them() -> None:
 
 @pytest.mark.parametrize(
     ("json_text", "reason"),
-    [(b"[" * 50_000, "nested too deeply"), (b'{"label": ' + b"1" * 5000 + b"}", "limit"),
-     (b'{"label": "' + b"x" * 2**20 + b'"}', "labels have at most 1048576"), (b"{", "not JSON")],
-)  # fmt: skip
+    [
+        (b"[" * 50_000, "nested too deeply"),
+        (b'{"label": ' + b"1" * 5000 + b"}", "limit"),
+        (b'{"label": "' + b"x" * 2**20 + b'"}', "labels have at most 1048576"),
+        (b"{", "not JSON"),
+    ],
+)
 def test_labels_that_cannot_be_read_cost_their_image_only(tmp_path: Path, json_text: bytes, reason: str) -> None:
     members = {"a.png": png(), "a.json": json_text, "b.png": png(), "b.cls": b"1"}
     config = tar_of(Path(make_tar(tmp_path / "in.tar", members)))

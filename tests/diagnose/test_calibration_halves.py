@@ -14,9 +14,14 @@ def test_both_halves_hold_all_classes_where_these_take_turns(monkeypatch: pytest
     rows = torch.arange(40).view(40, 1, 1)
     open_sites = SimpleNamespace(state_at=lambda _, indices, noise, t: SimpleNamespace(z=noise, open=indices >= 0))
     subject = SimpleNamespace(
-        held_out=object(), num=20, seed=0, network=None, objective=open_sites,
-        rows=lambda tokens, count: (rows, rows[:, 0, 0] % 2), noise=lambda count, stream: rows.float(),
-    )  # fmt: skip
+        held_out=object(),
+        num=20,
+        seed=0,
+        network=None,
+        objective=open_sites,
+        rows=lambda tokens, count: (rows, rows[:, 0, 0] % 2),
+        noise=lambda count, stream: rows.float(),
+    )
     monkeypatch.setattr(calibration, "images_at_once", lambda network: 7)
     monkeypatch.setattr(calibration, "network_posterior", lambda network, labels: lambda z, t: z[..., None])
     halves = [

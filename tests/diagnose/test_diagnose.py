@@ -126,14 +126,20 @@ def test_a_run_without_a_posterior_is_given_the_parts_that_apply(tiny_run: Path,
 
 ROWS = {
     "digits@16": [
-        {"entry": entry, "seed": seed, "step": step, "frechet": level + 0.1 * seed,
-         "bits_per_code": 6.0 + 0.2 * seed,
-         "recall": 0.9, "recognised": 0.9}
+        {
+            "entry": entry,
+            "seed": seed,
+            "step": step,
+            "frechet": level + 0.1 * seed,
+            "bits_per_code": 6.0 + 0.2 * seed,
+            "recall": 0.9,
+            "recognised": 0.9,
+        }
         for entry, level in (("purrception", 2.0), ("cfm", 3.0))
         for seed in (0, 1)
         for step in (10, 20)
     ]
-}  # fmt: skip
+}
 
 
 def test_the_suite_says_where_an_advantage_holds(tmp_path: Path) -> None:
@@ -168,8 +174,9 @@ def test_a_suite_compares_on_embedded_sets_and_folders(
     assert main(words) == 0
     found = json.loads((tmp_path / "suite" / "report.json").read_text())["suite"]
     assert {name: len(rows) for name, rows in found["rows"].items()} == {
-        "digits@16": 4, f"{tmp_path / 'pets'}@16": 4
-    }  # fmt: skip
+        "digits@16": 4,
+        f"{tmp_path / 'pets'}@16": 4,
+    }
     assert len(found["advantages"]) == 4
     assert (tmp_path / "suite" / "suite.png").stat().st_size > 2000
     capsys.readouterr()

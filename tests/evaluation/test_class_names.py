@@ -65,8 +65,10 @@ def test_labels_of_a_folder_mean_the_classes_of_their_names(digits: Path, tmp_pa
         part = report_of(out)
         assert part["rows"][0]["recognised"] > 0.9
         assert {(one["name"], one["label"], one["real_label"]) for one in part["classes"]} == {
-            ("bee", 0, 1), ("cat", 1, 2), ("dog", 2, 3)
-        }  # fmt: skip
+            ("bee", 0, 1),
+            ("cat", 1, 2),
+            ("dog", 2, 3),
+        }
         assert all(abs(one["figures"]["frechet"]) < 1e-6 for one in part["classes"])
         assert not part["warnings"] or "matched" not in "".join(part["warnings"])
 

@@ -61,9 +61,12 @@ def test_statistics_are_those_that_adm_would_save_of_the_same_images(
         covariance = np.cov(spatial, rowvar=False)
         np.testing.assert_allclose(ours["sigma_s"], covariance, rtol=1e-2, atol=1e-3 * covariance.max())
     np.savez(
-        tmp_path / "adm.npz", mu_s=spatial.mean(axis=0), sigma_s=np.cov(spatial, rowvar=False),
-        mu=seen.statistics.mean.numpy(), sigma=seen.statistics.covariance.numpy(),
-    )  # fmt: skip
+        tmp_path / "adm.npz",
+        mu_s=spatial.mean(axis=0),
+        sigma_s=np.cov(spatial, rowvar=False),
+        mu=seen.statistics.mean.numpy(),
+        sigma=seen.statistics.covariance.numpy(),
+    )
     adm = open_reference(str(tmp_path / "adm.npz"), None, None).features(inception, NO_CACHE, strict=True)
     assert adm.spatial is not None
     assert seen.spatial is not None
@@ -78,9 +81,15 @@ def test_statistics_with_spatial_features_in_another_order_are_refused(
     before = hashlib.sha256(b"inception weights tensorflow resize").hexdigest()
     plain = FeatureStatistics(torch.zeros(4), torch.eye(4), 9)
     file = tmp_path / "before.npz"
-    np.savez(file, mu=plain.mean.numpy(), sigma=plain.covariance.numpy(), count=9, origin=np.array(
-        f'{{"features": "inception", "fingerprint": "{before}", "protocol": "val", "title": "x"}}'
-    ))  # fmt: skip
+    np.savez(
+        file,
+        mu=plain.mean.numpy(),
+        sigma=plain.covariance.numpy(),
+        count=9,
+        origin=np.array(
+            f'{{"features": "inception", "fingerprint": "{before}", "protocol": "val", "title": "x"}}'
+        ),
+    )
     with pytest.raises(InputError, match=r"of another version: save them again, or take a reference with images"):
         open_reference(str(file), None, None).features(inception, NO_CACHE, strict=True)
 
@@ -100,11 +109,18 @@ def test_images_and_labels_of_an_npz_are_as_adm_lays_them_out(tmp_path: Path) ->
 @pytest.mark.parametrize(
     "labels",
     [
-        np.array([2, 0, 1]), np.array(["cat"] * 6), np.full(6, 0.5), np.full(6, -1), np.full(6, np.nan),
-        np.zeros((6, 3)), np.zeros((6, 1)), np.zeros(0), np.array(3),
+        np.array([2, 0, 1]),
+        np.array(["cat"] * 6),
+        np.full(6, 0.5),
+        np.full(6, -1),
+        np.full(6, np.nan),
+        np.zeros((6, 3)),
+        np.zeros((6, 1)),
+        np.zeros(0),
+        np.array(3),
     ],
     ids=lambda labels: f"{labels.dtype}{labels.shape}",
-)  # fmt: skip
+)
 def test_labels_that_are_none_are_refused_in_a_line(labels: np.ndarray, tmp_path: Path) -> None:
     np.savez(tmp_path / "adm.npz", np.zeros((6, 4, 4, 3), dtype=np.uint8), labels)
     with pytest.raises(InputError, match=r"holds arr_1 of shape .* beside 6 images; accepted are") as refused:

@@ -268,10 +268,19 @@ SIZES = {"channels": 1, "image_size": 8, "classes": 3, "feature_dim": 2, "class_
 
 @pytest.mark.parametrize(
     "changes",
-    [{"classes": 10**12}, {"classes": "3"}, {"image_size": 10**6}, {"image_size": 10**30}, {"channels": 2},
-     {"class_names": ["a"]}, {"class_names": 7}, {"feature_dim": 10**9}, {"image_size": None}],
+    [
+        {"classes": 10**12},
+        {"classes": "3"},
+        {"image_size": 10**6},
+        {"image_size": 10**30},
+        {"channels": 2},
+        {"class_names": ["a"]},
+        {"class_names": 7},
+        {"feature_dim": 10**9},
+        {"image_size": None},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_classifier_of_an_earlier_version_loads_if_its_sizes_are_those_of_its_weights(
     tmp_path: Path, changes: dict[str, object]
 ) -> None:
@@ -300,7 +309,11 @@ ROW = {"images": "x", "frechet": 3.5, "frechet_low": 3.0, "frechet_high": 4.0}
 @pytest.mark.parametrize(
     "text",
     [
-        "[]", "{}", "[" * 50_000, '{"manifest": [], "rows": []}', '{"manifest": {}, "rows": {}}',
+        "[]",
+        "{}",
+        "[" * 50_000,
+        '{"manifest": [], "rows": []}',
+        '{"manifest": {}, "rows": {}}',
         json.dumps({"manifest": {}, "rows": [{**ROW, "frechet": "3"}]}),
         json.dumps({"manifest": {}, "rows": [{**ROW, "frechet": float("nan")}]}),
         json.dumps({"manifest": {}, "rows": [{**ROW, "frechet_low": None}]}),
@@ -312,7 +325,7 @@ ROW = {"images": "x", "frechet": 3.5, "frechet_low": 3.0, "frechet_high": 4.0}
         '{"manifest": {}, "rows": [{"images": "x", "frechet": 1' + "0" * 400 + "}]}",
         "\udcff",
     ],
-)  # fmt: skip
+)
 def test_reports_that_are_none_are_refused_in_a_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "good.json").write_text(json.dumps({"manifest": {}, "rows": [ROW]}))
     assert "same distance" in compare_results(tmp_path / "good.json", tmp_path / "good.json")

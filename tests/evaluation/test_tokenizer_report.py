@@ -84,7 +84,7 @@ def test_a_codebook_by_hand() -> None:
     state, nearest = examine_codebook(codes, counts, squared_error=0.04)
     torch.testing.assert_close(nearest.float(), torch.tensor([5.0, 0.1, 0.1, (97**2 + 4**2) ** 0.5]))
     assert (state.codes, state.dimension, state.dead, state.usage, state.sites_per_code) == (4, 2, 1, 0.75, 1.0)
-    assert state.perplexity == pytest.approx(2 ** 1.5)  # fmt: skip
+    assert state.perplexity == pytest.approx(2**1.5)
     assert state.within_noise == 0.5
     assert state.quantisation_error == pytest.approx(0.2)
     assert state.smallest_distance == pytest.approx(0.1, rel=1e-5)
@@ -104,10 +104,20 @@ def test_nearest_neighbours_across_blocks() -> None:
 
 
 HEALTHY = CodebookState(
-    codes=100, dimension=4, sites_per_code=50, usage=0.99, dead=1, perplexity=60, channel_mean=(0.0,),
-    channel_deviation=(1.0,), deviation=1, smallest_distance=0.5, median_distance=2, quantisation_error=0.3,
+    codes=100,
+    dimension=4,
+    sites_per_code=50,
+    usage=0.99,
+    dead=1,
+    perplexity=60,
+    channel_mean=(0.0,),
+    channel_deviation=(1.0,),
+    deviation=1,
+    smallest_distance=0.5,
+    median_distance=2,
+    quantisation_error=0.3,
     within_noise=0.01,
-)  # fmt: skip
+)
 CLOSE = Distance("x", reconstructions=0.2, floor=1.0, variance=10.0)
 
 

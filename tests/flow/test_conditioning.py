@@ -75,7 +75,7 @@ def test_the_pull_is_the_gradient_of_the_given_codes() -> None:
 
 def test_what_each_way_costs() -> None:
     objective = build_objective(ObjectiveConfig())
-    editor = Editor(network_for(objective), objective, SamplingConfig(steps=5))
+    editor = Editor(network_for(objective), objective, SamplingConfig(num_inference_steps=5))
     indices, free = torch.randint(17, (2, 4, 6)), torch.rand(2, 4, 6) < 0.5
     labels = torch.tensor([0, 1])
     cost = {
@@ -88,7 +88,9 @@ def test_what_each_way_costs() -> None:
 def test_ways_that_a_model_does_not_have_are_refused() -> None:
     for name in ("cfm", "dfm"):
         objective = build_objective(ObjectiveConfig(name=name))
-        editor = Editor(network_for(objective), objective, SamplingConfig(steps=2), conditioning="posterior")
+        editor = Editor(
+            network_for(objective), objective, SamplingConfig(num_inference_steps=2), conditioning="posterior"
+        )
         with pytest.raises(InputError, match="cannot be conditioned by 'posterior'; accepted are auto"):
             editor.inpaint(torch.zeros(1, 4, 6, dtype=torch.long), torch.eye(4, 6)[None] > 0, torch.tensor([0]))
     with pytest.raises(InputError, match="did you mean 'posterior'"):

@@ -105,7 +105,10 @@ def chi_squared(counts: Tensor, shares: Tensor) -> float:
 def test_code_frequencies_are_the_data_sets_by_chi_squared(oracle: Oracle) -> None:
     count = 4000
     made = dfm().generate(
-        oracle, torch.zeros(count, dtype=torch.long), Numbers(count, (2, 2), 3), SamplingConfig(steps=100)
+        oracle,
+        torch.zeros(count, dtype=torch.long),
+        Numbers(count, (2, 2), 3),
+        SamplingConfig(num_inference_steps=100),
     )
     for row in range(2):
         for column in range(2):
@@ -123,7 +126,10 @@ def test_the_test_above_can_fail(oracle: Oracle) -> None:
     tilted = Oracle(oracle.grids, torch.tensor([0.25, 0.25, 0.2, 0.1, 0.1, 0.1]))
     count = 4000
     made = dfm().generate(
-        tilted, torch.zeros(count, dtype=torch.long), Numbers(count, (2, 2), 3), SamplingConfig(steps=100)
+        tilted,
+        torch.zeros(count, dtype=torch.long),
+        Numbers(count, (2, 2), 3),
+        SamplingConfig(num_inference_steps=100),
     )
     shares = torch.zeros(CODES, dtype=torch.double).index_add_(0, oracle.grids[:, 0, 0], oracle.weights)
     counts = made.indices[:, 0, 0].bincount(minlength=CODES).double()
@@ -134,7 +140,10 @@ def test_the_test_above_can_fail(oracle: Oracle) -> None:
 def test_whole_grids_appear_at_their_rate_when_steps_are_many(oracle: Oracle) -> None:
     count = 4000
     made = dfm().generate(
-        oracle, torch.zeros(count, dtype=torch.long), Numbers(count, (2, 2), 5), SamplingConfig(steps=200)
+        oracle,
+        torch.zeros(count, dtype=torch.long),
+        Numbers(count, (2, 2), 5),
+        SamplingConfig(num_inference_steps=200),
     )
     counts = grid_counts(made.indices, oracle.grids)
     assert counts[-1] / count < 0.02  # two sites drawn in one step may disagree: O(1/N)
@@ -147,12 +156,14 @@ def test_the_corrector_changes_known_sites_and_keeps_the_law(oracle: Oracle) -> 
     shares = torch.zeros(CODES, dtype=torch.double).index_add_(0, oracle.grids[:, 0, 0], oracle.weights)
     made = {}
     for strength in (0.0, 0.5, 2 / 3, 1.0):
-        settings = SamplingConfig(steps=50, solver="stochastic", strength=strength)
+        settings = SamplingConfig(num_inference_steps=50, solver="stochastic", eta=strength)
         made[strength] = dfm().generate(oracle, labels, Numbers(count, (2, 2), 7), settings).indices
         frequencies = made[strength][:, 0, 0].bincount(minlength=CODES).double() / count
         torch.testing.assert_close(frequencies, shares, atol=0.03, rtol=0)
         assert grid_counts(made[strength], oracle.grids)[-1] / count < 0.1
-    plain = dfm().generate(oracle, labels, Numbers(count, (2, 2), 7), SamplingConfig(steps=50)).indices
+    plain = (
+        dfm().generate(oracle, labels, Numbers(count, (2, 2), 7), SamplingConfig(num_inference_steps=50)).indices
+    )
     assert torch.equal(made[0.0], plain)
     assert (made[1.0] != plain).any()
 
@@ -167,7 +178,7 @@ def test_a_known_site_is_never_redrawn_without_a_corrector(oracle: Oracle) -> No
 
     watched = Watched(oracle.grids, oracle.weights)
     made = dfm().generate(
-        watched, torch.zeros(50, dtype=torch.long), Numbers(50, (2, 2), 1), SamplingConfig(steps=10)
+        watched, torch.zeros(50, dtype=torch.long), Numbers(50, (2, 2), 1), SamplingConfig(num_inference_steps=10)
     )
     final = watched.embed(made.indices)
     for z in seen:

@@ -17,16 +17,16 @@ from purrception.flow import (
     SOLVERS,
     LinearPath,
     SolverOptions,
-    TimeGrid,
-    cosine_grid,
+    Timesteps,
+    cosine_timesteps,
     dopri5,
     euler,
     get_solver,
     heun,
-    log_snr_grid,
+    log_snr_timesteps,
     nearest_codes,
     stochastic,
-    uniform_grid,
+    uniform_timesteps,
 )
 from purrception.flow.solvers import ADAPTIVE_END, Solver
 from purrception.utils.errors import InputError
@@ -72,7 +72,7 @@ def starts(count: int = 16) -> Tensor:
 def order(solver: Solver, problem: Gaussian, steps: tuple[int, ...] = (160, 320, 640, 1280)) -> float:
     """Slope of log error against log steps on the uniform grid."""
     z = starts()
-    errors = [(solver(problem.mean, z, uniform_grid(n)) - problem.flow(z)).abs().max().item() for n in steps]
+    errors = [(solver(problem.mean, z, uniform_timesteps(n)) - problem.flow(z)).abs().max().item() for n in steps]
     return float(np.polyfit(np.log(steps), np.log(errors), 1)[0])
 
 
@@ -87,7 +87,7 @@ def test_order_of_accuracy(name: str, slope: float, within: float, problem: Gaus
 
 @pytest.mark.parametrize("name", ["heun", "midpoint"])
 def test_steps_in_means_are_the_textbook_steps_on_velocities(name: str) -> None:
-    problem, path, grid = Gaussian(), LinearPath(), uniform_grid(9)[:-1]
+    problem, path, grid = Gaussian(), LinearPath(), uniform_timesteps(9)[:-1]
     z = expected = starts()
 
     def velocity(z: Tensor, t: float) -> Tensor:
@@ -103,8 +103,8 @@ def test_steps_in_means_are_the_textbook_steps_on_velocities(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["heun", "midpoint", "dpmpp_2m"])
-@pytest.mark.parametrize("grid", [uniform_grid(32), log_snr_grid(32), cosine_grid(32)])
-def test_second_order_is_closer_than_euler(name: str, grid: TimeGrid) -> None:
+@pytest.mark.parametrize("grid", [uniform_timesteps(32), log_snr_timesteps(32), cosine_timesteps(32)])
+def test_second_order_is_closer_than_euler(name: str, grid: Timesteps) -> None:
     problem, z = Gaussian(), starts()
     error = (get_solver(name)(problem.mean, z, grid) - problem.flow(z)).abs().max()
     assert error < 0.5 * (euler(problem.mean, z, grid) - problem.flow(z)).abs().max()
@@ -140,7 +140,7 @@ def test_dopri5_gives_up_with_one_line() -> None:
 def test_a_grid_may_be_any_part_of_the_path(name: str, ends: tuple[float, float]) -> None:
     problem, z_0 = Gaussian(), starts()
     first, last = ends
-    grid = (*(first + (last - first) * x for x in uniform_grid(400)[:-1]), last)
+    grid = (*(first + (last - first) * x for x in uniform_timesteps(400)[:-1]), last)
     within = 2e-2 if name == "euler" else 1e-3
     reached = get_solver(name)(problem.mean, problem.flow(z_0, first), grid)
     torch.testing.assert_close(reached, problem.flow(z_0, last), rtol=0, atol=within)
@@ -150,7 +150,7 @@ def test_a_grid_may_be_any_part_of_the_path(name: str, ends: tuple[float, float]
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_every_evaluation_is_finite_and_before_one(name: str, dtype: torch.dtype) -> None:
     problem, z = Gaussian(sigma=0.1), starts().to(dtype)
-    for grid in (uniform_grid(7), log_snr_grid(7), uniform_grid(1), (0.0, 0.5, 1 - 1e-12, 1.0)):
+    for grid in (uniform_timesteps(7), log_snr_timesteps(7), uniform_timesteps(1), (0.0, 0.5, 1 - 1e-12, 1.0)):
         end = make(name, z)(problem.mean, z, grid)
         assert end.dtype == dtype
         assert all(state.isfinite().all() for state in [*problem.states, end])
@@ -160,7 +160,7 @@ def test_every_evaluation_is_finite_and_before_one(name: str, dtype: torch.dtype
 @pytest.mark.parametrize(("name", "evaluations"), EVALUATIONS.items())
 def test_number_of_evaluations(name: str, evaluations: int) -> None:
     problem, z = Gaussian(), starts()
-    make(name, z)(problem.mean, z, uniform_grid(7))
+    make(name, z)(problem.mean, z, uniform_timesteps(7))
     assert len(problem.times) == evaluations
 
 
@@ -191,7 +191,7 @@ def test_the_last_step_lands_on_the_last_posterior_mean(name: str) -> None:
         means.append(problem.mean(z, t))
         return means[-1]
 
-    assert torch.equal(make(name, z)(mean, z, uniform_grid(5)), means[-1])
+    assert torch.equal(make(name, z)(mean, z, uniform_timesteps(5)), means[-1])
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -200,7 +200,7 @@ def test_exact_posterior_of_a_tiny_data_set_leads_to_its_grids(name: str) -> Non
     codebook = torch.randn(8, 2, generator=generator)
     grids = torch.randint(8, (5, 3, 4), generator=generator)
     noise = torch.randn(64, 2, 3, 4, generator=generator)
-    z = make(name, noise)(lambda z, t: exact_posterior_mean(z, t, grids, codebook), noise, uniform_grid(100))
+    z = make(name, noise)(lambda z, t: exact_posterior_mean(z, t, grids, codebook), noise, uniform_timesteps(100))
     reached = nearest_codes(z, codebook)
     matches = (reached[:, None] == grids).flatten(2).all(-1)
     assert matches.any(1).all()
@@ -219,9 +219,9 @@ def test_heun_stays_between_its_state_and_the_means(t: float, share: float) -> N
 
 def test_stochastic_of_no_strength_is_euler() -> None:
     problem, z = Gaussian(), starts().float()
-    expected = euler(problem.mean, z, uniform_grid(9))
-    assert torch.equal(stochastic(problem.mean, z, uniform_grid(9), strength=0), expected)
-    strong = stochastic(problem.mean, z, uniform_grid(9), fresh_noise(z.shape), strength=0.1)
+    expected = euler(problem.mean, z, uniform_timesteps(9))
+    assert torch.equal(stochastic(problem.mean, z, uniform_timesteps(9), strength=0), expected)
+    strong = stochastic(problem.mean, z, uniform_timesteps(9), fresh_noise(z.shape), strength=0.1)
     assert not torch.equal(strong, expected)
 
 
@@ -230,7 +230,7 @@ def test_stochastic_keeps_the_marginals_of_the_path(strength: float) -> None:
     problem = Gaussian()
     z = torch.randn(20_000, dtype=torch.float64)
     solver = get_solver("stochastic", SolverOptions(strength=strength), fresh_noise(z.shape, z.dtype))
-    end = solver(problem.mean, z, uniform_grid(300))
+    end = solver(problem.mean, z, uniform_timesteps(300))
     for t, state in [*zip(problem.times, problem.states, strict=True), (1.0, end)]:
         variance = t**2 * problem.sigma**2 + (1 - t) ** 2
         assert state.var().item() == pytest.approx(variance, rel=0.06)  # 5 standard errors, and O(1/N)
@@ -262,7 +262,7 @@ def test_stochastic_asks_for_the_noise_of_every_step_but_the_last() -> None:
         asked.append(step)
         return torch.randn(16, 1, 2, 2)
 
-    stochastic(Gaussian().mean, starts(), uniform_grid(4), noise, strength=1)
+    stochastic(Gaussian().mean, starts(), uniform_timesteps(4), noise, strength=1)
     assert asked == [0, 1, 2]
 
 

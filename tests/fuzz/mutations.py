@@ -19,14 +19,47 @@ QUICK, SLOW = MUTATIONS or 80, MUTATIONS or 50
 """For each reader in CI; those that build a network take longer. ``FUZZ=2000`` looks harder."""
 NUMBER = re.compile(rb"-?\d+(\.\d+)?([eE][-+]?\d+)?")
 NUMBERS = [
-    b"0", b"-1", b"1", b"2", b"255", b"65536", b"1000000", b"2147483648", b"9223372036854775808", b"1e308",
-    b"1e999", b"NaN", b"Infinity", b"-Infinity", b"1.5", b'"1"', b"null", b"true", b"[]", b"{}", b"9" * 5000,
-]  # fmt: skip
+    b"0",
+    b"-1",
+    b"1",
+    b"2",
+    b"255",
+    b"65536",
+    b"1000000",
+    b"2147483648",
+    b"9223372036854775808",
+    b"1e308",
+    b"1e999",
+    b"NaN",
+    b"Infinity",
+    b"-Infinity",
+    b"1.5",
+    b'"1"',
+    b"null",
+    b"true",
+    b"[]",
+    b"{}",
+    b"9" * 5000,
+]
 WORDS = [
-    b"null", b"true", b"[]", b"{}", b'""', b'"../../up"', b'"/abs/olute"', b"[" * 3000, b"{" * 3000,
-    b'{"a":' * 3000, b"&a [*a, *a]", b"!!int abc", b"!!python/object:os.system x", b"2020-99-99",
-    b"\xff\xfe", b"\x00", b"\xe2\x82",
-]  # fmt: skip
+    b"null",
+    b"true",
+    b"[]",
+    b"{}",
+    b'""',
+    b'"../../up"',
+    b'"/abs/olute"',
+    b"[" * 3000,
+    b"{" * 3000,
+    b'{"a":' * 3000,
+    b"&a [*a, *a]",
+    b"!!int abc",
+    b"!!python/object:os.system x",
+    b"2020-99-99",
+    b"\xff\xfe",
+    b"\x00",
+    b"\xe2\x82",
+]
 
 
 def mutated(content: bytes, dice: random.Random) -> bytes:

@@ -177,9 +177,13 @@ def test_a_preparation_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 PARTS = [
-    "model_index.json", "transformer/config.json", "vqvae/config.json", "sampling.yaml",
-    "transformer/diffusion_pytorch_model.safetensors", "vqvae/diffusion_pytorch_model.safetensors",
-]  # fmt: skip
+    "model_index.json",
+    "transformer/config.json",
+    "vqvae/config.json",
+    "sampling.yaml",
+    "transformer/diffusion_pytorch_model.safetensors",
+    "vqvae/diffusion_pytorch_model.safetensors",
+]
 
 
 @pytest.mark.parametrize("name", [*PARTS, DIGESTS_FILE])
@@ -250,9 +254,16 @@ def row(entry: str, step: int) -> dict[str, object]:
     figures = ("frechet", "bits_per_code", "precision", "recall", "recognised", "cross_entropy", "mean_error")
     numbers = dict.fromkeys(figures, 3.0 + 100 / step)
     return {
-        "entry": entry, "seed": 0, "step": step, "seconds": 2.0 * step, "flops": 1e9 * step, "parameters": 7,
-        "nfe": 5, "sampling": {"solver": "euler", "guidance": 1.0, "temperature": 0.9}, **numbers,
-    }  # fmt: skip
+        "entry": entry,
+        "seed": 0,
+        "step": step,
+        "seconds": 2.0 * step,
+        "flops": 1e9 * step,
+        "parameters": 7,
+        "nfe": 5,
+        "sampling": {"solver": "euler", "guidance": 1.0, "temperature": 0.9},
+        **numbers,
+    }
 
 
 def test_rows_of_a_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

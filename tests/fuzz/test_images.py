@@ -134,9 +134,21 @@ def test_metadata(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize(
     ("format_", "mode"),
-    [("PNG", "RGBA"), ("PNG", "P"), ("JPEG", "RGB"), ("GIF", "P"), ("WEBP", "RGBA"), ("TIFF", "RGB"),
-     ("TIFF", "L"), ("BMP", "RGB"), ("PPM", "RGB"), ("ICO", "RGBA"), ("JPEG2000", "RGB"), ("TGA", "RGB")],
-)  # fmt: skip
+    [
+        ("PNG", "RGBA"),
+        ("PNG", "P"),
+        ("JPEG", "RGB"),
+        ("GIF", "P"),
+        ("WEBP", "RGBA"),
+        ("TIFF", "RGB"),
+        ("TIFF", "L"),
+        ("BMP", "RGB"),
+        ("PPM", "RGB"),
+        ("ICO", "RGBA"),
+        ("JPEG2000", "RGB"),
+        ("TGA", "RGB"),
+    ],
+)
 def test_image_files(tmp_path: Path, format_: str, mode: str) -> None:
     def read(path: Path) -> None:
         assert decode_image(path, path.name, 3).mode == "RGB"
@@ -164,9 +176,14 @@ def test_npz_of_images(tmp_path: Path) -> None:
 def test_npz_of_statistics(tmp_path: Path) -> None:
     features = torch.from_numpy(np.random.default_rng(0).standard_normal((9, 3)))
     whole = ImageFeatures(
-        FeatureStatistics.of(features), FeatureStatistics.of(features[:, :2]), features=features, logits=features,
-        labels=torch.arange(9), content="abc", size=(8, 8),
-    )  # fmt: skip
+        FeatureStatistics.of(features),
+        FeatureStatistics.of(features[:, :2]),
+        features=features,
+        logits=features,
+        labels=torch.arange(9),
+        content="abc",
+        size=(8, 8),
+    )
     save_statistics(tmp_path / "real.npz", whole, Origin("texture", "0" * 64, "val", "x"), {"count": 9})
 
     def read(path: Path) -> None:
@@ -234,15 +251,25 @@ def test_classifiers(tmp_path: Path) -> None:
 
 
 def test_reports_to_compare(tmp_path: Path) -> None:
-    row = {"images": "guidance 1", "frechet": 3.5, "frechet_low": 3.0, "frechet_high": 4.0, "kid": 0.1,
-           "kid_spread": 0.01, "nfe": 12, "guidance": 1.5}  # fmt: skip
+    row = {
+        "images": "guidance 1",
+        "frechet": 3.5,
+        "frechet_low": 3.0,
+        "frechet_high": 4.0,
+        "kid": 0.1,
+        "kid_spread": 0.01,
+        "nfe": 12,
+        "guidance": 1.5,
+    }
     report = {"manifest": {"count": 9, "images": {"seed": 0, "shares": [0.5, 0.5]}}, "rows": [row, row]}
     whole = json.dumps(report, indent=2).encode()
     (tmp_path / "whole.json").write_bytes(whole)
     torment(
-        lambda path: compare_results(path, tmp_path / "whole.json", anyway=True), tmp_path / "report.json", whole,
+        lambda path: compare_results(path, tmp_path / "whole.json", anyway=True),
+        tmp_path / "report.json",
+        whole,
         "report.json",
-    )  # fmt: skip
+    )
 
 
 def test_lists_of_skipped_images(tmp_path: Path) -> None:

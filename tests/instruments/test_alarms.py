@@ -13,9 +13,15 @@ from purrception.instruments.training_monitor import ALARMS, Watch
 from purrception.tokens import TokenDataset
 
 GOOD = {
-    "sample_perplexity": 90.0, "data_perplexity": 100.0, "class_agreement": 0.9, "data_class_agreement": 0.95,
-    "calibration_error": 0.02, "confidence": 0.5, "accuracy": 0.5, "logsumexp_at_most": 10.0,
-}  # fmt: skip
+    "sample_perplexity": 90.0,
+    "data_perplexity": 100.0,
+    "class_agreement": 0.9,
+    "data_class_agreement": 0.95,
+    "calibration_error": 0.02,
+    "confidence": 0.5,
+    "accuracy": 0.5,
+    "logsumexp_at_most": 10.0,
+}
 
 
 @pytest.mark.parametrize(

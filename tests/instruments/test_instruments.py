@@ -21,8 +21,8 @@ from purrception.flow import (
     Truncation,
     build_objective,
     euler,
-    get_grid,
     get_solver,
+    get_timesteps,
 )
 from purrception.instruments.calibration import (
     TEMPERATURES,
@@ -48,7 +48,7 @@ from purrception.instruments.smoothness import (
     jacobians,
     largest_growth_rates,
     largest_singular_values,
-    proposed_grid,
+    proposed_timesteps,
     velocity_field,
 )
 from purrception.instruments.temperature import TemperatureEffect
@@ -66,8 +66,16 @@ OPTIONS = PredictionOptions(0.7, Truncation(5), Guidance(2.0))
 
 def build(**changes: object) -> PurrceptionTransformer:
     """A small network with random weights on a 2×2 grid."""
-    sizes = {"grid": (2, 2), "codebook_size": 9, "codebook_dim": 3, "num_classes": 4, "depth": 2, "width": 16,
-             "heads": 2, "patch_size": 1} | changes  # fmt: skip
+    sizes = {
+        "grid": (2, 2),
+        "codebook_size": 9,
+        "codebook_dim": 3,
+        "num_classes": 4,
+        "depth": 2,
+        "width": 16,
+        "heads": 2,
+        "patch_size": 1,
+    } | changes
     made = PurrceptionTransformer(**sizes)  # type: ignore[arg-type]
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -106,9 +114,11 @@ def test_a_recorded_path_is_the_path_and_every_evaluation_is_kept() -> None:
     network, noise, labels = build(), torch.randn(3, 3, 2, 2), torch.arange(3)
     said = network_posterior(network, labels)
     for solver, evaluations in (("euler", 6), ("heun", 11)):
-        recorded = record_trajectory(said, network.codebook, noise, get_solver(solver), get_grid("uniform", 6))
+        recorded = record_trajectory(
+            said, network.codebook, noise, get_solver(solver), get_timesteps("uniform", 6)
+        )
         assert len(recorded.times) == len(recorded.states) == evaluations
-        plain = get_solver(solver)(mean_function(said, network.codebook), noise, get_grid("uniform", 6))
+        plain = get_solver(solver)(mean_function(said, network.codebook), noise, get_timesteps("uniform", 6))
         assert torch.equal(recorded.end, plain)
     tops = top_codes(network_posterior(network, labels[1:2]), recorded, 1, (0, 1), 3)
     assert torch.equal(tops.codes[:, 0], recorded.uncertainty.codes[:, 1, 0, 1])
@@ -224,7 +234,7 @@ def record(mean: object, noise: Tensor, steps: int) -> tuple[tuple[float, ...], 
         means.append(mean(z, t))  # type: ignore[operator]
         return means[-1]
 
-    end = euler(seen, noise, get_grid("uniform", steps))
+    end = euler(seen, noise, get_timesteps("uniform", steps))
     return tuple(times), torch.stack(states), torch.stack(means), end
 
 
@@ -246,12 +256,12 @@ def test_a_proposed_grid_spends_steps_where_paths_bend_and_beats_the_uniform_one
         return torch.tanh(torch.full_like(z, (t - 0.3) / 0.05)) + 0.3 * z.tanh()
 
     noise = torch.randn(16, 2, 1, 1)
-    proposed = proposed_grid(bending(*record(mean, noise, 200)), 12)
+    proposed = proposed_timesteps(bending(*record(mean, noise, 200)), 12)
     assert (proposed[0], proposed[-1], len(proposed)) == (0.0, 1.0, 13)
     assert all(t < s for t, s in pairwise(proposed))
     assert sum(0.2 < t < 0.4 for t in proposed) > 3
     codes = torch.randn(4, 2)
-    grids = {"uniform": get_grid("uniform", 12), "proposed": proposed, "same": get_grid("uniform", 400)}
+    grids = {"uniform": get_timesteps("uniform", 12), "proposed": proposed, "same": get_timesteps("uniform", 400)}
     errors = grid_errors(mean, codes, noise, euler, grids, 400)
     assert errors["same"].error == errors["same"].codes_changed == 0
     assert errors["proposed"].error < 2 * errors["uniform"].error

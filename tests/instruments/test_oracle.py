@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from purrception.flow import get_grid, get_solver, nearest_codes
+from purrception.flow import get_solver, get_timesteps, nearest_codes
 from purrception.instruments import oracle as oracle_module
 from purrception.instruments.bound import (
     check_bound,
@@ -71,7 +71,7 @@ def test_with_the_oracle_for_a_network_every_solver_lands_on_data(solver: str) -
     generator = torch.Generator().manual_seed(3)
     noise = torch.randn(64, 3, 2, 3, generator=generator)
     run = get_solver(solver, noise=lambda step: torch.randn(noise.shape, generator=generator))
-    end = run(mean_function(oracle.posterior(), codebook), noise, get_grid("uniform", 64))
+    end = run(mean_function(oracle.posterior(), codebook), noise, get_timesteps("uniform", 64))
     landed = nearest_grid(nearest_codes(end, codebook), grids) == 0
     assert float(landed.double().mean()) > 0.98
 

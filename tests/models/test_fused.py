@@ -42,9 +42,13 @@ def test_the_kernels_pass_their_tests_under_the_interpreter(tiny_run: Path) -> N
     pytest.importorskip("triton")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
-        cwd=Path(__file__).parents[2], env=os.environ | {"TRITON_INTERPRET": "1", "TINY_RUN": str(tiny_run)},
-        capture_output=True, text=True, timeout=500, check=False,
-    )  # fmt: skip
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"TRITON_INTERPRET": "1", "TINY_RUN": str(tiny_run)},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout[-4000:]
 
 

@@ -92,8 +92,11 @@ def test_embedding_uses_the_codebook_of_the_head(network: PurrceptionTransformer
 
 def test_presets_are_the_published_sizes() -> None:
     assert {name: DIT_SIZES[name] for name in ("S", "B", "L", "XL")} == {
-        "S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)
-    }  # fmt: skip
+        "S": (12, 384, 6),
+        "B": (12, 768, 12),
+        "L": (24, 1024, 16),
+        "XL": (28, 1152, 16),
+    }
     assert DiTConfig.preset("XL/2") == DiTConfig(depth=28, width=1152, heads=16, patch_size=2)
     with pytest.raises(InputError, match="did you mean 'XL'"):
         DiTConfig.preset("XXL/2")

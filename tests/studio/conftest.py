@@ -21,10 +21,16 @@ if TYPE_CHECKING:
 
 CHROMIUM = "/usr/bin/chromium"
 SWITCHES = [
-    "--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-default-apps", "--no-first-run",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--enable-unsafe-swiftshader",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-default-apps",
+    "--no-first-run",
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
-]  # fmt: skip
+]
 # Runs before anything else in the server: a name that is not loopback is written down and not resolved.
 NO_LOOKUPS = """
 import os, socket
@@ -63,15 +69,22 @@ def start_studio(run: Path, around: Path, *options: str) -> Server:
     lookups = around / "guard/lookups"
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(around / "guard"), *filter(None, [os.environ.get("PYTHONPATH")])]),
-        "LOOKUPS": str(lookups), "OMP_NUM_THREADS": "2",
-        "TMPDIR": str(around / "tmp"), "HOME": str(around / "home"),
-        "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1",
-    }  # fmt: skip
+        "LOOKUPS": str(lookups),
+        "OMP_NUM_THREADS": "2",
+        "TMPDIR": str(around / "tmp"),
+        "HOME": str(around / "home"),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     log = (around / "guard/log").open("w+")
     process = subprocess.Popen(
         [sys.executable, "-m", "purrception", "studio", str(run), *options],
-        env=environment, stdout=log, stderr=subprocess.STDOUT, text=True, cwd=around,
-    )  # fmt: skip
+        env=environment,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=around,
+    )
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (min(1024, most), most))  # as most systems start it
     until = time.monotonic() + 300

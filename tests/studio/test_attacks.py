@@ -89,9 +89,18 @@ def test_it_answers_under_its_own_names_alone(studio: Server, locked: Server) ->
     ):
         assert ask(studio, PAGE, f"Host: {host}")[0] == 200, host
     foreign = (
-        "evil.example", f"evil.example:{port}", f"127.0.0.1.evil.example:{port}", "localhost:1", "", "[::1", "*",
-        f"me@localhost:{port}", f"localhost:{port}:{port}", "192.0.2.1", "studio.example",
-    )  # fmt: skip
+        "evil.example",
+        f"evil.example:{port}",
+        f"127.0.0.1.evil.example:{port}",
+        "localhost:1",
+        "",
+        "[::1",
+        "*",
+        f"me@localhost:{port}",
+        f"localhost:{port}:{port}",
+        "192.0.2.1",
+        "studio.example",
+    )
     for host in foreign:
         assert ask(studio, PAGE, f"Host: {host}")[0] == 421, host
         assert ask(studio, PAGE, f"X-Forwarded-Host: {host or 'x'}")[0] == 421, host
@@ -112,9 +121,16 @@ def test_other_pages_are_refused(studio: Server, locked: Server) -> None:
         assert "x-frame-options: sameorigin" in head
         assert "x-content-type-options: nosniff" in head
     foreign = (
-        "http://evil.example", "null", "", "http://localhost", "http://localhost:3000", f"ftp://{own}",
-        f"http://evil.example:{port}", f"http://{own}.evil.example", "https://studio.example",
-    )  # fmt: skip
+        "http://evil.example",
+        "null",
+        "",
+        "http://localhost",
+        "http://localhost:3000",
+        f"ftp://{own}",
+        f"http://evil.example:{port}",
+        f"http://{own}.evil.example",
+        "https://studio.example",
+    )
     for origin in foreign:
         for method in ("GET", "HEAD", "POST", "OPTIONS", "DELETE"):
             status, head = ask(studio, f"{method} / HTTP/1.1", f"Origin: {origin}", "Content-Length: 0")

@@ -141,8 +141,18 @@ def test_only_files_below_the_folder_are_taken(tmp_path: Path) -> None:
     (folder / "a/good").write_text("1", encoding="utf-8")
     uploads = Uploads(folder)
     assert uploads.holds(str(folder / "a/good"))
-    outside = (tmp_path / "secret", folder / "link", folder / "../secret", folder, "x", "", "http://a/b", "a\0b",
-               "x" * 10_000, f"{folder}-evil/x")  # fmt: skip
+    outside = (
+        tmp_path / "secret",
+        folder / "link",
+        folder / "../secret",
+        folder,
+        "x",
+        "",
+        "http://a/b",
+        "a\0b",
+        "x" * 10_000,
+        f"{folder}-evil/x",
+    )
     for path in outside:
         assert not uploads.holds(str(path)), path
 

@@ -33,9 +33,23 @@ def visitor(server: Server, **options: Any) -> Any:
 def generate(client: Any, name: str, seed: int, schedule: str = "") -> Any:
     """Two images of a class; (gallery, cost, command, download)."""
     return client.predict(
-        name, 2, seed, 3, "euler", 1.0, 1.0, 0.0, 1.0, "uniform", "nearest", 0, 1.0, schedule, "Images",
+        name,
+        2,
+        seed,
+        3,
+        "euler",
+        1.0,
+        1.0,
+        0.0,
+        1.0,
+        "uniform",
+        "nearest",
+        0,
+        1.0,
+        schedule,
+        "Images",
         api_name="/generate",
-    )  # fmt: skip
+    )
 
 
 def resident(server: Server) -> int:

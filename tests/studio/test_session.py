@@ -64,7 +64,7 @@ def test_work_stops_when_its_visitor_says_so_and_another_goes_on(own: Studio) ->
 
     def long() -> None:
         try:
-            own.generate([0] * 64, replace(own.defaults, steps=1000), 0, "slow", report)
+            own.generate([0] * 64, replace(own.defaults, num_inference_steps=1000), 0, "slow", report)
         except StoppedError as stopped:
             failures.append(stopped)
 
@@ -84,7 +84,7 @@ def test_a_stop_reaches_all_of_a_visitors_work_and_what_waits_does_not_begin(own
 
     def work(session: str, report: Any) -> None:
         try:
-            own.generate([0] * 64, replace(own.defaults, steps=1000), 0, session, report)
+            own.generate([0] * 64, replace(own.defaults, num_inference_steps=1000), 0, session, report)
         except StoppedError:
             ended.append(session)
 
@@ -109,9 +109,9 @@ def test_a_stop_reaches_all_of_a_visitors_work_and_what_waits_does_not_begin(own
 def test_too_much_is_refused(own: Studio) -> None:
     for labels, steps in (([0] * 65, 3), ([], 3), ([0], 1001)):
         with pytest.raises(InputError, match="1 to 64 images in at most 1000 steps"):
-            own.generate(labels, replace(own.defaults, steps=steps), 0, "me", silent)
+            own.generate(labels, replace(own.defaults, num_inference_steps=steps), 0, "me", silent)
     with pytest.raises(InputError, match="at most 100 steps are kept"):
-        record(own, 3, replace(own.defaults, steps=101), 0, "me", silent)
+        record(own, 3, replace(own.defaults, num_inference_steps=101), 0, "me", silent)
 
 
 def test_every_class_has_a_thumbnail_of_a_training_image(own: Studio) -> None:
@@ -122,7 +122,7 @@ def test_every_class_has_a_thumbnail_of_a_training_image(own: Studio) -> None:
 
 @pytest.mark.parametrize(("solver", "count"), [("euler", 4), ("heun", 7)])
 def test_a_trajectory_ends_where_sampling_does(own: Studio, solver: str, count: int) -> None:
-    settings = replace(own.defaults, steps=4, solver=solver)
+    settings = replace(own.defaults, num_inference_steps=4, solver=solver)
     way = record(own, 3, settings, 2, "me", silent)
     assert len(way.moments) == count
     assert [moment.t for moment in way.moments] == sorted(moment.t for moment in way.moments)
@@ -143,7 +143,7 @@ def test_a_mean_that_is_a_code_decodes_as_the_code(own: Studio) -> None:
 
 
 def test_alternatives_are_the_likeliest_codes_and_lead_to_images_that_hold_them(own: Studio) -> None:
-    settings = replace(own.defaults, steps=4)
+    settings = replace(own.defaults, num_inference_steps=4)
     way = record(own, 3, settings, 2, "me", silent)
     found = alternatives(own, way, 1, (2, 1), "me", silent)
     probabilities = [one.probability for one in found]

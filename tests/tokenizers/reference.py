@@ -232,9 +232,13 @@ def random_reference(arch: str, base: int = 32, codebook_size: int = 300) -> Ref
     """A narrow tokenizer with random weights, whose codes lie where its latents do."""
     published = PUBLISHED[arch]
     sizes = Sizes(
-        codebook_size, published.codebook_dim, min(published.latent_channels, 16), published.multipliers,
-        published.attention, base,
-    )  # fmt: skip
+        codebook_size,
+        published.codebook_dim,
+        min(published.latent_channels, 16),
+        published.multipliers,
+        published.attention,
+        base,
+    )
     made = Reference(arch, sizes).eval().requires_grad_(False)
     for name, parameter in made.named_parameters():
         if "norm" in name:

@@ -22,13 +22,41 @@ from purrception.tokens import TokenDataset
 from tests.conftest import run_cli
 
 TINY = [
-    "--runs", "runs", "--data.image-size", "16", "--tokenizer.training.steps", "3",
-    "--tokenizer.training.batch-size", "4", "--tokenizer.model.codebook-size", "8",
-    "--tokenizer.model.channels", "8", "8", "8", "--tokenizer.model.layers", "1", "--network.depth", "1",
-    "--network.width", "16", "--network.heads", "2", "--training.steps", "2", "--training.batch-size", "4",
-    "--training.sample-every", "2", "--training.validate-every", "2", "--training.checkpoint-every", "2",
-    "--sampling.steps", "2",
-]  # fmt: skip
+    "--runs",
+    "runs",
+    "--data.image-size",
+    "16",
+    "--tokenizer.training.steps",
+    "3",
+    "--tokenizer.training.batch-size",
+    "4",
+    "--tokenizer.model.codebook-size",
+    "8",
+    "--tokenizer.model.channels",
+    "8",
+    "8",
+    "8",
+    "--tokenizer.model.layers",
+    "1",
+    "--network.depth",
+    "1",
+    "--network.width",
+    "16",
+    "--network.heads",
+    "2",
+    "--training.steps",
+    "2",
+    "--training.batch-size",
+    "4",
+    "--training.sample-every",
+    "2",
+    "--training.validate-every",
+    "2",
+    "--training.checkpoint-every",
+    "2",
+    "--sampling.steps",
+    "2",
+]
 
 
 def fill(root: Path, broken: int, whole: int = 12) -> Path:

@@ -335,10 +335,16 @@ def amused() -> VQModel:
     """aMUSEd's tokenizer, narrow; as its authors converted it."""
     torch.manual_seed(0)
     made = VQModel(
-        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, layers_per_block=2, norm_num_groups=8,
-        num_vq_embeddings=64, mid_block_add_attention=False, lookup_from_codebook=True,
-    ).eval()  # fmt: skip
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        layers_per_block=2,
+        norm_num_groups=8,
+        num_vq_embeddings=64,
+        mid_block_add_attention=False,
+        lookup_from_codebook=True,
+    ).eval()
     with torch.no_grad():
         sites = made.encode(torch.rand(4, 3, 16, 16)).latents.permute(0, 2, 3, 1).flatten(0, 2)
         made.quantize.embedding.weight.copy_(sites[torch.randperm(len(sites))[:64]])

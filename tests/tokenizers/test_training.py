@@ -128,11 +128,32 @@ checkpoint.save_file = save_and_die
 main(sys.argv[1:])
 """
 OPTIONS = [
-    "--model.codebook-size", "16", "--model.codebook-dim", "3", "--model.channels", "8", "8",
-    "--training.steps", "6", "--training.batch-size", "8", "--training.checkpoint-every", "2",
-    "--training.report-every", "1", "--training.adversarial.weight", "0.5", "--training.adversarial.start", "1",
-    "--training.adversarial.channels", "8", "--training.adversarial.layers", "2", "--seed", "3",
-]  # fmt: skip
+    "--model.codebook-size",
+    "16",
+    "--model.codebook-dim",
+    "3",
+    "--model.channels",
+    "8",
+    "8",
+    "--training.steps",
+    "6",
+    "--training.batch-size",
+    "8",
+    "--training.checkpoint-every",
+    "2",
+    "--training.report-every",
+    "1",
+    "--training.adversarial.weight",
+    "0.5",
+    "--training.adversarial.start",
+    "1",
+    "--training.adversarial.channels",
+    "8",
+    "--training.adversarial.layers",
+    "2",
+    "--seed",
+    "3",
+]
 
 
 @pytest.mark.slow
@@ -141,14 +162,18 @@ def test_a_training_killed_while_saving_resumes_to_the_same_files(
 ) -> None:
     killed = subprocess.run(
         [python(), "-c", KILL_AFTER_SAVE, "tokenizer", "train", "digits", *OPTIONS, "--out", "killed"],
-        cwd=tmp_path, capture_output=True, timeout=300, check=False,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=300,
+        check=False,
+    )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     folder = tmp_path / "killed"
     left = sorted(path.name for path in (folder / "checkpoints").iterdir())
     assert [re.sub(r"\.\d+\.", ".", name) for name in left] == [
-        ".step-00000004.safetensors.partial", "step-00000002.safetensors",
-    ]  # fmt: skip
+        ".step-00000004.safetensors.partial",
+        "step-00000002.safetensors",
+    ]
     assert main(["tokenizer", "train", "--resume", str(folder)]) == 0
     assert main(["tokenizer", "train", "digits", *OPTIONS, "--out", str(tmp_path / "whole")]) == 0
     assert "next: purrception tokenizer report" in capsys.readouterr().out

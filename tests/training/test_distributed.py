@@ -153,9 +153,17 @@ def test_a_run_that_lost_a_process_ends_with_the_same_weights(
     script = tmp_path / "kill_one.py"
     script.write_text(KILL_ONE)
     shared = (
-        "train", tiny_run / "config.yaml", "--runs", tmp_path, "--data.tokens", tiny_run / "tokens",
-        "--tokenizer.path", tiny_run / "tokenizer", "--training.parallel", two_processes.LARGEST,
-    )  # fmt: skip
+        "train",
+        tiny_run / "config.yaml",
+        "--runs",
+        tmp_path,
+        "--data.tokens",
+        tiny_run / "tokens",
+        "--tokenizer.path",
+        tiny_run / "tokenizer",
+        "--training.parallel",
+        two_processes.LARGEST,
+    )
     whole = run_torchrun("-m", "--", "purrception", *shared, "--name", "whole", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     refused = run_torchrun(script, *shared, "--name", "killed", cwd=tmp_path, options=["--max-restarts", "1"])

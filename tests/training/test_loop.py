@@ -105,9 +105,8 @@ main(sys.argv[1:])
 def test_a_run_killed_while_saving_resumes_to_the_same_weights(tiny_run: Path, tmp_path: Path) -> None:
     arguments = ["train", str(tiny_run / "config.yaml"), "--runs", str(tmp_path), "--name", "killed"]
     killed = subprocess.run(
-        [python(), "-c", KILL_IN_SAVE, *arguments],
-        capture_output=True, timeout=300, check=False,
-    )  # fmt: skip
+        [python(), "-c", KILL_IN_SAVE, *arguments], capture_output=True, timeout=300, check=False
+    )
     assert killed.returncode == -signal.SIGKILL
     run = tmp_path / "killed"
     left = sorted(path.name for path in (run / "checkpoints").iterdir())

@@ -49,9 +49,13 @@ def run(kind: str, tmp_path: Path) -> tuple[str, str]:
     found = []
     for rank in (0, 1):
         environment = {
-            **os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank),
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        }  # fmt: skip
+            **os.environ,
+            "RANK": str(rank),
+            "WORLD_SIZE": "2",
+            "LOCAL_RANK": str(rank),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
         output = (tmp_path / f"{rank}.log").open("w")
         found.append(
             subprocess.Popen(

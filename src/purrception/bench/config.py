@@ -84,10 +84,18 @@ class BenchConfig:
         torch.manual_seed(0)
         with device:  # drawing the weights of a large network on the processor would take longer than measuring it
             network = PurrceptionTransformer(
-                (self.grid, self.grid), self.codebook_size, self.codebook_dim, num_classes=1000,
-                depth=sizes.depth, width=sizes.width, heads=sizes.heads, patch_size=sizes.patch_size,
-                head_kind=self.head, head_rank=self.rank, evidence=self.evidence,
-            )  # fmt: skip
+                (self.grid, self.grid),
+                self.codebook_size,
+                self.codebook_dim,
+                num_classes=1000,
+                depth=sizes.depth,
+                width=sizes.width,
+                heads=sizes.heads,
+                patch_size=sizes.patch_size,
+                head_kind=self.head,
+                head_rank=self.rank,
+                evidence=self.evidence,
+            )
             network.set_codebook(torch.randn(self.codebook_size, self.codebook_dim))
         _randomise(network.head)
         network.backbone.recompute = self.recompute

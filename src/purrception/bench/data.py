@@ -46,10 +46,16 @@ def _write_tokens(config: BenchConfig, folder: Path) -> Path:
     codes = rng.integers(config.codebook_size, size=(ROWS, *grid))
     written = write_shard(folder / shard_name(0), codes, np.zeros(ROWS), config.codebook_size)
     Manifest(
-        codebook_size=config.codebook_size, codebook_dim=config.codebook_dim, grid=grid, class_names=("one",),
-        standardisation=Standardisation((0.0,) * config.codebook_dim, 1.0), tokenizer_hash="", split="train",
-        flips=False, shards=(Shard(shard_name(0), ROWS, written),),
-    ).write(folder)  # fmt: skip
+        codebook_size=config.codebook_size,
+        codebook_dim=config.codebook_dim,
+        grid=grid,
+        class_names=("one",),
+        standardisation=Standardisation((0.0,) * config.codebook_dim, 1.0),
+        tokenizer_hash="",
+        split="train",
+        flips=False,
+        shards=(Shard(shard_name(0), ROWS, written),),
+    ).write(folder)
     return folder
 
 

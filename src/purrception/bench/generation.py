@@ -52,7 +52,9 @@ def generate_recorded(config: BenchConfig, images: int, device: torch.device) ->
 
 
 def _settings(config: BenchConfig) -> SamplingConfig:
-    return SamplingConfig(steps=config.steps, solver="euler", guidance=GUIDANCE, temperature=TEMPERATURE)
+    return SamplingConfig(
+        num_inference_steps=config.steps, solver="euler", guidance_scale=GUIDANCE, temperature=TEMPERATURE
+    )
 
 
 def generate_plainly(config: BenchConfig, images: int, device: torch.device) -> Callable[[], Tensor]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from purrception.utils.errors import InputError
 
-PEAK_TFLOPS = {
-    "A100": 312.0, "L40S": 362.0, "H100": 989.0, "H100 PCIe": 756.0, "H200": 989.0, "B200": 2250.0,
-}  # fmt: skip
+PEAK_TFLOPS = {"A100": 312.0, "L40S": 362.0, "H100": 989.0, "H100 PCIe": 756.0, "H200": 989.0, "B200": 2250.0}
 """Dense bfloat16, TFLOP/s, by a part of the GPU's name, from the maker's data sheets."""
 SLOWEST, FASTEST = 1e-6, 1e9
 """Of the speeds that a person may give, TFLOP/s."""

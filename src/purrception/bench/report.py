@@ -26,9 +26,20 @@ from purrception.utils.progress import ProgressBar
 
 MEGABYTE = 2**20
 COLUMNS = (
-    "work", "variant", "ms", "images/s", "codes/s", "× the reference", "× ours", "GFLOP/s", "MFU", "peak MB",
-    "MB an image", "× the reference's memory", "MB beyond the weights",
-)  # fmt: skip
+    "work",
+    "variant",
+    "ms",
+    "images/s",
+    "codes/s",
+    "× the reference",
+    "× ours",
+    "GFLOP/s",
+    "MFU",
+    "peak MB",
+    "MB an image",
+    "× the reference's memory",
+    "MB beyond the weights",
+)
 
 
 @dataclass(frozen=True)
@@ -68,13 +79,20 @@ class Row:
 
         name = self.variant if self.setting is None else f"{self.variant}, {self.setting}"
         return (
-            WORKLOADS[self.part].title, name, shown(1e3 * self.seconds, ".0f"),
-            shown(self.images_per_second, ".2f"), shown(self.codes_per_second, ".0f"),
-            shown(self.times_the_reference, ".2f"), shown(self.times_ours, ".2f"),
-            shown(self.flops_per_second, ".0f", 1e9), shown(self.utilisation, ".1%"),
-            shown(self.bytes, ".0f", MEGABYTE), shown(self.bytes_per_image, ".1f", MEGABYTE),
-            shown(self.memory_of_the_reference, ".2f"), shown(self.bytes_beyond_weights, ".1f", MEGABYTE),
-        )  # fmt: skip
+            WORKLOADS[self.part].title,
+            name,
+            shown(1e3 * self.seconds, ".0f"),
+            shown(self.images_per_second, ".2f"),
+            shown(self.codes_per_second, ".0f"),
+            shown(self.times_the_reference, ".2f"),
+            shown(self.times_ours, ".2f"),
+            shown(self.flops_per_second, ".0f", 1e9),
+            shown(self.utilisation, ".1%"),
+            shown(self.bytes, ".0f", MEGABYTE),
+            shown(self.bytes_per_image, ".1f", MEGABYTE),
+            shown(self.memory_of_the_reference, ".2f"),
+            shown(self.bytes_beyond_weights, ".1f", MEGABYTE),
+        )
 
 
 @dataclass(frozen=True)

@@ -108,10 +108,15 @@ def inpaint(arguments: list[str]) -> None:
         return pipeline.inpaint(
             _picture("image", options.image, pipeline),
             _picture("mask", options.mask, pipeline),
-            options.class_label or None, options.num, settings, options.seed,
-            strength=options.strength, margin=options.margin, keep_pixels=options.keep_pixels,
+            options.class_label or None,
+            options.num,
+            settings,
+            options.seed,
+            strength=options.strength,
+            margin=options.margin,
+            keep_pixels=options.keep_pixels,
             conditioning=options.conditioning,
-        )  # fmt: skip
+        )
 
     _edit("inpaint", InpaintOptions, arguments, run)
 

@@ -147,9 +147,16 @@ def _refuse_settings_of_runs(options: EvaluateOptions) -> None:
     """Options about sampling mean nothing where nothing is sampled."""
     plain = EvaluateOptions()
     about_runs = (
-        "num", "guidances", "steps", "solver", "grid", "temperature", "guidance_interval", "labels",
+        "num",
+        "guidances",
+        "steps",
+        "solver",
+        "grid",
+        "temperature",
+        "guidance_interval",
+        "labels",
         "truncate",
-    )  # fmt: skip
+    )
     given = [name for name in (*about_runs, "save_images") if getattr(options, name) != getattr(plain, name)]
     if given:
         named = ", ".join(f"--{name.replace('_', '-')}" for name in given)

@@ -179,10 +179,12 @@ def condense(message: str) -> str:
     return re.sub(r"^\s*((Value|Parsing) error\s+)?(Error parsing [\w.]+: )?", "", line).strip()
 
 
-def override(settings: T, options: object) -> T:
+def override(settings: T, options: Any) -> T:
     """``settings`` with every field that ``options`` gives a value for; an empty text is none."""
     import dataclasses
 
     names = {field.name for field in dataclasses.fields(settings)}  # type: ignore[arg-type]
-    given = {name: value for name, value in vars(options).items() if name in names and value not in (None, (), "")}
+    now = getattr(settings, "RENAMED", {})
+    options = {now.get(name, name): value for name, value in vars(options).items() if value not in (None, (), "")}
+    given = {name: value for name, value in options.items() if name in names}
     return dataclasses.replace(settings, **given)  # type: ignore[type-var]

@@ -157,9 +157,12 @@ def _train_entry(
     own.root.mkdir(exist_ok=True)
     write_file(own.config_file, dump_settings(config))
     quiet = replace(
-        config.training, sample_every=0, validate_every=config.training.steps,
-        checkpoint_every=config.training.steps, keep_checkpoints=1,
-    )  # fmt: skip
+        config.training,
+        sample_every=0,
+        validate_every=config.training.steps,
+        checkpoint_every=config.training.steps,
+        keep_checkpoints=1,
+    )
     network = build_network(config, train.manifest, tokenizer)
     _share_initial_weights(network, config, train, tokenizer)
     objective = build_objective(config.objective)
@@ -182,10 +185,16 @@ def _train_entry(
         quality = judge.measure(trainer.averaged(), objective, settings)
         unsampled = held_out_figures(trainer.averaged(), objective, held_out, judge.seed)
         row = {
-            "entry": entry, "seed": config.seed, "step": step, "seconds": seconds, "flops": step * flops,
+            "entry": entry,
+            "seed": config.seed,
+            "step": step,
+            "seconds": seconds,
+            "flops": step * flops,
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
-            "sampling": asdict(settings), **asdict(quality), **asdict(unsampled),
-        }  # fmt: skip
+            "sampling": asdict(settings),
+            **asdict(quality),
+            **asdict(unsampled),
+        }
         if protocol.tune and step == points[-1]:
             row["tuned"] = _tune(judge, trainer.averaged(), objective, settings)
         append_json_line(run.root / ROWS_FILE, row)
@@ -206,7 +215,7 @@ def _tune(
     """
     tried = []
     for temperature, guidance in product(TUNED_TEMPERATURES, TUNED_GUIDANCES):
-        asked = replace(settings, temperature=temperature, guidance=guidance)
+        asked = replace(settings, temperature=temperature, guidance_scale=guidance)
         candidate = objective.supported(asked)
         if candidate == asked:  # without a posterior only τ = 1 stays as asked
             tried.append((judge.measure(network, objective, candidate).frechet, candidate))

@@ -38,10 +38,12 @@ class Curves:
         """Of the steps that every one of ``seeds`` has measured, in order."""
         found = {(row["seed"], row["step"]): row for row in rows if row["entry"] == entry}
         steps = sorted({step for _, step in found if all((seed, step) in found for seed in seeds)})
-        return cls(*(
-            np.array([[found[seed, step][name] for step in steps] for seed in seeds], dtype=float)
-            for name in (axis, metric)
-        ))  # fmt: skip
+        return cls(
+            *(
+                np.array([[found[seed, step][name] for step in steps] for seed in seeds], dtype=float)
+                for name in (axis, metric)
+            )
+        )
 
     def mean(self, chosen: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Positions ``[points]`` and values of the monotone curve through the mean over ``chosen`` seeds."""

@@ -22,8 +22,12 @@ from purrception.utils.errors import InputError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-METRICS = {"frechet": "Fréchet distance", "bits_per_code": "bits per code", "recall": "recall",
-           "recognised": "recognised"}  # fmt: skip
+METRICS = {
+    "frechet": "Fréchet distance",
+    "bits_per_code": "bits per code",
+    "recall": "recall",
+    "recognised": "recognised",
+}
 RANKED = ("frechet", "bits_per_code")
 """Lower is better; what advantages are counted in."""
 Rows = list[dict[str, Any]]

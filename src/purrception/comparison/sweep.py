@@ -47,7 +47,14 @@ class SweepSpace:
         """Every combination, checked."""
         combinations = product(self.temperatures, self.guidances, self.steps, self.solvers, self.grids)
         return [
-            replace(base, temperature=temperature, guidance=guidance, steps=steps, solver=solver, grid=grid)
+            replace(
+                base,
+                temperature=temperature,
+                guidance_scale=guidance,
+                num_inference_steps=steps,
+                solver=solver,
+                timestep_spacing=grid,
+            )
             for temperature, guidance, steps, solver, grid in combinations
         ]
 
@@ -123,8 +130,12 @@ def sweep(target: str, space: SweepSpace, num: int, seed: int, folder: Path, dev
 def _write(rows: Rows, front: Rows, again: dict[str, float], judge: Judge, folder: Path) -> None:
     """The report; ``again`` holds the distances of the presets on another noise."""
     result = {
-        "features": judge.features, "frechet_floor": judge.floor, "num": judge.num, "rows": rows, "again": again,
-    }  # fmt: skip
+        "features": judge.features,
+        "frechet_floor": judge.floor,
+        "num": judge.num,
+        "rows": rows,
+        "again": again,
+    }
     write_file(folder / REPORT_JSON, json.dumps(result, indent=2))
     lines = [
         "# Sweep",

@@ -23,18 +23,28 @@ def bound_section(subject: Subject) -> Section:
     model = network_posterior(subject.network, labels)
     times = tuple(END * n / STEPS for n in range(STEPS + 1))
     found = check_bound(
-        subject.oracle.posterior(labels), model, subject.codebook, subject.noise(len(labels)), times,
+        subject.oracle.posterior(labels),
+        model,
+        subject.codebook,
+        subject.noise(len(labels)),
+        times,
         growth_between(model, subject.codebook),
-    )  # fmt: skip
+    )
     diameter = codebook_diameter(subject.codebook)
     widest = diameter * math.sqrt(math.prod(subject.network.grid))
     vacuous = next(
         (t for t, bound in zip(times, found.bound_by_paths, strict=True) if float(bound) > widest), None
     )
     columns = (
-        "error", "error_by_variation", "error_by_divergence", "growth", "distance", "bound_by_paths", "bound",
+        "error",
+        "error_by_variation",
+        "error_by_divergence",
+        "growth",
+        "distance",
+        "bound_by_paths",
+        "bound",
         "bound_by_divergence",
-    )  # fmt: skip
+    )
     rows = [
         [f"{times[n]:.2f}", *(float(getattr(found, name)[n]) for name in columns)] for n in spread(len(times), 10)
     ]
@@ -81,8 +91,12 @@ def _draw(found: BoundCheck, widest: float) -> Figure:
     growth.plot(found.times, found.growth)
     growth.axhline(0, color="grey", linestyle=":")
     growth.set(xlabel="t", title="λ, the fastest growth of differences")
-    names = {"distance": "distance of the flows", "bound_by_paths": "bound, by paths",
-             "bound": "bound, by ε and λ", "bound_by_divergence": "bound, by KL"}  # fmt: skip
+    names = {
+        "distance": "distance of the flows",
+        "bound_by_paths": "bound, by paths",
+        "bound": "bound, by ε and λ",
+        "bound_by_divergence": "bound, by KL",
+    }
     for name, title in names.items():
         laws.plot(found.times[1:], getattr(found, name)[1:], label=title)
     laws.axhline(widest, color="grey", linestyle=":", label="diameter: no bound needed")

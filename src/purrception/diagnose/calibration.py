@@ -52,8 +52,18 @@ def calibration_section(subject: Subject) -> Section:
     names = ("error", "accuracy", "confidence", "brier", "nll", "entropy", "auroc")
     rows = [[name, *(getattr(found, one) for one in names)] for name, found in overall.items()]
     first, last = by_t["as trained"], by_t["a τ for each t"]
-    each = [[f"{t:.2f}", first[t].error, first[t].accuracy, first[t].confidence, first[t].auroc, by_time[t],
-             last[t].error] for t in TIMES]  # fmt: skip
+    each = [
+        [
+            f"{t:.2f}",
+            first[t].error,
+            first[t].accuracy,
+            first[t].confidence,
+            first[t].auroc,
+            by_time[t],
+            last[t].error,
+        ]
+        for t in TIMES
+    ]
     schedule = "piecewise:" + ",".join(f"{t:g}={tau:.2f}" for t, tau in by_time.items())
     held_out = subject.held_out
     assert held_out is not None
@@ -117,9 +127,12 @@ def _draw(
         error.plot(list(by_t[name]), [one.error for one in by_t[name].values()], marker="o", ms=3, label=name)
         loss.plot(list(by_t[name]), [one.nll for one in by_t[name].values()], marker="o", ms=3)
     loss.plot(
-        list(by_t["as trained"]), [one.entropy for one in by_t["as trained"].values()],
-        color="grey", linestyle="--", label="entropy, as trained",
-    )  # fmt: skip
+        list(by_t["as trained"]),
+        [one.entropy for one in by_t["as trained"].values()],
+        color="grey",
+        linestyle="--",
+        label="entropy, as trained",
+    )
     curve.set(xlabel="probability given", ylabel="share that is right", title="reliability")
     error.set(xlabel="t", title="expected calibration error", ylim=(0, None))
     loss.set(xlabel="t", title="negative log-likelihood, nats", ylim=(0, None))

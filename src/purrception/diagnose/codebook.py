@@ -68,13 +68,18 @@ def codebook_section(subject: Subject) -> Section:
             + "."
         )
     found = {
-        "data_codes": int((like > 0).sum()), "data_perplexity": perplexity(like), "sample_codes": use.sample_codes,
-        "sample_perplexity": use.sample_perplexity, "divergence": use.divergence, "divergence_of_held_out": floor,
-        "never": use.never, "never_by_chance": by_chance,
+        "data_codes": int((like > 0).sum()),
+        "data_perplexity": perplexity(like),
+        "sample_codes": use.sample_codes,
+        "sample_perplexity": use.sample_perplexity,
+        "divergence": use.divergence,
+        "divergence_of_held_out": floor,
+        "never": use.never,
+        "never_by_chance": by_chance,
         "over": {str(code): float(use.ratio[code]) for code in over},
         "divergence_by_class": {names[label]: value for label, value in classes.items()},
         "divergence_by_class_of_held_out": {names[label]: value for label, value in unseen_classes.items()},
-    }  # fmt: skip
+    }
     both = [{names[label]: value for label, value in one.items()} for one in (classes, unseen_classes)]
     drawn = _draw(data / data.sum(), sampled / sampled.sum(), use, both[0], both[1])
     return Section("Codebook use", text, found, {"codebook.png": drawn})

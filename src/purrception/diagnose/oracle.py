@@ -11,7 +11,7 @@ from torch import Tensor
 from purrception.diagnose.plotting import panels
 from purrception.diagnose.report import Section, table
 from purrception.diagnose.subject import Subject
-from purrception.flow import get_grid, get_solver, nearest_codes
+from purrception.flow import get_solver, get_timesteps, nearest_codes
 from purrception.flow.posterior import posterior_from_logits
 from purrception.instruments.oracle import Gap, Memorisation, nearest_grid
 from purrception.instruments.posteriors import images_at_once, mean_function, network_mean, network_posterior
@@ -56,10 +56,17 @@ def oracle_section(subject: Subject) -> Section:
     )
     sites = subject.samples.indices[0].numel()
     rows = [
-        [f"{one.t:.1f}", one.exact_entropy, *_or_dash(one.divergence, one.total_variation), one.velocity_error,
-         one.velocity, *_or_dash(other.divergence, other.total_variation), other.velocity_error]
+        [
+            f"{one.t:.1f}",
+            one.exact_entropy,
+            *_or_dash(one.divergence, one.total_variation),
+            one.velocity_error,
+            one.velocity,
+            *_or_dash(other.divergence, other.total_variation),
+            other.velocity_error,
+        ]
         for one, other in zip(gaps["training"], gaps["held-out"], strict=True)
-    ]  # fmt: skip
+    ]
     header = [
         "t",
         "exact entropy",
@@ -144,7 +151,7 @@ def _landings(subject: Subject) -> dict[str, list[float]]:
 
     found: dict[str, list[float]] = {}
     for name in SOLVERS:
-        ends = [get_solver(name, noise=fresh)(mean, noise, get_grid("uniform", steps)) for steps in STEPS]
+        ends = [get_solver(name, noise=fresh)(mean, noise, get_timesteps("uniform", steps)) for steps in STEPS]
         nearest = [nearest_grid(nearest_codes(end, subject.codebook), subject.oracle.grids) for end in ends]
         found[name] = [float((differing == 0).double().mean()) for differing in nearest]
     return found
@@ -174,8 +181,11 @@ def _verdict(memory: Memorisation, sites: int) -> str:
 
 def _draw(gaps: dict[str, list[GapAt]], memory: Memorisation, sites: int) -> Figure:
     figure, made = panels(4, width=3.7)
-    titles = {"divergence": "KL(exact ‖ model), nats", "total_variation": "total variation",
-              "velocity_error": "velocity error of a grid"}  # fmt: skip
+    titles = {
+        "divergence": "KL(exact ‖ model), nats",
+        "total_variation": "total variation",
+        "velocity_error": "velocity error of a grid",
+    }
     for panel, (name, title) in zip(made, titles.items(), strict=False):
         for split, found in gaps.items():
             values = [getattr(one, name) for one in found]

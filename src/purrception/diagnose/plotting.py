@@ -38,9 +38,14 @@ def show_map(panel: Axes, values: Tensor, largest: float, image: np.ndarray | No
     if image is not None and image.shape[2] > 1:
         panel.imshow(image, interpolation="nearest", extent=extent)
     drawn = panel.imshow(
-        values.cpu().numpy(), cmap="inferno", vmin=0, vmax=max(largest, 1e-9), interpolation="nearest",
-        extent=extent, alpha=0.65 if image is not None and image.shape[2] > 1 else 1.0,
-    )  # fmt: skip
+        values.cpu().numpy(),
+        cmap="inferno",
+        vmin=0,
+        vmax=max(largest, 1e-9),
+        interpolation="nearest",
+        extent=extent,
+        alpha=0.65 if image is not None and image.shape[2] > 1 else 1.0,
+    )
     if image is not None and image.shape[2] == 1:  # a grey image shows better as the outline of what is drawn
         panel.contour(image[..., 0], levels=[110], colors="white", linewidths=1.1, alpha=0.9)
     bare(panel, title)

@@ -12,8 +12,8 @@ from purrception.diagnose.plotting import panels
 from purrception.diagnose.report import Section, table
 from purrception.diagnose.subject import Subject
 from purrception.experiment.run import build_network
-from purrception.flow import GRIDS, get_grid, get_solver
-from purrception.flow.schedules import TimeGrid
+from purrception.flow import SPACINGS, get_solver, get_timesteps
+from purrception.flow.timesteps import Timesteps
 from purrception.instruments.posteriors import network_mean
 from purrception.instruments.smoothness import (
     Bending,
@@ -21,7 +21,7 @@ from purrception.instruments.smoothness import (
     Stiffness,
     bending,
     grid_errors,
-    proposed_grid,
+    proposed_timesteps,
     velocity_field,
 )
 from purrception.models import PurrceptionTransformer
@@ -47,7 +47,10 @@ def smoothness_section(subject: Subject) -> Section:
     noise = subject.noise(len(labels))
     bent = _bending(subject, noise, labels)
     grids = {
-        steps: {**{name: get_grid(name, steps) for name in GRIDS}, "proposed": proposed_grid(bent, steps)}
+        steps: {
+            **{name: get_timesteps(name, steps) for name in SPACINGS},
+            "proposed": proposed_timesteps(bent, steps),
+        }
         for steps in STEPS
     }
     errors = {
@@ -55,10 +58,15 @@ def smoothness_section(subject: Subject) -> Section:
         for steps, named in grids.items()
     }
     rows = [
-        [f"{t:.2f}", float(one.largest.mean()), float(one.largest.max()), float(one.growth.mean()),
-         float(one.growth.max())]
+        [
+            f"{t:.2f}",
+            float(one.largest.mean()),
+            float(one.largest.max()),
+            float(one.growth.mean()),
+            float(one.growth.max()),
+        ]
         for t, one in latest.items()
-    ]  # fmt: skip
+    ]
     proposal = ", ".join(f"{t:.3f}" for t in grids[STEPS[1]]["proposed"])
     text = [
         f"Largest singular value σ of the velocity's Jacobian (power iteration, {ITERATIONS} rounds, from "
@@ -66,15 +74,17 @@ def smoothness_section(subject: Subject) -> Section:
         "images. σ near t = 1 is 1/(1 − t) for a field that only contracts; λ above 0 is where neighbours "
         "part and images are decided.",
         table(["t", "σ, mean", "σ, largest", "λ, mean", "λ, largest"], rows),
-        table(["checkpoint", *(f"σ at t = {t:.2f}" for t in TIMES)],
-              [[step, *(float(found[t].largest.mean()) for t in TIMES)] for step, found in fields.items()]),
+        table(
+            ["checkpoint", *(f"σ at t = {t:.2f}" for t in TIMES)],
+            [[step, *(float(found[t].largest.mean()) for t in TIMES)] for step, found in fields.items()],
+        ),
         f"Straightness of {len(labels)} paths {bent.straightness:.3f} (1: straight lines); their length is "
         f"{bent.detour:.2f} times the distance of their ends. Steps cost most where the mean "
         f"moves: in proportion to the root of |dμ/dt| = (1 − t) |dv/dt|, {STEPS[1]} steps are at {proposal}.",
         f"Euler on each grid against {FINE} uniform steps from the same noise: root mean square error of the "
         "end, and in brackets the share of tokens whose code is another one.",
         table(["grid", *(f"NFE {steps}" for steps in STEPS)], _grid_rows(errors)),
-    ]  # fmt: skip
+    ]
     data = {
         "stiffness": {str(step): {f"{t:g}": one for t, one in found.items()} for step, found in fields.items()},
         "bending": bent,
@@ -129,7 +139,7 @@ def _bending(subject: Subject, noise: Tensor, labels: Tensor) -> Bending:
         means.append(plain(z, t))
         return means[-1]
 
-    end = get_solver("euler")(mean, noise, get_grid("uniform", FINE // 2))
+    end = get_solver("euler")(mean, noise, get_timesteps("uniform", FINE // 2))
     return bending(tuple(times), torch.stack(states), torch.stack(means), end)
 
 
@@ -144,7 +154,7 @@ def _grid_rows(errors: dict[int, dict[str, GridError]]) -> list[list[str]]:
 def _draw(
     fields: dict[int, dict[float, Stiffness]],
     bent: Bending,
-    grid: TimeGrid,
+    grid: Timesteps,
     errors: dict[int, dict[str, GridError]],
 ) -> Figure:
     figure, (largest, growth, curve, compared) = panels(4, width=3.7)

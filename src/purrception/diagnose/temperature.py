@@ -42,21 +42,39 @@ def temperature_section(subject: Subject) -> Section:
     """τ × class × metric at equal evaluations, all from the same noise."""
     judging, num = subject.config.evaluation, min(subject.num, SAMPLES_AT_MOST)
     judge = Judge(
-        subject.config.data, subject.tokenizer, subject.classes, num, judging.classifier,
-        judging.features, subject.seed,
-    )  # fmt: skip
+        subject.config.data,
+        subject.tokenizer,
+        subject.classes,
+        num,
+        judging.classifier,
+        judging.features,
+        subject.seed,
+    )
     single, by_time = fitted_temperatures(subject)
     fitted = "piecewise:" + ",".join(f"{t:g}={by_time[t]:.2f}" for t in TIMES)
-    base = replace(subject.settings, steps=min(subject.settings.steps, STEPS_AT_MOST), guidance=1.0)
+    base = replace(
+        subject.settings,
+        num_inference_steps=min(subject.settings.num_inference_steps, STEPS_AT_MOST),
+        guidance_scale=1.0,
+    )
     asked = [*(f"{tau:g}" for tau in TEMPERATURES), f"{single:.2f}", *SCHEDULES, fitted]
     plain = subject.sample(num, replace(base, temperature="1"))
     tried = [_try(subject, judge, replace(base, temperature=tau), plain) for tau in dict.fromkeys(asked)]
     crossed = [
-        (tau, guidance, steps, judge.measure(
-            subject.network, subject.objective,
-            replace(base, temperature=f"{tau:g}", guidance=guidance, steps=steps)))
-        for guidance in GUIDANCES for steps in STEPS for tau in CROSSED
-    ]  # fmt: skip
+        (
+            tau,
+            guidance,
+            steps,
+            judge.measure(
+                subject.network,
+                subject.objective,
+                replace(base, temperature=f"{tau:g}", guidance_scale=guidance, num_inference_steps=steps),
+            ),
+        )
+        for guidance in GUIDANCES
+        for steps in STEPS
+        for tau in CROSSED
+    ]
     constant = [one for one in tried if one.temperature in {f"{tau:g}" for tau in TEMPERATURES}]
     best = min(tried, key=lambda one: one.quality.frechet)
     names = subject.pipeline.class_names
@@ -65,15 +83,24 @@ def temperature_section(subject: Subject) -> Section:
     return Section(
         "Temperature",
         [
-            f"{num} samples a row from the same noise, {base.solver}, {base.steps} steps, no "
+            f"{num} samples a row from the same noise, {base.solver}, {base.num_inference_steps} steps, no "
             f"guidance; Fréchet distance in {judge.features} features (real training images: "
             f"{judge.floor:.2f}), classifier right on {judge.accuracy:.1%} of real test images. Changed: "
             "tokens that differ from those at τ = 1.",
             table(
                 ["τ", "Fréchet", "precision", "recall", "recognised", "entropy, nats", "changed"],
-                [[_short(one, fitted), one.quality.frechet, one.quality.precision, one.quality.recall,
-                  f"{one.quality.recognised:.1%}", one.effect.entropy, f"{float(one.effect.changed.mean()):.1%}"]
-                 for one in tried],
+                [
+                    [
+                        _short(one, fitted),
+                        one.quality.frechet,
+                        one.quality.precision,
+                        one.quality.recall,
+                        f"{one.quality.recognised:.1%}",
+                        one.effect.entropy,
+                        f"{float(one.effect.changed.mean()):.1%}",
+                    ]
+                    for one in tried
+                ],
             ),
             f"Best by Fréchet distance: τ = {_short(best, fitted)}. The temperature that fits held-out "
             f"likelihood is {single:.2f}; it is "
@@ -83,20 +110,23 @@ def temperature_section(subject: Subject) -> Section:
             + per_line([f"{names[c]} ({float(changes[c]):.0%} of tokens)" for c in moved])
             + ".",
             "With guidance and steps (Fréchet distance):",
-            table(
-                ["guidance", "steps", "NFE", *(f"τ = {tau:g}" for tau in CROSSED)],
-                _crossed_rows(crossed),
-            ),
+            table(["guidance", "steps", "NFE", *(f"τ = {tau:g}" for tau in CROSSED)], _crossed_rows(crossed)),
         ],
         {
-            "floor": judge.floor, "fitted": single, "fitted_schedule": fitted, "best": best.temperature,
-            "rows": [{"temperature": one.temperature, **asdict(one.quality), **asdict(one.effect)}
-                     for one in tried],
-            "crossed": [{"temperature": tau, "guidance": guidance, "steps": steps, **asdict(quality)}
-                        for tau, guidance, steps, quality in crossed],
+            "floor": judge.floor,
+            "fitted": single,
+            "fitted_schedule": fitted,
+            "best": best.temperature,
+            "rows": [
+                {"temperature": one.temperature, **asdict(one.quality), **asdict(one.effect)} for one in tried
+            ],
+            "crossed": [
+                {"temperature": tau, "guidance": guidance, "steps": steps, **asdict(quality)}
+                for tau, guidance, steps, quality in crossed
+            ],
         },
         {"temperature.png": _draw(constant, judge.floor, names), "failures.png": _failures(constant)},
-    )  # fmt: skip
+    )
 
 
 def _short(one: Tried, fitted: str) -> str:

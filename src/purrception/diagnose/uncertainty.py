@@ -37,10 +37,12 @@ def uncertainty_section(subject: Subject) -> Section:
     """Maps over images, a film of one sample, the likeliest codes of one token."""
     count = min(IMAGES, subject.num)
     recorded = record_trajectory(
-        _posterior(subject, subject.labels(count)), subject.codebook, subject.noise(count),
+        _posterior(subject, subject.labels(count)),
+        subject.codebook,
+        subject.noise(count),
         subject.settings.build_solver(lambda step: subject.noise(count, step=step + 1)),
-        subject.settings.build_grid(),
-    )  # fmt: skip
+        subject.settings.build_timesteps(),
+    )
     final = nearest_codes(recorded.end, subject.codebook)
     images = subject.tokenizer.decode_images(final)
     entropy = recorded.uncertainty.entropy
@@ -57,8 +59,8 @@ def uncertainty_section(subject: Subject) -> Section:
         "Uncertainty over the path",
         [
             f"{count} samples, as the run samples (τ {subject.settings.temperature}, "
-            f"{subject.settings.solver}, {subject.settings.steps} steps), means over their tokens. A "
-            f"posterior that knows nothing has {np.log(len(subject.codebook)):.2f} nats.",
+            f"{subject.settings.solver}, {subject.settings.num_inference_steps} steps), means over their tokens. "
+            f"A posterior that knows nothing has {np.log(len(subject.codebook)):.2f} nats.",
             table(["t", *FIGURES.values()], rows),
             f"Half of the tokens have taken their last most probable code by t = {settled:.2f}. The film is "
             f"of the sample that stayed undecided longest, and the token in it, row {site[0]}, column "

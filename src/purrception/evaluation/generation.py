@@ -236,17 +236,22 @@ def _make_missing(codes: GeneratedCodes, pipeline: PurrceptionPipeline, request:
     network, objective, num = pipeline.transformer.eval(), pipeline.objective, codes.num
     own = [number for number in distributed.share(codes.parts) if not codes.sound(number)]
     total, done = sum(min(PART, num - number * PART) for number in own), 0
-    with ProgressBar(f"guidance {request.settings.guidance:g}", total, silent=not own) as bar:
+    with ProgressBar(f"guidance {request.settings.guidance_scale:g}", total, silent=not own) as bar:
         for number in own:
             first = number * PART
             count = min(PART, num - first)
             numbers = range(first, first + count)
             labels = torch.tensor([request.label(image, network.num_classes) for image in numbers])
             made = sample_codes(
-                network, objective, labels, request.settings, request.seed, batch_size,
+                network,
+                objective,
+                labels,
+                request.settings,
+                request.seed,
+                batch_size,
                 on_progress=lambda part, before=done: bar.update(before + part),  # type: ignore[misc]
                 first=first,
-            )  # fmt: skip
+            )
             codes.write(number, made.indices, labels, made.nfe, len(network.codebook))
             done += count
 

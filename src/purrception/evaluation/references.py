@@ -98,9 +98,18 @@ class Reference:
                     return self.saved
                 seen = extract_features(self.images, extractor, cache, strict=strict, title="reference")
                 return ImageFeatures(
-                    self.saved.statistics, self.saved.spatial, seen.spatial_halves, seen.features, seen.logits,
-                    seen.labels, seen.rows, self.saved.content, seen.size, seen.skipped, seen.passed_over,
-                )  # fmt: skip
+                    self.saved.statistics,
+                    self.saved.spatial,
+                    seen.spatial_halves,
+                    seen.features,
+                    seen.logits,
+                    seen.labels,
+                    seen.rows,
+                    self.saved.content,
+                    seen.size,
+                    seen.skipped,
+                    seen.passed_over,
+                )
             if self.images is None:
                 how = f"take --features {theirs[0]}"
                 if theirs[0] == mine[0]:

@@ -108,9 +108,11 @@ def evaluate(
     judged = []
     for guidance in config.guidances:
         request = Request(
-            replace(sampling, guidance=guidance), config.seed, procedure.labels,
+            replace(sampling, guidance_scale=guidance),
+            config.seed,
+            procedure.labels,
             _label_shares(procedure, tokens, classes),
-        )  # fmt: skip
+        )
         codes = generate(pipeline, request, config.num, samples, procedure.batch_size)
         images = images_of(codes, pipeline, truncate=config.truncate)
         extra: dict[str, Any] = {"guidance": guidance, "nfe": codes.nfe}
@@ -192,9 +194,14 @@ def _yardstick(
     ingredients = Ingredients(classifier, procedure.weights, procedure.device, sets=(reference, judged))
     extractor = build_extractor(config.features, ingredients)
     return Yardstick(
-        reference, extractor, classifier, cache=cache, strict=procedure.strict, bootstrap=procedure.bootstrap,
+        reference,
+        extractor,
+        classifier,
+        cache=cache,
+        strict=procedure.strict,
+        bootstrap=procedure.bootstrap,
         seed=config.seed,
-    )  # fmt: skip
+    )
 
 
 def _classifier_of_run(

@@ -77,6 +77,7 @@ def model_card(
 ) -> str:
     """What somebody who meets the weights should know, as the hub shows it; all of it is read from the run."""
     network, sampling = pipeline.transformer, config.sampling
+    steps = sampling.num_inference_steps
     height, width = network.grid
     size, dim = network.codebook.shape
     canvas = pipeline.canvas
@@ -100,7 +101,7 @@ A variational flow matching model in a vector-quantised latent space (Purrceptio
 from purrception import PurrceptionPipeline
 
 pipe = PurrceptionPipeline.from_pretrained("hub:OWNER/NAME")
-out = pipe(num_images=8, num_inference_steps={sampling.steps}, temperature={sampling.temperature!r}, seed=0)
+out = pipe(num_images=8, num_inference_steps={steps}, temperature={sampling.temperature!r}, seed=0)
 ```
 
 | what | |

@@ -71,10 +71,16 @@ def prepare(source: str, options: PrepareOptions) -> str:
         )
     kind, root = find_source(source)
     data = DataConfig(
-        source=kind, root=root, image_size=options.image_size, channels=tokenizer.image_channels,
-        classes=options.classes, flips=options.flips, views=options.views,
-        test_fraction=options.test_fraction, hub_split=options.hub_split,
-    )  # fmt: skip
+        source=kind,
+        root=root,
+        image_size=options.image_size,
+        channels=tokenizer.image_channels,
+        classes=options.classes,
+        flips=options.flips,
+        views=options.views,
+        test_fraction=options.test_fraction,
+        hub_split=options.hub_split,
+    )
     config = EncodingConfig(options.images_per_shard, options.batch_size, options.workers, options.strict)
     folder = Path(options.out)
     with distributed.joined(resolve_device(options.device), options.timeout_minutes) as device:

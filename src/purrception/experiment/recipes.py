@@ -39,7 +39,7 @@ def digits() -> RunConfig:
             sample_every=500,
             checkpoint_every=500,
         ),
-        sampling=SamplingConfig(steps=50, temperature=0.9),
+        sampling=SamplingConfig(num_inference_steps=50, temperature=0.9),
         # As many images as the real training set has, so that the distance and its floor are alike biased.
         evaluation=EvaluationConfig(num=1440),
     )
@@ -64,7 +64,7 @@ def photos() -> RunConfig:
             decay="cosine",
             ema_decay=0.995,
         ),
-        sampling=SamplingConfig(steps=50, temperature=0.9),
+        sampling=SamplingConfig(num_inference_steps=50, temperature=0.9),
         # Two classes teach a classifier little: its features of the same images differ from training to training.
         evaluation=EvaluationConfig(features="texture"),
     )
@@ -84,7 +84,7 @@ def folder() -> RunConfig:
         ),
         network=DiTConfig.preset("S/1"),
         training=TrainingConfig(steps=100_000, batch_size=128, checkpoint_every=2500, sample_every=2500),
-        sampling=SamplingConfig(steps=50, temperature=0.9),
+        sampling=SamplingConfig(num_inference_steps=50, temperature=0.9),
     )
 
 
@@ -100,13 +100,25 @@ def _as_in_the_paper(name: str, size: str, data: DataConfig, steps: int = 400_00
         tokenizer=TokenizerConfig(arch="vq-f8"),
         network=DiTConfig.preset(f"{size}/2"),
         training=TrainingConfig(
-            steps=steps, batch_size=256, learning_rate=1e-4, betas=(0.9, 0.999), gradient_clip=1.0, warmup_steps=0,
-            decay="constant", ema_decay=0.9999, label_dropout=0.1, log_every=100, validate_every=5000,
-            sample_every=10_000, checkpoint_every=5000,
+            steps=steps,
+            batch_size=256,
+            learning_rate=1e-4,
+            betas=(0.9, 0.999),
+            gradient_clip=1.0,
+            warmup_steps=0,
+            decay="constant",
+            ema_decay=0.9999,
+            label_dropout=0.1,
+            log_every=100,
+            validate_every=5000,
+            sample_every=10_000,
+            checkpoint_every=5000,
         ),
-        sampling=SamplingConfig(steps=250, temperature=0.9, guidance=1.0 if data.classes == 0 else 1.3),
+        sampling=SamplingConfig(
+            num_inference_steps=250, temperature=0.9, guidance_scale=1.0 if data.classes == 0 else 1.3
+        ),
         evaluation=EvaluationConfig(num=10_000),
-    )  # fmt: skip
+    )
 
 
 def imagenet256(size: str, steps: int) -> RunConfig:
@@ -135,12 +147,17 @@ def paper_code(name: str, size: str) -> RunConfig:
         objective=ObjectiveConfig(sites="all", embedding="learned"),
         network=replace(recipe.network, time_scale=1.0),
         training=replace(
-            recipe.training, batch_size=64, weight_decay=0.01, label_dropout=0.0, time_range=(1e-3, 1.0),
-            time_precision="bfloat16", sample_every=5000,
+            recipe.training,
+            batch_size=64,
+            weight_decay=0.01,
+            label_dropout=0.0,
+            time_range=(1e-3, 1.0),
+            time_precision="bfloat16",
+            sample_every=5000,
         ),
         sampling=public_sampling("dfm"),
         evaluation=EvaluationConfig(num=10_000, guidances=(1.0,), features="inception", truncate=True),
-    )  # fmt: skip
+    )
 
 
 def unconditional(name: str, image_size: int, *, flips: bool) -> RunConfig:

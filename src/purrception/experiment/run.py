@@ -82,10 +82,10 @@ def check_config(config: RunConfig, tokenizer: VQTokenizer | None = None) -> Non
     if config.init_from and not config.init_from.startswith(HUB_PREFIX) and not Path(config.init_from).is_dir():
         raise InputError(f"init_from is a run or a pipeline to start from; there is none at {config.init_from}")
     class_names, grid = _check_tokens(config) if config.data.tokens else _check_images(config, tokenizer)
-    if not class_names and config.sampling.guidance != 1:
+    if not class_names and config.sampling.guidance_scale != 1:
         raise InputError(
             f"these images have no classes, hence nothing to guide by; given sampling.guidance "
-            f"{config.sampling.guidance}, accepted 1"
+            f"{config.sampling.guidance_scale}, accepted 1"
         )
     config.network.tokens(grid)
 
@@ -313,9 +313,14 @@ def prepare_tokenizer(config: RunConfig, run: RunDirectory) -> VQTokenizer:
     if not config.tokenizer.path:
         train, held_out = open_images(config.data, "train"), open_images(config.data, "test")
         train_tokenizer(
-            config.tokenizer.model, config.tokenizer.training, train, held_out, partial, config.seed,
+            config.tokenizer.model,
+            config.tokenizer.training,
+            train,
+            held_out,
+            partial,
+            config.seed,
             config.training.resolve_device(),
-        )  # fmt: skip
+        )
         distributed.wait()
         if first:
             put(partial, run.tokenizer)
@@ -364,7 +369,9 @@ def _look(config: RunConfig, tokenizer: VQTokenizer, train: TokenDataset, held_o
     columns = min(classes, 10) or GRID_ROWS
     labels = torch.arange(columns).repeat(GRID_ROWS) % max(classes, 1)
     objective = build_objective(config.objective)
-    settings = objective.supported(dataclasses.replace(config.sampling, steps=min(config.sampling.steps, 25)))
+    settings = objective.supported(
+        dataclasses.replace(config.sampling, num_inference_steps=min(config.sampling.num_inference_steps, 25))
+    )
     watch = Watch(objective, train, held_out, config.training.steps, config.seed)
 
     def look(step: int, network: PurrceptionTransformer) -> Glance:

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from purrception.flow.paths import LinearPath
-from purrception.flow.schedules import TimeGrid
 from purrception.flow.solvers import MeanFunction, NoiseFunction, Solver
+from purrception.flow.timesteps import Timesteps
 from purrception.utils.errors import InputError, unknown_name
 
 PATH = LinearPath()
@@ -73,9 +73,9 @@ class Given:
         """``indices`` ``[B, h, w]`` with the given codes where they are not free."""
         return torch.where(self.free, indices, self.indices)
 
-    def grid_from_start(self, grid: TimeGrid) -> TimeGrid:
-        """The part of a grid that is left from ``start`` on."""
-        return grid if self.start == 0 else (self.start, *(t for t in grid if t > self.start))
+    def timesteps_from_start(self, timesteps: Timesteps) -> Timesteps:
+        """Those that are left from ``start`` on."""
+        return timesteps if self.start == 0 else (self.start, *(t for t in timesteps if t > self.start))
 
 
 class Held:
@@ -109,7 +109,7 @@ def resampled(
 ) -> Solver:
     """A solver that makes each step but the last ``repetitions`` times, noised back in between.
 
-    Back from s to t the path says z_t = (t/s) z_s + √((1 − t)² − (t/s)² (1 − s)²) ε. Every interval of the grid is
+    Back from s to t the path says z_t = (t/s) z_s + √((1 − t)² − (t/s)² (1 − s)²) ε. Every interval is
     integrated on its own, so that a multistep solver takes first-order steps.
 
     Args:
@@ -125,8 +125,8 @@ def resampled(
 
     step = build(fresh)
 
-    def solve(mean: MeanFunction, z: Tensor, grid: TimeGrid) -> Tensor:
-        for t, s in pairwise(grid):
+    def solve(mean: MeanFunction, z: Tensor, timesteps: Timesteps) -> Tensor:
+        for t, s in pairwise(timesteps):
             for _ in range(repetitions - 1 if s < 1 else 0):
                 z = PATH.back(step(mean, z, (t, s)), fresh(), s, t)
                 held.noise = fresh()

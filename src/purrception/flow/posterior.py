@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from purrception.flow.nearest import nearest_codes
-from purrception.flow.schedules import check_temperature
+from purrception.flow.temperature import check_temperature
 from purrception.utils.errors import InputError, unknown_name
 
 

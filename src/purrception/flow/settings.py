@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from purrception.flow.guidance import Guidance
 from purrception.flow.posterior import LastStep, Truncation, get_last_step
-from purrception.flow.schedules import TemperatureSchedule, TimeGrid, get_grid
 from purrception.flow.solvers import NoiseFunction, Solver, SolverOptions, get_solver
+from purrception.flow.temperature import TemperatureSchedule
+from purrception.flow.timesteps import Timesteps, get_timesteps
 from purrception.utils.errors import check_numbers
 
 
@@ -16,11 +17,18 @@ from purrception.utils.errors import check_numbers
 class SamplingConfig:
     """How to go from noise to codes."""
 
-    steps: int = 50
-    """N intervals of the time grid."""
+    RENAMED: ClassVar[dict[str, str]] = {
+        "steps": "num_inference_steps",
+        "grid": "timestep_spacing",
+        "guidance": "guidance_scale",
+        "strength": "eta",
+    }
+
+    num_inference_steps: int = 50
+    """Number of steps from noise to data."""
     solver: str = "euler"
     """euler, heun, midpoint, dpmpp_2m, stochastic or dopri5."""
-    grid: str = "uniform"
+    timestep_spacing: str = "uniform"
     """Where the steps lie: uniform, cosine, shifted or log_snr."""
     temperature: float | str = 1.0
     """τ of the posterior, below 1 sharper: a number, or a schedule over t such as linear:1.0:0.7."""
@@ -28,7 +36,7 @@ class SamplingConfig:
     """Codes kept per site, the most probable ones; 0 keeps all."""
     top_p: float = 1.0
     """Probability kept per site, in the fewest codes; 1 keeps all."""
-    guidance: float = 1.0
+    guidance_scale: float = 1.0
     """Strength of the class: 1 conditional, 0 unconditional, above 1 exaggerated."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     """Times between which guidance holds."""
@@ -36,34 +44,30 @@ class SamplingConfig:
     """Where guidance acts; in the logits it needs one head pass, in the mean two."""
     last_step: str = "nearest"
     """How a code is chosen at t = 1: nearest (the paper's), argmax or draw."""
-    strength: float = 0.5
+    eta: float = 0.5
     """Share of noise drawn anew by solver stochastic; for dfm, the weight of its corrector."""
-
     tolerance: float = 1e-4
     """Of a step of solver dopri5, relative and absolute."""
-
     redraw: bool = False
     """dfm, as the paper's code samples it: known sites are drawn anew as often as masked ones are drawn."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
-        check_numbers(self, "sampling.", steps=100_000)
-        self.build_grid()
+        check_numbers(self, "sampling.", num_inference_steps=100_000)
+        self.build_timesteps()
         self.build_solver(None)
         self.build_temperature()
         self.build_truncation()
         self.build_guidance()
         self.build_last_step()
 
-    def build_grid(self) -> TimeGrid:
-        """The time grid."""
-        return get_grid(self.grid, self.steps)
+    def build_timesteps(self) -> Timesteps:
+        """The timesteps."""
+        return get_timesteps(self.timestep_spacing, self.num_inference_steps)
 
     def build_solver(self, noise: NoiseFunction | None) -> Solver:
         """The solver, with ``noise`` for the stochastic one."""
-        return get_solver(
-            self.solver, SolverOptions(self.strength, rtol=self.tolerance, atol=self.tolerance), noise
-        )
+        return get_solver(self.solver, SolverOptions(self.eta, rtol=self.tolerance, atol=self.tolerance), noise)
 
     def build_temperature(self) -> TemperatureSchedule:
         """τ as a function of t."""
@@ -75,7 +79,7 @@ class SamplingConfig:
 
     def build_guidance(self) -> Guidance:
         """Scale, interval and space."""
-        return Guidance(self.guidance, self.guidance_interval, self.guidance_space)
+        return Guidance(self.guidance_scale, self.guidance_interval, self.guidance_space)
 
     def build_last_step(self) -> LastStep:
         """How codes are chosen at the end."""

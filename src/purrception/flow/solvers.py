@@ -1,6 +1,6 @@
 """Solvers of dz/dt = (μ(z, t) − z)/(1 − t) from noise at t = 0 to data at t = 1.
 
-A solver is a plain function of a data prediction ``mean(z, t) → μ``, a start and an explicit time grid. The
+A solver is a plain function of a data prediction ``mean(z, t) → μ``, a start and explicit timesteps. The
 caller's function sees every evaluation, so counting, recording and stopping are done there.
 
 Every solver is written as the exact Euler step z_s = μ̄ + (1 − s)/(1 − t) · (z_t − μ̄) with a better μ̄: nothing
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from purrception.flow.paths import LinearPath
-from purrception.flow.schedules import TimeGrid
+from purrception.flow.timesteps import Timesteps
 from purrception.utils.errors import InputError, unknown_name
 from purrception.utils.packages import require
 
@@ -27,8 +27,8 @@ MeanFunction = Callable[[Tensor, float], Tensor]
 """Data prediction: state ``[B, D, h, w]`` and t → posterior mean of the same shape."""
 NoiseFunction = Callable[[int], Tensor]
 """Standard normal noise of the state's shape for a step 0, 1, …; keyed by image, it knows no batches."""
-Solver = Callable[[MeanFunction, Tensor, TimeGrid], Tensor]
-"""(mean, state at ``grid[0]``, increasing times) → state at ``grid[-1]``."""
+Solver = Callable[[MeanFunction, Tensor, Timesteps], Tensor]
+"""(mean, state at ``timesteps[0]``, increasing times) → state at ``timesteps[-1]``."""
 
 PATH = LinearPath()
 ADAPTIVE_END = 1 - 1e-4
@@ -41,7 +41,7 @@ ADAPTIVE_STEPS = 1000
 class SolverOptions:
     """What some solvers can be told; the others do not look."""
 
-    strength: float = 0.5
+    eta: float = 0.5
     """stochastic: noise forgotten and drawn anew, 0 (none: Euler) to 1 (ancestral sampling)."""
     rtol: float = 1e-4
     """dopri5: relative tolerance of a step, per image."""
@@ -50,37 +50,37 @@ class SolverOptions:
 
     def __post_init__(self) -> None:
         """Refuse what no solver can do."""
-        _check_strength(self.strength)
+        _check_eta(self.eta)
         _check_tolerances(self.rtol, self.atol)
 
 
-def euler(mean: MeanFunction, z: Tensor, grid: TimeGrid) -> Tensor:
+def euler(mean: MeanFunction, z: Tensor, timesteps: Timesteps) -> Tensor:
     """First-order steps; one evaluation each, and the last lands on its posterior mean.
 
     Args:
         mean: data prediction; ``z`` ``[B, D, h, w]`` and ``t`` to the posterior mean, of z's shape.
-        z: the state at ``grid[0]``.
-        grid: increasing times, N + 1 points for N steps.
+        z: the state at ``timesteps[0]``.
+        timesteps: increasing times, N + 1 points for N steps.
 
     Returns:
-        The state at ``grid[-1]``.
+        The state at ``timesteps[-1]``.
     """
-    for t, s in pairwise(grid):
+    for t, s in pairwise(timesteps):
         z = PATH.advance(z, mean(z, t), t, s)
     return z
 
 
-def heun(mean: MeanFunction, z: Tensor, grid: TimeGrid) -> Tensor:
+def heun(mean: MeanFunction, z: Tensor, timesteps: Timesteps) -> Tensor:
     """Heun's second-order method: 2 evaluations a step, 1 where s = 1, thus 2N − 1 up to t = 1.
 
     The average of the velocities at both ends, written in means, is Euler's step with
-    μ̄ = μ_t + (μ_s − μ_t)/(2r), r = (1 − s)/(1 − t). For r ≥ ½ (every interval of a uniform grid but the last)
+    μ̄ = μ_t + (μ_s − μ_t)/(2r), r = (1 − s)/(1 − t). For r ≥ ½ (every interval of uniform timesteps but the last)
     that is exactly Heun. Longer intervals would extrapolate beyond both means, so the weight 1/(2r) stops at
     1: with the cap each state stays in the hull of the previous one and the means.
 
     Arguments and result are :func:`euler`'s.
     """
-    for t, s in pairwise(grid):
+    for t, s in pairwise(timesteps):
         first = mean(z, t)
         arrived = PATH.advance(z, first, t, s)
         if s < 1:
@@ -90,7 +90,7 @@ def heun(mean: MeanFunction, z: Tensor, grid: TimeGrid) -> Tensor:
     return z
 
 
-def midpoint(mean: MeanFunction, z: Tensor, grid: TimeGrid) -> Tensor:
+def midpoint(mean: MeanFunction, z: Tensor, timesteps: Timesteps) -> Tensor:
     """The second-order midpoint method: 2 evaluations a step, 1 where s = 1, thus 2N − 1 up to t = 1.
 
     The velocity at c = (t + s)/2, written in means, is Euler's step with μ̄ = μ_t + 2/(1 + r) · (μ_c − μ_t),
@@ -98,7 +98,7 @@ def midpoint(mean: MeanFunction, z: Tensor, grid: TimeGrid) -> Tensor:
 
     Arguments and result are :func:`euler`'s.
     """
-    for t, s in pairwise(grid):
+    for t, s in pairwise(timesteps):
         average = mean(z, t)
         if s < 1:
             centre = (t + s) / 2
@@ -108,19 +108,19 @@ def midpoint(mean: MeanFunction, z: Tensor, grid: TimeGrid) -> Tensor:
     return z
 
 
-def dpmpp_2m(mean: MeanFunction, z: Tensor, grid: TimeGrid) -> Tensor:
+def dpmpp_2m(mean: MeanFunction, z: Tensor, timesteps: Timesteps) -> Tensor:
     """DPM-Solver++(2M) on the data prediction (arXiv 2211.01095, algorithm 2): second order, N evaluations.
 
     With α = t and σ = 1 − t, λ = log(t/(1 − t)) and α_s (1 − e^(λ_t − λ_s)) = 1 − σ_s/σ_t: its update is
     Euler's step with μ̄ = μ_t + h/(2 h') · (μ_t − μ'), where h is this step in λ, h' the one before and μ' the
     mean then. λ is infinite at t = 0 and t = 1, so that the first step, the one after a start at 0 (h' = ∞)
-    and the one to 1 are of first order. On a uniform grid λ's steps grow without bound towards both ends,
+    and the one to 1 are of first order. On uniform timesteps λ's steps grow without bound towards both ends,
     which costs a factor log N: the error falls as log N/N².
 
     Arguments and result are :func:`euler`'s.
     """
     before: tuple[float, Tensor] | None = None
-    for t, s in pairwise(grid):
+    for t, s in pairwise(timesteps):
         current = mean(z, t)
         average = current
         if before is not None and before[0] > 0 and s < 1:
@@ -134,39 +134,38 @@ def dpmpp_2m(mean: MeanFunction, z: Tensor, grid: TimeGrid) -> Tensor:
 def stochastic(
     mean: MeanFunction,
     z: Tensor,
-    grid: TimeGrid,
+    timesteps: Timesteps,
     noise: NoiseFunction | None = None,
-    strength: float = SolverOptions.strength,
+    eta: float = SolverOptions.eta,
 ) -> Tensor:
     """Euler's steps with part of the noise forgotten and drawn anew; N evaluations.
 
     A step splits z_t into its data part μ and its noise part ε̂ = (z_t − t μ)/(1 − t), and arrives at
-    z_s = s μ + (1 − s)(√(1 − k²) ε̂ + k ε) with fresh ε and k = strength · √(1 − e^(−2h)), h the step in
+    z_s = s μ + (1 − s)(√(1 − k²) ε̂ + k ε) with fresh ε and k = eta · √(1 − e^(−2h)), h the step in
     λ = log(t/(1 − t)): DDIM's η (arXiv 2010.02502, equation 16) on this path. Since k shrinks with the step,
-    the marginals are those of the path in the limit of many steps, whatever the strength.
+    the marginals are those of the path in the limit of many steps, whatever the eta.
 
     Args:
-        mean: as in :func:`euler`, as are z, grid and the result.
-        z: the state at ``grid[0]``.
-        grid: increasing times.
+        mean: as in :func:`euler`, as are z, timesteps and the result.
+        z: the state at ``timesteps[0]``.
+        timesteps: increasing times.
         noise: standard normal noise of z's shape for step 0, 1, …; asked for every step but one to s = 1.
-        strength: 0 is exactly :func:`euler` and asks for no noise, 1 is ancestral sampling.
+        eta: 0 is exactly :func:`euler` and asks for no noise, 1 is ancestral sampling.
 
     Raises:
-        InputError: the strength is outside [0, 1], or above 0 without a noise function.
+        InputError: the eta is outside [0, 1], or above 0 without a noise function.
     """
-    _check_strength(strength)
-    if strength > 0 and noise is None:
+    _check_eta(eta)
+    if eta > 0 and noise is None:
         raise InputError(
-            f"the stochastic solver draws noise; given strength {strength} and no noise function: pass "
-            "noise(step), or strength 0"
+            f"the stochastic solver draws noise; given eta {eta} and no noise function: pass noise(step), or eta 0"
         )
-    for step, (t, s) in enumerate(pairwise(grid)):
+    for step, (t, s) in enumerate(pairwise(timesteps)):
         predicted = mean(z, t)
         arrived = PATH.advance(z, predicted, t, s)
-        if noise is not None and strength > 0 and s < 1:
+        if noise is not None and eta > 0 and s < 1:
             remembered = t * (1 - s) / (s * (1 - t))  # e^(−h), without an infinity at t = 0
-            fresh = strength * math.sqrt(1 - remembered**2)
+            fresh = eta * math.sqrt(1 - remembered**2)
             old = (z - t * predicted) / (1 - t)
             change = (math.sqrt(1 - fresh**2) - 1) * old + fresh * noise(step).to(z)
             arrived = arrived + (1 - s) * change
@@ -177,22 +176,22 @@ def stochastic(
 def dopri5(
     mean: MeanFunction,
     z: Tensor,
-    grid: TimeGrid,
+    timesteps: Timesteps,
     rtol: float = SolverOptions.rtol,
     atol: float = SolverOptions.atol,
 ) -> Tensor:
-    """Dormand and Prince's adaptive method of order 5, by torchdiffeq; only the ends of the grid matter.
+    """Dormand and Prince's adaptive method of order 5, by torchdiffeq; only the ends of the timesteps matter.
 
     In the time u = −log(1 − t) the equation is dz/du = μ − z: regular, and slow where t → 1. It is integrated
-    to t = 1 − 1e-4 and finished with one step onto the posterior mean there; a grid that ends before that is
+    to t = 1 − 1e-4 and finished with one step onto the posterior mean there; a range that ends before that is
     integrated to its end. A step must meet the tolerance on every image of the batch, not on their average;
     its length is still shared, so that images agree across batch sizes to the tolerance, not bit for bit.
     Evaluations depend on the posterior: 6 a step tried, and 3 more.
 
     Args:
         mean: as in :func:`euler`, as are z and the result.
-        z: the state at ``grid[0]``.
-        grid: times of which the first and the last are used.
+        z: the state at ``timesteps[0]``.
+        timesteps: times of which the first and the last are used.
         rtol: relative tolerance of a step.
         atol: absolute tolerance of a step.
 
@@ -201,7 +200,7 @@ def dopri5(
     """
     odeint = require("torchdiffeq", "solver dopri5").odeint
     _check_tolerances(rtol, atol)
-    start, end = grid[0], min(grid[-1], ADAPTIVE_END)
+    start, end = timesteps[0], min(timesteps[-1], ADAPTIVE_END)
     if start < end:
         # Time as float64, and the last step cut to the end: the mean is never asked for beyond it.
         span = -torch.log1p(-torch.tensor([start, end], dtype=torch.float64, device=z.device))
@@ -217,7 +216,7 @@ def dopri5(
                 f"dopri5 cannot meet rtol {rtol}, atol {atol} in {z.dtype} within {ADAPTIVE_STEPS} steps, or "
                 "a prediction is not finite: use larger tolerances, or a solver with fixed steps"
             ) from error
-    return PATH.advance(z, mean(z, max(start, end)), max(start, end), 1.0) if grid[-1] > end else z
+    return PATH.advance(z, mean(z, max(start, end)), max(start, end), 1.0) if timesteps[-1] > end else z
 
 
 def _log_snr(t: float) -> float:
@@ -229,9 +228,9 @@ def _worst_image(error: Tensor) -> Tensor:
     return error.abs().square().flatten(1).mean(1).max().sqrt() if error.dim() > 1 else error.abs().max()
 
 
-def _check_strength(strength: float) -> None:
-    if not 0 <= strength <= 1:
-        raise InputError(f"strength is between 0 (Euler) and 1 (ancestral); given {strength}")
+def _check_eta(eta: float) -> None:
+    if not 0 <= eta <= 1:
+        raise InputError(f"eta is between 0 (Euler) and 1 (ancestral); given {eta}")
 
 
 def _check_tolerances(rtol: float, atol: float) -> None:
@@ -245,7 +244,7 @@ SOLVERS: dict[str, Callable[[SolverOptions, NoiseFunction | None], Solver]] = {
     "heun": lambda options, noise: heun,
     "midpoint": lambda options, noise: midpoint,
     "dpmpp_2m": lambda options, noise: dpmpp_2m,
-    "stochastic": lambda options, noise: partial(stochastic, noise=noise, strength=options.strength),
+    "stochastic": lambda options, noise: partial(stochastic, noise=noise, eta=options.eta),
     "dopri5": lambda options, noise: partial(dopri5, rtol=options.rtol, atol=options.atol),
 }
 """What binds options and noise to the solver of a name."""
@@ -256,7 +255,7 @@ def get_solver(name: str, options: SolverOptions | None = None, noise: NoiseFunc
 
     Args:
         name: a key of ``SOLVERS``.
-        options: strength and tolerances; solvers without such an option ignore them.
+        options: eta and tolerances; solvers without such an option ignore them.
         noise: for ``stochastic``; see :func:`stochastic`.
 
     Raises:

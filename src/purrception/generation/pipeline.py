@@ -206,9 +206,19 @@ class PurrceptionPipeline(DiffusionPipeline):
                 cannot honour.
         """
         settings = SamplingConfig(
-            num_inference_steps, solver, grid, temperature, top_k, top_p,
-            guidance_scale, guidance_interval, guidance_space, last_step, strength, tolerance,
-        )  # fmt: skip
+            num_inference_steps,
+            solver,
+            grid,
+            temperature,
+            top_k,
+            top_p,
+            guidance_scale,
+            guidance_interval,
+            guidance_space,
+            last_step,
+            strength,
+            tolerance,
+        )
         return self.sample(self.resolve_labels(class_labels, num_images), settings, seed, batch_size)
 
     @torch.no_grad()

@@ -141,7 +141,7 @@ def migrate(
 
 def public_sampling(objective: str) -> SamplingConfig:
     """How the public implementation samples: its 100 points are 99 steps, of Euler's, without guidance."""
-    return SamplingConfig(steps=99, redraw=objective == "dfm")
+    return SamplingConfig(num_inference_steps=99, redraw=objective == "dfm")
 
 
 def _network(sizes: Sizes, objective: str, heads: int, tokenizer: VQTokenizer) -> PurrceptionTransformer:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from purrception.flow.paths import LinearPath
-from purrception.flow.schedules import TimeGrid
+from purrception.flow.timesteps import Timesteps
 from purrception.instruments.oracle import site_divergences
 from purrception.instruments.posteriors import LogPosterior, mean_function, posterior_mean
 from purrception.instruments.smoothness import Stiffness, jacobians, velocity_field
@@ -52,7 +52,7 @@ def velocity_bound(total_variation: Tensor, diameter: float, t: float) -> Tensor
     return diameter * total_variation.flatten(1).norm(dim=1) / (1 - t)
 
 
-def wasserstein_bound(times: TimeGrid, errors: Tensor, growth: Tensor) -> Tensor:
+def wasserstein_bound(times: Timesteps, errors: Tensor, growth: Tensor) -> Tensor:
     """∫₀ᵗ ε_s exp(∫ₛᵗ λ_r dr) ds at each time, by an upper sum, float64 ``[T, …]``.
 
     With ε the root mean square velocity error and λ a constant for all states, each ``[T]``, it bounds W₂ of the
@@ -77,7 +77,7 @@ def wasserstein_bound(times: TimeGrid, errors: Tensor, growth: Tensor) -> Tensor
 class BoundCheck:
     """The truth and its bounds at every time, float64 ``[T]`` each."""
 
-    times: TimeGrid
+    times: Timesteps
     error: Tensor
     """ε: root mean square of |v_θ − v| under the exact law."""
     error_by_variation: Tensor
@@ -108,7 +108,7 @@ class BoundCheck:
 
 @torch.no_grad()
 def check_bound(
-    exact: LogPosterior, model: LogPosterior, codebook: Tensor, noise: Tensor, times: TimeGrid, growth: Growth
+    exact: LogPosterior, model: LogPosterior, codebook: Tensor, noise: Tensor, times: Timesteps, growth: Growth
 ) -> BoundCheck:
     """Follow both flows from the same noise, by Heun's method, and compare what happens with what may happen.
 
@@ -143,9 +143,18 @@ def check_bound(
     # Images one by one for the error; for the distance, Heun's own error is what a thousandth allows for.
     chains_held = [_rises(errors, 1e-6), _rises([distance, by_paths], 1e-3), _rises([distance, *bounds], 1e-3)]
     return BoundCheck(
-        times, measured[0], measured[1], measured[2], largest, distance, by_paths, bounds[0], bounds[1], bounds[2],
+        times,
+        measured[0],
+        measured[1],
+        measured[2],
+        largest,
+        distance,
+        by_paths,
+        bounds[0],
+        bounds[1],
+        bounds[2],
         held=all(chains_held),
-    )  # fmt: skip
+    )
 
 
 def growth_on_a_line(model: LogPosterior, codebook: Tensor, points: int = 1001) -> Growth:

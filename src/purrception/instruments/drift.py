@@ -70,8 +70,11 @@ def drift_over_time(
         drift = network.head.nll(features, batch.indices).logsumexp.double()
         found.append(
             DriftOverTime(
-                t, float(drift.mean()), float(drift.std()), float(drift.abs().max()),
+                t,
+                float(drift.mean()),
+                float(drift.std()),
+                float(drift.abs().max()),
                 2 * z_loss * float(drift.abs().mean()),
             )
-        )  # fmt: skip
+        )
     return tuple(found)

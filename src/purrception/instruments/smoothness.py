@@ -15,8 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from purrception.flow.nearest import nearest_codes
 from purrception.flow.paths import LinearPath
-from purrception.flow.schedules import TimeGrid
 from purrception.flow.solvers import MeanFunction, Solver
+from purrception.flow.timesteps import Timesteps
 
 PATH = LinearPath()
 Field = Callable[[Tensor], Tensor]
@@ -141,7 +141,7 @@ class Bending:
     """Mean length of a path over the distance of its ends, at least 1."""
 
 
-def bending(times: TimeGrid, states: Tensor, means: Tensor, end: Tensor) -> Bending:
+def bending(times: Timesteps, states: Tensor, means: Tensor, end: Tensor) -> Bending:
     """Of recorded paths.
 
     Along a path v = (μ − z)/(1 − t) has the derivative dv/dt = (dμ/dt)/(1 − t), so that only means are
@@ -174,7 +174,7 @@ def bending(times: TimeGrid, states: Tensor, means: Tensor, end: Tensor) -> Bend
     )
 
 
-def proposed_grid(bent: Bending, steps: int) -> TimeGrid:
+def proposed_timesteps(bent: Bending, steps: int) -> Timesteps:
     """N + 1 times where the error of Euler's steps is least for their number.
 
     A step of length h at t errs by ½ h² |dv/dt|, of which later steps, drawn to their means, leave about 1 − t.
@@ -200,7 +200,7 @@ class GridError:
 
 
 def grid_errors(
-    mean: MeanFunction, codebook: Tensor, noise: Tensor, solver: Solver, grids: Mapping[str, TimeGrid], fine: int
+    mean: MeanFunction, codebook: Tensor, noise: Tensor, solver: Solver, grids: Mapping[str, Timesteps], fine: int
 ) -> dict[str, GridError]:
     """Compare time grids with the uniform one of ``fine`` steps, from noise ``[B, D, h, w]``."""
     truth = solver(mean, noise, tuple(n / fine for n in range(fine + 1)))

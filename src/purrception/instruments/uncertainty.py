@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from purrception.flow.posterior import TopCodes
-from purrception.flow.schedules import TimeGrid
 from purrception.flow.solvers import Solver
+from purrception.flow.timesteps import Timesteps
 from purrception.instruments.posteriors import LogPosterior, posterior_mean
 
 
@@ -64,7 +64,7 @@ class Trajectory:
 
 
 def record_trajectory(
-    log_posterior: LogPosterior, codebook: Tensor, noise: Tensor, solver: Solver, grid: TimeGrid
+    log_posterior: LogPosterior, codebook: Tensor, noise: Tensor, solver: Solver, grid: Timesteps
 ) -> Trajectory:
     """Sample, and keep what the posterior said at each evaluation.
 

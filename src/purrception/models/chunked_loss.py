@@ -153,9 +153,17 @@ def total_loss(
     if soft is not None:
         soft.check(logits)
     problem = LossProblem(
-        logits.sites, logits.split(targets), logits.split(weights), z_loss, evidence, soft,
-        terms, kernel, chunk_bytes, torch.is_grad_enabled(),
-    )  # fmt: skip
+        logits.sites,
+        logits.split(targets),
+        logits.split(weights),
+        z_loss,
+        evidence,
+        soft,
+        terms,
+        kernel,
+        chunk_bytes,
+        torch.is_grad_enabled(),
+    )
     return HeadLosses(*_TotalLoss.apply(logits.rows, logits.weight, logits.bias, problem))
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from purrception.flow import Posterior, PosteriorSums, TopCodes, Truncation, posterior_from_logits
-from purrception.flow.schedules import check_temperature
+from purrception.flow.temperature import check_temperature
 from purrception.models.chunked_loss import Kernel
 from purrception.models.factored_logits import EVERY, FactoredLogits, GroupedEvidence, working_type
 
@@ -70,17 +70,23 @@ def chunked_posterior(
         drawn = None if chances is None else chances[None, None, group, rows]
         return posterior_from_logits(
             own(group, rows, EVERY)[None, None],
-            reading.codebook, reading.temperature, reading.truncation, drawn, reading.top,
-        )  # fmt: skip
+            reading.codebook,
+            reading.temperature,
+            reading.truncation,
+            drawn,
+            reading.top,
+        )
 
     def of_tiles(group: int, rows: slice, blocks: list[slice]) -> Posterior:
         sums = (
             reading.sums(
                 own(group, rows, codes).div_(reading.temperature)[None, None],
-                reading.codebook[codes], codes.start, reading.top,
+                reading.codebook[codes],
+                codes.start,
+                reading.top,
             )
             for codes in blocks
-        )  # fmt: skip
+        )
         return reduce(add, sums).posterior()
 
     if uniforms is None and reading.truncation == Truncation():

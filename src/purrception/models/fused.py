@@ -130,9 +130,13 @@ class _Operands:
 
     @classmethod
     def of(
-        cls, logits: FactoredLogits, evidence: GroupedEvidence | None, group: int, rows: slice,
+        cls,
+        logits: FactoredLogits,
+        evidence: GroupedEvidence | None,
+        group: int,
+        rows: slice,
         chunk: Tensor | None,
-    ) -> _Operands:  # fmt: skip
+    ) -> _Operands:
         """Multiply logits out into ``chunk``, if there is one."""
         features, weight = logits.rows[rows], logits.weight[group]
         if chunk is not None:
@@ -201,9 +205,15 @@ def loss_pieces(logits: FactoredLogits, problem: LossProblem) -> Iterator[Piece]
 
 
 def _launch_loss(
-    logits: FactoredLogits, problem: LossProblem, blocks: Blocks, group: int, rows: slice,
-    own: _Operands, taught: _Operands, room: Tensor | None,
-) -> tuple[Tensor, Any]:  # fmt: skip
+    logits: FactoredLogits,
+    problem: LossProblem,
+    blocks: Blocks,
+    group: int,
+    rows: slice,
+    own: _Operands,
+    taught: _Operands,
+    room: Tensor | None,
+) -> tuple[Tensor, Any]:
     """(figures, slopes) of a chunk, as in :data:`models.vocabulary.Piece`."""
     from purrception.models.kernels import loss_kernel
 
@@ -215,14 +225,28 @@ def _launch_loss(
     figures = weights.new_empty(3, count)
     bias_slopes = weights.new_empty(programs, codes) if problem.needs_gradient else figures
     loss_kernel[(programs,)](
-        *own.pointers(), targets, weights, *taught.pointers(),
-        figures, own.chunk if room is None else room, bias_slopes,
-        count, codes, float(problem.z_loss), 0.0 if soft is None else float(soft.share),
-        WIDTH=own.features.shape[1], TERMS=_terms(evidence), CHANNELS=_channels(blocks, own.features.shape[1]),
-        T_WIDTH=taught.features.shape[1], T_TERMS=0 if soft is None else _terms(soft.evidence),
+        *own.pointers(),
+        targets,
+        weights,
+        *taught.pointers(),
+        figures,
+        own.chunk if room is None else room,
+        bias_slopes,
+        count,
+        codes,
+        float(problem.z_loss),
+        0.0 if soft is None else float(soft.share),
+        WIDTH=own.features.shape[1],
+        TERMS=_terms(evidence),
+        CHANNELS=_channels(blocks, own.features.shape[1]),
+        T_WIDTH=taught.features.shape[1],
+        T_TERMS=0 if soft is None else _terms(soft.evidence),
         T_CHANNELS=_channels(blocks, taught.features.shape[1]),
-        SOFT=soft is not None, SLOPES=problem.needs_gradient, PENALTY=problem.z_loss != 0, **blocks.options(),
-    )  # fmt: skip
+        SOFT=soft is not None,
+        SLOPES=problem.needs_gradient,
+        PENALTY=problem.z_loss != 0,
+        **blocks.options(),
+    )
     nll, drift, correct = figures
     part = figures_of(nll, drift, correct, weights, problem.z_loss)
     if room is None or not problem.needs_gradient:
@@ -263,11 +287,21 @@ def _launch_posterior(
     sums = codebook.new_empty(parts, 3 + dim, number)
     likeliest = torch.empty(parts, number, dtype=torch.long, device=sums.device)
     posterior_kernel[(programs, parts)](
-        *own.pointers(), codebook, sums, likeliest,
-        number, codes, blocks.codes * -(-tiles // parts), float(temperature),
-        WIDTH=width, TERMS=terms, CHANNELS=_channels(blocks, width),
-        DIM=dim, PADDED=_power_of_two(dim), **blocks.options(),
-    )  # fmt: skip
+        *own.pointers(),
+        codebook,
+        sums,
+        likeliest,
+        number,
+        codes,
+        blocks.codes * -(-tiles // parts),
+        float(temperature),
+        WIDTH=width,
+        TERMS=terms,
+        CHANNELS=_channels(blocks, width),
+        DIM=dim,
+        PADDED=_power_of_two(dim),
+        **blocks.options(),
+    )
     height, total, surprise = sums[:, :3].movedim(1, 0)[:, :, None]
     none = sums.new_empty(parts, 1, number, 0)
     weighted = sums[:, None, 3:].movedim(2, 3)

@@ -24,9 +24,7 @@ INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 
 @triton.jit
-def _own(
-    features, weight, bias, chunk, row, code, rows, codes, WIDTH: tl.constexpr, CHANNELS: tl.constexpr
-):  # fmt: skip
+def _own(features, weight, bias, chunk, row, code, rows, codes, WIDTH: tl.constexpr, CHANNELS: tl.constexpr):
     """The network's own logits of a tile, float32; CHANNELS at a time, or from ``chunk`` where that is 0."""
     near = tl.minimum(code, codes - 1)  # an address that exists
     if CHANNELS > 0:
@@ -76,14 +74,39 @@ def _onward(height, total, tile, peak):
 
 @triton.jit
 def loss_kernel(
-    features, weight, bias, chunk, coefficients, columns, targets, weights,
-    t_features, t_weight, t_bias, t_chunk, t_coefficients, t_columns,
-    figures, slopes, bias_slopes,
-    rows, codes, z_loss, share,
-    WIDTH: tl.constexpr, TERMS: tl.constexpr, CHANNELS: tl.constexpr,
-    T_WIDTH: tl.constexpr, T_TERMS: tl.constexpr, T_CHANNELS: tl.constexpr,
-    SOFT: tl.constexpr, SLOPES: tl.constexpr, PENALTY: tl.constexpr, ROWS: tl.constexpr, CODES: tl.constexpr,
-):  # fmt: skip
+    features,
+    weight,
+    bias,
+    chunk,
+    coefficients,
+    columns,
+    targets,
+    weights,
+    t_features,
+    t_weight,
+    t_bias,
+    t_chunk,
+    t_coefficients,
+    t_columns,
+    figures,
+    slopes,
+    bias_slopes,
+    rows,
+    codes,
+    z_loss,
+    share,
+    WIDTH: tl.constexpr,
+    TERMS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    T_WIDTH: tl.constexpr,
+    T_TERMS: tl.constexpr,
+    T_CHANNELS: tl.constexpr,
+    SOFT: tl.constexpr,
+    SLOPES: tl.constexpr,
+    PENALTY: tl.constexpr,
+    ROWS: tl.constexpr,
+    CODES: tl.constexpr,
+):
     """Figures (−Σ y ln q, ℓ, [argmax q = c]) ``[3, rows]`` and slopes of a block of rows.
 
     ``slopes`` ``[rows, codes]`` may be ``chunk`` itself: a program reads a tile before it writes it, and no
@@ -93,10 +116,32 @@ def loss_kernel(
     there = row < rows
     target = tl.load(targets + row, mask=there, other=-1)
     drift, at_target, right, normaliser, t_normaliser = _levels(
-        features, weight, bias, chunk, coefficients, columns, target,
-        t_features, t_weight, t_bias, t_chunk, t_coefficients, t_columns, row, rows, codes, share,
-        WIDTH, TERMS, CHANNELS, T_WIDTH, T_TERMS, T_CHANNELS, SOFT, CODES,
-    )  # fmt: skip
+        features,
+        weight,
+        bias,
+        chunk,
+        coefficients,
+        columns,
+        target,
+        t_features,
+        t_weight,
+        t_bias,
+        t_chunk,
+        t_coefficients,
+        t_columns,
+        row,
+        rows,
+        codes,
+        share,
+        WIDTH,
+        TERMS,
+        CHANNELS,
+        T_WIDTH,
+        T_TERMS,
+        T_CHANNELS,
+        SOFT,
+        CODES,
+    )
     tl.store(figures + row, normaliser - at_target, mask=there)
     tl.store(figures + rows + row, drift, mask=there)
     tl.store(figures + 2 * rows + row, right.to(tl.float32), mask=there)
@@ -129,12 +174,32 @@ def loss_kernel(
 
 @triton.jit
 def _levels(
-    features, weight, bias, chunk, coefficients, columns, target,
-    t_features, t_weight, t_bias, t_chunk, t_coefficients, t_columns, row, rows, codes, share,
-    WIDTH: tl.constexpr, TERMS: tl.constexpr, CHANNELS: tl.constexpr,
-    T_WIDTH: tl.constexpr, T_TERMS: tl.constexpr, T_CHANNELS: tl.constexpr,
-    SOFT: tl.constexpr, CODES: tl.constexpr,
-):  # fmt: skip
+    features,
+    weight,
+    bias,
+    chunk,
+    coefficients,
+    columns,
+    target,
+    t_features,
+    t_weight,
+    t_bias,
+    t_chunk,
+    t_coefficients,
+    t_columns,
+    row,
+    rows,
+    codes,
+    share,
+    WIDTH: tl.constexpr,
+    TERMS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    T_WIDTH: tl.constexpr,
+    T_TERMS: tl.constexpr,
+    T_CHANNELS: tl.constexpr,
+    SOFT: tl.constexpr,
+    CODES: tl.constexpr,
+):
     """(ℓ, Σ y l, whether the likeliest code is the target, ln Σ exp l, ln Σ exp of the teacher's) of each row."""
     nothing = tl.zeros([row.shape[0]], tl.float32)
     top, own_top, t_top = nothing + OUTSIDE, nothing + OUTSIDE, nothing + OUTSIDE
@@ -173,11 +238,27 @@ def _levels(
 
 @triton.jit
 def posterior_kernel(
-    features, weight, bias, chunk, coefficients, columns, codebook,
-    sums, likeliest, rows, codes, part, temperature,
-    WIDTH: tl.constexpr, TERMS: tl.constexpr, CHANNELS: tl.constexpr,
-    DIM: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr, CODES: tl.constexpr,
-):  # fmt: skip
+    features,
+    weight,
+    bias,
+    chunk,
+    coefficients,
+    columns,
+    codebook,
+    sums,
+    likeliest,
+    rows,
+    codes,
+    part,
+    temperature,
+    WIDTH: tl.constexpr,
+    TERMS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    DIM: tl.constexpr,
+    PADDED: tl.constexpr,
+    ROWS: tl.constexpr,
+    CODES: tl.constexpr,
+):
     """The sums of :class:`flow.PosteriorSums` over a part of the codes, for a block of rows.
 
     ``sums`` ``[parts, 3 + DIM, rows]``: height, total, surprise, weighted; ``likeliest`` ``[parts, rows]``.

@@ -37,7 +37,7 @@ class CompareTab:
                     )
                     settings = studio.defaults
                     if name == "B" and studio.class_names:  # so that there is something to see at once
-                        settings = replace(settings, guidance=settings.guidance + 1)
+                        settings = replace(settings, guidance_scale=settings.guidance_scale + 1)
                     self._sides.append(SamplingControls(settings, bool(studio.class_names), f"compare-{name}"))
         with gr.Row():
             go = gr.Button("Compare", variant="primary", elem_id="compare-go")
@@ -62,9 +62,14 @@ class CompareTab:
         verdict = gr.Markdown(elem_id="compare-verdict")
         inputs = [number, seed, *menus, *self._sides[0].components, *self._sides[1].components]
         run = go.click(
-            self._compare, inputs, [*galleries, *costs, verdict], concurrency_id=MODEL, concurrency_limit=1,
-            show_progress_on=galleries, api_visibility="private",
-        )  # fmt: skip
+            self._compare,
+            inputs,
+            [*galleries, *costs, verdict],
+            concurrency_id=MODEL,
+            concurrency_limit=1,
+            show_progress_on=galleries,
+            api_visibility="private",
+        )
         stops(stop, studio, [run])
 
     @told

@@ -97,10 +97,16 @@ def serve(app: Any, listening: socket.socket) -> None:
     """Answer until interrupted; raises what the interruption raises, as KeyboardInterrupt."""
     WatchedProtocol.most_waiting = min(MOST_WAITING, _allow_many_files() // 2)
     config = uvicorn.Config(
-        app, http=WatchedProtocol, ws="none", lifespan="on", log_level="error", access_log=False,
+        app,
+        http=WatchedProtocol,
+        ws="none",
+        lifespan="on",
+        log_level="error",
+        access_log=False,
         proxy_headers=False,  # anybody can write X-Forwarded-For
-        server_header=False, timeout_graceful_shutdown=CLOSING_SECONDS,
-    )  # fmt: skip
+        server_header=False,
+        timeout_graceful_shutdown=CLOSING_SECONDS,
+    )
     signal.signal(signal.SIGTERM, _leave)  # else it would end the process before it has tidied up
     uvicorn.Server(config).run(sockets=[listening])
 

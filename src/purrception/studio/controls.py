@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 from gradio.events import Dependency
 
-from purrception.flow import GRIDS, LAST_STEPS, SOLVERS, SamplingConfig
+from purrception.flow import LAST_STEPS, SOLVERS, SPACINGS, SamplingConfig
 from purrception.studio.session import MOST_STEPS, Made, StoppedError, Studio
 from purrception.utils.errors import InputError
 
@@ -36,35 +36,56 @@ class SamplingControls:
         schedule = defaults.temperature if isinstance(defaults.temperature, str) else ""
         with gr.Row():
             steps = gr.Slider(
-                1, 200, defaults.steps, step=1, precision=0, label="Steps", elem_id=f"{prefix}-steps"
+                1, 200, defaults.num_inference_steps, step=1, precision=0, label="Steps", elem_id=f"{prefix}-steps"
             )
             solver = gr.Dropdown(list(SOLVERS), value=defaults.solver, label="Solver")
         with gr.Row():
             temperature = gr.Slider(
-                0.1, 1.5, 1.0 if schedule else float(defaults.temperature), step=0.05, label="Temperature",
+                0.1,
+                1.5,
+                1.0 if schedule else float(defaults.temperature),
+                step=0.05,
+                label="Temperature",
                 info="below 1 bolder, above 1 more varied",
-            )  # fmt: skip
+            )
             guidance = gr.Slider(
-                0, 5, defaults.guidance, step=0.1, label="Guidance", visible=has_classes,
+                0,
+                5,
+                defaults.guidance_scale,
+                step=0.1,
+                label="Guidance",
+                visible=has_classes,
                 info="1: none; above: more of the class",
-            )  # fmt: skip
+            )
         with gr.Accordion("More", open=False):
             with gr.Row():
                 start = gr.Slider(0, 1, defaults.guidance_interval[0], step=0.05, label="Guidance from t")
                 end = gr.Slider(0, 1, defaults.guidance_interval[1], step=0.05, label="Guidance to t")
             with gr.Row():
-                grid = gr.Dropdown(list(GRIDS), value=defaults.grid, label="Time grid")
+                grid = gr.Dropdown(list(SPACINGS), value=defaults.timestep_spacing, label="Time grid")
                 last_step = gr.Dropdown(list(LAST_STEPS), value=defaults.last_step, label="Last step")
             with gr.Row():
                 top_k = gr.Number(defaults.top_k, precision=0, minimum=0, label="Top-k", info="0 keeps every code")
                 top_p = gr.Slider(0.05, 1, defaults.top_p, step=0.05, label="Top-p")
             schedule_box = gr.Textbox(
-                schedule, label="Temperature schedule", placeholder="linear:1.0:0.7",
+                schedule,
+                label="Temperature schedule",
+                placeholder="linear:1.0:0.7",
                 info="over time, in place of the slider",
-            )  # fmt: skip
+            )
         self.components: list[gr.components.Component] = [
-            steps, solver, temperature, guidance, start, end, grid, last_step, top_k, top_p, schedule_box,
-        ]  # fmt: skip
+            steps,
+            solver,
+            temperature,
+            guidance,
+            start,
+            end,
+            grid,
+            last_step,
+            top_k,
+            top_p,
+            schedule_box,
+        ]
 
     def read(self, values: tuple[Any, ...]) -> SamplingConfig:
         """The components' values, in their order, as settings.
@@ -76,10 +97,16 @@ class SamplingControls:
         check_number("steps", steps, MOST_STEPS)
         return replace(
             self._defaults,
-            steps=int(steps), solver=solver, temperature=str(schedule).strip() or float(temperature),
-            guidance=float(guidance), guidance_interval=(float(start), float(end)), grid=grid, last_step=last_step,
-            top_k=int(top_k or 0), top_p=float(top_p),
-        )  # fmt: skip
+            num_inference_steps=int(steps),
+            solver=solver,
+            temperature=str(schedule).strip() or float(temperature),
+            guidance_scale=float(guidance),
+            guidance_interval=(float(start), float(end)),
+            timestep_spacing=grid,
+            last_step=last_step,
+            top_k=int(top_k or 0),
+            top_p=float(top_p),
+        )
 
 
 def check_number(name: str, value: Any, largest: float) -> int:

@@ -57,11 +57,21 @@ class EditTab:
                     "*No picture yet: upload one, or take one that you generated.*", elem_id="edit-hint"
                 )
                 editor = gr.ImageEditor(
-                    label="Paint what may change", type="numpy", image_mode="RGBA", sources=(), transforms=(),
-                    layers=False, brush=gr.Brush(default_size=40, colors=["#ff7a1a"], color_mode="fixed"),
-                    canvas_size=(384, 384), height=460, elem_id="edit-easel", elem_classes="pixels", format="png",
-                    visible=False, buttons=[],
-                )  # fmt: skip
+                    label="Paint what may change",
+                    type="numpy",
+                    image_mode="RGBA",
+                    sources=(),
+                    transforms=(),
+                    layers=False,
+                    brush=gr.Brush(default_size=40, colors=["#ff7a1a"], color_mode="fixed"),
+                    canvas_size=(384, 384),
+                    height=460,
+                    elem_id="edit-easel",
+                    elem_classes="pixels",
+                    format="png",
+                    visible=False,
+                    buttons=[],
+                )
                 outputs = self._results()
             with gr.Column(scale=5, min_width=320):
                 with gr.Row():
@@ -73,17 +83,25 @@ class EditTab:
                 stop = gr.Button("Stop", variant="stop", elem_id="edit-stop")
         upload.upload(self._upload, upload, [picture, editor, hint], api_name="upload", queue=False)
         take.click(
-            self._take, [generated.made, generated.chosen], [picture, editor, hint, menu], queue=False,
+            self._take,
+            [generated.made, generated.chosen],
+            [picture, editor, hint, menu],
+            queue=False,
             api_visibility="private",
-        )  # fmt: skip
+        )
         common = [menu, number, seed, *self._controls.components]
         runs = [
             button.click(
-                function, [*inputs, *common], outputs, concurrency_id=MODEL, concurrency_limit=1,
-                show_progress_on=[outputs[1]], api_visibility="private",
+                function,
+                [*inputs, *common],
+                outputs,
+                concurrency_id=MODEL,
+                concurrency_limit=1,
+                show_progress_on=[outputs[1]],
+                api_visibility="private",
             )
             for button, function, inputs in actions
-        ]  # fmt: skip
+        ]
         stops(stop, studio, runs)
 
     def _actions(
@@ -118,14 +136,27 @@ class EditTab:
     def _results(self) -> list[Any]:
         """A gallery, what it cost, its command line, a download."""
         gallery = gr.Gallery(
-            show_label=False, columns=4, height="auto", object_fit="contain", format="png", elem_id="edit-gallery",
-            elem_classes="pixels", buttons=["fullscreen"], interactive=False, visible=False,
-        )  # fmt: skip
+            show_label=False,
+            columns=4,
+            height="auto",
+            object_fit="contain",
+            format="png",
+            elem_id="edit-gallery",
+            elem_classes="pixels",
+            buttons=["fullscreen"],
+            interactive=False,
+            visible=False,
+        )
         cost = gr.Markdown(elem_id="edit-cost")
         command = gr.Code(
-            language="shell", label="The same edit on the command line", visible=False, elem_id="edit-command",
-            wrap_lines=True, interactive=False, elem_classes="command",
-        )  # fmt: skip
+            language="shell",
+            label="The same edit on the command line",
+            visible=False,
+            elem_id="edit-command",
+            wrap_lines=True,
+            interactive=False,
+            elem_classes="command",
+        )
         return [gallery, cost, command, gr.DownloadButton("Download PNGs and manifest", visible=False)]
 
     @told

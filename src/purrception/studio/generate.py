@@ -53,30 +53,52 @@ class GenerateTab:
                     [IMAGES, DOUBT], value=IMAGES, show_label=False, container=False, elem_id="generate-view"
                 )
                 gallery = gr.Gallery(
-                    show_label=False, columns=4, object_fit="contain", height="auto", elem_id="generate-gallery",
-                    elem_classes="pixels", format="png", buttons=["fullscreen"], interactive=False,
-                )  # fmt: skip
+                    show_label=False,
+                    columns=4,
+                    object_fit="contain",
+                    height="auto",
+                    elem_id="generate-gallery",
+                    elem_classes="pixels",
+                    format="png",
+                    buttons=["fullscreen"],
+                    interactive=False,
+                )
                 cost = gr.Markdown(
                     "*Nothing made yet: choose a class and press Generate.*", elem_id="generate-cost"
                 )
                 command = gr.Code(
-                    language="shell", label="The same images on the command line", visible=False,
-                    elem_id="generate-command", wrap_lines=True, interactive=False, elem_classes="command",
-                )  # fmt: skip
+                    language="shell",
+                    label="The same images on the command line",
+                    visible=False,
+                    elem_id="generate-command",
+                    wrap_lines=True,
+                    interactive=False,
+                    elem_classes="command",
+                )
                 download = gr.DownloadButton(
                     "Download PNGs and manifest", visible=False, elem_id="generate-download"
                 )
         inputs = [menu, number, seed, *self._controls.components]
         outputs = [self.made, gallery, cost, command, download]
         run = go.click(
-            self._make, [*inputs, view], outputs, api_name="generate", concurrency_id=MODEL, concurrency_limit=1,
+            self._make,
+            [*inputs, view],
+            outputs,
+            api_name="generate",
+            concurrency_id=MODEL,
+            concurrency_limit=1,
             show_progress_on=[gallery],
-        )  # fmt: skip
+        )
         dealt = dice.click(lambda: secrets.randbelow(10**6), None, seed, queue=False, api_visibility="private")
         anew = dealt.then(
-            self._make, [*inputs, view], outputs, concurrency_id=MODEL, concurrency_limit=1,
-            show_progress_on=[gallery], api_visibility="private",
-        )  # fmt: skip
+            self._make,
+            [*inputs, view],
+            outputs,
+            concurrency_id=MODEL,
+            concurrency_limit=1,
+            show_progress_on=[gallery],
+            api_visibility="private",
+        )
         stops(stop, studio, [run, anew])
         view.change(self._view, [self.made, view], gallery, **BESIDE)
         gallery.select(self._choose, None, self.chosen, queue=False, api_visibility="private")
@@ -88,10 +110,18 @@ class GenerateTab:
             return None
         gr.HTML("<p class='quiet'>A training image of each class; click one to choose it.</p>")
         return gr.Gallery(
-            self._studio.thumbnails(), columns=5, height="auto", allow_preview=False, object_fit="contain",
-            show_label=False, elem_id="generate-classes", elem_classes="pixels", format="png", buttons=[],
+            self._studio.thumbnails(),
+            columns=5,
+            height="auto",
+            allow_preview=False,
+            object_fit="contain",
+            show_label=False,
+            elem_id="generate-classes",
+            elem_classes="pixels",
+            format="png",
+            buttons=[],
             interactive=False,
-        )  # fmt: skip
+        )
 
     def _name(self, event: gr.SelectData) -> str:
         return self._studio.class_names[event.index]

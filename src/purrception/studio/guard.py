@@ -167,9 +167,10 @@ class Guard:
         for host in (*hosts, *forwarded):
             if not self._hosts.serves(host, asked.reached):
                 raise RefusedError(
-                    421, f"this studio is not served as {host[:100]!r}: if it should be, start it with "
-                    f"--allowed-hosts and that name"
-                )  # fmt: skip
+                    421,
+                    f"this studio is not served as {host[:100]!r}: if it should be, start it with "
+                    f"--allowed-hosts and that name",
+                )
         ours = any(
             self._hosts.is_ours(origin, host) for origin in asked.all("origin") for host in hosts + forwarded
         )
@@ -326,9 +327,11 @@ async def _tell(refused: RefusedError, send: Send) -> None:
     """Answer with a line, as gradio's page reads it and people do."""
     body = json.dumps({"detail": refused.line}).encode()
     headers = [
-        (b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()),
-        (b"cache-control", b"no-store"), *HEADERS.items(),
-    ]  # fmt: skip
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"cache-control", b"no-store"),
+        *HEADERS.items(),
+    ]
     if refused.wait:
         headers.append((b"retry-after", str(math.ceil(refused.wait)).encode()))
     await send({"type": "http.response.start", "status": refused.status, "headers": headers})

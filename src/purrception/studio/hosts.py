@@ -56,9 +56,12 @@ class Hosts:
         """Whether an Origin header names a page of this server, asked under ``host``, which it serves."""
         scheme, found, rest = origin.partition("://")
         place = place_of(rest)
-        return bool(found) and scheme in ("http", "https") and place is not None and (
-            place == place_of(host) or place in self._exact
-        )  # fmt: skip
+        return (
+            bool(found)
+            and scheme in ("http", "https")
+            and place is not None
+            and (place == place_of(host) or place in self._exact)
+        )
 
 
 def place_of(text: str) -> Place | None:

@@ -76,8 +76,10 @@ def record(
 ) -> Trajectory:
     """Sample image 0 of ``seed`` and keep every evaluation."""
     check_size(1, settings)
-    if settings.steps > MOST_MOMENTS:
-        raise InputError(f"at most {MOST_MOMENTS} steps are kept to look inside; given {settings.steps}")
+    if settings.num_inference_steps > MOST_MOMENTS:
+        raise InputError(
+            f"at most {MOST_MOMENTS} steps are kept to look inside; given {settings.num_inference_steps}"
+        )
     seen: list[tuple[float, Tensor, Tensor, np.ndarray | None]] = []
     pipeline = studio.pipeline
     with studio.work(session, report) as watch:

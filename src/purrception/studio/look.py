@@ -28,7 +28,9 @@ class LookTab:
                 with gr.Row():
                     menu = class_menu(studio, "Class", "look-class")
                     seed = gr.Number(0, precision=0, minimum=0, label="Seed", elem_id="look-seed")
-                defaults = replace(studio.defaults, steps=min(studio.defaults.steps, 25))
+                defaults = replace(
+                    studio.defaults, num_inference_steps=min(studio.defaults.num_inference_steps, 25)
+                )
                 self._controls = SamplingControls(defaults, bool(studio.class_names), "look")
                 with gr.Row():
                     go = gr.Button("Look inside", variant="primary", elem_id="look-go")
@@ -49,26 +51,45 @@ class LookTab:
                     elem_id="look-when",
                 )
                 picture = gr.Image(
-                    show_label=False, format="png", interactive=False, buttons=[], visible=False,
-                    elem_id="look-picture", elem_classes="pixels",
-                )  # fmt: skip
+                    show_label=False,
+                    format="png",
+                    interactive=False,
+                    buttons=[],
+                    visible=False,
+                    elem_id="look-picture",
+                    elem_classes="pixels",
+                )
                 token = gr.Markdown(elem_id="look-token")
                 others = gr.HTML(elem_id="look-others")
         shown = [picture, when, curve]
         run = go.click(
-            self._record, [menu, seed, *self._controls.components],
-            [way, moment, overlay, *shown, token, others], concurrency_id=MODEL, concurrency_limit=1,
-            show_progress_on=[when], api_visibility="private",
-        )  # fmt: skip
+            self._record,
+            [menu, seed, *self._controls.components],
+            [way, moment, overlay, *shown, token, others],
+            concurrency_id=MODEL,
+            concurrency_limit=1,
+            show_progress_on=[when],
+            api_visibility="private",
+        )
         for control in (moment, overlay):
             control.change(
-                self._show, [way, moment, overlay], shown, queue=False, show_progress="hidden",
-                trigger_mode="always_last", api_visibility="private",
-            )  # fmt: skip
+                self._show,
+                [way, moment, overlay],
+                shown,
+                queue=False,
+                show_progress="hidden",
+                trigger_mode="always_last",
+                api_visibility="private",
+            )
         token_chosen = picture.select(
-            self._others, [way, moment], [token, others], concurrency_id=MODEL, concurrency_limit=1,
-            show_progress_on=[token], api_visibility="private",
-        )  # fmt: skip
+            self._others,
+            [way, moment],
+            [token, others],
+            concurrency_id=MODEL,
+            concurrency_limit=1,
+            show_progress_on=[token],
+            api_visibility="private",
+        )
         stops(stop, studio, [run, token_chosen])
 
     @told

@@ -113,7 +113,7 @@ class Studio:
     def _first_of_each_class(self, count: int) -> list[Image.Image]:
         tokens = RunDirectory(self.target).tokens("train")
         if not (tokens / "manifest.json").is_file():  # a pipeline without its run: draw them
-            return self.pipeline.sample(range(count), replace(self.defaults, steps=8)).images
+            return self.pipeline.sample(range(count), replace(self.defaults, num_inference_steps=8)).images
         data = TokenDataset(tokens)
         indices, labels = data.rows(np.arange(min(len(data), 50 * count)))
         rows = [int(np.argmax(labels == label)) for label in range(count)]
@@ -219,10 +219,10 @@ def check_size(images: int, settings: SamplingConfig) -> None:
     Raises:
         InputError: more images or steps than the page makes at once.
     """
-    if not 1 <= images <= MOST_IMAGES or settings.steps > MOST_STEPS:
+    if not 1 <= images <= MOST_IMAGES or settings.num_inference_steps > MOST_STEPS:
         raise InputError(
             f"the studio makes 1 to {MOST_IMAGES} images in at most {MOST_STEPS} steps at once; given {images} "
-            f"and {settings.steps}: for more, use purrception sample"
+            f"and {settings.num_inference_steps}: for more, use purrception sample"
         )
 
 

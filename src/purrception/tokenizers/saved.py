@@ -20,13 +20,14 @@ SIGNED, UNIT = (-1.0, 1.0), (0.0, 1.0)
 
 Width = Annotated[int, Field(ge=1, le=2**14)]
 Down = Literal[
-    "DownEncoderBlock2D", "AttnDownEncoderBlock2D",
-    "UnnormalisedDownEncoderBlock2D", "UnnormalisedAttnDownEncoderBlock2D",
-]  # fmt: skip
+    "DownEncoderBlock2D",
+    "AttnDownEncoderBlock2D",
+    "UnnormalisedDownEncoderBlock2D",
+    "UnnormalisedAttnDownEncoderBlock2D",
+]
 Up = Literal[
-    "UpDecoderBlock2D", "AttnUpDecoderBlock2D",
-    "UnnormalisedUpDecoderBlock2D", "UnnormalisedAttnUpDecoderBlock2D",
-]  # fmt: skip
+    "UpDecoderBlock2D", "AttnUpDecoderBlock2D", "UnnormalisedUpDecoderBlock2D", "UnnormalisedAttnUpDecoderBlock2D"
+]
 
 
 @dataclass(frozen=True)

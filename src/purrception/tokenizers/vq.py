@@ -324,9 +324,13 @@ class VQTokenizer:
             check_size(folder, lambda: kind.from_config(kind.load_config(folder)))
             # safetensors where there are any; diffusers reads the older .bin with weights_only
             vq, info = kind.from_pretrained(
-                folder, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True, variant=variant,
+                folder,
+                local_files_only=True,
+                low_cpu_mem_usage=False,
+                output_loading_info=True,
+                variant=variant,
                 torch_dtype=torch_dtype or torch.float32,
-            )  # fmt: skip
+            )
             if problems := {kind: names for kind, names in info.items() if names}:
                 raise InputError(f"the weights do not fit their configuration: {problems}")
             vq.register_to_config(lookup_from_codebook=False)  # decode is given embeddings, never indices

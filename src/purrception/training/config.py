@@ -81,9 +81,14 @@ class TrainingConfig:
         """Refuse settings that cannot run."""
         check_numbers(self, "training.", steps=10**12, batch_size=2**24, accumulation=2**24)
         at_least_one = (
-            "steps", "batch_size", "accumulation", "log_every", "validate_every",
-            "checkpoint_every", "keep_checkpoints",
-        )  # fmt: skip
+            "steps",
+            "batch_size",
+            "accumulation",
+            "log_every",
+            "validate_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+        )
         for name in at_least_one:
             if getattr(self, name) < 1:
                 raise InputError(f"training.{name} is at least 1; given {getattr(self, name)}")

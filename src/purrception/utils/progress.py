@@ -68,8 +68,9 @@ class ProgressBar:
         left = (now - self._began) / max(done - self.start, 1) * (self.total - done)
         self.console.print(
             f"{self.title} {done}/{self.total}  {left:.0f} s left  {figures}".rstrip(),
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
+            highlight=False,
+            soft_wrap=True,
+        )
 
     def note(self, message: str) -> None:
         """Print a line without disturbing the bar."""

@@ -9,9 +9,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 PLAIN = {
-    "…": "...", "×": "x", "–": "-", "−": "-", "→": "->", "·": "*", "±": "+/-", "≤": "<=", "≥": ">=", "²": "^2",
-    "√": "sqrt ", "τ": "tau", "λ": "lambda",
-}  # fmt: skip
+    "…": "...",
+    "×": "x",
+    "–": "-",
+    "−": "-",
+    "→": "->",
+    "·": "*",
+    "±": "+/-",
+    "≤": "<=",
+    "≥": ">=",
+    "²": "^2",
+    "√": "sqrt ",
+    "τ": "tau",
+    "λ": "lambda",
+}
 """How ASCII writes what messages hold most often."""
 
 

@@ -264,10 +264,10 @@ class Objective(ABC):
         Raises:
             InputError: guidance without classes; see also the objectives.
         """
-        if network.num_classes == 0 and settings.guidance != 1:
+        if network.num_classes == 0 and settings.guidance_scale != 1:
             raise InputError(
                 f"this model has no classes, so that there is nothing to guide by; given guidance "
-                f"{settings.guidance}, accepted 1"
+                f"{settings.guidance_scale}, accepted 1"
             )
         if settings.redraw and not self.takes_redraw:
             raise InputError(

@@ -24,8 +24,8 @@ from purrception.flow.objectives.base import (
     unwatched,
 )
 from purrception.flow.posterior import Posterior
-from purrception.flow.schedules import get_grid
 from purrception.flow.settings import SamplingConfig
+from purrception.flow.timesteps import Timesteps, get_timesteps
 from purrception.utils.errors import InputError
 
 MASKED_SHARE = 0.5
@@ -56,7 +56,7 @@ class DFM(Objective):
 
         if settings.redraw and settings.solver != "euler":
             raise InputError(f"redraw is a sampler of its own, of solver euler; given solver {settings.solver!r}")
-        if settings.guidance_space == "mean" and settings.guidance != 1:
+        if settings.guidance_space == "mean" and settings.guidance_scale != 1:
             raise InputError(
                 "a 'dfm' model draws codes and follows no mean: guidance_space is 'logits'; given 'mean'"
             )
@@ -112,11 +112,11 @@ class DFM(Objective):
     ) -> Generation:
         """Unmask at the path's rate: from t to s each masked site is drawn with probability (s − t)/(1 − t).
 
-        A site that is known stays, unless a corrector is asked for (``strength`` a > 0): then masked sites are
+        A site that is known stays, unless a corrector is asked for (``eta`` a > 0): then masked sites are
         drawn at 1 + a times the rate, and known ones masked again at a times the backward rate 1/t, which
         keeps the marginals of the path (Gat et al., section 3).
 
-        With ``redraw`` known sites are drawn anew at that same rate, as the paper's code does: of a grid of N + 1
+        With ``redraw`` known sites are drawn anew at that same rate, as the paper's code does: of N + 1
         steps the first N are made, and whatever is masked is drawn in the last. It is meant for a network that
         has learned all sites, which mostly gives back what a known site shows.
 
@@ -128,16 +128,17 @@ class DFM(Objective):
             self.conditioning(given)  # shown outright: all that there is to know of them
         guidance, temperature = settings.build_guidance(), settings.build_temperature()
         truncation = settings.build_truncation()
-        corrector = settings.strength if settings.solver == "stochastic" else 0.0
+        corrector = settings.eta if settings.solver == "stochastic" else 0.0
         chances = draws.uniform(0)
         indices = torch.zeros_like(chances, dtype=torch.long)
         masked = torch.ones_like(indices, dtype=torch.bool)
         entropy = torch.zeros_like(chances)
         evaluations = 0
-        grid = get_grid(settings.grid, settings.steps + 1)[:-1] if settings.redraw else settings.build_grid()
+        timesteps = self._timesteps(settings)
         if given is not None:
-            indices, masked, grid = given.indices, chances >= given.start, given.grid_from_start(grid)
-        for step, (t, s) in enumerate(pairwise(grid)):
+            indices, masked = given.indices, chances >= given.start
+            timesteps = given.timesteps_from_start(timesteps)
+        for step, (t, s) in enumerate(pairwise(timesteps)):
             held = torch.zeros_like(masked) if given is None or t < given.since else ~given.free
             masked = masked & ~held
             indices = indices if given is None else torch.where(held, given.indices, indices)
@@ -152,7 +153,7 @@ class DFM(Objective):
             watch(t, state, _where_masked(network, posterior, indices, masked))
             chances = draws.uniform(2 * step + 2)
             rate = (s - t) / (1 - t)
-            unmask = masked & ((chances < (1 + corrector) * rate) | (s == grid[-1]))
+            unmask = masked & ((chances < (1 + corrector) * rate) | (s == timesteps[-1]))
             if settings.redraw:
                 unmask |= ~masked & ~held & (chances < rate)
             back = corrector * (s - t) / t if t > 0 and s < 1 else 0.0
@@ -161,6 +162,12 @@ class DFM(Objective):
             entropy = torch.where(unmask, posterior.entropy, entropy)
             masked = (masked & ~unmask) | remask
         return Generation(indices if given is None else given.keep(indices), entropy, evaluations)
+
+    def _timesteps(self, settings: SamplingConfig) -> Timesteps:
+        """Those between which codes are drawn; redrawing leaves out the last of N + 1 steps."""
+        if settings.redraw:
+            return get_timesteps(settings.timestep_spacing, settings.num_inference_steps + 1)[:-1]
+        return settings.build_timesteps()
 
     def nll_bounds(
         self, network: Network, indices: Tensor, labels: Tensor, draws: Draws, nodes: int = 29

@@ -64,7 +64,7 @@ class GaussianObjective(Objective):
         uniforms = draws.uniform(0) if settings.last_step == "draw" else None
         latest: list[Prediction] = []
         evaluations = 0
-        noise, grid = draws.normal(0), settings.build_grid()
+        noise, timesteps = draws.normal(0), settings.build_timesteps()
         held = None if given is None else Held(given, network.embed(given.indices), noise)
 
         def mean(z: Tensor, t: float) -> Tensor:
@@ -84,10 +84,10 @@ class GaussianObjective(Objective):
 
         solver, start = settings.build_solver(fresh), noise
         if given is not None and held is not None:
-            start, grid = held.at(given.start), given.grid_from_start(grid)
+            start, timesteps = held.at(given.start), given.timesteps_from_start(timesteps)
             if conditioning == "resampling":
                 solver = resampled(settings.build_solver, fresh, given.repetitions, held)
-        z = solver(mean, start, grid)
+        z = solver(mean, start, timesteps)
         posterior = latest[0].posterior
         if posterior is None:
             indices, entropy = nearest_codes(z, network.codebook), None

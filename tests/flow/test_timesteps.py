@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from purrception.flow import (
-    GRIDS,
+    SPACINGS,
     TemperatureSchedule,
-    cosine_grid,
-    get_grid,
-    log_snr_grid,
-    shifted_grid,
-    uniform_grid,
+    cosine_timesteps,
+    get_timesteps,
+    log_snr_timesteps,
+    shifted_timesteps,
+    uniform_timesteps,
 )
 from purrception.utils.errors import InputError
 
@@ -25,9 +25,9 @@ def log_snr(t: float) -> float:
     return math.log(t / (1 - t))
 
 
-@given(st.sampled_from(sorted(GRIDS)), st.integers(1, 1500))
+@given(st.sampled_from(sorted(SPACINGS)), st.integers(1, 1500))
 def test_a_grid_of_n_steps_has_n_plus_one_increasing_points_from_0_to_1(name: str, steps: int) -> None:
-    grid = get_grid(name, steps)
+    grid = get_timesteps(name, steps)
     assert len(grid) == steps + 1
     assert (grid[0], grid[-1]) == (0.0, 1.0)
     assert all(t < s for t, s in pairwise(grid))
@@ -36,35 +36,35 @@ def test_a_grid_of_n_steps_has_n_plus_one_increasing_points_from_0_to_1(name: st
 
 @given(st.floats(0.01, 100), st.integers(2, 200))
 def test_shift_lowers_the_log_signal_to_noise_ratio(shift: float, steps: int) -> None:
-    for plain, shifted in zip(uniform_grid(steps)[1:-1], shifted_grid(steps, shift)[1:-1], strict=True):
+    for plain, shifted in zip(uniform_timesteps(steps)[1:-1], shifted_timesteps(steps, shift)[1:-1], strict=True):
         assert log_snr(shifted) == pytest.approx(log_snr(plain) - math.log(shift), abs=1e-6)
 
 
 def test_values_of_the_grids() -> None:
-    assert uniform_grid(4) == (0.0, 0.25, 0.5, 0.75, 1.0)
-    assert shifted_grid(4, 1.0) == uniform_grid(4)
-    assert shifted_grid(2, 3.0)[1] == pytest.approx(0.25)  # above 1: towards noise
-    assert cosine_grid(4)[1:4] == pytest.approx([(1 - math.sqrt(0.5)) / 2, 0.5, (1 + math.sqrt(0.5)) / 2])
-    assert [log_snr(t) for t in log_snr_grid(6, -2, 4)[1:-1]] == pytest.approx([-2, -0.5, 1, 2.5, 4])
-    assert log_snr_grid(2, -2, 4)[1] == pytest.approx(1 / (1 + math.exp(-1)))
+    assert uniform_timesteps(4) == (0.0, 0.25, 0.5, 0.75, 1.0)
+    assert shifted_timesteps(4, 1.0) == uniform_timesteps(4)
+    assert shifted_timesteps(2, 3.0)[1] == pytest.approx(0.25)  # above 1: towards noise
+    assert cosine_timesteps(4)[1:4] == pytest.approx([(1 - math.sqrt(0.5)) / 2, 0.5, (1 + math.sqrt(0.5)) / 2])
+    assert [log_snr(t) for t in log_snr_timesteps(6, -2, 4)[1:-1]] == pytest.approx([-2, -0.5, 1, 2.5, 4])
+    assert log_snr_timesteps(2, -2, 4)[1] == pytest.approx(1 / (1 + math.exp(-1)))
 
 
-@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize("name", SPACINGS)
 def test_no_steps_are_refused(name: str) -> None:
     with pytest.raises(InputError, match="at least 1 step; given 0"):
-        get_grid(name, 0)
+        get_timesteps(name, 0)
 
 
 def test_impossible_grids_are_refused() -> None:
     with pytest.raises(InputError, match="did you mean 'uniform'"):
-        get_grid("unifrom", 3)
+        get_timesteps("unifrom", 3)
     for shift in (0.0, -1.0, math.inf, math.nan):
         with pytest.raises(InputError, match="positive"):
-            shifted_grid(3, shift)
+            shifted_timesteps(3, shift)
     with pytest.raises(InputError, match="coincide"):
-        shifted_grid(3, 1e-300)
+        shifted_timesteps(3, 1e-300)
     with pytest.raises(InputError, match="lower to a higher"):
-        log_snr_grid(3, 2.0, 2.0)
+        log_snr_timesteps(3, 2.0, 2.0)
 
 
 @pytest.mark.parametrize(
