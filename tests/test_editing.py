@@ -77,7 +77,7 @@ def test_given_codes_are_on_their_path_at_every_evaluation(
     Editor(network, objective, settings, seed=7, watch=seen).inpaint(indices, free, LABELS)
     noise = KeyedDraws(7, range(3), network, Stream.EDITING).normal(0)
     known = (~free)[:, None].expand_as(noise)
-    assert len(seen.times) >= SETTINGS.steps
+    assert len(seen.times) >= SETTINGS.num_inference_steps
     for t, z in zip(seen.times, seen.states, strict=True):
         path = LinearPath().sample(network.embed(indices), noise, torch.full((3,), t)).z_t
         torch.testing.assert_close(z[known], path[known], rtol=0, atol=1e-6)
