@@ -102,7 +102,7 @@ def evaluate(
     """
     classes = pipeline.transformer.num_classes
     cache = FeatureCache(procedure.cache)
-    reference = open_reference(procedure.reference, data, pipeline.tokenizer, procedure.protocol)
+    reference = open_reference(procedure.reference or "test", data, pipeline.tokenizer, procedure.protocol)
     classifier, origin = _classifier_of_run(data, classes, config, procedure, cache)
     yardstick = _yardstick(reference, _ToBeMade(data.channels == 1), classifier, cache, config, procedure)
     judged = []
@@ -126,7 +126,7 @@ def evaluate(
     made |= {"levels": "truncated"} if config.truncate else {}
     made["sampling"] = {key: value for key, value in made["sampling"].items() if key != "guidance"}
     manifest = build_manifest(yardstick, made, config.num, origin)
-    floors = _floors(yardstick, config.num, _others(procedure.reference, data, config.num), tokens)
+    floors = _floors(yardstick, config.num, _others(procedure.reference or "test", data, config.num), tokens)
     return _report(yardstick, judged, floors, manifest, procedure, folder)
 
 

@@ -42,8 +42,8 @@ class EvaluationConfig:
 class Procedure:
     """What an evaluation does besides its configuration; see the options of ``purrception evaluate``."""
 
-    reference: str = "test"
-    """test, train, a folder of images, token shards, or an ``.npz``."""
+    reference: str = ""
+    """Real images: test or train (of the run's data; default: test), a folder, token shards, or an .npz."""
     protocol: str = ""
     """adm-train, val or custom; default: by the kind of reference."""
     weights: str = ""

@@ -12,7 +12,7 @@ from purrception.utils.lazy import lazy_names
 if TYPE_CHECKING:
     from purrception.flow.conditioning import AUTOMATIC, CONDITIONINGS, Given
     from purrception.flow.evidence import Evidence
-    from purrception.flow.guidance import Guidance
+    from purrception.flow.guidance import SPACES, Guidance
     from purrception.flow.nearest import nearest_codes
     from purrception.flow.objectives import (
         CFM,
@@ -82,6 +82,7 @@ __all__ = [
     "LAST_STEPS",
     "OBJECTIVES",
     "SOLVERS",
+    "SPACES",
     "SPACINGS",
     "CFMEndpoint",
     "Draws",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -33,10 +35,27 @@ from purrception.storage.foreign_weights import check_variant, require_finite
 from purrception.storage.hub import check_pipeline, local_folder, read_companions, sealed, upload, variants
 from purrception.tokenizers import VQTokenizer
 from purrception.utils.devices import ready
-from purrception.utils.errors import InputError
+from purrception.utils.errors import InputError, unknown_name
 from purrception.utils.progress import ProgressBar
 
 DEFAULTS = SamplingConfig()
+SETTINGS = {setting.name: setting for setting in fields(SamplingConfig)}
+"""What a call of the pipeline takes besides what it names."""
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _with_settings(call: F) -> F:
+    """``call`` with a signature that lists each setting instead of ``**sampling``, for editors and ``help``."""
+    signature = inspect.signature(call)
+    own = [given for given in signature.parameters.values() if given.kind is not inspect.Parameter.VAR_KEYWORD]
+    settings = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=setting.default, annotation=setting.type)
+        for name, setting in SETTINGS.items()
+    ]
+    call.__signature__ = signature.replace(parameters=[*own, *settings])  # type: ignore[attr-defined]
+    return call
 
 
 class PurrceptionPipeline(DiffusionPipeline):
@@ -160,66 +179,35 @@ class PurrceptionPipeline(DiffusionPipeline):
             raise InputError("at least one image must be asked for; given none")
         return labels
 
+    @_with_settings
     def __call__(
         self,
         class_labels: Sequence[int | str] | None = None,
         num_images: int | None = None,
-        num_inference_steps: int = 50,
-        solver: str = "euler",
-        grid: str = "uniform",
-        temperature: float | str = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        guidance_scale: float = 1.0,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
-        guidance_space: Literal["logits", "mean"] = "logits",
-        last_step: str = "nearest",
-        strength: float = 0.5,
-        tolerance: float = 1e-4,
+        *,
         seed: int = 0,
         batch_size: int = 64,
+        **sampling: Any,
     ) -> PurrceptionOutput:
         """Generate one image per label.
 
-        Image i depends on (seed, i) and its label, not on the batch size.
-
         Args:
-            class_labels: labels or class names; left out, classes take turns.
-            num_images: how many images, when no labels are given; default 1.
-            num_inference_steps: intervals of the time grid.
-            solver: how to integrate; see :class:`SamplingConfig`, as for what follows.
-            grid: where the steps lie.
-            temperature: τ of the posterior, or a schedule.
-            top_k: codes kept per site; 0: all.
-            top_p: probability kept per site; 1: all.
-            guidance_scale: strength of the class.
-            guidance_interval: times between which guidance holds.
-            guidance_space: where guidance acts.
-            last_step: how codes are chosen at t = 1.
-            strength: noise drawn anew by the stochastic solver.
-            tolerance: of a step of dopri5.
-            seed: of the noise.
+            class_labels: labels or class names; without any, classes take turns.
+            num_images: number of images, when no labels are given; default 1.
+            seed: seed of the noise: image i depends on (seed, i) and its label, not on the batch size.
             batch_size: images at a time.
+            sampling: settings of :class:`purrception.flow.SamplingConfig`: ``num_inference_steps``, ``solver``,
+                ``temperature``, ``guidance_scale``, …
 
         Raises:
-            InputError: an unknown label or solver, a number out of its range, or a setting that the objective
-                cannot honour.
+            InputError: an unknown label, solver or setting, a number out of its range, or a setting that the
+                objective cannot honour.
         """
-        settings = SamplingConfig(
-            num_inference_steps,
-            solver,
-            grid,
-            temperature,
-            top_k,
-            top_p,
-            guidance_scale,
-            guidance_interval,
-            guidance_space,
-            last_step,
-            strength,
-            tolerance,
-        )
-        return self.sample(self.resolve_labels(class_labels, num_images), settings, seed, batch_size)
+        for name in sampling.keys() - SETTINGS:
+            now = SamplingConfig.RENAMED.get(name)
+            raise InputError(f"{name} is now called {now}") if now else unknown_name("setting", name, SETTINGS)
+        labels = self.resolve_labels(class_labels, num_images)
+        return self.sample(labels, SamplingConfig(**sampling), seed, batch_size)
 
     @torch.no_grad()
     def sample(

@@ -11,7 +11,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from purrception.generation.saving import edit_command, images_wanted
+from purrception.generation.saving import edit_command, requested_images
 from purrception.storage import save_png
 from purrception.studio.controls import (
     MODEL,
@@ -217,8 +217,8 @@ class EditTab:
         with self._studio.work(asked.session, asked.report) as watch:
             out = self._studio.pipeline.refine(made.out, threshold, made.settings, made.seed, watch=watch)
         changed = int((out.indices != made.out.indices).sum())
-        wanted = images_wanted(self._studio.pipeline, out.labels)
-        options = {**wanted, "threshold": threshold, "seed": made.seed}
+        images = requested_images(self._studio.pipeline, out.labels)
+        options = {**images, "threshold": threshold, "seed": made.seed}
         command = edit_command("refine", self._studio.target, options, made.settings)
         note = f" · **{changed}** of {out.indices.numel()} tokens changed"
         return _shown(self._studio.finish(out, made.settings, made.seed, began, command), note)

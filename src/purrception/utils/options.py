@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
-from typing import get_type_hints
+import inspect
+import textwrap
+from itertools import pairwise
+from typing import Any, get_type_hints
 
 LARGEST_RATE = 1e6
 """Learning rate beyond which a few steps of AdamW make of any weight what float32 cannot hold."""
@@ -28,3 +32,19 @@ def option_names(kind: type, prefix: str = "", of: type | None = None) -> list[s
         elif of in (None, inner):
             names.append(prefix + item.name)
     return names
+
+
+def as_options(settings: Any) -> dict[str, Any]:
+    """The values of a dataclass by their names on the command line; see ``OPTIONS`` of the dataclass."""
+    names = getattr(settings, "OPTIONS", {})
+    return {names.get(item.name, item.name): getattr(settings, item.name) for item in dataclasses.fields(settings)}
+
+
+def field_docs(kind: type) -> dict[str, str]:
+    """What the docstring below each field of a dataclass says, by field, on one line."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
+    docs = {}
+    for field, doc in pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant):
+            docs[ast.unparse(field.target)] = " ".join(str(doc.value.value).split())
+    return docs
