@@ -151,7 +151,7 @@ def test_sweep_writes_a_table_a_front_and_presets_that_sample_takes(tiny_run: Pa
     assert sampled.returncode == 0, sampled.stderr
     manifest = json.loads((run / "generated/000/manifest.json").read_text())
     fast = load_settings(SamplingConfig, folder / "fast.yaml")
-    assert (manifest["solver"], manifest["steps"]) == (fast.solver, fast.num_inference_steps)
+    assert (manifest["solver"], manifest["num_inference_steps"]) == (fast.solver, fast.num_inference_steps)
 
 
 @pytest.mark.slow

@@ -34,7 +34,12 @@ RANGES: dict[str, tuple[float, float, float]] = {
     "eta": (0, 1, 0.05),
 }
 """Lowest, highest and step of what has a slider."""
-CHOICES: dict[str, Iterable[str]] = {"solver": SOLVERS, "timestep_spacing": SPACINGS, "guidance_space": SPACES, "last_step": LAST_STEPS}
+CHOICES: dict[str, Iterable[str]] = {
+    "solver": SOLVERS,
+    "timestep_spacing": SPACINGS,
+    "guidance_space": SPACES,
+    "last_step": LAST_STEPS,
+}
 HELP = field_docs(SamplingConfig)
 
 
