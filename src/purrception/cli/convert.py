@@ -36,7 +36,7 @@ def convert(verb: Verb, arguments: list[str]) -> None:
     options = parse(ConvertOptions, verb, rest)
     if not options.tokenizer:
         raise InputError("give the tokenizer that the checkpoint was trained with: --tokenizer DIR")
-    from purrception.generation.public_checkpoints import migrate
+    from purrception.generation.public_checkpoints import convert_public_checkpoint
     from purrception.generation.saving import unused_folder
     from purrception.storage import whole_folder
     from purrception.storage.hub import SAMPLING
@@ -44,7 +44,7 @@ def convert(verb: Verb, arguments: list[str]) -> None:
 
     folder = unused_folder(Path(options.out or f"pipelines/{Path(target).stem}"))
     tokenizer = open_tokenizer(options.tokenizer, options.arch)
-    pipeline = migrate(target, tokenizer, options.objective, options.heads, options.ema)
+    pipeline = convert_public_checkpoint(target, tokenizer, options.objective, options.heads, options.ema)
     with whole_folder(folder) as partial:
         pipeline.save_pretrained(partial)
     print(f"a pipeline of {pipeline.config.objective}: {folder}  (next: {command_line(['sample', str(folder)])})")

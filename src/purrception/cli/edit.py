@@ -160,7 +160,7 @@ def _edit(
     target, rest = target_of(verb, arguments)
     options = parse(kind, verb, rest)
     from purrception.experiment.run import load_pipeline, sampling_defaults
-    from purrception.generation.saving import edit_command, output_folder, save_gallery
+    from purrception.generation.saving import edit_command, output_folder, save_outputs
     from purrception.training.config import resolve_device
 
     options = parse(kind, verb, rest, replace(options, sampling=sampling_defaults(target)))
@@ -172,7 +172,7 @@ def _edit(
     command = edit_command(verb.name.split()[-1], target, given, options.sampling)
     with output_folder(options.out, Path(target) / "edited") as folder:
         out = run(pipeline, options)
-        save_gallery(pipeline, out, options.sampling, getattr(options, "seed", 0), target, folder, command)
+        save_outputs(pipeline, out, options.sampling, getattr(options, "seed", 0), target, folder, command)
     print(f"{len(out.images)} images, {out.nfe} network evaluations each: {folder}")
 
 
@@ -181,4 +181,4 @@ def _picture(what: str, path: str, pipeline: PurrceptionPipeline) -> Image.Image
 
     if not path:
         raise InputError(f"give the {what}, a picture, with --{what} FILE")
-    return read_picture(path, pipeline.canvas.channels)
+    return read_picture(path, pipeline.image_processor.channels)

@@ -42,7 +42,7 @@ def sample(verb: Verb, arguments: list[str]) -> None:
     target, rest = target_of(verb, arguments)
     options = parse(SampleOptions, verb, rest)
     from purrception.experiment.run import load_pipeline, sampling_defaults
-    from purrception.generation.saving import output_folder, save_gallery
+    from purrception.generation.saving import output_folder, save_outputs
     from purrception.storage import load_settings
     from purrception.training.config import resolve_device
     from purrception.utils import distributed
@@ -61,5 +61,5 @@ def sample(verb: Verb, arguments: list[str]) -> None:
             )
             if distributed.rank() > 0:
                 return
-            save_gallery(pipeline, out, options.sampling, options.seed, target, folder)
+            save_outputs(pipeline, out, options.sampling, options.seed, target, folder)
         print(f"{len(out.images)} images, {out.nfe} network evaluations each: {folder}")

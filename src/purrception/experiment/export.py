@@ -80,7 +80,7 @@ def model_card(
     steps = sampling.num_inference_steps
     height, width = network.grid
     size, dim = network.codebook.shape
-    canvas = pipeline.canvas
+    processor = pipeline.image_processor
     parameters = sum(parameter.numel() for parameter in network.parameters())
     head = {"library_name": "purrception", "pipeline_tag": "unconditional-image-generation"}
     head |= {"license": licence} if licence else {}
@@ -94,7 +94,7 @@ tags: [flow-matching, vector-quantisation, image-generation]
 # {config.name}
 
 A variational flow matching model in a vector-quantised latent space (Purrception, arXiv 2510.01478), trained with
-`purrception`. It generates images of {canvas.width}×{canvas.height} pixels,
+`purrception`. It generates images of {processor.width}×{processor.height} pixels,
 {"under one of " + str(network.num_classes) + " classes" if network.num_classes else "without classes"}.
 {grid}
 ```python

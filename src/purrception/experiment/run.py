@@ -14,7 +14,7 @@ from purrception.experiment.saved_run import check_change, describe_jump, saved_
 from purrception.experiment.warm_start import WarmStart, warm_start
 from purrception.flow import SamplingConfig, build_objective
 from purrception.generation.pipeline import PurrceptionPipeline
-from purrception.generation.sampler import sample_together
+from purrception.generation.sampler import sample_distributed
 from purrception.instruments.training_monitor import Watch
 from purrception.models import PurrceptionTransformer, categorical_heads, check_kernel
 from purrception.storage import dump_settings, load_settings, one_writer, put, whole_folder, write_file
@@ -375,7 +375,7 @@ def _look(config: RunConfig, tokenizer: VQTokenizer, train: TokenDataset, held_o
     watch = Watch(objective, train, held_out, config.training.steps, config.seed)
 
     def look(step: int, network: PurrceptionTransformer) -> Glance:
-        made = sample_together(network, objective, labels, settings, config.seed, batch_size=len(labels))
+        made = sample_distributed(network, objective, labels, settings, config.seed, batch_size=len(labels))
         images = tokenizer.decode_images(made.indices)
         picture = image_grid(images, columns=columns, scale=max(1, 64 // images.shape[1]))
         seen = watch.look(step, network, made.indices, labels)

@@ -27,9 +27,9 @@ from purrception.flow import (
     unwatched,
 )
 from purrception.generation.editing import Editor, free_sites
-from purrception.generation.image_processor import Canvas
+from purrception.generation.image_processor import ImageProcessor
 from purrception.generation.outputs import PurrceptionOutput
-from purrception.generation.sampler import sample_together
+from purrception.generation.sampler import sample_distributed
 from purrception.models import PurrceptionTransformer
 from purrception.storage.foreign_weights import check_variant, require_finite
 from purrception.storage.hub import check_pipeline, local_folder, read_companions, sealed, upload, variants
@@ -226,7 +226,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         """
         wanted, network = torch.tensor(labels), ready(self.transformer).eval()
         with ProgressBar("sampling", len(labels)) as bar:
-            made = sample_together(
+            made = sample_distributed(
                 network, self.objective, wanted, settings, seed, batch_size, bar.update, watch, record
             )
         return self._decoded(made, labels)
@@ -269,8 +269,8 @@ class PurrceptionPipeline(DiffusionPipeline):
             InputError: a mask of another size or without paint, an unknown class, or settings that the model
                 cannot honour.
         """
-        painted = self.canvas.fit_mask(mask, image)
-        fitted = self.canvas.fit(image)
+        painted = self.image_processor.preprocess_mask(mask, image)
+        fitted = self.image_processor.preprocess(image)
         free = free_sites(painted, self.transformer.grid, margin)
         indices, labels = self._repeated(fitted, class_label, num_images)
         made = self._editor(settings, seed, watch, conditioning).inpaint(
@@ -300,7 +300,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         Raises:
             InputError: a strength outside (0, 1]; see also :meth:`inpaint`.
         """
-        indices, labels = self._repeated(self.canvas.fit(image), class_label, num_images)
+        indices, labels = self._repeated(self.image_processor.preprocess(image), class_label, num_images)
         made = self._editor(settings, seed, watch).vary(indices, torch.tensor(labels), strength)
         return self._decoded(made, labels)
 
@@ -345,14 +345,14 @@ class PurrceptionPipeline(DiffusionPipeline):
         return self._decoded(made, labels)
 
     @property
-    def canvas(self) -> Canvas:
+    def image_processor(self) -> ImageProcessor:
         """Size and channels of this model's images."""
         height, width = (sites * self.tokenizer.downsampling for sites in self.transformer.grid)
-        return Canvas(height, width, self.tokenizer.image_channels)
+        return ImageProcessor(height, width, self.tokenizer.image_channels)
 
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
         """Codes of images, long ``[n, h, w]``; each is brought to the model's size first."""
-        arrays = [np.asarray(self.canvas.fit(image)) for image in images]
+        arrays = [np.asarray(self.image_processor.preprocess(image)) for image in images]
         pixels = images_to_tensor([array.reshape(*array.shape[:2], -1) for array in arrays])
         ready(self.vqvae)
         return self.tokenizer.encode(pixels).cpu()

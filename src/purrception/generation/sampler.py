@@ -127,7 +127,7 @@ def in_batches(
     return _joined(parts)
 
 
-def sample_together(
+def sample_distributed(
     network: PurrceptionTransformer,
     objective: Objective,
     labels: Tensor,

@@ -88,7 +88,7 @@ def _next_number(parent: Path, stack: contextlib.ExitStack, keep: bool) -> Path:
             return folder
 
 
-def save_gallery(
+def save_outputs(
     pipeline: PurrceptionPipeline,
     out: PurrceptionOutput,
     settings: SamplingConfig,

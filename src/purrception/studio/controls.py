@@ -12,15 +12,15 @@ import gradio as gr
 from gradio.events import Dependency
 
 from purrception.flow import LAST_STEPS, SOLVERS, SPACES, SPACINGS, SamplingConfig
-from purrception.studio.session import MOST_STEPS, Made, StoppedError, Studio
+from purrception.studio.session import MOST_STEPS, Generated, StoppedError, Studio
 from purrception.utils.errors import InputError
 from purrception.utils.options import field_docs
 
 ANY_CLASS = "any class"
-MODEL = "model"
-"""What all work shares in the queue: one piece at a time, in the order of asking."""
-BESIDE: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private"}
-"""Queued beside the model's work, not behind it: what is not queued can show no notice on the page."""
+ON_MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
+"""Work for the model: one piece at a time, in the order of asking."""
+SIDE_QUEUE: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private"}
+"""Work that does not wait behind the model's; it is queued all the same, since nothing else can show a notice."""
 
 
 SHOWN = ("num_inference_steps", "solver", "temperature", "guidance_scale")
@@ -163,7 +163,7 @@ def class_menu(studio: Studio, label: str, elem_id: str, *, anything: str = ANY_
     )
 
 
-def told(function: Callable[..., Any]) -> Callable[..., Any]:
+def shows_errors(function: Callable[..., Any]) -> Callable[..., Any]:
     """``function`` with mistakes told on the page in a sentence, and what was stopped left as it is."""
 
     @functools.wraps(function)
@@ -182,7 +182,7 @@ def told(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def stops(button: gr.Button, studio: Studio, work: Sequence[Dependency]) -> None:
+def connect_stop(button: gr.Button, studio: Studio, work: Sequence[Dependency]) -> None:
     """Have a button stop a visitor's work: what is under way at its next evaluation, what still waits at once.
 
     Args:
@@ -195,7 +195,7 @@ def stops(button: gr.Button, studio: Studio, work: Sequence[Dependency]) -> None
         studio.stop(session_of(request))
         gr.Info("Stopping at the next evaluation.", title="Stop")
 
-    button.click(stop, None, None, cancels=list(work), **BESIDE)
+    button.click(stop, None, None, cancels=list(work), **SIDE_QUEUE)
 
 
 def session_of(request: gr.Request) -> str:
@@ -203,7 +203,7 @@ def session_of(request: gr.Request) -> str:
     return request.session_hash or "somebody"
 
 
-def facts(made: Made) -> str:
+def cost_line(made: Generated) -> str:
     """Cost of a generation, in a line."""
     count = len(made.out.images)
     each = made.seconds / count

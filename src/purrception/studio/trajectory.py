@@ -54,7 +54,7 @@ class Trajectory:
         )
 
     def picture(self, number: int, overlay: bool) -> Image.Image:
-        """A moment, large; with the doubt of each token over it."""
+        """A moment, large; with the uncertainty of each token over it."""
         moment = self.moments[number]
         image = display(moment.image, LARGE)
         if not overlay or moment.entropy is None:
