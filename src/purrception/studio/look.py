@@ -121,9 +121,8 @@ class LookTab:
             return gr.skip(), gr.skip(), gr.skip()
         number = min(int(number), len(way.moments) - 1)
         moment = way.moments[number]
-        uncertainty = (
-            "" if moment.entropy is None else f" · mean entropy **{float(moment.entropy.mean()):.2f}** nats"
-        )
+        mean = None if moment.entropy is None else float(moment.entropy.mean())
+        entropy = "" if mean is None else f" · mean entropy **{mean:.2f}** nats"
         when = f"t = **{moment.t:.3f}** · evaluation {number + 1} of {len(way.moments)}{entropy}"
         return gr.Image(way.picture(number, overlay), visible=True), when, curves(way, number)
 
