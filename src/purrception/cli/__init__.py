@@ -20,9 +20,9 @@ from purrception.cli.sampling_options import SamplingOptions
 from purrception.cli.studio import STUDIO
 from purrception.cli.tokenizer import TOKENIZER_VERBS
 from purrception.utils.errors import InputError, in_words
-from purrception.utils.options import TIMEOUT_MINUTES
 from purrception.utils.packages import explained, is_foreign
-from purrception.utils.terminal import command_line, write_anything
+from purrception.utils.settings import TIMEOUT_MINUTES
+from purrception.utils.text import command_line, make_output_encodable
 
 SUMMARY = "Image generation in vector-quantised latent spaces with variational flow matching."
 
@@ -312,7 +312,7 @@ def complain(error: Exception) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status: 0, 2 for what a person can mend, 130 when interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    write_anything()
+    make_output_encodable()
     try:
         if arguments and arguments[0] == "--version":
             from purrception import __version__

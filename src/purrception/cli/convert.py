@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from purrception.cli.parsing import Verb, parse, target_of
 from purrception.utils.errors import InputError
-from purrception.utils.terminal import command_line
+from purrception.utils.text import command_line
 
 T = TypeVar("T")
 
@@ -74,7 +74,7 @@ def convert(arguments: list[str]) -> None:
         raise InputError("give the tokenizer that the checkpoint was trained with: --tokenizer DIR")
     from purrception.generation.public_checkpoints import migrate
     from purrception.storage import unused_folder, whole_folder
-    from purrception.storage.hub import SAMPLING
+    from purrception.storage.pipeline_folder import SAMPLING
     from purrception.tokenizers import open_tokenizer
 
     folder = unused_folder(Path(options.out or f"pipelines/{Path(target).stem}"))

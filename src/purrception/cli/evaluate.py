@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from purrception.cli.parsing import override, parse, say, say_skipped, target_of
 from purrception.utils.errors import InputError
-from purrception.utils.options import TIMEOUT_MINUTES
+from purrception.utils.settings import TIMEOUT_MINUTES
 
 if TYPE_CHECKING:
     from purrception.tokens import TokenDataset

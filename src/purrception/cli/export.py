@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from purrception.cli.parsing import Verb, parse, target_of
-from purrception.utils.terminal import command_line
+from purrception.utils.text import command_line
 
 
 @dataclass(frozen=True)

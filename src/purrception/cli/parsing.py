@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from purrception.utils.errors import InputError, check_numbers, unknown_name
-from purrception.utils.options import option_names
+from purrception.utils.errors import InputError, unknown_name
+from purrception.utils.settings import check_numbers, option_names
 
 if TYPE_CHECKING:
     from purrception.experiment.config import RunConfig

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from purrception.cli.convert import convert_tokenizer
 from purrception.cli.parsing import Verb, parse, parse_known, recipe_of, say, say_skipped, target_of
 from purrception.utils.errors import InputError
-from purrception.utils.terminal import command_line
+from purrception.utils.text import command_line
 
 if TYPE_CHECKING:
     from purrception.data import DataConfig

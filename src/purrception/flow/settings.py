@@ -10,7 +10,7 @@ from purrception.flow.posterior import LastStep, Truncation, get_last_step
 from purrception.flow.solvers import NoiseFunction, Solver, SolverOptions, get_solver
 from purrception.flow.temperature import TemperatureSchedule
 from purrception.flow.timesteps import Timesteps, get_timesteps
-from purrception.utils.errors import check_numbers
+from purrception.utils.settings import check_numbers
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from purrception.storage import whole_folder, write_file
 from purrception.tokenizers import fingerprint
 from purrception.utils.folders import absolute
 from purrception.utils.packages import versions
-from purrception.utils.terminal import command_line
+from purrception.utils.text import command_line
 from purrception.utils.visualisation import heat_map, image_grid
 
 MANIFEST_FILE = "manifest.json"
