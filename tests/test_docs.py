@@ -21,7 +21,7 @@ from purrception.experiment.config import DataOptions, RunConfig, TokenizerRunCo
 from purrception.experiment.plan import PlanOptions
 from purrception.experiment.prepare import PrepareOptions
 from purrception.studio import StudioOptions
-from purrception.utils.options import option_names
+from purrception.utils.settings import option_names
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -27,8 +27,8 @@ from purrception.tokens.store import TokenStore
 from purrception.training import RunDirectory, TrainingConfig
 from purrception.utils.errors import InputError
 from purrception.utils.folders import absolute
-from purrception.utils.options import option_names
-from purrception.utils.terminal import write_anything
+from purrception.utils.settings import option_names
+from purrception.utils.text import make_output_encodable
 from tests.conftest import run_cli, save_pictures, tiny_config
 
 
@@ -166,7 +166,7 @@ def test_names_that_are_no_text_are_refused_before_anything_is_written(
         assert named in told
         assert "rename the file or folder" in told
     assert not (tmp_path / "runs").exists()
-    with pytest.raises(InputError, match="no run can keep it"):
+    with pytest.raises(InputError, match="cannot be recorded"):
         dump_settings(replace(tiny_config(tmp_path), data=DataConfig(root=latin("é"))))
 
 
@@ -214,7 +214,7 @@ def test_help_and_mistakes_are_told_on_any_terminal(monkeypatch: pytest.MonkeyPa
 def test_file_names_that_are_no_text_can_be_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     monkeypatch.setattr(sys, "stdout", stream)
-    write_anything()
+    make_output_encodable()
     print(f"Hände {latin('été')}", flush=True)
     assert stream.buffer.getvalue() == "Hände ".encode() + b"\\udce9t\\udce9\n"  # type: ignore[attr-defined]
 

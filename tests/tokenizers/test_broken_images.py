@@ -54,7 +54,7 @@ TINY = [
     "2",
     "--training.checkpoint-every",
     "2",
-    "--sampling.steps",
+    "--sampling.num-inference-steps",
     "2",
 ]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from purrception.cli.verbs import GROUPS, VERBS
 from purrception.utils.errors import InputError, in_words, unknown_name
 from purrception.utils.packages import explained, is_foreign
-from purrception.utils.terminal import write_anything
+from purrception.utils.text import make_output_encodable
 
 SUMMARY = "Image generation in vector-quantised latent spaces with variational flow matching."
 GO_ON = {
@@ -57,7 +57,7 @@ def complain(error: Exception) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status: 0, 2 for what a person can mend, 130 when interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    write_anything()
+    make_output_encodable()
     try:
         if arguments and arguments[0] == "--version":
             from purrception import __version__

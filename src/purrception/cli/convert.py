@@ -8,7 +8,7 @@ from pathlib import Path
 from purrception.cli.parsing import parse, target_of
 from purrception.cli.verbs import Verb
 from purrception.utils.errors import InputError
-from purrception.utils.terminal import command_line
+from purrception.utils.text import command_line
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,8 @@ def convert(verb: Verb, arguments: list[str]) -> None:
     if not options.tokenizer:
         raise InputError("give the tokenizer that the checkpoint was trained with: --tokenizer DIR")
     from purrception.generation.public_checkpoints import convert_public_checkpoint
-    from purrception.generation.saving import unused_folder
-    from purrception.storage import whole_folder
-    from purrception.storage.hub import SAMPLING
+    from purrception.storage import unused_folder, whole_folder
+    from purrception.storage.pipeline_folder import SAMPLING
     from purrception.tokenizers import open_tokenizer
 
     folder = unused_folder(Path(options.out or f"pipelines/{Path(target).stem}"))

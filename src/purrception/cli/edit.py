@@ -160,8 +160,9 @@ def _edit(
     target, rest = target_of(verb, arguments)
     options = parse(kind, verb, rest)
     from purrception.experiment.run import load_pipeline, sampling_defaults
-    from purrception.generation.saving import edit_command, output_folder, save_outputs
-    from purrception.training.config import resolve_device
+    from purrception.generation.saving import edit_command, save_outputs
+    from purrception.storage import output_folder
+    from purrception.utils.devices import resolve_device
 
     options = parse(kind, verb, rest, replace(options, sampling=sampling_defaults(target)))
     pipeline = load_pipeline(target).to(resolve_device(options.device))

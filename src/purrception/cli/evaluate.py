@@ -52,10 +52,10 @@ def _evaluate_run(verb: Verb, target: str, arguments: list[str]) -> None:
     from purrception.evaluation import evaluate as run_evaluation
     from purrception.experiment.run import load_pipeline, open_tokens, sampling_defaults
     from purrception.experiment.saved_run import saved_config
-    from purrception.generation.saving import output_folder
+    from purrception.storage import output_folder
     from purrception.training import RunDirectory
-    from purrception.training.config import resolve_device
     from purrception.utils import distributed
+    from purrception.utils.devices import resolve_device
 
     run = RunDirectory.open(target)
     config = saved_config(run)
@@ -90,9 +90,9 @@ def _evaluate_images(verb: Verb, target: Path, arguments: list[str]) -> None:
     from purrception.data import describe, describe_report
     from purrception.evaluation import evaluate_images
     from purrception.evaluation.run import save_reference
-    from purrception.generation.saving import output_folder
-    from purrception.training.config import resolve_device
+    from purrception.storage import output_folder
     from purrception.utils import distributed
+    from purrception.utils.devices import resolve_device
 
     with distributed.joined(resolve_device(options.device), options.timeout_minutes) as device:
         procedure = replace(options.procedure, device=str(device))

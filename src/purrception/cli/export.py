@@ -7,7 +7,7 @@ from pathlib import Path
 
 from purrception.cli.parsing import parse, target_of
 from purrception.cli.verbs import Verb
-from purrception.utils.terminal import command_line
+from purrception.utils.text import command_line
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def export(verb: Verb, arguments: list[str]) -> None:
     target, rest = target_of(verb, arguments)
     options = parse(ExportOptions, verb, rest)
     from purrception.experiment.export import export_run
-    from purrception.generation.saving import unused_folder
+    from purrception.storage import unused_folder
 
     folder = unused_folder(Path(options.out or f"pipelines/{Path(target).resolve().name}"))
     pipeline = export_run(target, folder, options.dtype, options.variant, options.licence)

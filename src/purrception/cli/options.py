@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from purrception.cli.parsing import flat
 from purrception.flow.settings import SamplingConfig
-from purrception.utils.options import TIMEOUT_MINUTES
+from purrception.utils.settings import TIMEOUT_MINUTES
 
 
 @dataclass(frozen=True, kw_only=True)

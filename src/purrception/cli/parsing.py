@@ -13,7 +13,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, TypeGuard, TypeVar, get_type_hints
 
 from purrception.cli.verbs import Verb
-from purrception.utils.errors import InputError, check_numbers, unknown_name
+from purrception.utils.errors import InputError, unknown_name
+from purrception.utils.settings import check_numbers
 
 if TYPE_CHECKING:
     from purrception.experiment.config import RunConfig

@@ -42,10 +42,10 @@ def sample(verb: Verb, arguments: list[str]) -> None:
     target, rest = target_of(verb, arguments)
     options = parse(SampleOptions, verb, rest)
     from purrception.experiment.run import load_pipeline, sampling_defaults
-    from purrception.generation.saving import output_folder, save_outputs
-    from purrception.storage import load_settings
-    from purrception.training.config import resolve_device
+    from purrception.generation.saving import save_outputs
+    from purrception.storage import load_settings, output_folder
     from purrception.utils import distributed
+    from purrception.utils.devices import resolve_device
 
     own = load_settings(SamplingConfig, options.preset) if options.preset else sampling_defaults(target)
     options = parse(SampleOptions, verb, rest, replace(options, sampling=own))

@@ -41,7 +41,7 @@ def sweep(verb: Verb, arguments: list[str]) -> None:
     options = parse(SweepOptions, verb, rest)
     from purrception.comparison.sweep import SweepSpace
     from purrception.comparison.sweep import sweep as run_sweep
-    from purrception.generation.saving import output_folder
+    from purrception.storage import output_folder
 
     space = SweepSpace(
         options.temperatures, options.guidances, options.steps, options.solvers, options.timestep_spacings

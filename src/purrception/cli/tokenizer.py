@@ -10,7 +10,7 @@ from purrception.cli.options import DeviceOptions
 from purrception.cli.parsing import parse, parse_known, recipe_of, say, say_skipped, target_of
 from purrception.cli.verbs import Verb
 from purrception.utils.errors import InputError
-from purrception.utils.terminal import command_line
+from purrception.utils.text import command_line
 
 if TYPE_CHECKING:
     from purrception.data import DataConfig
@@ -38,7 +38,7 @@ def convert(verb: Verb, arguments: list[str]) -> None:
     """Convert a public checkpoint into a tokenizer."""
     target, rest = target_of(verb, arguments)
     options = parse(ConvertOptions, verb, rest)
-    from purrception.generation.saving import unused_folder
+    from purrception.storage import unused_folder
     from purrception.tokenizers import convert_tokenizer
 
     name = options.arch.replace("_", "-") or Path(target).name
@@ -127,9 +127,9 @@ def report(verb: Verb, arguments: list[str]) -> None:
     from purrception.data import describe_report
     from purrception.evaluation.tokenizer.report import report_tokenizer
     from purrception.experiment.config import DataOptions
-    from purrception.generation.saving import output_folder
+    from purrception.storage import output_folder
     from purrception.tokenizers import VQTokenizer
-    from purrception.training.config import resolve_device
+    from purrception.utils.devices import resolve_device
 
     folder = Path(target)
     if not (folder / "config.json").is_file() and (folder / "tokenizer").is_dir():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from purrception.cli.parsing import configure, parse, say, target_of
 from purrception.cli.verbs import Verb
 from purrception.utils.errors import InputError
-from purrception.utils.terminal import command_line
+from purrception.utils.text import command_line
 
 
 def train(verb: Verb, arguments: list[str]) -> None:

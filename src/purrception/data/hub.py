@@ -13,7 +13,7 @@ from purrception.data.decoding import UnreadableImageError
 from purrception.data.encoded import EncodedImages, expected_classes, hash_names, in_split
 from purrception.data.labels import LABEL_NAMES, class_names_of, read_label
 from purrception.storage import plain_reason, reading
-from purrception.utils.errors import InputError
+from purrception.utils.errors import InputError, in_words
 from purrception.utils.packages import require
 
 SAVED_MARKS = ("dataset_info.json", "dataset_dict.json")
@@ -97,9 +97,8 @@ def _open(config: DataConfig) -> Any:
             name, _, subset = config.root.partition(":")
             rows = datasets.load_dataset(name, subset or None, split=config.hub_split)
     except Exception as error:  # the library raises many kinds, from the network's to the parser's
-        reason = " ".join(str(error).split())
         raise InputError(
-            f"cannot open the data set {config.root!r}, split {config.hub_split!r}: {reason}"
+            f"cannot open the data set {config.root!r}, split {config.hub_split!r}: {in_words(error)}"
         ) from error
     return _without_decoding(rows, datasets)
 

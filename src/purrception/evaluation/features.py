@@ -83,7 +83,7 @@ class FeatureCache:
     def __init__(self, folder: str = "") -> None:
         self.folder: Path | None = None
         if folder != "none":
-            self.folder = Path(folder) if folder else user_cache() / "features"
+            self.folder = Path(folder) if folder else user_cache("features")
 
     def load(self, extractor: Extractor, content: str, count: int) -> Extracted | None:
         """Features of ``count`` images; a file that is damaged, altered or of an older version counts as none."""

@@ -31,7 +31,7 @@ from purrception.tokenizers import VQTokenizer, known_arch
 from purrception.tokens import Manifest
 from purrception.training import RunDirectory
 from purrception.utils.errors import InputError
-from purrception.utils.units import BYTES, COUNTS, FLOPS, in_units
+from purrception.utils.text import BYTES, COUNTS, FLOPS, in_units
 
 WHOLE_ON_CPU = 200_000_000
 """Parameters up to which the real step is taken with all blocks, where there is no GPU."""

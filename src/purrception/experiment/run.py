@@ -18,7 +18,8 @@ from purrception.generation.sampler import sample_distributed
 from purrception.instruments.training_monitor import Watch
 from purrception.models import PurrceptionTransformer, categorical_heads, check_kernel
 from purrception.storage import dump_settings, load_settings, one_writer, put, whole_folder, write_file
-from purrception.storage.hub import HUB_PREFIX, SAMPLING, local_folder, write_companions
+from purrception.storage.hub import HUB_PREFIX, local_folder
+from purrception.storage.pipeline_folder import SAMPLING, write_companions
 from purrception.tokenizers import VQTokenizer, convert_tokenizer, open_tokenizer, train_tokenizer
 from purrception.tokens import (
     MANIFEST_FILE,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from purrception.flow.temperature import TemperatureSchedule
 from purrception.flow.timesteps import Timesteps, get_timesteps
-from purrception.utils.errors import check_numbers
+from purrception.utils.settings import check_numbers
 
 if TYPE_CHECKING:
     from purrception.flow.guidance import Guidance

@@ -31,10 +31,12 @@ from purrception.generation.image_processor import ImageProcessor
 from purrception.generation.outputs import PurrceptionOutput
 from purrception.generation.sampler import sample_distributed
 from purrception.models import PurrceptionTransformer
-from purrception.storage.foreign_weights import check_variant, require_finite
-from purrception.storage.hub import check_pipeline, local_folder, read_companions, sealed, upload, variants
+from purrception.storage.finite import require_finite
+from purrception.storage.hub import local_folder, upload
+from purrception.storage.model_folder import check_variant
+from purrception.storage.pipeline_folder import check_pipeline, part_variants, read_companions, saving_pipeline
 from purrception.tokenizers import VQTokenizer
-from purrception.utils.devices import ready
+from purrception.utils.devices import on_device
 from purrception.utils.errors import InputError, unknown_name
 from purrception.utils.progress import ProgressBar
 
@@ -87,7 +89,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         self.register_to_config(objective=objective, tokenizer_hash=tokenizer_hash, class_names=class_names or [])
         self.tokenizer = VQTokenizer(vqvae)
         self.companions: dict[str, bytes] = {}
-        """Files that describe the weights and travel with them, by name; see ``storage.hub.COMPANIONS``."""
+        """Files that describe the weights and travel with them, by name: a card, a recipe, sampling settings."""
         self.objective = build_objective(ObjectiveConfig(name=objective))
         exact = vqvae.dtype == torch.float32  # rounded weights have another hash
         if tokenizer_hash and exact and self.tokenizer.fingerprint != tokenizer_hash:
@@ -122,7 +124,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         """
         folder = local_folder(source, revision)
         index = check_pipeline(folder, verify)
-        held = variants(folder, variant)
+        held = part_variants(folder, variant)
         network = PurrceptionTransformer.from_pretrained(
             folder / "transformer", variant=held["transformer"], torch_dtype=torch_dtype
         )
@@ -135,7 +137,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         """Write what diffusers expects, weights as safetensors with ``variant`` in their names, and any card."""
         check_variant(variant)
         require_finite(self.transformer.state_dict(), "the network, in the precision in which it is to be saved,")
-        with sealed(Path(folder), self.companions):
+        with saving_pipeline(Path(folder), self.companions):
             super().save_pretrained(str(folder), safe_serialization=True, variant=variant)
 
     def push_to_hub(
@@ -224,7 +226,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         ``watch`` is told of every evaluation, as ``(t, state, prediction)``, and may raise to stop. ``record``
         makes a CUDA graph of the steps of a batch and replays it for the others.
         """
-        wanted, network = torch.tensor(labels), ready(self.transformer).eval()
+        wanted, network = torch.tensor(labels), on_device(self.transformer).eval()
         with ProgressBar("sampling", len(labels)) as bar:
             made = sample_distributed(
                 network, self.objective, wanted, settings, seed, batch_size, bar.update, watch, record
@@ -354,7 +356,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         """Codes of images, long ``[n, h, w]``; each is brought to the model's size first."""
         arrays = [np.asarray(self.image_processor.preprocess(image)) for image in images]
         pixels = images_to_tensor([array.reshape(*array.shape[:2], -1) for array in arrays])
-        ready(self.vqvae)
+        on_device(self.vqvae)
         return self.tokenizer.encode(pixels).cpu()
 
     def decode_means(self, means: Tensor) -> list[Image.Image]:
@@ -363,7 +365,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         scale = (raw - raw.mean(0)).norm() / (standard - standard.mean(0)).norm()  # one deviation for all channels
         shift = raw.mean(0) - scale * standard.mean(0)
         latents = scale * means + shift.view(1, -1, 1, 1)
-        ready(self.vqvae)
+        on_device(self.vqvae)
         return [array_to_pil(array) for array in tensor_to_images(self.tokenizer.decode_latents(latents))]
 
     def label_or_null(self, class_label: int | str | None) -> int:
@@ -381,7 +383,7 @@ class PurrceptionPipeline(DiffusionPipeline):
     def _editor(
         self, settings: SamplingConfig, seed: int, watch: Watcher, conditioning: str = AUTOMATIC
     ) -> Editor:
-        network = ready(self.transformer).eval()
+        network = on_device(self.transformer).eval()
         return Editor(network, self.objective, settings, seed, watch=watch, conditioning=conditioning)
 
     def enable_sequential_cpu_offload(self, *arguments: object, **options: object) -> None:
@@ -389,7 +391,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         raise InputError("layers cannot be offloaded one by one; enable_model_cpu_offload() moves whole parts")
 
     def _decoded(self, made: Generation, labels: Sequence[int]) -> PurrceptionOutput:
-        ready(self.vqvae)
+        on_device(self.vqvae)
         images = [array_to_pil(array) for array in self.tokenizer.decode_images(made.indices)]
         self.maybe_free_model_hooks()
         return PurrceptionOutput(

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from purrception.models.modern import SwiGLU, rotary_turns, rotate
-from purrception.utils.errors import InputError, check_numbers, unknown_name
+from purrception.utils.errors import InputError, unknown_name
+from purrception.utils.settings import check_numbers
 
 Norm = Literal["layer", "rms"]
 MLP = Literal["gelu", "swiglu"]

@@ -34,7 +34,8 @@ from purrception.models.chunked_loss import (
 from purrception.models.chunked_posterior import Reading, Sums, chunked_posterior
 from purrception.models.factored_logits import FactoredLogits, group_evidence
 from purrception.models.fused import check_kernel
-from purrception.utils.errors import InputError, check_numbers, unknown_name
+from purrception.utils.errors import InputError, unknown_name
+from purrception.utils.settings import check_numbers
 
 
 @dataclass(frozen=True)

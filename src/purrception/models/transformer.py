@@ -18,7 +18,8 @@ from purrception.models.chunked_loss import Kernel
 from purrception.models.dit import MLP, DiT, DiTConfig, Norm, Positions
 from purrception.models.head import CategoricalHead, HeadConfig
 from purrception.storage import plain_reason, read_json, reading
-from purrception.storage.foreign_weights import check_codes, check_size, require_finite
+from purrception.storage.finite import check_codes, require_finite
+from purrception.storage.model_folder import check_size
 from purrception.utils.errors import InputError, unknown_name
 
 LARGEST = {

@@ -14,7 +14,7 @@ from gradio.events import Dependency
 from purrception.flow import LAST_STEPS, SOLVERS, SPACES, SPACINGS, SamplingConfig
 from purrception.studio.session import MOST_STEPS, Generated, StoppedError, Studio
 from purrception.utils.errors import InputError
-from purrception.utils.options import field_docs
+from purrception.utils.settings import field_docs
 
 ANY_CLASS = "any class"
 ON_MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}

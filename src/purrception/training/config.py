@@ -10,8 +10,9 @@ import torch
 
 from purrception.flow import TimeSampling
 from purrception.models import Kernel
-from purrception.utils.errors import InputError, check_numbers
-from purrception.utils.options import LARGEST_RATE, TIMEOUT_MINUTES
+from purrception.utils.devices import resolve_device
+from purrception.utils.errors import InputError
+from purrception.utils.settings import LARGEST_LEARNING_RATE, TIMEOUT_MINUTES, check_numbers
 
 Parallel = Literal["ddp", "fsdp", "hybrid"]
 
@@ -97,10 +98,10 @@ class TrainingConfig:
                 f"training.accumulation divides training.batch_size; given {self.accumulation} "
                 f"and {self.batch_size}"
             )
-        if not 0 < self.learning_rate <= LARGEST_RATE or not 0 < self.gradient_clip < math.inf:
+        if not 0 < self.learning_rate <= LARGEST_LEARNING_RATE or not 0 < self.gradient_clip < math.inf:
             raise InputError(
                 "training.learning_rate and training.gradient_clip are positive, the first at most "
-                f"{LARGEST_RATE:g}; given {self.learning_rate} and {self.gradient_clip}"
+                f"{LARGEST_LEARNING_RATE:g}; given {self.learning_rate} and {self.gradient_clip}"
             )
         if not all(0 <= beta < 1 for beta in self.betas) or not 0 <= self.weight_decay < math.inf:
             raise InputError(
@@ -146,20 +147,3 @@ class TrainingConfig:
             return self.learning_rate * warm
         done = min(1.0, step / self.steps)
         return self.learning_rate * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
-
-
-def resolve_device(name: str) -> torch.device:
-    """``"auto"`` (a GPU when there is one) or a torch device name → a device that exists.
-
-    Raises:
-        InputError: it does not exist on this machine.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"the device {name!r} cannot be used here: {reason}") from error
-    return device

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from purrception.storage import is_unused, write_file, writing
 from purrception.utils.errors import InputError
-from purrception.utils.terminal import command_line
+from purrception.utils.text import command_line
 
 
 class RunDirectory:
