@@ -148,6 +148,7 @@ def sample(arguments: list[str]) -> None:
     from purrception.flow import SamplingConfig
     from purrception.generation.saving import output_folder, save_gallery
     from purrception.storage import load_settings
+    from purrception.training import RunDirectory
     from purrception.training.config import resolve_device
     from purrception.utils import distributed
 
@@ -159,7 +160,7 @@ def sample(arguments: list[str]) -> None:
         if options.compile:
             pipeline.transformer.compile_parts()
         labels = pipeline.resolve_labels(options.classes or None, None if options.classes else options.num)
-        with output_folder(options.out, Path(target) / "generated") as folder:
+        with output_folder(options.out, RunDirectory(target).generated) as folder:
             out = pipeline.sample(labels, settings, options.seed, options.batch_size, record=options.record)
             if distributed.rank() > 0:
                 return
@@ -191,9 +192,10 @@ def sweep(arguments: list[str]) -> None:
     from purrception.comparison.sweep import SweepSpace
     from purrception.comparison.sweep import sweep as run_sweep
     from purrception.generation.saving import output_folder
+    from purrception.training import RunDirectory
 
     space = SweepSpace(options.temperatures, options.guidances, options.steps, options.solvers, options.grids)
-    with output_folder(options.out, Path(target) / "sweeps") as folder:
+    with output_folder(options.out, RunDirectory(target).sweeps) as folder:
         report = run_sweep(target, space, options.num, options.seed, folder, options.device)
     print(f"report: {report}")
 

@@ -64,7 +64,7 @@ def diagnose(arguments: list[str]) -> None:
     only = [name.strip() for name in options.only.split(",") if name.strip()]
     choose_parts(only)
     subject = open_subject(target, options.num, options.seed, resolve_device(options.device))
-    with output_folder(options.out, Path(target) / "diagnostics", keep=True) as folder:
+    with output_folder(options.out, subject.run.diagnostics, keep=True) as folder:
         report = run_diagnosis(subject, only, folder)
     print(f"report: {report}")
     return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -168,6 +167,7 @@ def _edit(
     options = parse(kind, EDIT_VERBS[name], rest)
     from purrception.experiment.run import load_pipeline, sampling_defaults
     from purrception.generation.saving import edit_command, output_folder, save_gallery
+    from purrception.training import RunDirectory
     from purrception.training.config import resolve_device
 
     # A verb's own strength is that of the edit, and not the stochastic solver's.
@@ -178,7 +178,7 @@ def _edit(
         option: value for option, value in asdict(options).items() if value not in ("", ()) and option != "out"
     }
     command = edit_command(name, target, named, settings)
-    with output_folder(options.out, Path(target) / "edited") as folder:
+    with output_folder(options.out, RunDirectory(target).edited) as folder:
         out = run(pipeline, options, settings)
         save_gallery(pipeline, out, settings, getattr(options, "seed", 0), target, folder, command)
     print(f"{len(out.images)} images, {out.nfe} network evaluations each: {folder}")

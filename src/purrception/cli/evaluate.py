@@ -79,14 +79,18 @@ def evaluate(arguments: list[str]) -> None:
         return
     target, rest = target_of(verb, arguments)
     options = parse(EvaluateOptions, verb, rest)
-    if (Path(target) / "config.yaml").is_file() or not _holds_images(Path(target)):
+    from purrception.training import RunDirectory
+
+    if RunDirectory(target).config_file.is_file() or not _holds_images(Path(target)):
         _evaluate_run(target, options)
     else:
         _evaluate_images(Path(target), options)
 
 
 def _holds_images(target: Path) -> bool:
-    return target.suffix == ".npz" or (target.is_dir() and not (target / "model_index.json").is_file())
+    from purrception.training import is_pipeline
+
+    return target.suffix == ".npz" or (target.is_dir() and not is_pipeline(target))
 
 
 def _evaluate_run(target: str, options: EvaluateOptions) -> None:
@@ -108,9 +112,10 @@ def _evaluate_run(target: str, options: EvaluateOptions) -> None:
         procedure = replace(override(Procedure(), options), device=str(device))
         pipeline = load_pipeline(target).to(device)
         tokens = _tokens_or_none(lambda: open_tokens(config, run, "train"))  # of a run that has been moved: none
-        samples = run.evaluation / "samples"
         with output_folder(options.out, run.evaluation) as folder:
-            result = run_evaluation(pipeline, config.data, protocol, settings, folder, samples, procedure, tokens)
+            result = run_evaluation(
+                pipeline, config.data, protocol, settings, folder, run.evaluation_samples, procedure, tokens
+            )
         say(result.markdown() + f"\n{folder}")
         say_skipped(describe_report(folder))
 

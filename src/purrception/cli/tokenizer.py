@@ -97,11 +97,12 @@ def report(arguments: list[str]) -> None:
     from purrception.experiment.config import DataOptions
     from purrception.generation.saving import output_folder
     from purrception.tokenizers import VQTokenizer
+    from purrception.training import RunDirectory
     from purrception.training.config import resolve_device
 
     folder = Path(target)
-    if not (folder / "config.json").is_file() and (folder / "tokenizer").is_dir():
-        folder = folder / "tokenizer"  # of a run
+    if not (folder / "config.json").is_file() and RunDirectory(folder).tokenizer.is_dir():
+        folder = RunDirectory(folder).tokenizer
     tokenizer = VQTokenizer.load(folder)
     data = source_of(source).data
     if data.image_size == 0:  # the recipe folder leaves it open: as the tokenizer sees images

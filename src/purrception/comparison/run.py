@@ -94,7 +94,7 @@ def _compare(recipe: RunConfig, configs: dict[str, RunConfig], protocol: Protoco
     tokenizer = prepare_tokenizer(recipe, run)
     train, held_out = prepare_tokens(recipe, run, tokenizer)
     if held_out is None:
-        skipped = describe_report(run.tokens("test"))
+        skipped = describe_report(run.tokens / "test")
         raise InputError(
             f"a comparison needs held-out images; {skipped or f'{recipe.data.tokens} holds no tokens of them'}: "
             "mend some, or see data.test_fraction"

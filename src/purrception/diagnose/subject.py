@@ -140,7 +140,7 @@ def open_subject(root: Path | str, num: int, seed: int, device: torch.device) ->
     unfinished = not run.pipeline.is_dir()
     if unfinished and CheckpointStore(run.checkpoints).latest() is None:
         raise InputError(f"the run {root} has no checkpoint yet: let it train, or --resume it")
-    if unfinished and not (run.tokenizer / "config.json").is_file():
+    if unfinished and not run.has_tokenizer:
         raise InputError(
             f"the tokenizer of the run is gone: {run.tokenizer} is missing; put the folder back, since "
             "another tokenizer would have other codes"

@@ -14,8 +14,7 @@ from purrception.experiment.saved_run import check_change, describe_jump, saved_
 from purrception.experiment.warm_start import WarmStart, warm_start
 from purrception.flow import SamplingConfig, build_objective
 from purrception.generation.pipeline import PurrceptionPipeline
-from purrception.generation.sampler import sample_together
-from purrception.instruments.training_monitor import Watch
+from purrception.instruments.training_monitor import TrainingMonitor
 from purrception.models import PurrceptionTransformer, categorical_heads, check_kernel
 from purrception.storage import dump_settings, load_settings, one_writer, put, whole_folder, write_file
 from purrception.storage.hub import HUB_PREFIX, SAMPLING, local_folder, write_companions
@@ -28,14 +27,10 @@ from purrception.tokens import (
     describe_skipped,
     prepare_splits,
 )
-from purrception.training import CheckpointStore, RunDirectory, Trainer
-from purrception.training.loop import Glance, Look
+from purrception.training import CheckpointStore, RunDirectory, Trainer, is_pipeline
 from purrception.utils import distributed
 from purrception.utils.errors import InputError
 from purrception.utils.folders import absolute
-from purrception.utils.visualisation import image_grid
-
-GRID_ROWS = 8
 
 
 def start_run(config: RunConfig) -> RunDirectory:
@@ -200,8 +195,10 @@ def build_trainer(
     if config.init_from and CheckpointStore(run.checkpoints).latest() is None:
         start_from(config.init_from, network, train.manifest, run)
     objective = build_objective(config.objective)
-    look = _look(config, tokenizer, train, held_out)
-    return Trainer(config.training, objective, network, train, held_out, run, config.seed, look)
+    monitor = TrainingMonitor(
+        objective, tokenizer, train, held_out, config.sampling, config.training.steps, config.seed
+    )
+    return Trainer(config.training, objective, network, train, held_out, run, config.seed, monitor)
 
 
 def build_network(config: RunConfig, manifest: Manifest, tokenizer: VQTokenizer) -> PurrceptionTransformer:
@@ -272,7 +269,7 @@ def load_pipeline(path: Path | str) -> PurrceptionPipeline:
     if str(path).startswith(HUB_PREFIX):
         return PurrceptionPipeline.from_pretrained(path)
     path = Path(path)
-    if (path / "model_index.json").is_file():
+    if is_pipeline(path):
         return PurrceptionPipeline.from_pretrained(path)
     run = RunDirectory.open(path)
     if run.pipeline.is_dir():
@@ -304,7 +301,7 @@ def sampling_defaults(path: Path | str) -> SamplingConfig:
 
 def prepare_tokenizer(config: RunConfig, run: RunDirectory) -> VQTokenizer:
     """The run's tokenizer: loaded, or else converted or trained and then moved into place whole."""
-    done = (run.tokenizer / "config.json").is_file()
+    done = run.has_tokenizer
     distributed.wait()  # every process has looked before the first one writes
     if done:
         return VQTokenizer.load(run.tokenizer)
@@ -335,15 +332,15 @@ def prepare_tokens(
 ) -> tuple[TokenDataset, TokenDataset | None]:
     """The run's token shards, encoded where they are not there yet; (training, held out or none)."""
     if not config.data.tokens and not all(
-        (run.tokens(split) / MANIFEST_FILE).is_file() for split in ("train", "test")
+        (run.tokens / split / MANIFEST_FILE).is_file() for split in ("train", "test")
     ):
-        prepare_splits(config.data, tokenizer, run.root / "tokens", seed=config.seed)
+        prepare_splits(config.data, tokenizer, run.tokens, seed=config.seed)
         if distributed.rank() == 0:
-            for line in describe_skipped(run.root / "tokens"):
+            for line in describe_skipped(run.tokens):
                 print(line, flush=True)
     train = open_tokens(config, run, "train")
     assert train is not None
-    remedy = f"remove {run.root / 'tokens'} and resume, to encode the images again"
+    remedy = f"remove {run.tokens} and resume, to encode the images again"
     _check_hash(train.manifest, tokenizer, train.location, remedy)
     return train, open_tokens(config, run, "test")
 
@@ -360,25 +357,4 @@ def open_tokens(config: RunConfig, run: RunDirectory, split: str) -> TokenDatase
 
 
 def _token_location(config: RunConfig, run: RunDirectory, split: str) -> Path | str:
-    return f"{config.data.tokens.rstrip('/')}/{split}" if config.data.tokens else run.tokens(split)
-
-
-def _look(config: RunConfig, tokenizer: VQTokenizer, train: TokenDataset, held_out: TokenDataset | None) -> Look:
-    """Samples from the same noise every time, a column per class, and what they and the posterior give away."""
-    classes = train.manifest.num_classes
-    columns = min(classes, 10) or GRID_ROWS
-    labels = torch.arange(columns).repeat(GRID_ROWS) % max(classes, 1)
-    objective = build_objective(config.objective)
-    settings = objective.supported(
-        dataclasses.replace(config.sampling, num_inference_steps=min(config.sampling.num_inference_steps, 25))
-    )
-    watch = Watch(objective, train, held_out, config.training.steps, config.seed)
-
-    def look(step: int, network: PurrceptionTransformer) -> Glance:
-        made = sample_together(network, objective, labels, settings, config.seed, batch_size=len(labels))
-        images = tokenizer.decode_images(made.indices)
-        picture = image_grid(images, columns=columns, scale=max(1, 64 // images.shape[1]))
-        seen = watch.look(step, network, made.indices, labels)
-        return Glance(picture, seen.figures, seen.warnings)
-
-    return look
+    return f"{config.data.tokens.rstrip('/')}/{split}" if config.data.tokens else run.tokens / split

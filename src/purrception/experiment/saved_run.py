@@ -47,8 +47,7 @@ def saved_config(run: RunDirectory) -> RunConfig:
 def _own_tokenizer(config: RunConfig, run: RunDirectory) -> RunConfig:
     """The configuration with the run's copy of its tokenizer, where there is one and the original is gone."""
     path = config.tokenizer.path
-    copied = (run.tokenizer / "config.json").is_file()
-    if not path or path.startswith(HUB_PREFIX) or os.path.exists(path) or not copied:
+    if not path or path.startswith(HUB_PREFIX) or os.path.exists(path) or not run.has_tokenizer:
         return config
     own = dataclasses.replace(config.tokenizer, path=os.path.abspath(run.tokenizer), arch="")
     return dataclasses.replace(config, tokenizer=own)
