@@ -109,7 +109,7 @@ def peak_memory(config: BenchConfig, part: str, variant: str, images: int) -> in
 
 
 def _measure_here(config: BenchConfig, part: str, variant: str, images: int) -> int:
-    from purrception.training.config import resolve_device
+    from purrception.utils.devices import resolve_device
 
     device = resolve_device(config.device)
     if config.threads:

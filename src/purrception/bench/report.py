@@ -20,7 +20,7 @@ from purrception.bench.workloads import REFERENCE, WORKLOADS, Variant
 from purrception.models import training_flops
 from purrception.models.flops import forward_flops
 from purrception.storage import write_file, writing
-from purrception.training.config import resolve_device
+from purrception.utils.devices import resolve_device
 from purrception.utils.errors import InputError, unknown_name
 from purrception.utils.progress import ProgressBar
 

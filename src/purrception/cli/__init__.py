@@ -146,11 +146,11 @@ def sample(arguments: list[str]) -> None:
     options = parse(SampleOptions, verb, rest)
     from purrception.experiment.run import load_pipeline, sampling_defaults
     from purrception.flow import SamplingConfig
-    from purrception.generation.saving import output_folder, save_gallery
-    from purrception.storage import load_settings
+    from purrception.generation.saving import save_gallery
+    from purrception.storage import load_settings, output_folder
     from purrception.training import RunDirectory
-    from purrception.training.config import resolve_device
     from purrception.utils import distributed
+    from purrception.utils.devices import resolve_device
 
     defaults = load_settings(SamplingConfig, options.preset) if options.preset else sampling_defaults(target)
     settings = override(defaults, options)
@@ -191,7 +191,7 @@ def sweep(arguments: list[str]) -> None:
     options = parse(SweepOptions, verb, rest)
     from purrception.comparison.sweep import SweepSpace
     from purrception.comparison.sweep import sweep as run_sweep
-    from purrception.generation.saving import output_folder
+    from purrception.storage import output_folder
     from purrception.training import RunDirectory
 
     space = SweepSpace(options.temperatures, options.guidances, options.steps, options.solvers, options.grids)

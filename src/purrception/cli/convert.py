@@ -53,7 +53,7 @@ def convert_tokenizer(arguments: list[str]) -> None:
     from purrception.cli.tokenizer import TOKENIZER_VERBS
 
     target, options = _parsed(TokenizerOptions, TOKENIZER_VERBS["convert"], arguments)
-    from purrception.generation.saving import unused_folder
+    from purrception.storage import unused_folder
     from purrception.tokenizers import convert_tokenizer as convert_file
 
     name = options.arch.replace("_", "-") or Path(target).name
@@ -73,8 +73,7 @@ def convert(arguments: list[str]) -> None:
     if not options.tokenizer:
         raise InputError("give the tokenizer that the checkpoint was trained with: --tokenizer DIR")
     from purrception.generation.public_checkpoints import migrate
-    from purrception.generation.saving import unused_folder
-    from purrception.storage import whole_folder
+    from purrception.storage import unused_folder, whole_folder
     from purrception.storage.hub import SAMPLING
     from purrception.tokenizers import open_tokenizer
 

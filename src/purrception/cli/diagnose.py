@@ -58,8 +58,8 @@ def diagnose(arguments: list[str]) -> None:
     from purrception.diagnose.run import choose_parts
     from purrception.diagnose.run import diagnose as run_diagnosis
     from purrception.diagnose.subject import open_subject
-    from purrception.generation.saving import output_folder
-    from purrception.training.config import resolve_device
+    from purrception.storage import output_folder
+    from purrception.utils.devices import resolve_device
 
     only = [name.strip() for name in options.only.split(",") if name.strip()]
     choose_parts(only)

@@ -166,9 +166,10 @@ def _edit(
     target, rest = target_of(EDIT_VERBS[name], arguments)
     options = parse(kind, EDIT_VERBS[name], rest)
     from purrception.experiment.run import load_pipeline, sampling_defaults
-    from purrception.generation.saving import edit_command, output_folder, save_gallery
+    from purrception.generation.saving import edit_command, save_gallery
+    from purrception.storage import output_folder
     from purrception.training import RunDirectory
-    from purrception.training.config import resolve_device
+    from purrception.utils.devices import resolve_device
 
     # A verb's own strength is that of the edit, and not the stochastic solver's.
     given = SimpleNamespace(**{field.name: getattr(options, field.name) for field in fields(SamplingOptions)})

@@ -99,10 +99,10 @@ def _evaluate_run(target: str, options: EvaluateOptions) -> None:
     from purrception.evaluation import evaluate as run_evaluation
     from purrception.experiment.run import load_pipeline, open_tokens, sampling_defaults
     from purrception.experiment.saved_run import saved_config
-    from purrception.generation.saving import output_folder
+    from purrception.storage import output_folder
     from purrception.training import RunDirectory
-    from purrception.training.config import resolve_device
     from purrception.utils import distributed
+    from purrception.utils.devices import resolve_device
 
     run = RunDirectory.open(target)
     config = saved_config(run)
@@ -124,9 +124,9 @@ def _evaluate_images(target: Path, options: EvaluateOptions) -> None:
     from purrception.data import describe, describe_report
     from purrception.evaluation import EvaluationConfig, Procedure, evaluate_images
     from purrception.evaluation.run import save_reference
-    from purrception.generation.saving import output_folder
-    from purrception.training.config import resolve_device
+    from purrception.storage import output_folder
     from purrception.utils import distributed
+    from purrception.utils.devices import resolve_device
 
     _refuse_settings_of_runs(options)
     if not options.reference and not options.save_stats:

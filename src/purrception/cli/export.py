@@ -32,7 +32,7 @@ def export(arguments: list[str]) -> None:
     target, rest = target_of(EXPORT, arguments)
     options = parse(ExportOptions, EXPORT, rest)
     from purrception.experiment.export import export_run
-    from purrception.generation.saving import unused_folder
+    from purrception.storage import unused_folder
 
     folder = unused_folder(Path(options.out or f"pipelines/{Path(target).resolve().name}"))
     pipeline = export_run(target, folder, options.dtype, options.variant, options.licence)

@@ -95,10 +95,10 @@ def report(arguments: list[str]) -> None:
     from purrception.data import describe_report
     from purrception.evaluation.tokenizer.report import report_tokenizer
     from purrception.experiment.config import DataOptions
-    from purrception.generation.saving import output_folder
+    from purrception.storage import output_folder
     from purrception.tokenizers import VQTokenizer
     from purrception.training import RunDirectory
-    from purrception.training.config import resolve_device
+    from purrception.utils.devices import resolve_device
 
     folder = Path(target)
     if not (folder / "config.json").is_file() and RunDirectory(folder).tokenizer.is_dir():

@@ -14,7 +14,7 @@ from purrception.experiment.saved_run import saved_config
 from purrception.flow import SamplingConfig
 from purrception.storage import dump_settings, save_png, whole_folder, write_file
 from purrception.training import RunDirectory
-from purrception.training.config import resolve_device
+from purrception.utils.devices import resolve_device
 from purrception.utils.errors import InputError
 from purrception.utils.progress import ProgressBar
 

@@ -13,6 +13,9 @@ from purrception.utils.errors import InputError, unknown_name
 
 Split = Literal["train", "test"]
 
+SOURCE_NAMES = ("digits", "photos", "folder", "webdataset", "hub", "noise")
+"""Every image source; :mod:`purrception.data.sources` says which class opens each."""
+
 ENLARGED_AT_MOST = 4
 """An image is enlarged this much at most; a smaller one counts as broken."""
 
@@ -44,10 +47,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Refuse what no source can serve."""
-        from purrception.data.sources import SOURCES
-
-        if self.source not in SOURCES:
-            raise unknown_name("image source", self.source, SOURCES)
+        if self.source not in SOURCE_NAMES:
+            raise unknown_name("image source", self.source, SOURCE_NAMES)
         if self.channels not in MODES:
             raise InputError(f"data.channels is 1 (grey) or 3 (RGB); given {self.channels}")
         if self.image_size < 8 and self.image_size != 0:

@@ -10,8 +10,8 @@ from purrception.data import DataConfig, describe_report, find_source
 from purrception.storage import read_json
 from purrception.tokenizers import open_tokenizer
 from purrception.tokens import SUMMARY_FILE, EncodingConfig, prepare_splits
-from purrception.training.config import resolve_device
 from purrception.utils import distributed
+from purrception.utils.devices import resolve_device
 from purrception.utils.errors import InputError
 from purrception.utils.options import TIMEOUT_MINUTES
 from purrception.utils.terminal import command_line

@@ -8,11 +8,10 @@ import torch
 
 from purrception.data import describe_report, open_images
 from purrception.experiment.config import TokenizerRunConfig, map_paths
-from purrception.generation.saving import unused_folder
-from purrception.storage import dump_settings, load_settings, one_writer, write_file
+from purrception.storage import dump_settings, load_settings, one_writer, unused_folder, write_file
 from purrception.tokenizers import VQTokenizer, train_tokenizer
-from purrception.training.config import resolve_device
 from purrception.utils import distributed
+from purrception.utils.devices import resolve_device
 from purrception.utils.errors import InputError
 from purrception.utils.folders import absolute
 

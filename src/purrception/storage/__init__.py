@@ -16,16 +16,15 @@ from purrception.storage.files import (
     append_line,
     cannot_write,
     is_plain_name,
-    is_unused,
     plain_name,
     put,
     remove,
     sync,
     whole_file,
-    whole_folder,
     write_file,
     writing,
 )
+from purrception.storage.folders import is_unused, output_folder, unused_folder, whole_folder
 from purrception.storage.lines import append_json_line, drop_lines_after, read_json_lines
 from purrception.storage.locks import LOCK_FILE, TakenError, one_writer
 from purrception.storage.pictures import save_png
@@ -50,6 +49,7 @@ __all__ = [
     "is_unused",
     "load_settings",
     "one_writer",
+    "output_folder",
     "plain_name",
     "plain_reason",
     "put",
@@ -68,6 +68,7 @@ __all__ = [
     "sha256_of",
     "skips_digests",
     "sync",
+    "unused_folder",
     "whole_file",
     "whole_folder",
     "write_digests",

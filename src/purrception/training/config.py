@@ -10,6 +10,7 @@ import torch
 
 from purrception.flow import TimeSampling
 from purrception.models import Kernel
+from purrception.utils.devices import resolve_device
 from purrception.utils.errors import InputError, check_numbers
 from purrception.utils.options import LARGEST_RATE, TIMEOUT_MINUTES
 
@@ -146,20 +147,3 @@ class TrainingConfig:
             return self.learning_rate * warm
         done = min(1.0, step / self.steps)
         return self.learning_rate * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
-
-
-def resolve_device(name: str) -> torch.device:
-    """``"auto"`` (a GPU when there is one) or a torch device name → a device that exists.
-
-    Raises:
-        InputError: it does not exist on this machine.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"the device {name!r} cannot be used here: {reason}") from error
-    return device

@@ -1,4 +1,4 @@
-"""Tensors and networks on their way between a processor and a GPU, without either waiting for the other."""
+"""Picking a device, and copies between a processor and a GPU for which neither waits for the other."""
 
 from __future__ import annotations
 
@@ -8,7 +8,26 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from purrception.utils.errors import InputError
+
 M = TypeVar("M", bound=nn.Module)
+
+
+def resolve_device(name: str) -> torch.device:
+    """``"auto"`` (a GPU when there is one) or a torch device name → a device that exists.
+
+    Raises:
+        InputError: it does not exist on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"the device {name!r} cannot be used here: {reason}") from error
+    return device
 
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:

@@ -18,7 +18,7 @@ from purrception.tokens import Manifest, Standardisation, TokenDataset
 from purrception.tokens.manifest import Shard
 from purrception.tokens.shards import shard_name, write_shard
 from purrception.training import RunDirectory, Trainer, TrainingConfig
-from purrception.training.config import resolve_device
+from purrception.utils.devices import resolve_device
 from purrception.utils.errors import InputError
 
 SUPPOSED_GPU = "H100"
