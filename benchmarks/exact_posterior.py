@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from purrception.data import spread_rows
+from purrception.experiment.build import build_network
 from purrception.experiment.config import load_config
-from purrception.experiment.run import build_network
 from purrception.flow import ObjectiveConfig, TrainingBatch, build_objective
 from purrception.instruments.bound import check_bound, growth_on_a_line
 from purrception.instruments.oracle import Gap, Oracle

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from purrception.cli import main
+from purrception.experiment.checks import check_config
 from purrception.experiment.dry_run import dry_run, whole_step
 from purrception.experiment.recipes import RECIPES, fit_to_images, get_recipe
-from purrception.experiment.run import check_config
 from purrception.models import DiTConfig
 from purrception.tokenizers import PUBLIC_TOKENIZERS
 from purrception.tokens import Manifest, Shard, Standardisation

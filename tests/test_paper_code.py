@@ -18,7 +18,8 @@ from purrception.evaluation import EvaluationConfig
 from purrception.evaluation.image_sets import CodeImages
 from purrception.experiment.config import RunConfig
 from purrception.experiment.recipes import get_recipe
-from purrception.experiment.run import load_pipeline, sampling_defaults, start_run
+from purrception.experiment.run import start_run
+from purrception.experiment.saved_run import load_pipeline, sampling_defaults
 from purrception.flow import ObjectiveConfig, SamplingConfig, TimeSampling, TrainingBatch, build_objective
 from purrception.generation.sampler import KeyedDraws
 from purrception.models import PurrceptionTransformer

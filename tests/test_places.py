@@ -20,8 +20,9 @@ from purrception.cli.edit import EDIT_VERBS
 from purrception.cli.tokenizer import TOKENIZER_VERBS
 from purrception.data import DataConfig
 from purrception.evaluation.features import FeatureCache
+from purrception.experiment.checks import describe_jump
 from purrception.experiment.config import PATHS, RunConfig, TokenizerRunConfig, load_config
-from purrception.experiment.saved_run import describe_jump, saved_config
+from purrception.experiment.saved_run import saved_config
 from purrception.storage import dump_settings
 from purrception.tokens.store import TokenStore
 from purrception.training import RunDirectory, TrainingConfig

@@ -16,11 +16,11 @@ from purrception.bench.measure import peak_memory
 from purrception.bench.peaks import known_peak
 from purrception.cli import main
 from purrception.data import DataConfig, open_images
+from purrception.experiment.build import build_network
 from purrception.experiment.config import RunConfig, TokenizerConfig
 from purrception.experiment.plan import PlanOptions, plan
 from purrception.experiment.plan.speed import measured_peak
 from purrception.experiment.recipes import get_recipe
-from purrception.experiment.run import build_network
 from purrception.flow import build_objective
 from purrception.models import DiTConfig
 from purrception.tokenizers import VQConfig, VQTokenizer

@@ -15,8 +15,7 @@ from purrception.comparison.rows import read_rows
 from purrception.comparison.run import Protocol, Seconds, compare
 from purrception.experiment.config import RunConfig, load_config
 from purrception.experiment.plan import plan
-from purrception.experiment.run import load_pipeline
-from purrception.experiment.saved_run import saved_config
+from purrception.experiment.saved_run import load_pipeline, saved_config
 from purrception.storage import read_json, read_json_lines
 from purrception.tokenizers.perceptual import find_weights
 from purrception.training import RunDirectory

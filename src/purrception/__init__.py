@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from purrception.experiment.config import RunConfig, load_config
     from purrception.experiment.recipes import get_recipe
-    from purrception.experiment.run import load_pipeline, resume_run, start_run
+    from purrception.experiment.run import resume_run, start_run
+    from purrception.experiment.saved_run import load_pipeline
     from purrception.generation.outputs import PurrceptionOutput
     from purrception.generation.pipeline import PurrceptionPipeline
     from purrception.models import PurrceptionTransformer
@@ -30,7 +31,7 @@ _HOMES = {
     "VQTokenizer": "purrception.tokenizers",
     "get_recipe": "purrception.experiment.recipes",
     "load_config": "purrception.experiment.config",
-    "load_pipeline": "purrception.experiment.run",
+    "load_pipeline": "purrception.experiment.saved_run",
     "resume_run": "purrception.experiment.run",
     "start_run": "purrception.experiment.run",
 }

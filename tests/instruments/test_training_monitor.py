@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from purrception.experiment.run import load_pipeline
+from purrception.experiment.saved_run import load_pipeline
 from purrception.flow import ObjectiveConfig, SamplingConfig, build_objective
 from purrception.instruments.training_monitor import CHECKS, TrainingMonitor
 from purrception.tokens import TokenDataset

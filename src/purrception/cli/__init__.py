@@ -144,7 +144,7 @@ def sample(arguments: list[str]) -> None:
     verb = VERBS["sample"]
     target, rest = target_of(verb, arguments)
     options = parse(SampleOptions, verb, rest)
-    from purrception.experiment.run import load_pipeline, sampling_defaults
+    from purrception.experiment.saved_run import load_pipeline, sampling_defaults
     from purrception.flow import SamplingConfig
     from purrception.generation.saving import save_gallery
     from purrception.storage import load_settings, output_folder

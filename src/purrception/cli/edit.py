@@ -165,7 +165,7 @@ def _edit(
     """Parse, load, edit and save."""
     target, rest = target_of(EDIT_VERBS[name], arguments)
     options = parse(kind, EDIT_VERBS[name], rest)
-    from purrception.experiment.run import load_pipeline, sampling_defaults
+    from purrception.experiment.saved_run import load_pipeline, sampling_defaults
     from purrception.generation.saving import edit_command, save_gallery
     from purrception.storage import output_folder
     from purrception.training import RunDirectory

@@ -97,8 +97,7 @@ def _evaluate_run(target: str, options: EvaluateOptions) -> None:
     from purrception.data import describe_report
     from purrception.evaluation import Procedure
     from purrception.evaluation import evaluate as run_evaluation
-    from purrception.experiment.run import load_pipeline, open_tokens, sampling_defaults
-    from purrception.experiment.saved_run import saved_config
+    from purrception.experiment.saved_run import load_pipeline, open_tokens, sampling_defaults, saved_config
     from purrception.storage import output_folder
     from purrception.training import RunDirectory
     from purrception.utils import distributed

@@ -17,8 +17,10 @@ from purrception.comparison.rows import ROWS_FILE, read_rows
 from purrception.data import describe_report, open_images
 from purrception.evaluation.judge import Judge
 from purrception.evaluation.metrics.held_out import held_out_figures
+from purrception.experiment.build import build_network
+from purrception.experiment.checks import check_config
 from purrception.experiment.config import RunConfig, load_config, map_paths
-from purrception.experiment.run import build_network, check_config, prepare_tokenizer, prepare_tokens
+from purrception.experiment.run import prepare_tokenizer, prepare_tokens
 from purrception.flow import Objective, SamplingConfig, build_objective
 from purrception.models import PurrceptionTransformer, training_flops
 from purrception.storage import append_json_line, dump_settings, is_unused, one_writer, read_json, write_file

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from purrception.evaluation.judge import Judge
-from purrception.experiment.run import load_pipeline, sampling_defaults
-from purrception.experiment.saved_run import saved_config
+from purrception.experiment.saved_run import load_pipeline, sampling_defaults, saved_config
 from purrception.flow import SamplingConfig
 from purrception.storage import dump_settings, save_png, whole_folder, write_file
 from purrception.training import RunDirectory

@@ -11,7 +11,7 @@ from torch import Tensor
 from purrception.diagnose.plotting import panels
 from purrception.diagnose.report import Section, table
 from purrception.diagnose.subject import Subject
-from purrception.experiment.run import build_network
+from purrception.experiment.build import build_network
 from purrception.flow import SPACINGS, get_solver, get_timesteps
 from purrception.flow.timesteps import Timesteps
 from purrception.instruments.posteriors import network_mean

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from purrception.data import spread_rows
 from purrception.experiment.config import RunConfig
-from purrception.experiment.run import load_pipeline, open_tokens, sampling_defaults
-from purrception.experiment.saved_run import saved_config
+from purrception.experiment.saved_run import load_pipeline, open_tokens, sampling_defaults, saved_config
 from purrception.flow import GaussianObjective, Generation, Objective, SamplingConfig
 from purrception.generation.pipeline import PurrceptionPipeline
 from purrception.generation.sampler import KeyedDraws, sample_codes

@@ -19,7 +19,7 @@ from purrception.storage import is_plain_name, load_settings
 from purrception.tokenizers import LossConfig, TokenizerTrainingConfig, VQConfig
 from purrception.training import TrainingConfig
 from purrception.utils.errors import InputError, check_numbers
-from purrception.utils.options import TIMEOUT_MINUTES
+from purrception.utils.options import ProcessOptions
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
-class TokenizerRunConfig:
+class TokenizerRunConfig(ProcessOptions):
     """Everything that determines the training of a tokenizer by itself."""
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -91,10 +91,6 @@ class TokenizerRunConfig:
     """Losses, quantiser and optimisation."""
     seed: int = 0
     """Of initial weights, the order of the images and restarted codes."""
-    device: str = "auto"
-    """cpu, cuda, …; auto takes a GPU when there is one."""
-    timeout_minutes: float = TIMEOUT_MINUTES
-    """Under torchrun, how long processes wait for one that shows no progress."""
     init_from: str = ""
     """Folder of a tokenizer to go on from; empty: start anew."""
     decoder_only: bool = False

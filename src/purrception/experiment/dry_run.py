@@ -15,14 +15,10 @@ from pathlib import Path
 import torch
 
 from purrception.data import DataConfig, open_images
+from purrception.experiment.build import build_network
+from purrception.experiment.checks import check_config
 from purrception.experiment.config import RunConfig
-from purrception.experiment.run import (
-    build_network,
-    build_trainer,
-    check_config,
-    prepare_tokenizer,
-    prepare_tokens,
-)
+from purrception.experiment.run import build_trainer, prepare_tokenizer, prepare_tokens
 from purrception.flow import TrainingBatch, build_objective
 from purrception.models import PurrceptionTransformer
 from purrception.models.flops import training_flops
@@ -44,7 +40,7 @@ def dry_run(config: RunConfig) -> str:
     """Do all that ``config`` asks for up to the first step, in a temporary folder; what happened, in lines.
 
     Raises:
-        InputError: something does not fit, as :func:`purrception.experiment.run.check_config` would find.
+        InputError: something does not fit, as :func:`purrception.experiment.checks.check_config` would find.
     """
     rehearsal = _rehearsal(config)
     with tempfile.TemporaryDirectory() as temporary:

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from purrception.experiment.build import sampling_companion
 from purrception.experiment.config import RunConfig, load_config, map_paths
-from purrception.experiment.run import load_pipeline, sampling_companion
+from purrception.experiment.saved_run import load_pipeline
 from purrception.generation.pipeline import PurrceptionPipeline
 from purrception.storage import dump_settings, read_json, read_json_lines, whole_folder
 from purrception.storage.foreign_weights import check_variant

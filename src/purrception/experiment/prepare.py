@@ -13,12 +13,12 @@ from purrception.tokens import SUMMARY_FILE, EncodingConfig, prepare_splits
 from purrception.utils import distributed
 from purrception.utils.devices import resolve_device
 from purrception.utils.errors import InputError
-from purrception.utils.options import TIMEOUT_MINUTES
+from purrception.utils.options import ProcessOptions
 from purrception.utils.terminal import command_line
 
 
 @dataclass(frozen=True)
-class PrepareOptions:
+class PrepareOptions(ProcessOptions):
     """What ``purrception prepare`` takes."""
 
     tokenizer: str = ""
@@ -49,10 +49,6 @@ class PrepareOptions:
     """Stop at the first broken image; otherwise it is skipped and listed in report.jsonl."""
     seed: int = 0
     """Of the random crops: crop v of image i depends on (seed, i, v) alone."""
-    device: str = "auto"
-    """cpu, cuda, …; auto takes a GPU when there is one, under torchrun each process its own."""
-    timeout_minutes: float = TIMEOUT_MINUTES
-    """Under torchrun, how long processes wait for one that shows no progress."""
 
 
 def prepare(source: str, options: PrepareOptions) -> str:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from purrception.data import array_to_pil
-from purrception.experiment.run import load_pipeline, sampling_defaults
+from purrception.experiment.saved_run import load_pipeline, sampling_defaults
 from purrception.flow import Prediction, SamplingConfig, Watcher
 from purrception.generation.outputs import PurrceptionOutput
 from purrception.generation.pipeline import PurrceptionPipeline

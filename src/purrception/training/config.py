@@ -12,13 +12,13 @@ from purrception.flow import TimeSampling
 from purrception.models import Kernel
 from purrception.utils.devices import resolve_device
 from purrception.utils.errors import InputError, check_numbers
-from purrception.utils.options import LARGEST_RATE, TIMEOUT_MINUTES
+from purrception.utils.options import LARGEST_RATE, ProcessOptions
 
 Parallel = Literal["ddp", "fsdp", "hybrid"]
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(ProcessOptions):
     """Optimisation, logging and saving. The defaults of the optimiser are the paper's."""
 
     steps: int = 1000
@@ -63,10 +63,6 @@ class TrainingConfig:
     shards over all of them) or hybrid (in shards within a group, the groups being copies)."""
     shards: int = 0
     """Processes that hold one copy together under hybrid; 0: those of a machine."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, …; auto takes a GPU when there is one, under torchrun each process its own."""
-    timeout_minutes: float = TIMEOUT_MINUTES
-    """Under torchrun, how long processes wait for one that shows no progress."""
     log_every: int = 10
     """Steps between two lines of metrics."""
     validate_every: int = 250

@@ -1,14 +1,30 @@
-"""Names of the options that a dataclass gives a command."""
+"""Options that several commands share, and the names of the options that a dataclass defines."""
 
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from typing import get_type_hints
 
 LARGEST_RATE = 1e6
 """Learning rate beyond which a few steps of AdamW make of any weight what float32 cannot hold."""
 TIMEOUT_MINUTES = 30.0
-"""How long processes wait for one that shows no progress, unless somebody says otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions:
+    """Where a command runs."""
+
+    device: str = "auto"
+    """Device to run on: cpu, cuda, cuda:1, …; auto takes a GPU if any (one per process under torchrun)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessOptions(DeviceOptions):
+    """Where a command runs that ``torchrun`` can start in several processes."""
+
+    timeout_minutes: float = TIMEOUT_MINUTES
+    """Under torchrun, how many minutes processes wait for one that shows no progress."""
 
 
 def option_names(kind: type, prefix: str = "", of: type | None = None) -> list[str]:
