@@ -115,7 +115,7 @@ def test_a_dry_run_finds_what_does_not_fit() -> None:
 def test_a_public_tokenizer_must_be_given_in_earnest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     assert main(["train", "ffhq", "--data.root", str(tmp_path), "--data.test-fraction", "0"]) == 2
-    assert "takes the public tokenizer vq-f8: give its checkpoint" in capsys.readouterr().err
+    assert "uses the public tokenizer vq-f8: give its checkpoint" in capsys.readouterr().err
     assert main(["train", "imagenet256-b", "--data.root", str(tmp_path)]) == 2
     assert "holds 0 classes; data.classes says 1000" in capsys.readouterr().err
 
