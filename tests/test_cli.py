@@ -75,7 +75,7 @@ def test_help_of_every_verb_shows_an_example(capsys: pytest.CaptureFixture[str])
         (["train", "digit"], "unknown recipe 'digit': did you mean 'digits'?"),
         (["train", "digits", "--trainin.steps", "3"], "did you mean '--training.steps'?"),
         (["train", "digits", "--training.steps", "many"], "--training.steps"),
-        (["train", "digits", "--training.steps", "0"], "training.steps is at least 1; given 0"),
+        (["train", "digits", "--training.steps", "0"], "training.steps must be at least 1; given 0"),
         (["train", "digits", "--data.source", "foldr"], "did you mean 'folder'?"),
         (["train", "digits", "--name", "a/b"], "plain folder name"),
         (["train", "digits", "--head.kind", "geometrc"], "did you mean 'geometric'?"),

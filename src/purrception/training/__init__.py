@@ -1,4 +1,4 @@
-"""Training: the loop, its checkpoints and the run directory."""
+"""Training: the loop, its checkpoints, and the layout of a run."""
 
 from purrception.training.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpointError, TrainingState
 from purrception.training.config import TrainingConfig

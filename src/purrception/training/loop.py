@@ -1,4 +1,4 @@
-"""The training loop, the same for every objective and any number of processes."""
+"""The training loop, which is the same for every objective and any number of processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from purrception.models import PurrceptionTransformer
 from purrception.storage import refuse_to_begin_anew, save_png, set_aside
 from purrception.storage.foreign_weights import all_finite
 from purrception.tokens import TokenDataset
-from purrception.training.batches import BatchesAhead, TrainingBatches, to_device, validation_batch
+from purrception.training.batches import Prefetcher, TrainingBatches, to_device, validation_batch
 from purrception.training.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpointError, TrainingState
 from purrception.training.config import TrainingConfig
 from purrception.training.distributed import (
@@ -39,7 +39,7 @@ from purrception.utils.progress import ProgressBar
 
 SKIPS_IN_A_ROW = 10
 VALIDATION_ROWS, VALIDATION_BATCH = 1024, 128
-REMEDY = "Lower training.learning_rate, lengthen training.warmup_steps, or set training.precision float32"
+REMEDY = "Lower training.learning_rate, raise training.warmup_steps, or set training.precision float32"
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Trainer:
             fused=True,
         )
         self.batches = TrainingBatches(train, seed, config.label_dropout, config.times())
-        self._ahead = BatchesAhead(self.batches, self.device)
+        self._prefetcher = Prefetcher(self.batches, self.device)
         self.checkpoints = CheckpointStore(run.checkpoints, config.keep_checkpoints)
         self.seconds = 0.0
         """Time this process spent in optimiser steps, without validation, sample grids and checkpoints."""
@@ -251,7 +251,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
         for microbatch in range(config.accumulation):
-            batch = self._ahead.batch(self.state.samples + microbatch * count, count)
+            batch = self._prefetcher.batch(self.state.samples + microbatch * count, count)
             with gradients_of(self._loss, complete=microbatch == config.accumulation - 1):
                 with config.autocast(self.device):
                     losses = self._loss(batch)
