@@ -54,7 +54,8 @@ class TrainingBatches:
         return torch.from_numpy(indices), torch.from_numpy(labels)
 
     def with_draws(self, indices: Tensor, labels: Tensor, position: int) -> TrainingBatch:
-        """The batch of these codes, the first at ``position``; noise, time and dropout are drawn on their device."""
+        """The batch of these codes, the first at ``position``; noise, time and dropout are drawn on their
+        device."""
         samples = torch.arange(position, position + len(labels), device=labels.device)
         uniform = keyed_uniform(self.seed, Stream.TRAINING, samples, (2,))
         return TrainingBatch(

@@ -54,11 +54,11 @@ class TrainingConfig(ProcessOptions):
     """Recompute each block in the backward pass instead of keeping its activations: a quarter more operations, a
     fraction of the memory."""
     compile: bool = False
-    """Compile the backbone's blocks and the operations on chunks of logits (torch.compile): the start takes seconds
-    to minutes longer, and steps are faster, mostly on GPUs."""
+    """Compile the backbone's blocks and the operations on chunks of logits (torch.compile): the start takes
+    seconds to minutes longer, and steps are faster, mostly on GPUs."""
     head_kernel: Kernel = "auto"
-    """Implementation of the categorical head's loss: torch (chunk by chunk), triton (kernels, on CUDA devices only)
-    or auto, which is triton if available."""
+    """Implementation of the categorical head's loss: torch (chunk by chunk), triton (kernels, on CUDA devices
+    only) or auto, which is triton if available."""
     parallel: Parallel = "ddp"
     """Under torchrun: ddp (a copy of the network in each process), fsdp (weights, averages and optimizer state
     sharded over all processes) or hybrid (sharded within a group of processes, copied between groups)."""

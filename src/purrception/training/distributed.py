@@ -52,8 +52,8 @@ def distribute(loss: LossOf, parallel: Parallel, shards: int, device: torch.devi
         return DistributedDataParallel(loss, broadcast_buffers=False, gradient_as_bucket_view=True)
     if not can_shard(device):
         raise InputError(
-            f"training.parallel {parallel} on CPUs needs a newer torch than {torch.__version__}: use ddp or GPUs, or "
-            "pip install --upgrade torch"
+            f"training.parallel {parallel} on CPUs needs a newer torch than {torch.__version__}: use ddp or GPUs, "
+            "or pip install --upgrade torch"
         )
     shard(loss, _mesh(parallel, shards, device))
     return loss

@@ -1,7 +1,8 @@
 """A part of a checkpoint: named tensors in a folder of safetensors files, one for each process that holds shards.
 
 The layout is that of torch's ``HuggingFaceStorageWriter`` with ``save_distributed``: the metadata of each file say
-where in the whole tensor a piece starts. Older versions of torch lack that writer; this one works with all of them.
+where in the whole tensor a piece starts. Older versions of torch lack that writer; this one works with all of
+them.
 """
 
 from __future__ import annotations
@@ -153,7 +154,8 @@ def _fill(tensor: Tensor, file: safe_open, name: str, stored: Piece) -> None:
 
 
 def _piece_of(tensor: Tensor) -> Piece:
-    """The piece that this process holds: FSDP2 splits the first dimension evenly, the last piece smaller or empty."""
+    """The piece that this process holds: FSDP2 splits the first dimension evenly, the last piece smaller or
+    empty."""
     start, shape = [0] * tensor.dim(), list(tensor.shape)
     if isinstance(tensor, DTensor):
         for axis, placement in enumerate(tensor.placements):
