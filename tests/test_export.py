@@ -156,7 +156,7 @@ def test_training_from_other_weights_with_other_classes(tiny_run: Path, tmp_path
     (tmp_path / "warm.yaml").write_text(yaml.safe_dump(config))
     assert main(["train", str(tmp_path / "warm.yaml")]) == 0
     report = (tmp_path / "tiny/init-from.md").read_text()
-    assert "backbone.label.weight: 10 classes → 2, 1 of them by the same name" in report
+    assert "backbone.label.weight: 10 classes → 2, 1 with the same name" in report
     assert "## New: 0 tensors" in report
     trained = PurrceptionPipeline.from_pretrained(tmp_path / "tiny/pipeline").transformer
     ours, theirs = trained.state_dict(), source.transformer.state_dict()

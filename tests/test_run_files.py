@@ -85,7 +85,7 @@ def test_export_refuses_such_a_variant_in_one_line(
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a", "a\\b", "a\0b", "a\nb", ".a", "a" * 300])
 def test_a_run_s_name_is_that_of_a_folder(name: str) -> None:
-    with pytest.raises(InputError, match="a run's name is a plain folder name"):
+    with pytest.raises(InputError, match="a run's name must be a plain folder name"):
         RunConfig(name)
 
 
