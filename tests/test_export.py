@@ -18,7 +18,7 @@ from purrception.cli import main
 from purrception.data import DataConfig
 from purrception.experiment.export import export_run
 from purrception.experiment.run import start_run
-from purrception.experiment.warm_start import LABELS, warm_start
+from purrception.experiment.warm_start import LABEL_EMBEDDING, warm_start
 from purrception.models import DiTConfig
 from purrception.storage import dump_settings
 from purrception.storage.hub import local_folder
@@ -160,7 +160,7 @@ def test_training_from_other_weights_with_other_classes(tiny_run: Path, tmp_path
     assert "## New: 0 tensors" in report
     trained = PurrceptionPipeline.from_pretrained(tmp_path / "tiny/pipeline").transformer
     ours, theirs = trained.state_dict(), source.transformer.state_dict()
-    torch.testing.assert_close(ours[LABELS], theirs[LABELS][[3, 10, 10]], atol=1e-6, rtol=0)
+    torch.testing.assert_close(ours[LABEL_EMBEDDING], theirs[LABEL_EMBEDDING][[3, 10, 10]], atol=1e-6, rtol=0)
     torch.testing.assert_close(ours["head.linear.weight"], theirs["head.linear.weight"], atol=1e-6, rtol=0)
 
 

@@ -19,13 +19,14 @@ from purrception.experiment.build import build_network
 from purrception.experiment.checks import check_config
 from purrception.experiment.config import RunConfig
 from purrception.experiment.run import build_trainer, prepare_tokenizer, prepare_tokens
-from purrception.flow import TrainingBatch, build_objective
+from purrception.flow import build_objective
 from purrception.models import PurrceptionTransformer
 from purrception.models.flops import training_flops
 from purrception.storage import dump_settings
 from purrception.tokenizers import VQTokenizer, known_arch
 from purrception.tokens import Manifest
 from purrception.training import RunDirectory
+from purrception.training.batches import blank_batch
 from purrception.utils.errors import InputError
 from purrception.utils.units import BYTES, COUNTS, FLOPS, in_units
 
@@ -102,14 +103,7 @@ def whole_step(config: RunConfig, manifest: Manifest, tokenizer: VQTokenizer) ->
     training, objective = config.training, build_objective(config.objective)
     with torch.device("meta"):
         network = build_network(config, manifest, tokenizer)
-        count = training.batch_size // training.accumulation
-        batch = TrainingBatch(
-            indices=torch.empty(count, *manifest.grid, dtype=torch.long),
-            labels=torch.empty(count, dtype=torch.long),
-            noise=torch.empty(count, manifest.codebook_dim, *manifest.grid),
-            time=torch.empty(count),
-        )
-        objective.loss(network, batch).total.backward()
+        objective.loss(network, blank_batch(network, training.microbatch)).total.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), training.gradient_clip)
         torch.optim.AdamW(network.parameters(), training.learning_rate, training.betas).step()
     return network

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from purrception.data import spread_rows
 from purrception.flow import TimeSampling, TrainingBatch
+from purrception.models import PurrceptionTransformer
 from purrception.tokens import ShuffledOrder, TokenDataset, rank_share
 from purrception.utils import distributed
 from purrception.utils.devices import upload
@@ -123,6 +124,16 @@ def validation_batch(dataset: TokenDataset, seed: int, start: int, count: int, r
     golden = (5**0.5 - 1) / 2
     time = (np.arange(start, start + len(chosen)) * golden % 1.0).astype(np.float32)
     return TrainingBatch(*(torch.from_numpy(array) for array in (indices, labels, noise, time)))
+
+
+def blank_batch(network: PurrceptionTransformer, count: int) -> TrainingBatch:
+    """A batch of zeros of the right shapes, for computations without numbers; on the default device."""
+    return TrainingBatch(
+        indices=torch.zeros(count, *network.grid, dtype=torch.long),
+        labels=torch.zeros(count, dtype=torch.long),
+        noise=torch.zeros(count, network.codebook.shape[1], *network.grid),
+        time=torch.zeros(count),
+    )
 
 
 def to_device(batch: TrainingBatch, device: torch.device) -> TrainingBatch:
