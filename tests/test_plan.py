@@ -113,7 +113,7 @@ def test_a_given_speed_and_share_make_the_time() -> None:
     flops = made.training_flops * 3000 * 64
     assert made.seconds == pytest.approx(flops / 0.1e12 / 0.25)
     assert made.speed.steps_taken == 0
-    assert "100 GFLOP/s (given), of which training is given to reach 25 %" in made.text()
+    assert "100 GFLOP/s (given), of which training reaches 25 % (given)" in made.text()
 
 
 def test_gpus_are_known_by_name() -> None:
@@ -143,7 +143,7 @@ def test_on_this_machine_steps_are_taken_or_a_product_is_timed(monkeypatch: pyte
     large = plan(fewer, PlanOptions(device="cpu"))
     assert (large.speed.steps_taken, large.speed.utilisation) == (0, 0.5)
     assert large.seconds == pytest.approx(large.training_flops * 8 * 400_000 / (1e12 * large.speed.tflops * 0.5))
-    assert "is assumed to reach 50 %" in large.text()
+    assert "reaches 50 % (assumed)" in large.text()
     given = plan(get_recipe("digits"), PlanOptions(device="cpu", utilisation=0.5))
     assert (given.speed.steps_taken, given.speed.utilisation) == (0, 0.5)
 

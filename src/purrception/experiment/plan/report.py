@@ -135,7 +135,7 @@ class Plan:
         reached = (
             f"of which {speed.steps_taken} training steps measured here reached {percent} %"
             if speed.steps_taken
-            else f"of which training is {'given' if self.machine.utilisation else 'assumed'} to reach {percent} %"
+            else f"of which training reaches {percent} % ({'given' if self.machine.utilisation else 'assumed'})"
         )
         one = in_units(1e12 * speed.tflops, FLOPS)
         return f"{f'{count} × ' if count > 1 else ''}{one}/s ({speed.source}), {reached}"
