@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 
 from purrception.bench import BenchConfig
-from purrception.cli import CompareOptions, SampleOptions, SweepOptions
 from purrception.cli.bench import BenchOptions
+from purrception.cli.compare import CompareOptions
 from purrception.cli.convert import CheckpointOptions, TokenizerOptions
 from purrception.cli.diagnose import DiagnoseOptions, SuiteOptions
 from purrception.cli.edit import InpaintOptions, InterpolateOptions, RefineOptions, VaryOptions
 from purrception.cli.evaluate import EvaluateOptions
 from purrception.cli.export import ExportOptions
+from purrception.cli.sample import SampleOptions
+from purrception.cli.sweep import SweepOptions
 from purrception.cli.tokenizer import ReportOptions, TrainOptions
 from purrception.experiment.config import DataOptions, RunConfig, TokenizerRunConfig
 from purrception.experiment.plan import PlanOptions

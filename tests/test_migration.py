@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from purrception import PurrceptionPipeline
-from purrception.experiment.run import sampling_defaults
+from purrception.experiment.saved_run import sampling_defaults
 from purrception.flow import SamplingConfig
 from purrception.generation.public_checkpoints import convert_public_checkpoint
 from purrception.models import DIT_SIZES

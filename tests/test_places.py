@@ -20,8 +20,9 @@ from purrception.cli.edit import EDIT_VERBS
 from purrception.cli.tokenizer import TOKENIZER_VERBS
 from purrception.data import DataConfig
 from purrception.evaluation.features import FeatureCache
+from purrception.experiment.checks import describe_jump
 from purrception.experiment.config import PATHS, RunConfig, TokenizerRunConfig, load_config
-from purrception.experiment.saved_run import describe_jump, saved_config
+from purrception.experiment.saved_run import saved_config
 from purrception.storage import dump_settings
 from purrception.tokens.store import TokenStore
 from purrception.training import RunDirectory, TrainingConfig
@@ -72,7 +73,7 @@ def test_a_run_is_evaluated_and_goes_on_from_another_folder(
     assert "my pictures" in capsys.readouterr().out
     assert main(["train", "--resume", "../moved", "--training.steps", "8"]) == 0
     told = capsys.readouterr().out
-    assert "falls over 8 steps instead of 4, so that the learning rate goes from 0.00189 up to 0.00525" in told
+    assert "falls over 8 steps instead of 4, so that the learning rate rises from 0.00189 to 0.00525" in told
     assert "to stay at 0.00189, give --training.decay constant --training.learning-rate 0.00189" in told
     assert load_config(tmp_path / "moved/config.yaml").training.steps == 8
 

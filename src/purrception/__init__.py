@@ -14,7 +14,8 @@ from purrception.utils.lazy import lazy_names
 if TYPE_CHECKING:
     from purrception.experiment.config import RunConfig, load_config
     from purrception.experiment.recipes import get_recipe
-    from purrception.experiment.run import load_pipeline, resume_run, start_run
+    from purrception.experiment.run import resume_run, start_run
+    from purrception.experiment.saved_run import load_pipeline
     from purrception.generation.outputs import PurrceptionOutput
     from purrception.generation.pipeline import PurrceptionPipeline
     from purrception.models import PurrceptionTransformer

@@ -10,12 +10,13 @@ import torch
 from purrception.bench.peaks import check_tflops
 from purrception.models import CategoricalHead, DiTConfig, HeadConfig, Kernel, PurrceptionTransformer
 from purrception.utils.errors import InputError, unknown_name
+from purrception.utils.settings import DeviceOptions
 
 Order = Literal["auto", "turns", "alone"]
 
 
 @dataclass(frozen=True)
-class BenchConfig:
+class BenchConfig(DeviceOptions):
     """Sizes of a measurement; by default those of DiT-S/2 over vq-f8's codes at 256 pixels."""
 
     network: str = "S/2"
@@ -57,8 +58,6 @@ class BenchConfig:
     """Dense peak of the GPU, for its utilisation; 0: known by name for some, in bfloat16."""
     recompute: bool = False
     """Compute the backbone's blocks again in the backward pass instead of keeping them."""
-    device: str = "auto"
-    """cpu, cuda, …; auto takes a GPU when there is one."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""

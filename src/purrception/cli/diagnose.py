@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from purrception.cli.options import DeviceOptions
 from purrception.cli.parsing import parse, target_of
 from purrception.cli.verbs import Verb
 from purrception.utils.errors import InputError
+from purrception.utils.settings import DeviceOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ def diagnose(verb: Verb, arguments: list[str]) -> None:
     only = [name.strip() for name in options.only.split(",") if name.strip()]
     choose_parts(only)
     subject = open_subject(target, options.num, options.seed, resolve_device(options.device))
-    with output_folder(options.out, Path(target) / "diagnostics", keep=True) as folder:
+    with output_folder(options.out, subject.run.diagnostics, keep=True) as folder:
         report = run_diagnosis(subject, only, folder)
     print(f"report: {report}")
     return None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from purrception.cli.options import DeviceOptions, SamplingOptions
+from purrception.cli.options import SamplingOptions
 from purrception.cli.parsing import parse, target_of
 from purrception.cli.verbs import Verb
 from purrception.utils.errors import InputError
+from purrception.utils.settings import DeviceOptions
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -159,9 +159,10 @@ def _edit(
     """Parse, load, edit and save."""
     target, rest = target_of(verb, arguments)
     options = parse(kind, verb, rest)
-    from purrception.experiment.run import load_pipeline, sampling_defaults
+    from purrception.experiment.saved_run import load_pipeline, sampling_defaults
     from purrception.generation.saving import edit_command, save_outputs
     from purrception.storage import output_folder
+    from purrception.training import RunDirectory
     from purrception.utils.devices import resolve_device
 
     options = parse(kind, verb, rest, replace(options, sampling=sampling_defaults(target)))
@@ -171,7 +172,7 @@ def _edit(
     }
     given = {name: value for name, value in own.items() if value not in ("", ())}
     command = edit_command(verb.name.split()[-1], target, given, options.sampling)
-    with output_folder(options.out, Path(target) / "edited") as folder:
+    with output_folder(options.out, RunDirectory(target).edited) as folder:
         out = run(pipeline, options)
         save_outputs(pipeline, out, options.sampling, getattr(options, "seed", 0), target, folder, command)
     print(f"{len(out.images)} images, {out.nfe} network evaluations each: {folder}")

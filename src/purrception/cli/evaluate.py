@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from purrception.cli.options import ProcessOptions
 from purrception.cli.parsing import flat, option_types, parse, say, say_skipped, spelt_out, target_of
 from purrception.cli.verbs import Verb
 from purrception.evaluation.settings import EvaluationConfig, Procedure
 from purrception.flow.settings import SamplingConfig
 from purrception.utils.errors import InputError
+from purrception.utils.settings import ProcessOptions
 
 if TYPE_CHECKING:
     from purrception.tokens import TokenDataset
@@ -42,7 +42,9 @@ def evaluate(verb: Verb, arguments: list[str]) -> None:
 
 
 def _holds_images(target: Path) -> bool:
-    of_a_model = (target / "config.yaml").is_file() or (target / "model_index.json").is_file()
+    from purrception.training import RunDirectory, is_pipeline
+
+    of_a_model = RunDirectory(target).config_file.is_file() or is_pipeline(target)
     return target.suffix == ".npz" or (target.is_dir() and not of_a_model)
 
 
@@ -50,8 +52,7 @@ def _evaluate_run(verb: Verb, target: str, arguments: list[str]) -> None:
     options = parse(EvaluateOptions, verb, arguments)
     from purrception.data import describe_report
     from purrception.evaluation import evaluate as run_evaluation
-    from purrception.experiment.run import load_pipeline, open_tokens, sampling_defaults
-    from purrception.experiment.saved_run import saved_config
+    from purrception.experiment.saved_run import load_pipeline, open_tokens, sampling_defaults, saved_config
     from purrception.storage import output_folder
     from purrception.training import RunDirectory
     from purrception.utils import distributed
@@ -71,7 +72,7 @@ def _evaluate_run(verb: Verb, target: str, arguments: list[str]) -> None:
                 options.evaluation,
                 options.sampling,
                 folder,
-                run.evaluation / "samples",
+                run.evaluation_samples,
                 replace(options.procedure, device=str(device)),
                 tokens,
             )

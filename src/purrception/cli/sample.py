@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
-from purrception.cli.options import ProcessOptions, SamplingOptions
+from purrception.cli.options import SamplingOptions
 from purrception.cli.parsing import parse, target_of
 from purrception.cli.verbs import Verb
 from purrception.flow.settings import SamplingConfig
+from purrception.utils.settings import ProcessOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +41,10 @@ def sample(verb: Verb, arguments: list[str]) -> None:
     """Generate images from a run or a pipeline."""
     target, rest = target_of(verb, arguments)
     options = parse(SampleOptions, verb, rest)
-    from purrception.experiment.run import load_pipeline, sampling_defaults
+    from purrception.experiment.saved_run import load_pipeline, sampling_defaults
     from purrception.generation.saving import save_outputs
     from purrception.storage import load_settings, output_folder
+    from purrception.training import RunDirectory
     from purrception.utils import distributed
     from purrception.utils.devices import resolve_device
 
@@ -55,7 +56,7 @@ def sample(verb: Verb, arguments: list[str]) -> None:
         if options.compile:
             pipeline.transformer.compile_parts()
         labels = pipeline.resolve_labels(options.classes or None, None if options.classes else options.num)
-        with output_folder(options.out, Path(target) / "generated") as folder:
+        with output_folder(options.out, RunDirectory(target).generated) as folder:
             out = pipeline.sample(
                 labels, options.sampling, options.seed, options.batch_size, record=options.record
             )

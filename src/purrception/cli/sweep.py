@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
-from purrception.cli.options import DeviceOptions
 from purrception.cli.parsing import parse, target_of
 from purrception.cli.verbs import Verb
+from purrception.utils.settings import DeviceOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +41,11 @@ def sweep(verb: Verb, arguments: list[str]) -> None:
     from purrception.comparison.sweep import SweepSpace
     from purrception.comparison.sweep import sweep as run_sweep
     from purrception.storage import output_folder
+    from purrception.training import RunDirectory
 
     space = SweepSpace(
         options.temperatures, options.guidances, options.steps, options.solvers, options.timestep_spacings
     )
-    with output_folder(options.out, Path(target) / "sweeps") as folder:
+    with output_folder(options.out, RunDirectory(target).sweeps) as folder:
         report = run_sweep(target, space, options.num, options.seed, folder, options.device)
     print(f"report: {report}")

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from purrception.cli.options import DeviceOptions
 from purrception.cli.parsing import parse, parse_known, recipe_of, say, say_skipped, target_of
 from purrception.cli.verbs import Verb
 from purrception.utils.errors import InputError
+from purrception.utils.settings import DeviceOptions
 from purrception.utils.text import command_line
 
 if TYPE_CHECKING:
@@ -129,11 +129,12 @@ def report(verb: Verb, arguments: list[str]) -> None:
     from purrception.experiment.config import DataOptions
     from purrception.storage import output_folder
     from purrception.tokenizers import VQTokenizer
+    from purrception.training import RunDirectory
     from purrception.utils.devices import resolve_device
 
     folder = Path(target)
-    if not (folder / "config.json").is_file() and (folder / "tokenizer").is_dir():
-        folder = folder / "tokenizer"  # of a run
+    if not (folder / "config.json").is_file() and RunDirectory(folder).tokenizer.is_dir():
+        folder = RunDirectory(folder).tokenizer
     tokenizer = VQTokenizer.load(folder)
     data = source_of(source).data
     if data.image_size == 0:  # the recipe folder leaves it open: as the tokenizer sees images

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from purrception.evaluation.sample_quality import SampleEvaluator
-from purrception.experiment.run import load_pipeline, sampling_defaults
-from purrception.experiment.saved_run import saved_config
+from purrception.experiment.saved_run import load_pipeline, sampling_defaults, saved_config
 from purrception.flow import SamplingConfig
 from purrception.storage import dump_settings, save_png, whole_folder, write_file
 from purrception.training import RunDirectory
@@ -155,8 +154,8 @@ def _write(rows: Rows, front: Rows, again: dict[str, float], evaluator: SampleEv
         "# Sweep",
         "",
         f"{evaluator.num} images a row, all from the same noise; Fréchet distance in {evaluator.features} "
-        "features to the real test images, and where its mean over other noises lies with 95 % confidence (as many "
-        f"real training images: {evaluator.floor:.2f}). Rows of the Pareto front, quality against NFE, are bold. "
+        "features to the real test images, and where its mean over other noises lies with 95 % confidence (as "
+        f"many real training images: {evaluator.floor:.2f}). Rows of the Pareto front, quality against NFE, are bold. "
         f"`{BEST_PRESET}` holds the best of all, `{FAST_PRESET}` the cheapest within {FAST_WITHIN:g} times of it; "
         f"chosen by this noise, they are measured again on another: {again[BEST_PRESET]:.2f} and "
         f"{again[FAST_PRESET]:.2f}.",

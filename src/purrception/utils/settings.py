@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import math
 import textwrap
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, get_type_hints
 
@@ -18,6 +19,22 @@ LARGEST_LEARNING_RATE = 1e6
 """Above this learning rate a few steps of AdamW make any weight overflow float32."""
 TIMEOUT_MINUTES = 30.0
 """How long processes wait, by default, for one that shows no progress."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions:
+    """Where a command runs."""
+
+    device: str = "auto"
+    """Device to run on: cpu, cuda, cuda:1, …; auto takes a GPU if any (one per process under torchrun)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessOptions(DeviceOptions):
+    """Where a command runs that ``torchrun`` can start in several processes."""
+
+    timeout_minutes: float = TIMEOUT_MINUTES
+    """Under torchrun, how many minutes processes wait for one that shows no progress."""
 
 
 def option_names(kind: type, prefix: str = "", of: type | None = None) -> list[str]:
