@@ -1,71 +1,79 @@
 """Variational flow matching as pure tensors and callables: no network, no files.
 
-paths · posterior operations · evidence · guidance · time grids · solvers · objectives
+paths · posterior operations · evidence · guidance · timesteps · solvers · objectives
 """
 
-from purrception.flow.conditioning import AUTOMATIC, CONDITIONINGS, Given
-from purrception.flow.evidence import Evidence
-from purrception.flow.guidance import Guidance
-from purrception.flow.nearest import nearest_codes
-from purrception.flow.objectives import (
-    CFM,
-    DFM,
-    OBJECTIVES,
-    CFMEndpoint,
-    Draws,
-    GaussianObjective,
-    Generation,
-    HeadLosses,
-    Losses,
-    Network,
-    Objective,
-    ObjectiveConfig,
-    Prediction,
-    PredictionOptions,
-    Purrception,
-    SiteLosses,
-    State,
-    TrainingBatch,
-    Watcher,
-    build_objective,
-    unwatched,
-)
-from purrception.flow.paths import LinearPath, PathSample
-from purrception.flow.posterior import (
-    LAST_STEPS,
-    Posterior,
-    PosteriorSums,
-    TopCodes,
-    Truncation,
-    draw_codes,
-    get_last_step,
-    posterior_from_logits,
-    truncate,
-)
-from purrception.flow.settings import SamplingConfig
-from purrception.flow.solvers import (
-    SOLVERS,
-    SolverOptions,
-    dopri5,
-    dpmpp_2m,
-    euler,
-    get_solver,
-    heun,
-    midpoint,
-    stochastic,
-)
-from purrception.flow.temperature import TemperatureSchedule, check_temperature
-from purrception.flow.timesteps import (
-    SPACINGS,
-    TimeSampling,
-    Timesteps,
-    cosine_timesteps,
-    get_timesteps,
-    log_snr_timesteps,
-    shifted_timesteps,
-    uniform_timesteps,
-)
+from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from purrception.utils.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from purrception.flow.conditioning import AUTOMATIC, CONDITIONINGS, Given
+    from purrception.flow.evidence import Evidence
+    from purrception.flow.guidance import Guidance
+    from purrception.flow.nearest import nearest_codes
+    from purrception.flow.objectives import (
+        CFM,
+        DFM,
+        OBJECTIVES,
+        CFMEndpoint,
+        Draws,
+        GaussianObjective,
+        Generation,
+        HeadLosses,
+        Losses,
+        Network,
+        Objective,
+        ObjectiveConfig,
+        Prediction,
+        PredictionOptions,
+        Purrception,
+        SiteLosses,
+        State,
+        TrainingBatch,
+        Watcher,
+        build_objective,
+        unwatched,
+    )
+    from purrception.flow.paths import LinearPath, PathSample
+    from purrception.flow.posterior import (
+        LAST_STEPS,
+        Posterior,
+        PosteriorSums,
+        TopCodes,
+        Truncation,
+        draw_codes,
+        get_last_step,
+        posterior_from_logits,
+        truncate,
+    )
+    from purrception.flow.settings import SamplingConfig
+    from purrception.flow.solvers import (
+        SOLVERS,
+        SolverOptions,
+        dopri5,
+        dpmpp_2m,
+        euler,
+        get_solver,
+        heun,
+        midpoint,
+        stochastic,
+    )
+    from purrception.flow.temperature import TemperatureSchedule, check_temperature
+    from purrception.flow.timesteps import (
+        SPACINGS,
+        TimeSampling,
+        Timesteps,
+        cosine_timesteps,
+        get_timesteps,
+        log_snr_timesteps,
+        shifted_timesteps,
+        uniform_timesteps,
+    )
+
+__getattr__, __dir__ = lazy_names(__name__)
 __all__ = [
     "AUTOMATIC",
     "CFM",
