@@ -15,9 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from purrception.cli import VERBS, main
-from purrception.cli.edit import EDIT_VERBS
-from purrception.cli.tokenizer import TOKENIZER_VERBS
+from purrception.cli import main
+from purrception.cli.verbs import GROUPS, VERBS
 from purrception.data import DataConfig
 from purrception.evaluation.features import FeatureCache
 from purrception.experiment.checks import describe_jump
@@ -191,10 +190,7 @@ def test_images_of_any_name_are_trained_on_and_judged(
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_help_and_mistakes_are_told_on_any_terminal(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
-    groups = {"tokenizer": TOKENIZER_VERBS, "edit": EDIT_VERBS}
-    words = [[], *([group] for group in groups), ["diagnose", "--suite"]]
-    words += [[name] for name in VERBS if name not in groups]
-    words += [[group, name] for group, verbs in groups.items() for name in verbs]
+    words = [[], *([group] for group in GROUPS), ["diagnose", "--suite"], *(name.split() for name in VERBS)]
     streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)]
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", streams[0])
