@@ -64,11 +64,9 @@ def test_names_and_paths_exist(page: Path) -> None:
         ("`config.yaml` and `confug.yaml`", "confug.yaml"),
         ("`flow/paths.py` and `flow/curved.py`", "flow/curved.py"),
         ("```bash\npython benchmarks/editing.py && pytest tests/test_nothing.py\n```", "tests/test_nothing.py"),
-        ("```python\nfrom purrception.cli.verbs import GROUPS, VERBS
-from purrception.flow import euler, runge\n```", "purrception.flow.runge"),
+        ("```python\nfrom purrception.flow import euler, runge\n```", "purrception.flow.runge"),
         (
-            "```python\nfrom purrception.cli.verbs import GROUPS, VERBS
-from purrception.flow import SamplingConfig\nSamplingConfig(stpes=1)\n```",
+            "```python\nfrom purrception.flow import SamplingConfig\nSamplingConfig(stpes=1)\n```",
             "SamplingConfig(stpes=)",
         ),
         ("```python\npipe.vary(picture, strength=1)\npipe.inpaint(picture, maks=1)\n```", "inpaint(maks=)"),
