@@ -87,7 +87,7 @@ def check_config(config: RunConfig, tokenizer: VQTokenizer | None = None) -> Non
             f"these images have no classes, hence nothing to guide by; given sampling.guidance "
             f"{config.sampling.guidance_scale}, accepted 1"
         )
-    config.network.tokens(grid)
+    config.network.patches(grid)
 
 
 def _check_images(config: RunConfig, tokenizer: VQTokenizer | None) -> tuple[tuple[str, ...], tuple[int, int]]:
@@ -212,16 +212,14 @@ def build_network(config: RunConfig, manifest: Manifest, tokenizer: VQTokenizer)
     objective = build_objective(config.objective)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        network = PurrceptionTransformer(
+        network = PurrceptionTransformer.from_configs(
+            config.network,
+            config.head.for_family(objective.head_family),
             grid=manifest.grid,
             codebook_size=manifest.codebook_size,
             codebook_dim=manifest.codebook_dim,
             num_classes=manifest.num_classes,
             input_channels=manifest.codebook_dim + objective.extra_channels,
-            **dataclasses.asdict(config.network),
-            head_kind="regression" if objective.head_family == "regression" else config.head.kind,
-            head_rank=config.head.rank,
-            evidence=config.head.evidence,
             token_embedding=objective.token_embedding,
         )
     codebook = tokenizer.codebook

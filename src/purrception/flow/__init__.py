@@ -1,12 +1,22 @@
 """Variational flow matching as pure tensors and callables: no network, no files.
 
-paths · posterior operations · evidence · guidance · time grids · solvers · objectives
+paths · posterior · truncation · temperature · evidence · guidance · timesteps · solvers · objectives
 """
 
-from purrception.flow.conditioning import AUTOMATIC, CONDITIONINGS, Given
+from purrception.flow.conditioning import AUTOMATIC, CONDITIONINGS, KnownCodes
 from purrception.flow.evidence import Evidence
 from purrception.flow.guidance import Guidance
+from purrception.flow.last_step import LAST_STEPS, get_last_step
 from purrception.flow.nearest import nearest_codes
+from purrception.flow.network import (
+    CategoricalHead,
+    HeadLosses,
+    Losses,
+    Network,
+    PredictionOptions,
+    RegressionHead,
+    SiteLosses,
+)
 from purrception.flow.objectives import (
     CFM,
     DFM,
@@ -15,33 +25,18 @@ from purrception.flow.objectives import (
     Draws,
     GaussianObjective,
     Generation,
-    HeadLosses,
-    Losses,
-    Network,
     Objective,
     ObjectiveConfig,
     Prediction,
-    PredictionOptions,
     Purrception,
-    SiteLosses,
     State,
     TrainingBatch,
     Watcher,
     build_objective,
-    unwatched,
+    no_watcher,
 )
 from purrception.flow.paths import LinearPath, PathSample
-from purrception.flow.posterior import (
-    LAST_STEPS,
-    Posterior,
-    PosteriorSums,
-    TopCodes,
-    Truncation,
-    draw_codes,
-    get_last_step,
-    posterior_from_logits,
-    truncate,
-)
+from purrception.flow.posterior import Posterior, PosteriorSums, TopCodes, draw_codes, posterior_from_logits
 from purrception.flow.settings import SamplingConfig
 from purrception.flow.solvers import (
     SOLVERS,
@@ -65,6 +60,7 @@ from purrception.flow.timesteps import (
     shifted_timesteps,
     uniform_timesteps,
 )
+from purrception.flow.truncation import Truncation, truncate
 
 __all__ = [
     "AUTOMATIC",
@@ -76,13 +72,14 @@ __all__ = [
     "SOLVERS",
     "SPACINGS",
     "CFMEndpoint",
+    "CategoricalHead",
     "Draws",
     "Evidence",
     "GaussianObjective",
     "Generation",
-    "Given",
     "Guidance",
     "HeadLosses",
+    "KnownCodes",
     "LinearPath",
     "Losses",
     "Network",
@@ -94,6 +91,7 @@ __all__ = [
     "Prediction",
     "PredictionOptions",
     "Purrception",
+    "RegressionHead",
     "SamplingConfig",
     "SiteLosses",
     "SolverOptions",
@@ -119,10 +117,10 @@ __all__ = [
     "log_snr_timesteps",
     "midpoint",
     "nearest_codes",
+    "no_watcher",
     "posterior_from_logits",
     "shifted_timesteps",
     "stochastic",
     "truncate",
     "uniform_timesteps",
-    "unwatched",
 ]

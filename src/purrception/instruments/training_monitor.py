@@ -140,6 +140,7 @@ class Watch:
             said = network_posterior(network, batch.labels)(state.z, t)
             scores.append(SiteScores.of(said[state.open], batch.indices[state.open]))
             features = network(state.z, torch.full_like(batch.time, t), batch.labels)
+            assert isinstance(network.head, CategoricalHead)
             drifts.append(float(network.head.nll(features, batch.indices).logsumexp.abs().max()))
         found = Calibration.of(SiteScores.join(scores))
         return {

@@ -36,7 +36,7 @@ from purrception.tokenizers.quantisers import QUANTISERS, FrozenQuantiser, Quant
 from purrception.tokenizers.settings import TokenizerTrainingConfig
 from purrception.tokenizers.vq import VQConfig, VQTokenizer
 from purrception.utils import distributed
-from purrception.utils.devices import upload
+from purrception.utils.devices import autocast, upload
 from purrception.utils.errors import InputError
 from purrception.utils.keyed_rng import Stream, keyed_rng
 from purrception.utils.progress import ProgressBar
@@ -259,9 +259,7 @@ class TokenizerTrainer:
         return upload(images_to_tensor([self.train[int(row)][0] for row in rows]), self.device)
 
     def _autocast(self) -> torch.autocast:
-        wanted = self.config.precision
-        enabled = wanted == "bfloat16" or (wanted == "auto" and self.device.type == "cuda")
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+        return autocast(self.config.precision, self.device)
 
     def _reconstruction_loss(self, rebuilt: Tensor, images: Tensor) -> Tensor:
         weights = self.config.loss

@@ -10,6 +10,7 @@ import torch
 
 from purrception.flow import TimeSampling
 from purrception.models import Kernel
+from purrception.utils.devices import autocast, takes_bfloat16
 from purrception.utils.errors import InputError, check_numbers
 from purrception.utils.options import LARGEST_RATE, TIMEOUT_MINUTES
 
@@ -133,11 +134,11 @@ class TrainingConfig:
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """A context in which the network runs at the configured precision."""
-        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.takes_bfloat16(device.type))
+        return autocast(self.precision, device)
 
     def takes_bfloat16(self, device: str) -> bool:
         """Whether the network runs in bfloat16 on that kind of device."""
-        return self.precision == "bfloat16" or (self.precision == "auto" and device == "cuda")
+        return takes_bfloat16(self.precision, device)
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of optimiser step ``step`` = 0, 1, …"""
