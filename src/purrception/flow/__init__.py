@@ -1,6 +1,6 @@
 """Variational flow matching as pure tensors and callables: no network, no files.
 
-paths · posterior operations · evidence · guidance · timesteps · solvers · objectives
+paths · posterior · truncation · temperature · evidence · guidance · timesteps · solvers · objectives
 """
 
 from __future__ import annotations
@@ -10,10 +10,20 @@ from typing import TYPE_CHECKING
 from purrception.utils.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from purrception.flow.conditioning import AUTOMATIC, CONDITIONINGS, Given
+    from purrception.flow.conditioning import AUTOMATIC, CONDITIONINGS, KnownCodes
     from purrception.flow.evidence import Evidence
     from purrception.flow.guidance import SPACES, Guidance
+    from purrception.flow.last_step import LAST_STEPS, get_last_step
     from purrception.flow.nearest import nearest_codes
+    from purrception.flow.network import (
+        CategoricalHead,
+        HeadLosses,
+        Losses,
+        Network,
+        PredictionOptions,
+        RegressionHead,
+        SiteLosses,
+    )
     from purrception.flow.objectives import (
         CFM,
         DFM,
@@ -22,33 +32,18 @@ if TYPE_CHECKING:
         Draws,
         GaussianObjective,
         Generation,
-        HeadLosses,
-        Losses,
-        Network,
         Objective,
         ObjectiveConfig,
         Prediction,
-        PredictionOptions,
         Purrception,
-        SiteLosses,
         State,
         TrainingBatch,
         Watcher,
         build_objective,
-        unwatched,
+        no_watcher,
     )
     from purrception.flow.paths import LinearPath, PathSample
-    from purrception.flow.posterior import (
-        LAST_STEPS,
-        Posterior,
-        PosteriorSums,
-        TopCodes,
-        Truncation,
-        draw_codes,
-        get_last_step,
-        posterior_from_logits,
-        truncate,
-    )
+    from purrception.flow.posterior import Posterior, PosteriorSums, TopCodes, draw_codes, posterior_from_logits
     from purrception.flow.settings import SamplingConfig
     from purrception.flow.solvers import (
         SOLVERS,
@@ -72,6 +67,7 @@ if TYPE_CHECKING:
         shifted_timesteps,
         uniform_timesteps,
     )
+    from purrception.flow.truncation import Truncation, truncate
 
 __getattr__, __dir__ = lazy_names(__name__)
 __all__ = [
@@ -85,13 +81,14 @@ __all__ = [
     "SPACES",
     "SPACINGS",
     "CFMEndpoint",
+    "CategoricalHead",
     "Draws",
     "Evidence",
     "GaussianObjective",
     "Generation",
-    "Given",
     "Guidance",
     "HeadLosses",
+    "KnownCodes",
     "LinearPath",
     "Losses",
     "Network",
@@ -103,6 +100,7 @@ __all__ = [
     "Prediction",
     "PredictionOptions",
     "Purrception",
+    "RegressionHead",
     "SamplingConfig",
     "SiteLosses",
     "SolverOptions",
@@ -128,10 +126,10 @@ __all__ = [
     "log_snr_timesteps",
     "midpoint",
     "nearest_codes",
+    "no_watcher",
     "posterior_from_logits",
     "shifted_timesteps",
     "stochastic",
     "truncate",
     "uniform_timesteps",
-    "unwatched",
 ]

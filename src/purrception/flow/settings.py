@@ -13,9 +13,13 @@ from purrception.flow.timesteps import Timesteps, get_timesteps
 from purrception.utils.settings import check_numbers
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from purrception.flow.guidance import Guidance
-    from purrception.flow.posterior import LastStep, Truncation
+    from purrception.flow.last_step import LastStep
+    from purrception.flow.network import PredictionOptions
     from purrception.flow.solvers import NoiseFunction, Solver
+    from purrception.flow.truncation import Truncation
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class SamplingConfig:
     """For dfm, as in the paper's code: known sites are drawn again as often as masked ones are drawn."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
+        """Refuse settings from which nothing can be built."""
         check_numbers(self, "sampling.", num_inference_steps=100_000)
         self.build_timesteps()
         self.build_solver(None)
@@ -85,7 +89,7 @@ class SamplingConfig:
 
     def build_truncation(self) -> Truncation:
         """What is kept of the posterior."""
-        from purrception.flow.posterior import Truncation
+        from purrception.flow.truncation import Truncation
 
         return Truncation(self.top_k, self.top_p)
 
@@ -97,12 +101,19 @@ class SamplingConfig:
 
     def build_last_step(self) -> LastStep:
         """How codes are chosen at the end."""
-        from purrception.flow.posterior import get_last_step
+        from purrception.flow.last_step import get_last_step
 
         return get_last_step(self.last_step)
 
+    def options_at(self, t: float, uniforms: Tensor | None = None) -> PredictionOptions:
+        """How the model is evaluated at ``t``; ``uniforms`` ``[B, h, w]`` draw a code of each site."""
+        from purrception.flow.network import PredictionOptions
+
+        temperature = self.build_temperature()(t)
+        return PredictionOptions(temperature, self.build_truncation(), self.build_guidance(), uniforms)
+
     def posterior_settings(self) -> dict[str, object]:
-        """The settings that act on a posterior and are not at their neutral value, by name."""
+        """The settings that act on a posterior and differ from their neutral values, by name."""
         neutral = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "last_step": "nearest"}
         values = {name: getattr(self, name) for name in neutral}
         if self.build_temperature() == TemperatureSchedule.parse("1.0"):

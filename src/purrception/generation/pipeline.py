@@ -24,7 +24,7 @@ from purrception.flow import (
     SamplingConfig,
     Watcher,
     build_objective,
-    unwatched,
+    no_watcher,
 )
 from purrception.generation.editing import Editor, free_sites
 from purrception.generation.image_processor import ImageProcessor
@@ -218,7 +218,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         settings: SamplingConfig,
         seed: int = 0,
         batch_size: int = 64,
-        watch: Watcher = unwatched,
+        watch: Watcher = no_watcher,
         record: bool = False,
     ) -> PurrceptionOutput:
         """As calling the pipeline, with settings as one object and labels as numbers.
@@ -244,7 +244,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         strength: float = 1.0,
         margin: int = 0,
         keep_pixels: bool = False,
-        watch: Watcher = unwatched,
+        watch: Watcher = no_watcher,
         conditioning: str = AUTOMATIC,
     ) -> PurrceptionOutput:
         """Make what is painted anew, in ``num_images`` ways; tokens that it does not touch stay, to the bit.
@@ -292,7 +292,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         num_images: int = 1,
         settings: SamplingConfig = DEFAULTS,
         seed: int = 0,
-        watch: Watcher = unwatched,
+        watch: Watcher = no_watcher,
     ) -> PurrceptionOutput:
         """Variations of a whole image: it is noised to t = 1 − ``strength`` and sampled from there.
 
@@ -313,7 +313,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         settings: SamplingConfig = DEFAULTS,
         seed: int = 0,
         strength: float = 0.5,
-        watch: Watcher = unwatched,
+        watch: Watcher = no_watcher,
     ) -> PurrceptionOutput:
         """Make anew, from t = 1 − ``strength``, tokens of ``out`` with an entropy above ``threshold`` (nats).
 
@@ -333,7 +333,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         num_images: int = 8,
         class_label: int | str | None = None,
         settings: SamplingConfig = DEFAULTS,
-        watch: Watcher = unwatched,
+        watch: Watcher = no_watcher,
     ) -> PurrceptionOutput:
         """Images from noise on the way between that of two seeds; the ends are what those seeds draw first.
 

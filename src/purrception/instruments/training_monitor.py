@@ -175,6 +175,7 @@ class TrainingMonitor:
             log_posterior = network_posterior(network, batch.labels)(state.z, t)
             scores.append(SiteScores.of(log_posterior[state.open], batch.indices[state.open]))
             features = network(state.z, torch.full_like(batch.time, t), batch.labels)
+            assert isinstance(network.head, CategoricalHead)
             logsumexp.append(float(network.head.nll(features, batch.indices).logsumexp.abs().max()))
         calibration = Calibration.of(SiteScores.join(scores))
         return {

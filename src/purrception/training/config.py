@@ -10,7 +10,7 @@ import torch
 
 from purrception.flow import TimeSampling
 from purrception.models import Kernel
-from purrception.utils.devices import resolve_device
+from purrception.utils.devices import autocast, resolve_device, takes_bfloat16
 from purrception.utils.errors import InputError
 from purrception.utils.settings import LARGEST_LEARNING_RATE, ProcessOptions, check_numbers
 
@@ -131,11 +131,11 @@ class TrainingConfig(ProcessOptions):
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """A context in which the network runs in the configured precision."""
-        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.takes_bfloat16(device.type))
+        return autocast(self.precision, device)
 
     def takes_bfloat16(self, device: str) -> bool:
         """Whether the network runs in bfloat16 on that kind of device."""
-        return self.precision == "bfloat16" or (self.precision == "auto" and device == "cuda")
+        return takes_bfloat16(self.precision, device)
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of optimiser step ``step`` = 0, 1, …"""
