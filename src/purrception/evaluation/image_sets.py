@@ -11,7 +11,7 @@ from typing import Protocol, Self, TypeVar
 import numpy as np
 import torch
 
-from purrception.data import DataConfig, ImageSource, Skipped, UnreadableImageError, decode_image, passed_over
+from purrception.data import DataConfig, ImageSource, Skipped, UnreadableImageError, decode_image, ignored_files
 from purrception.data.decoding import LARGEST_IMAGE
 from purrception.data.folder import FolderImages
 from purrception.data.labels import MOST_CLASSES, class_names_of
@@ -62,7 +62,7 @@ class SourceImages:
         self.source, self.title, self.grey = source, title, grey
         self.rows = np.arange(len(source)) if rows is None else rows
         self.class_names = tuple(source.class_names)
-        self.passed_over = passed_over(source)
+        self.ignored_files = ignored_files(source)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -94,9 +94,9 @@ class FolderOfImages:
         return _without_colour(self)
 
     @property
-    def passed_over(self) -> Sequence[Skipped]:
+    def ignored_files(self) -> Sequence[Skipped]:
         """Files of the folder that were not taken."""
-        return self.files.passed_over
+        return self.files.ignored_files
 
     def __len__(self) -> int:
         return len(self.files)

@@ -166,7 +166,7 @@ def save_reference(
     _save_statistics(
         yardstick, procedure, build_manifest(yardstick, {"path": str(target)}, yardstick.real.count, origin)
     )
-    return Path(procedure.save_stats), (*yardstick.real.skipped, *yardstick.real.passed_over)
+    return Path(procedure.save_stats), (*yardstick.real.skipped, *yardstick.real.ignored_files)
 
 
 def open_images_at(target: Path) -> FolderOfImages | NpzImages:
@@ -298,7 +298,7 @@ def _report(
         with whole_folder(folder) as partial:
             result.write(partial)
             seen = [one.measured.features for one in judged] + [yardstick.real]
-            write_report(partial, sorted({one for each in seen for one in (*each.skipped, *each.passed_over)}))
+            write_report(partial, sorted({one for each in seen for one in (*each.skipped, *each.ignored_files)}))
             real = (real_images, yardstick.real) if real_images is not None else None
             draw(result, (best.images, best.measured.features), real, partial)
             if yardstick.classifier is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from purrception.data import Views, open_images
 from purrception.data.hub import is_saved
-from purrception.data.sources import EMBEDDED
+from purrception.data.sources import BUILT_IN
 from purrception.experiment.config import RunConfig
 from purrception.tokens import MANIFEST_FILE, Manifest, TokenStore
 
@@ -59,7 +59,7 @@ def count_images(config: RunConfig, tokens: Prepared | None, given: int | None, 
     if tokens is not None:
         found, views = tokens[0].class_names, 1  # rows are what training counts
         train, held_out = (sum(shard.count for shard in one.shards) if one else 0 for one in tokens)
-    elif data.source in EMBEDDED or (data.root and (data.source != "hub" or is_saved(Path(data.root)))):
+    elif data.source in BUILT_IN or (data.root and (data.source != "hub" or is_saved(Path(data.root)))):
         sources = [open_images(data, split) for split in ("train", "test")]
         found, (train, held_out) = sources[0].class_names, map(len, sources)
     every = given
