@@ -138,7 +138,7 @@ def save_reference(
     evaluator, origin = _evaluator_of_images(reference, images, config, procedure)
     manifest = build_manifest(evaluator, {"path": str(target)}, evaluator.real.count, origin)
     _save_statistics(evaluator, procedure, manifest)
-    return Path(procedure.save_stats), (*evaluator.real.skipped, *evaluator.real.passed_over)
+    return Path(procedure.save_stats), (*evaluator.real.skipped, *evaluator.real.ignored_files)
 
 
 def open_images_at(target: Path) -> FolderOfImages | NpzImages:
@@ -284,7 +284,7 @@ def _report(
         with whole_folder(folder) as partial:
             result.write(partial)
             seen = [*(one.features for one in measured), evaluator.real]
-            write_report(partial, sorted({one for each in seen for one in (*each.skipped, *each.passed_over)}))
+            write_report(partial, sorted({one for each in seen for one in (*each.skipped, *each.ignored_files)}))
             real = (real_images, evaluator.real) if real_images is not None else None
             draw(result, (best.images, best.features), real, partial)
             if evaluator.classifier is not None:

@@ -44,8 +44,8 @@ class Procedure:
     """What ``purrception evaluate`` can be told in addition to the run's configuration."""
 
     reference: str = ""
-    """Real images to compare with: test or train (of the run's data; by default test), a folder, token shards, or an
-    .npz."""
+    """Real images to compare with: test or train (of the run's data; by default test), a folder, token shards, or
+    an .npz."""
     protocol: str = ""
     """Name of the protocol in the report: adm-train, val or custom; by default, that of the kind of reference."""
     weights: str = ""

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from diffusers import VQModel
 from torch import Tensor, nn
 
-from purrception.data import ImageSource, ReadableImages, images_to_tensor, passed_over, write_report
+from purrception.data import ImageSource, ReadableImages, ignored_files, images_to_tensor, write_report
 from purrception.storage import (
     append_line,
     drop_lines_after,
@@ -110,7 +110,7 @@ def train_tokenizer(
     tokenizer = VQTokenizer(vq)
     skipped = set().union(*distributed.gather(learned.skipped + reference.skipped))
     if distributed.rank() == 0:
-        write_report(folder, [*sorted(skipped), *passed_over(train)])
+        write_report(folder, [*sorted(skipped), *ignored_files(train)])
         _save_whole(tokenizer, folder, config.quantiser)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     distributed.wait()
