@@ -30,7 +30,6 @@ def bench(arguments: list[str]) -> None:
     """``purrception bench``: speed and memory beside a straightforward reference."""
     from purrception.bench import BenchConfig
     from purrception.bench import bench as run_bench
-    from purrception.bench.report import write
     from purrception.cli import VERBS
 
     verb = VERBS["bench"]
@@ -39,7 +38,7 @@ def bench(arguments: list[str]) -> None:
     report = run_bench(parse(BenchConfig, verb, rest), options.parts, options.variants, vary, options.values)
     print(report.json() if options.json else report.markdown(), flush=True)
     if options.out:
-        write(report, Path(options.out))
+        report.write(Path(options.out))
 
 
 def plan(arguments: list[str]) -> None:
