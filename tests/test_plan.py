@@ -253,9 +253,9 @@ def test_what_cannot_be_planned_is_refused() -> None:
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("tflops", "0", "tflops is a speed from 1e-06 to 1e+09 TFLOP/s; given 0"),
+        ("tflops", "0", "tflops must be a speed from 1e-06 to 1e+09 TFLOP/s; given 0"),
         ("tflops", "-1", "given -1"),
-        ("tflops", "1e-320", "tflops is a speed"),
+        ("tflops", "1e-320", "tflops must be a speed"),
         ("tflops", "nan", "given nan"),
         ("tflops", "inf", "given inf"),
         ("tflops", "1e300", "given 1e+300"),
@@ -279,7 +279,7 @@ def test_one_line_says_what_no_machine_has(
 
 def test_bench_refuses_such_speeds_too() -> None:
     for tflops in (-1.0, 1e-320, float("nan"), float("inf")):
-        with pytest.raises(InputError, match="tflops is a speed"):
+        with pytest.raises(InputError, match="tflops must be a speed"):
             BenchConfig(tflops=tflops)
 
 

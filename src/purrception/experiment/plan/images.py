@@ -7,6 +7,7 @@ from pathlib import Path
 
 from purrception.data import Views, open_images
 from purrception.data.hub import is_saved
+from purrception.data.sources import BUILT_IN
 from purrception.experiment.config import RunConfig
 from purrception.tokens import MANIFEST_FILE, Manifest, TokenStore
 
