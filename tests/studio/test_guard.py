@@ -22,6 +22,7 @@ from purrception.studio.attempts import Attempts
 from purrception.studio.files import Uploads, own_folder
 from purrception.studio.hosts import Hosts
 from purrception.utils.errors import InputError
+from tests.forked import python
 
 
 class Clock:
@@ -219,7 +220,7 @@ for call in (
     except PermissionError as error:
         print(error)
 """
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run([python(), "-c", probe], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.split("\n") == ["the studio contacts nobody"] * 4 + [""]
 
 
