@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
-
-from tests.forked import python
 
 nbclient = pytest.importorskip("nbclient")
 nbformat = pytest.importorskip("nbformat")
@@ -22,11 +21,12 @@ def tags(cell: dict) -> list[str]:
 
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it stands, but for the installation and the lengths of training."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
     kernel = tmp_path / "share/kernels/python3"
     kernel.mkdir(parents=True)
     (kernel / "kernel.json").write_text(
-        f'{{"argv": ["{python()}", "-m", "ipykernel_launcher", "-f", "{{connection_file}}"], '
+        f'{{"argv": ["{sys.executable}", "-m", "ipykernel_launcher", "-f", "{{connection_file}}"], '
         '"display_name": "Python 3", "language": "python"}'
     )
     monkeypatch.setenv("JUPYTER_PATH", os.fspath(tmp_path / "share"))
