@@ -102,7 +102,7 @@ class Network(Protocol[HeadType]):
 
     @property
     def head(self) -> HeadType:
-        """What turns features into losses and posteriors, or into vectors."""
+        """Turns features into losses and posteriors, or into vectors."""
         ...
 
     @property

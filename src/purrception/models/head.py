@@ -159,7 +159,7 @@ class CategoricalHead(Head):
     """
 
     chunk_bytes: int | None = None
-    """Memory of a chunk of logits; chosen by the device if none."""
+    """Memory of a chunk of logits; if none, it depends on the device."""
     terms: ChunkTerms = staticmethod(chunk_terms)
     """Turns a chunk into losses and their derivative; see :meth:`compile_chunks`."""
     sums: SumsFunction = PosteriorSums.of
@@ -217,7 +217,7 @@ class CategoricalHead(Head):
             z_loss: λ_z.
             evidence: evidence in the state that the features were computed from.
             weights: weights of the sites, ``[B, h, w]``; the mean is taken if left out.
-            soft: a distribution over the codes to learn, beside ``targets`` or in place of them; see
+            soft: a distribution over the codes to learn, in addition to ``targets`` or in place of them; see
                 :meth:`soft_targets`.
 
         Raises:

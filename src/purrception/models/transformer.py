@@ -29,7 +29,7 @@ LARGEST = {
     "num_classes": 2**17,
     "input_channels": 2**16,
 }
-"""Sizes beyond which a saved configuration is damaged; DiTConfig and HeadConfig have bounds of their own."""
+"""Sizes beyond which a saved configuration must be damaged; DiTConfig and HeadConfig check the others."""
 
 
 class PurrceptionTransformer(ModelMixin, ConfigMixin):
@@ -128,7 +128,7 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         """Set the standardised codes, ``[K, D]``.
 
         Raises:
-            InputError: they are not as many, or not of the dimension, that the network is made for.
+            InputError: their number or dimension is not what the network is made for.
         """
         if codebook.shape != self.codebook.shape:
             raise InputError(
@@ -199,7 +199,7 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         """Load weights strictly: every tensor must be there, and no other.
 
         Raises:
-            InputError: the weights are damaged, not finite, or do not belong to the configuration beside them.
+            InputError: the weights are damaged, not finite, or do not fit the configuration next to them.
         """
         precision = options.pop("torch_dtype", None)  # cast once loaded: the codes stay as they are saved
         options |= {"output_loading_info": True, "low_cpu_mem_usage": False, "use_safetensors": True}
@@ -218,7 +218,7 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
 
 
 def _read_sizes(config: Path) -> dict[str, Any]:
-    """What a saved configuration builds, of the types that the constructor names and of sizes that can be."""
+    """The arguments in a saved configuration, checked against the constructor's types and against LARGEST."""
     what = "the configuration of a transformer"
     values: dict[str, Any] = read_json(config, dict[str, Any], what)
     hints = get_type_hints(PurrceptionTransformer.__init__)
