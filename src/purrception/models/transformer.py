@@ -113,16 +113,11 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         cls,
         network: DiTConfig,
         head: HeadConfig,
-        *,
-        grid: tuple[int, int],
-        codebook_size: int,
-        codebook_dim: int,
-        num_classes: int,
-        **options: Any,
+        **sizes: Any,
     ) -> Self:
-        """A new network with these settings; ``options`` are other arguments of the constructor."""
-        options |= {"head_kind": head.kind, "head_rank": head.rank, "evidence": head.evidence}
-        return cls(grid, codebook_size, codebook_dim, num_classes, **asdict(network), **options)
+        """A new network with these settings; ``sizes`` are the constructor's other arguments, by name."""
+        sizes |= {"head_kind": head.kind, "head_rank": head.rank, "evidence": head.evidence}
+        return cls(**asdict(network), **sizes)
 
     def set_codebook(self, codebook: Tensor) -> None:
         """Set the standardised codes, ``[K, D]``.
