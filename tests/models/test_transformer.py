@@ -173,7 +173,7 @@ def test_gradients_of_queries_keys_and_values_come_together_in_one_copy() -> Non
 def test_a_network_of_configurations_is_that_of_its_arguments() -> None:
     sizes = DiTConfig(depth=1, width=16, heads=2, patch_size=1, mlp_ratio=3.0, time_scale=10.0, norm="rms")
     torch.manual_seed(0)
-    made = PurrceptionTransformer.from_configs(
+    made = PurrceptionTransformer.from_settings(
         sizes,
         HeadConfig("factored", rank=3, evidence=True),
         grid=(2, 4),

@@ -83,7 +83,7 @@ class BenchConfig:
         """A network of these sizes with random weights everywhere: a head at zero would be measured on zeros."""
         torch.manual_seed(0)
         with device:  # drawing the weights of a large network on the processor would take longer than measuring it
-            network = PurrceptionTransformer.from_configs(
+            network = PurrceptionTransformer.from_settings(
                 self.sizes(),
                 HeadConfig(self.head, self.rank, self.evidence),
                 grid=(self.grid, self.grid),

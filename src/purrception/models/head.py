@@ -82,7 +82,10 @@ class HeadConfig:
 
     def build(self, width: int, codebook: Tensor, patch_size: int) -> Head:
         """The head for features of ``width`` channels over a standardised ``codebook`` ``[K, D]``."""
-        return HEADS[self.kind].from_config(self, width, codebook, patch_size)
+        kind = HEADS[self.kind]
+        if issubclass(kind, FactoredHead):
+            return kind(width, codebook, patch_size, self.rank)
+        return kind(width, codebook, patch_size)
 
 
 def to_sites(patches: Tensor, patch_size: int) -> Tensor:
@@ -123,11 +126,6 @@ class Head(nn.Module, ABC):
         if self.codebook.dtype != exact.dtype:
             self.codebook = exact.to(self.codebook.device)
         return self
-
-    @classmethod
-    def from_config(cls, config: HeadConfig, width: int, codebook: Tensor, patch_size: int) -> Self:
-        """The head that ``config`` describes; see :meth:`HeadConfig.build`."""
-        return cls(width, codebook, patch_size)
 
     def embed(self, indices: Tensor) -> Tensor:
         """Codes, long ``[B, h, w]`` → standardised embeddings, float32 ``[B, D, h, w]``."""
@@ -320,11 +318,6 @@ class FactoredHead(CategoricalHead):
         self.sites = nn.Linear(width, patch_size**2 * rank)
         self.weight = nn.Parameter(torch.zeros(len(codebook), rank))
         self.bias = nn.Parameter(torch.zeros(len(codebook)))
-
-    @classmethod
-    def from_config(cls, config: HeadConfig, width: int, codebook: Tensor, patch_size: int) -> Self:
-        """The head of rank ``config.rank``."""
-        return cls(width, codebook, patch_size, config.rank)
 
     def site_features(self, features: Tensor) -> Tensor:
         """s: ``[B, h/p, w/p, width]`` → ``[B, h, w, r]``."""

@@ -109,7 +109,7 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         self.head = HeadConfig(head_kind, head_rank, evidence).build(width, codebook, patch_size)
 
     @classmethod
-    def from_configs(
+    def from_settings(
         cls,
         network: DiTConfig,
         head: HeadConfig,
