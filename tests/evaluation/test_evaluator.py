@@ -111,7 +111,7 @@ def test_other_classes_are_not_recognised_and_the_reader_is_told() -> None:
     said = [line for line in tool.warnings([measured]) if "cannot be matched" in line]
     assert len(said) == 2
     assert "The classes of the strangers (x, b) cannot be matched with those of the classifier" in said[0]
-    assert "so that figures class by class are left out (a, b)" in said[1]
+    assert "so that metrics class by class are left out (a, b)" in said[1]
     assert not [line for line in tool.warnings([tool.measure(Images(("b", "a")))]) if "matched" in line]
 
 
