@@ -132,15 +132,7 @@ def test_halves_are_of_the_reference_alone_and_no_larger_than_asked() -> None:
     assert 0 < whole["frechet"] < part["frechet"]
     assert tool.measure_halves(1) is None
     saved = ImageFeatures(FeatureStatistics.of(torch.randn(9, 3)))
-    assert Evaluator(_SavedReference("saved", "custom", None, saved), Corners()).measure_halves(5) is None
-
-
-class _SavedReference(Reference):
-    """Statistics of the extractor that asks."""
-
-    def features(self, *_: object, **__: object) -> ImageFeatures:
-        assert self.saved is not None
-        return self.saved
+    assert Evaluator(Reference("saved", "custom", None, saved), Corners()).measure_halves(5) is None
 
 
 def test_few_images_and_broken_ones_are_warned_of() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,37 +96,27 @@ class Reference:
         Raises:
             InputError: the file's statistics are of another extractor.
         """
-        if self.saved is not None and self.origin is not None:
-            mine = (extractor.name, extractor.fingerprint)
+        mine = (extractor.name, extractor.fingerprint)
+        theirs = mine
+        if self.origin is not None:
             theirs = (self.origin.features, self.origin.fingerprint or extractor.fingerprint)
+        if self.images is None:
+            assert self.saved is not None
             if mine == theirs:
-                if self.images is None:
-                    return self.saved
-                seen = extract_features(self.images, extractor, cache, strict=strict, title="reference")
-                return ImageFeatures(
-                    self.saved.statistics,
-                    self.saved.spatial,
-                    seen.spatial_halves,
-                    seen.features,
-                    seen.logits,
-                    seen.labels,
-                    seen.rows,
-                    self.saved.content,
-                    seen.size,
-                    seen.skipped,
-                    seen.passed_over,
-                )
-            if self.images is None:
-                how = f"take --features {theirs[0]}"
-                if theirs[0] == mine[0]:
-                    remedy = "give the --classifier saved with them" * (mine[0] == "classifier")
-                    how = f"they are of other weights or of another version: {remedy or 'save them again'}"
-                raise InputError(
-                    f"{self.title} holds statistics of {_called(*theirs)}; needed are {_called(*mine)}: {how}, "
-                    "or take a reference with images"
-                )
-        assert self.images is not None
-        return extract_features(self.images, extractor, cache, strict=strict, title="reference")
+                return self.saved
+            how = f"take --features {theirs[0]}"
+            if theirs[0] == mine[0]:
+                remedy = "give the --classifier saved with them" * (mine[0] == "classifier")
+                how = f"they are of other weights or of another version: {remedy or 'save them again'}"
+            raise InputError(
+                f"{self.title} holds statistics of {_called(*theirs)}; needed are {_called(*mine)}: {how}, or "
+                "take a reference with images"
+            )
+        seen = extract_features(self.images, extractor, cache, strict=strict, title="reference")
+        if self.saved is None or mine != theirs:
+            return seen
+        saved = self.saved
+        return replace(seen, statistics=saved.statistics, spatial=saved.spatial, content=saved.content)
 
 
 def _called(features: str, fingerprint: str) -> str:

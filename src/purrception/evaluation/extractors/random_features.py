@@ -25,10 +25,10 @@ def random_features(images: Tensor) -> Tensor:
     Where there are no classes there is no classifier to take features from, and one trained to tell two
     photographs apart saturates. Instead, 16 random 5×5 filters of mean 0 and norm 1 are applied at each of up to
     three scales, and the logarithm of each one's mean absolute response is taken, together with each channel's
-    mean and deviation. Filters of mean 0 respond to edges and texture, so that blur, noise and lost detail move these
-    features, in flat images as in busy ones thanks to the logarithm; the channel statistics move with brightness,
-    contrast and colour. That is what a tokenizer gets wrong. They know nothing of objects, and their distances
-    compare with each other alone. The filters are the same on every machine.
+    mean and deviation. Filters of mean 0 respond to edges and texture, so that blur, noise and lost detail move
+    these features, in flat images as in busy ones thanks to the logarithm; the channel statistics move with
+    brightness, contrast and colour. That is what a tokenizer gets wrong. They know nothing of objects, and their
+    distances compare with each other alone. The filters are the same on every machine.
     """
     x = images.double()
     found = [x.mean(dim=(2, 3)), x.std(dim=(2, 3))]
