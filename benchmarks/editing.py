@@ -25,7 +25,7 @@ from purrception.evaluation.extractors.classifier import accuracy
 from purrception.evaluation.metrics.fid import frechet_distance
 from purrception.evaluation.metrics.statistics import FeatureStatistics
 from purrception.experiment.config import load_config
-from purrception.experiment.run import load_pipeline, sampling_defaults
+from purrception.experiment.saved_run import load_pipeline, sampling_defaults
 from purrception.generation.editing import Editor
 from purrception.generation.sampler import sample_codes
 from purrception.training import RunDirectory

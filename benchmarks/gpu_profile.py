@@ -28,7 +28,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from purrception.bench import BenchConfig
 from purrception.bench.workloads import WORKLOADS, Step
 from purrception.models import CategoricalHead
-from purrception.training.config import resolve_device
+from purrception.utils.devices import resolve_device
 
 HEAD = "vocabulary head"
 WARM_UPS, STEPS, KERNELS, GAPS = 3, 3, 20, 8

@@ -23,7 +23,7 @@ from purrception.bench import BenchConfig
 from purrception.bench.generation import PATH
 from purrception.bench.measure import measure_alone, peak_of_steps, ratio, seconds_in_turns
 from purrception.bench.workloads import Z_LOSS, Step, optimised, random_batch, train_ours
-from purrception.training.config import resolve_device
+from purrception.utils.devices import resolve_device
 
 NAMES = ("ours", "public")
 

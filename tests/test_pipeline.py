@@ -14,11 +14,11 @@ from diffusers import VQModel
 from safetensors.torch import load_file, save_file
 
 from purrception import PurrceptionPipeline, PurrceptionTransformer
-from purrception.experiment.run import load_pipeline
+from purrception.experiment.saved_run import load_pipeline
 from purrception.flow import ObjectiveConfig, build_objective
 from purrception.generation.sampler import KeyedDraws
 from purrception.storage import hub, write_file
-from purrception.storage.hub import write_companions
+from purrception.storage.pipeline_folder import write_companions
 from purrception.tokenizers import UnnormalisedVQModel, VQConfig, VQTokenizer, open_tokenizer
 from purrception.utils.errors import InputError
 

@@ -17,7 +17,7 @@ from purrception.comparison.run import PROTOCOL_FILE, Protocol, _open
 from purrception.evaluation.diff import compare_results
 from purrception.evaluation.generation import GeneratedCodes, Request, describe, generate, request_key
 from purrception.experiment.recipes import get_recipe
-from purrception.experiment.run import load_pipeline
+from purrception.experiment.saved_run import load_pipeline
 from purrception.flow import SamplingConfig
 from purrception.storage import settings_to_dict
 from tests.fuzz.test_formats import row

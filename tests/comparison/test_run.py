@@ -102,8 +102,8 @@ def test_each_entry_is_tuned_on_request(tiny_run: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_entries_share_data_order_and_initial_weights(tiny_run: Path, comparison: Path) -> None:
     from purrception.comparison.run import _share_initial_weights
+    from purrception.experiment.build import build_network
     from purrception.experiment.config import load_config
-    from purrception.experiment.run import build_network
     from purrception.tokenizers import VQTokenizer
     from purrception.tokens import TokenDataset
 

@@ -11,7 +11,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from purrception.data import DataConfig, Split, images_to_tensor, open_images, spread_rows, tensor_to_images
-from purrception.data.embedded import PhotosImages
+from purrception.data.builtin import PhotosImages
+from purrception.data.config import SOURCE_NAMES
+from purrception.data.sources import SOURCES
 from purrception.utils.errors import InputError
 
 
@@ -170,6 +172,10 @@ def test_arrays_and_tensors_round_trip() -> None:
     assert np.array_equal(tensor_to_images(tensor), pixels)
     with pytest.raises(InputError, match="share a shape"):
         images_to_tensor([pixels[0], pixels[0, :8]])
+
+
+def test_every_source_that_a_configuration_accepts_can_be_opened() -> None:
+    assert set(SOURCES) == set(SOURCE_NAMES)
 
 
 def test_settings_that_no_source_serves_are_refused() -> None:

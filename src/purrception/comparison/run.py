@@ -17,8 +17,10 @@ from purrception.comparison.rows import ROWS_FILE, read_rows
 from purrception.data import describe_report, open_images
 from purrception.evaluation.metrics.held_out import held_out_metrics
 from purrception.evaluation.sample_quality import SampleEvaluator
+from purrception.experiment.build import build_network
+from purrception.experiment.checks import check_config
 from purrception.experiment.config import RunConfig, load_config, map_paths
-from purrception.experiment.run import build_network, check_config, prepare_tokenizer, prepare_tokens
+from purrception.experiment.run import prepare_tokenizer, prepare_tokens
 from purrception.flow import Objective, SamplingConfig, build_objective
 from purrception.models import PurrceptionTransformer, training_flops
 from purrception.storage import append_json_line, dump_settings, is_unused, one_writer, read_json, write_file
@@ -99,7 +101,7 @@ def _compare(recipe: RunConfig, configs: dict[str, RunConfig], protocol: Protoco
     tokenizer = prepare_tokenizer(recipe, run)
     train, held_out = prepare_tokens(recipe, run, tokenizer)
     if held_out is None:
-        skipped = describe_report(run.tokens("test"))
+        skipped = describe_report(run.tokens / "test")
         raise InputError(
             f"a comparison needs held-out images; {skipped or f'{recipe.data.tokens} holds no tokens of them'}: "
             "repair some, or see data.test_fraction"

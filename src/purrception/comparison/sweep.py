@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from purrception.evaluation.sample_quality import SampleEvaluator
-from purrception.experiment.run import load_pipeline, sampling_defaults
-from purrception.experiment.saved_run import saved_config
+from purrception.experiment.saved_run import load_pipeline, sampling_defaults, saved_config
 from purrception.flow import SamplingConfig
 from purrception.storage import dump_settings, save_png, whole_folder, write_file
 from purrception.training import RunDirectory
-from purrception.training.config import resolve_device
+from purrception.utils.devices import resolve_device
 from purrception.utils.errors import InputError
 from purrception.utils.markdown import table
 from purrception.utils.progress import ProgressBar

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from purrception.diagnose.subject import Subject
-from purrception.experiment.run import build_network
+from purrception.experiment.build import build_network
 from purrception.flow import SPACINGS, get_solver, get_timesteps
 from purrception.flow.timesteps import Timesteps
 from purrception.instruments.posteriors import network_mean

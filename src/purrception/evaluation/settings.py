@@ -43,8 +43,9 @@ class EvaluationConfig:
 class Procedure:
     """What ``purrception evaluate`` can be told in addition to the run's configuration."""
 
-    reference: str = "test"
-    """Real images to compare with: test or train (of the run's data), a folder, token shards, or an .npz."""
+    reference: str = ""
+    """Real images to compare with: test or train (of the run's data; by default test), a folder, token shards, or
+    an .npz."""
     protocol: str = ""
     """Name of the protocol in the report: adm-train, val or custom; by default, that of the kind of reference."""
     weights: str = ""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,78 +16,19 @@ from purrception.data import array_to_pil
 from purrception.flow import SamplingConfig
 from purrception.generation.outputs import PurrceptionOutput
 from purrception.generation.pipeline import PurrceptionPipeline
-from purrception.storage import TakenError, is_unused, whole_folder, write_file
+from purrception.storage import whole_folder, write_file
 from purrception.tokenizers import fingerprint
-from purrception.utils import distributed
-from purrception.utils.errors import InputError
 from purrception.utils.folders import absolute
 from purrception.utils.packages import versions
-from purrception.utils.terminal import command_line
+from purrception.utils.settings import as_options
+from purrception.utils.text import command_line
 from purrception.utils.visualisation import heat_map, image_grid
 
 MANIFEST_FILE = "manifest.json"
-NOT_OF_EDITS = ("guidance_space", "strength", "tolerance", "redraw")
-"""Settings that ``purrception edit`` leaves to the run; an edit has a strength of its own."""
 LARGEST_GRID = 100
 
 
-def unused_folder(folder: Path) -> Path:
-    """``folder``, which must not be there yet, or be empty; it is not created, so that a failure leaves nothing.
-
-    Raises:
-        InputError: it already holds something; nothing is overwritten.
-    """
-    if not is_unused(folder):
-        raise InputError(f"{folder} is already there and not empty: choose another folder with --out")
-    return folder
-
-
-@contextlib.contextmanager
-def output_folder(out: str, parent: Path, *, keep: bool = False) -> Iterator[Path]:
-    """The folder that a person asked for, or else the next free number in ``parent``, for the length of a block.
-
-    No other process takes it meanwhile. It is there when the block has ended, with what was written to it by
-    :func:`whole_folder`, whole; where an error ends the block, it is not. Every process of ``torchrun`` enters.
-
-    Args:
-        out: what was asked for; empty: nothing in particular.
-        parent: of ``000``, ``001``, …
-        keep: see :func:`whole_folder`.
-
-    Raises:
-        InputError: it already holds something, or another process writes to it.
-    """
-    with contextlib.ExitStack() as stack:
-        folder, problem = Path(out), ""
-        if distributed.rank() == 0:
-            try:
-                if out:
-                    stack.enter_context(whole_folder(unused_folder(folder), keep=keep))
-                else:
-                    folder = _next_number(parent, stack, keep)
-            except InputError as error:
-                problem = str(error)
-        folder, problem = distributed.gather((folder, problem))[0]
-        if problem:
-            raise InputError(problem)
-        yield folder
-
-
-def _next_number(parent: Path, stack: contextlib.ExitStack, keep: bool) -> Path:
-    """The first number beyond those that are there whose folder nobody else is writing, and which we now are."""
-    taken = [int(path.name) for path in parent.glob("*") if re.fullmatch(r"\d{3,}", path.name)]
-    number = max(taken, default=-1) + 1
-    while True:
-        folder = parent / f"{number:03d}"
-        try:
-            stack.enter_context(whole_folder(folder, keep=keep, patience=0))
-        except TakenError:
-            number += 1
-        else:
-            return folder
-
-
-def save_gallery(
+def save_outputs(
     pipeline: PurrceptionPipeline,
     out: PurrceptionOutput,
     settings: SamplingConfig,
@@ -171,19 +110,18 @@ def sample_command(
     pipeline: PurrceptionPipeline, source: str, labels: Sequence[int], settings: SamplingConfig, seed: int
 ) -> str:
     """The command line that makes the same images again, from any folder."""
-    wanted = images_wanted(pipeline, labels)
     precision = {"precision": "bfloat16"} if pipeline.transformer.half_backbone else {}
-    return command_line(["sample", absolute(source)], {**wanted, **asdict(settings), "seed": seed, **precision})
+    options = {**requested_images(pipeline, labels), **as_options(settings), "seed": seed, **precision}
+    return command_line(["sample", absolute(source)], options)
 
 
 def edit_command(verb: str, source: str, options: Mapping[str, Any], settings: SamplingConfig) -> str:
     """The command line that makes an edit again; ``options`` are what its verb takes besides ``settings``."""
-    sampling = {name: value for name, value in asdict(settings).items() if name not in NOT_OF_EDITS}
     files = {name: absolute(options[name]) for name in ("image", "mask") if name in options}
-    return command_line(["edit", verb, absolute(source)], {**options, **files, **sampling})
+    return command_line(["edit", verb, absolute(source)], {**options, **files, **as_options(settings)})
 
 
-def images_wanted(pipeline: PurrceptionPipeline, labels: Sequence[int]) -> dict[str, Any]:
+def requested_images(pipeline: PurrceptionPipeline, labels: Sequence[int]) -> dict[str, Any]:
     """The option of ``sample`` that asks for images of these labels."""
     classes = pipeline.classes
     return {"classes": tuple(map(classes.text, labels))} if classes.count else {"num": len(labels)}

@@ -1,6 +1,6 @@
 """What lies on disk: written whole or not at all, by one process at a time, verified, read within limits."""
 
-from purrception.storage.damaged import refuse_to_begin_anew, set_aside
+from purrception.storage.checkpoints import load_optimizer_state, optimizer_state, refuse_to_start_over, set_aside
 from purrception.storage.digests import (
     DIGESTS_FILE,
     check_digests,
@@ -16,16 +16,15 @@ from purrception.storage.files import (
     append_line,
     cannot_write,
     is_plain_name,
-    is_unused,
     plain_name,
     put,
     remove,
     sync,
     whole_file,
-    whole_folder,
     write_file,
     writing,
 )
+from purrception.storage.folders import is_unused, output_folder, unused_folder, whole_folder
 from purrception.storage.lines import append_json_line, drop_lines_after, read_json_lines
 from purrception.storage.locks import LOCK_FILE, TakenError, one_writer
 from purrception.storage.pictures import save_png
@@ -48,8 +47,11 @@ __all__ = [
     "dump_settings",
     "is_plain_name",
     "is_unused",
+    "load_optimizer_state",
     "load_settings",
     "one_writer",
+    "optimizer_state",
+    "output_folder",
     "plain_name",
     "plain_reason",
     "put",
@@ -58,7 +60,7 @@ __all__ = [
     "read_limited",
     "read_yaml",
     "reading",
-    "refuse_to_begin_anew",
+    "refuse_to_start_over",
     "remove",
     "renewing",
     "save_png",
@@ -68,6 +70,7 @@ __all__ = [
     "sha256_of",
     "skips_digests",
     "sync",
+    "unused_folder",
     "whole_file",
     "whole_folder",
     "write_digests",

@@ -7,10 +7,9 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from purrception.storage.locks import BEGUN, LOCK_FILE, TakenError, is_held, locked, remove_empty
 from purrception.utils.errors import InputError
 
 REFUSALS = frozenset(
@@ -129,86 +128,6 @@ def append(path: Path, content: bytes) -> None:
         except OSError:
             stream.truncate(end)
             raise
-
-
-@contextlib.contextmanager
-def whole_folder(
-    path: Path, *, replace: bool = False, keep: bool = False, patience: float | None = None
-) -> Iterator[Path]:
-    """An empty folder beside ``path`` to write to; when the block ends it is synced and takes that name.
-
-    One process at a time: a second one is refused. Inside the block the same process may ask again, for the same
-    folder. What a killed one left is removed by the next.
-
-    Args:
-        path: the folder's name.
-        replace: whether a folder that is already there gives way; otherwise it must be unused.
-        keep: whether what is there takes the name, too, when the block ends by an error other than a disk's.
-        patience: seconds to wait for another process; default: a few.
-
-    Raises:
-        TakenError: there is something already, or another process writes it.
-        InputError: the disk is full, or will not have it; nothing is left.
-    """
-    path = path.resolve() if path.is_symlink() else path
-    partial = path.with_name(f".{path.name}.partial")
-    if is_held(partial):
-        yield partial
-        return
-    new = [folder for folder in partial.parents if not folder.exists()]
-    with writing(path), contextlib.ExitStack() as stack:
-        try:
-            partial.mkdir(parents=True, exist_ok=True)
-        except FileNotFoundError as error:  # where no folders are made at all, as below /proc
-            raise InputError(f"cannot make the folder {path} ({error.strerror})") from error
-        stack.enter_context(locked(partial, path, patience))
-        try:
-            if not replace and not is_unused(path):
-                raise TakenError(
-                    f"{path} is already there and not empty: choose another folder, or remove this one"
-                )
-            for leftover in partial.iterdir():
-                if leftover.name != LOCK_FILE:
-                    remove(leftover)
-            yield partial
-            _put_folder(partial, path)
-        except BaseException as error:
-            if keep and not cannot_write(error) and not is_unused(partial):
-                _put_folder(partial, path)
-            shutil.rmtree(partial, ignore_errors=True)
-            remove_empty(new)
-            raise
-
-
-def _put_folder(partial: Path, path: Path) -> None:
-    for file in (*partial.rglob("*"), partial):
-        sync(file)
-    before = path.with_name(f".{path.name}.before")
-    if before.exists():
-        remove(before)
-    if path.exists():
-        path.rename(before)
-    os.rename(partial, path)
-    (path / LOCK_FILE).unlink()
-    sync(path.parent)
-    if before.exists():
-        remove(before)
-
-
-def is_unused(folder: Path, but: Iterable[str] = ()) -> bool:
-    """Whether a folder is not there yet, or holds only locks and what a killed writer had begun of a file.
-
-    Args:
-        folder: where to look.
-        but: names of files that may be there as well.
-    """
-    nothing = {LOCK_FILE, *but}
-    return not folder.exists() or (
-        folder.is_dir()
-        and all(
-            path.name in nothing or (BEGUN.fullmatch(path.name) and path.is_file()) for path in folder.iterdir()
-        )
-    )
 
 
 def sync(path: Path) -> None:

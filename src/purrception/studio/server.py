@@ -62,7 +62,7 @@ def open_studio(target: str, options: StudioOptions, say: Callable[[str], None] 
     """
     from purrception.studio.files import Uploads, own_folder
     from purrception.studio.session import Studio
-    from purrception.training.config import resolve_device
+    from purrception.utils.devices import resolve_device
 
     studio = Studio(target, resolve_device(options.device))
     with _listen(options.host, options.port) as listening, own_folder(studio.folder / "uploads") as folder:
