@@ -240,7 +240,7 @@ def test_the_cursor_holds_at_another_world_size(world_sizes: tuple[int, int]) ->
     first, cursor = read(0, 70, world_sizes[0])
     second, _ = read(cursor, 70, world_sizes[1])
     assert first + second == order.rows(0, 2 * 70 * batch).tolist()
-    with pytest.raises(InputError, match="divides the batch"):
+    with pytest.raises(InputError, match="must divide the batch"):
         rank_share(0, 8, 0, 3)
 
 
