@@ -209,7 +209,7 @@ CODES, LABELS = ("U16", [10, 2, 3], [0, 120]), ("I32", [10], [120, 160])
         ({"indices": ("F32", [10, 2, 3], [0, 240]), "labels": LABELS}, 240, "dtype"),
         ({"indices": CODES, "labels": ("I32", [10], [80, 120])}, 160, "overlap"),
         ({"indices": CODES, "labels": ("I32", [10], [120, 160])}, 130, "bytes 120 to 160 of 130"),
-        ({"indices": ("U16", [2**40, 2, 3], [0, 120]), "labels": LABELS}, 160, "120 bytes are no array"),
+        ({"indices": ("U16", [2**40, 2, 3], [0, 120]), "labels": LABELS}, 160, "120 bytes are not an array"),
         ({"indices": ("U16", [-10, -2, 3], [0, 120]), "labels": LABELS}, 160, "an array is claimed"),
         ({"indices": CODES, "labels": ("I32", [10], [160, 120])}, 160, "an array is claimed|overlap"),
         ({"indices": CODES, "labels": ("I32", [10], [-40, 0])}, 160, "an array is claimed|overlap"),

@@ -304,7 +304,7 @@ def test_rows_of_a_hub_data_set_that_make_no_sense_are_skipped() -> None:
     ]
     Rows = type("Rows", (list,), {"features": {"label": type("ClassLabel", (), {})()}})  # noqa: N806
     source._rows, source._image, source._label = Rows(rows), "image", "label"
-    source._chosen = np.arange(3)
+    source._selected = np.arange(3)
     for index, reason in enumerate(["no label", "neither an image's content nor its path", "out of range"]):
         with pytest.raises(UnreadableImageError, match=reason):
             source[index]

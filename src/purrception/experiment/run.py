@@ -17,7 +17,7 @@ from purrception.generation.pipeline import PurrceptionPipeline
 from purrception.generation.sampler import sample_together
 from purrception.instruments.training_monitor import Watch
 from purrception.models import PurrceptionTransformer, categorical_heads, check_kernel
-from purrception.storage import dump_settings, load_settings, one_writer, put, whole_folder, write_file
+from purrception.storage import dump_settings, load_settings, move_into_place, one_writer, whole_folder, write_file
 from purrception.storage.hub import HUB_PREFIX, local_folder
 from purrception.storage.pipeline_folder import SAMPLING, write_companions
 from purrception.tokenizers import VQTokenizer, convert_tokenizer, open_tokenizer, train_tokenizer
@@ -324,7 +324,7 @@ def prepare_tokenizer(config: RunConfig, run: RunDirectory) -> VQTokenizer:
         )
         distributed.wait()
         if first:
-            put(partial, run.tokenizer)
+            move_into_place(partial, run.tokenizer)
     elif first:
         convert_tokenizer(config.tokenizer.path, config.tokenizer.arch, run.tokenizer)
     distributed.wait()

@@ -14,8 +14,8 @@ from torch import Tensor
 from purrception.storage import (
     DIGESTS_FILE,
     read_limited,
-    renewing,
     sha256_of,
+    updating_digests,
     whole_folder,
     write_file,
 )
@@ -88,7 +88,7 @@ def convert_tokenizer(
     tokenizer, origin = _open(source, arch, sha256, ema, input_range)
     with whole_folder(folder) as partial:
         tokenizer.save(partial)
-        with renewing(partial, [ORIGIN_FILE]):
+        with updating_digests(partial, [ORIGIN_FILE]):
             if origin is not None:
                 write_file(partial / ORIGIN_FILE, json.dumps(asdict(origin), indent=2) + "\n")
             elif (earlier := Path(source) / ORIGIN_FILE).is_file():

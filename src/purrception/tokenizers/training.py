@@ -21,8 +21,8 @@ from purrception.storage import (
     append_line,
     drop_lines_after,
     load_optimizer_state,
+    move_into_place,
     optimizer_state,
-    put,
     write_file,
     writing,
 )
@@ -391,5 +391,5 @@ def _save_whole(tokenizer: VQTokenizer, folder: Path, quantiser: str) -> None:
         tokenizer.save(partial)
         write_file(partial / ORIGIN_FILE, json.dumps(origin, indent=2) + "\n")
         for file in sorted(partial.iterdir(), key=lambda file: file.name == CONFIG_FILE):
-            put(file, folder / file.name)
+            move_into_place(file, folder / file.name)
         partial.rmdir()
