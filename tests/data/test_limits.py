@@ -317,7 +317,7 @@ def test_a_file_is_not_read_by_more_than_its_limit_at_once(tmp_path: Path) -> No
         assert file.seek(70) == 70
         assert file.read() == bytes(range(70, 100))
         for asked in (41, 10**30, -5, -(10**30)):
-            with pytest.raises(InputError, match=r"a part of it has .* bytes; it has at most 40"):
+            with pytest.raises(InputError, match=r"claims a part of .* bytes; at most 40"):
                 file.read(asked)
         file.seek(10)
         with pytest.raises(InputError, match="90 bytes"):

@@ -34,7 +34,7 @@ from purrception.training.loop import Glance, Look
 from purrception.utils import distributed
 from purrception.utils.errors import InputError
 from purrception.utils.folders import absolute
-from purrception.utils.visualisation import image_grid
+from purrception.utils.visualisation import tile_images
 
 GRID_ROWS = 8
 
@@ -378,7 +378,7 @@ def _look(config: RunConfig, tokenizer: VQTokenizer, train: TokenDataset, held_o
     def look(step: int, network: PurrceptionTransformer) -> Glance:
         made = sample_together(network, objective, labels, settings, config.seed, batch_size=len(labels))
         images = tokenizer.decode_images(made.indices)
-        picture = image_grid(images, columns=columns, scale=max(1, 64 // images.shape[1]))
+        picture = tile_images(images, columns=columns, scale=max(1, 64 // images.shape[1]))
         seen = watch.look(step, network, made.indices, labels)
         return Glance(picture, seen.figures, seen.warnings)
 
