@@ -22,10 +22,10 @@ from torch import Tensor
 from purrception.data import images_to_tensor, load_split
 from purrception.evaluation import train_classifier
 from purrception.evaluation.extractors.classifier import accuracy
-from purrception.evaluation.metrics.distances import frechet_distance
+from purrception.evaluation.metrics.fid import frechet_distance
 from purrception.evaluation.metrics.statistics import FeatureStatistics
 from purrception.experiment.config import load_config
-from purrception.experiment.run import load_pipeline, sampling_defaults
+from purrception.experiment.saved_run import load_pipeline, sampling_defaults
 from purrception.generation.editing import Editor
 from purrception.generation.sampler import sample_codes
 from purrception.training import RunDirectory

@@ -1,6 +1,6 @@
 """Time and memory of an evaluation: `python benchmarks/evaluation.py --images 10000`.
 
-Made-up images of 32×32 pixels in colour go through the features of a classifier, and every figure is computed
+Made-up images of 32×32 pixels in colour go through the features of a classifier, and every metric is computed
 against as many others as `--reference` says.
 """
 
@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from purrception.evaluation import ImageClassifier
+from purrception.evaluation.evaluator import Evaluator
 from purrception.evaluation.extractors.classifier import ClassifierExtractor
 from purrception.evaluation.image_sets import ImageSet
 from purrception.evaluation.references import Reference
-from purrception.evaluation.yardstick import Yardstick
 
 CLASSES, SIDE = 10, 32
 
@@ -58,18 +58,18 @@ def main() -> None:
     classifier = ImageClassifier(3, SIDE, CLASSES, feature_dim=64).eval().requires_grad_(False)
     real: ImageSet = MadeUpImages(options.reference, seed=0)
     began = time.monotonic()
-    yardstick = Yardstick(
+    evaluator = Evaluator(
         Reference("made up", "custom", real),
         ClassifierExtractor(classifier),
         classifier,
         bootstrap=options.bootstrap,
     )
-    measured = yardstick.measure(MadeUpImages(options.images, seed=1))
-    floor = yardstick.halves(options.images)
+    measured = evaluator.measure(MadeUpImages(options.images, seed=1))
+    floor = evaluator.measure_halves(options.images)
     seconds = time.monotonic() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{options.images} images, reference {options.reference}: {seconds:.1f} s, peak memory {peak:.0f} MB")
-    print(measured.figures, floor, sep="\n")
+    print(measured.metrics, floor, sep="\n")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from purrception.data import spread_rows
+from purrception.experiment.build import build_network
 from purrception.experiment.config import load_config
-from purrception.experiment.run import build_network
 from purrception.flow import ObjectiveConfig, TrainingBatch, build_objective
 from purrception.instruments.bound import check_bound, growth_on_a_line
 from purrception.instruments.oracle import Gap, Oracle
@@ -104,7 +104,7 @@ def line() -> None:
 def overfit(root: str, steps: int = 1500) -> None:
     """32 images by heart."""
     run = RunDirectory.open(root)
-    config, tokens = load_config(run.config_file), TokenDataset(run.tokens("train"))
+    config, tokens = load_config(run.config_file), TokenDataset(run.tokens / "train")
     grids = torch.from_numpy(tokens.rows(spread_rows(len(tokens), 32))[0])
     network = build_network(config, tokens.manifest, VQTokenizer.load(Path(run.tokenizer)))
     torch.manual_seed(0)

@@ -21,7 +21,7 @@ from purrception.evaluation import FeatureStatistics, frechet_distance
 from purrception.evaluation.extractors import Extractor, extract_in_groups
 from purrception.evaluation.extractors.classifier import ClassifierConfig, ClassifierExtractor, train_classifier
 from purrception.evaluation.extractors.random_features import TextureExtractor
-from purrception.evaluation.metrics.precision_recall import overlap
+from purrception.evaluation.metrics.precision_recall import precision_recall
 from purrception.experiment.recipes import get_recipe
 from purrception.tokenizers import VQTokenizer
 
@@ -76,7 +76,7 @@ def judge_tokenizer(folder: str, count: int = 300) -> None:
     for name, images in (("training crops", crops), ("training crops, encoded and decoded", decoded)):
         features = extract_in_groups(extract, images).features
         distance = frechet_distance(FeatureStatistics.of(features), FeatureStatistics.of(real))
-        near = overlap(real, features)
+        near = precision_recall(real, features)
         print(f"| {count} {name} | {distance:.2f} | {near.precision:.2f} | {near.recall:.2f} |")
 
 

@@ -13,9 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from purrception.cli import VERBS, main
-from purrception.cli.edit import EDIT_VERBS
-from purrception.cli.tokenizer import TOKENIZER_VERBS
+from purrception.cli import GROUPS, VERBS, main
 from purrception.experiment.config import load_config
 from purrception.storage import plain_reason
 from purrception.utils.errors import InputError, in_words
@@ -52,16 +50,14 @@ def test_what_the_system_refuses_is_told_in_words(error: Exception, said: str) -
 def test_help_of_every_verb_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     overview = capsys.readouterr().out
-    assert all(name in overview for name in VERBS)
-    assert main(["tokenizer", "--help"]) == 0
-    overview = capsys.readouterr().out
-    assert all(name in overview for name in TOKENIZER_VERBS)
-    groups = {"tokenizer": TOKENIZER_VERBS, "edit": EDIT_VERBS}
-    alone = {(name,): verb for name, verb in VERBS.items() if name not in groups}
-    grouped = {(group, name): verb for group, verbs in groups.items() for name, verb in verbs.items()}
-    for words, verb in (alone | grouped).items():
+    assert all(name.split()[0] in overview for name in VERBS)
+    for group in GROUPS:
+        assert main([group, "--help"]) == 0
+        overview = capsys.readouterr().out
+        assert all(f"  {name.split()[1]} " in overview for name in VERBS if name.startswith(f"{group} "))
+    for name, verb in VERBS.items():
         with pytest.raises(SystemExit) as stop:
-            main([*words, "--help"])
+            main([*name.split(), "--help"])
         assert stop.value.code == 0
         assert "Example: " + verb.example.split()[0] in capsys.readouterr().out
 
@@ -75,7 +71,7 @@ def test_help_of_every_verb_shows_an_example(capsys: pytest.CaptureFixture[str])
         (["train", "digit"], "unknown recipe 'digit': did you mean 'digits'?"),
         (["train", "digits", "--trainin.steps", "3"], "did you mean '--training.steps'?"),
         (["train", "digits", "--training.steps", "many"], "--training.steps"),
-        (["train", "digits", "--training.steps", "0"], "training.steps is at least 1; given 0"),
+        (["train", "digits", "--training.steps", "0"], "training.steps must be at least 1; given 0"),
         (["train", "digits", "--data.source", "foldr"], "did you mean 'folder'?"),
         (["train", "digits", "--name", "a/b"], "plain folder name"),
         (["train", "digits", "--head.kind", "geometrc"], "did you mean 'geometric'?"),
@@ -109,7 +105,7 @@ def test_help_of_every_verb_shows_an_example(capsys: pytest.CaptureFixture[str])
         (["tokenizer", "train"], "usage: purrception tokenizer train"),
         (["tokenizer", "train", "digit"], "did you mean 'digits'?"),
         (["tokenizer", "train", "digits", "--trainin.steps", "3"], "did you mean '--training.steps'?"),
-        (["tokenizer", "train", "digits", "--decoder-only"], "give it with --init-from DIR"),
+        (["tokenizer", "train", "digits", "--decoder-only"], "give the tokenizer with --init-from DIR"),
         (["tokenizer", "train", "digits", "--init-from", "nowhere"], "no tokenizer at nowhere"),
         (["tokenizer", "train", "digits", "--training.quantiser", "cosin"], "did you mean 'cosine'?"),
         (["tokenizer", "train", "digits", "--training.quantiser", "fsq"], "fsq_levels"),
@@ -119,7 +115,7 @@ def test_help_of_every_verb_shows_an_example(capsys: pytest.CaptureFixture[str])
         ),
         (["tokenizer", "train", "digits", "--training.loss.perceptual", "1"], "belong together"),
         (["tokenizer", "train", "digits", "--training.adversarial.weight", "1"], "it needs 24 pixels"),
-        (["tokenizer", "train", "--resume", "nowhere"], "no tokenizer's training at nowhere"),
+        (["tokenizer", "train", "--resume", "nowhere"], "no training of a tokenizer at nowhere"),
         (["tokenizer", "train", "--resume"], "usage: purrception tokenizer train"),
         (["tokenizer", "report", "nowhere"], "usage: purrception tokenizer report"),
         (["tokenizer", "report", "nowhere", "digits"], "no tokenizer at nowhere"),

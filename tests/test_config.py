@@ -44,7 +44,7 @@ def test_photos_have_colour_and_a_codebook_worth_learning() -> None:
         ({"trainng": {}}, "trainng"),
         ({"training": {"steps": "many"}}, "training.steps"),
         ({"training": {"steps": 1.5}}, "training.steps"),
-        ({"training": {"steps": 0}}, "training.steps is at least 1"),
+        ({"training": {"steps": 0}}, "training.steps must be at least 1"),
         ({"network": {"width": 10, "heads": 3}}, "multiple of network.heads"),
         ({"head": {"kind": "liner"}}, "did you mean 'linear'"),
         ({"head": {"evidence": "perhaps"}}, "head.evidence"),

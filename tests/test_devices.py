@@ -14,7 +14,7 @@ from purrception.generation.pipeline import PurrceptionPipeline
 from purrception.generation.sampler import KeyedDraws, sample_codes
 from purrception.models import PurrceptionTransformer
 from purrception.tokenizers import VQConfig
-from purrception.utils.devices import autocast, downloads, resolve_device, upload, uses_bfloat16
+from purrception.utils.devices import autocast, downloads, resolve_device, takes_bfloat16, upload
 from purrception.utils.errors import InputError
 from tests.conftest import network_for
 
@@ -145,7 +145,7 @@ def test_a_device_is_picked_by_its_name() -> None:
 def test_autocast_is_bfloat16_on_gpus_unless_somebody_says_otherwise(
     precision: str, on_cpu: bool, on_gpu: bool
 ) -> None:
-    assert (uses_bfloat16(precision, "cpu"), uses_bfloat16(precision, "cuda")) == (on_cpu, on_gpu)
+    assert (takes_bfloat16(precision, "cpu"), takes_bfloat16(precision, "cuda")) == (on_cpu, on_gpu)
     weights = torch.eye(2)
     with autocast(precision, torch.device("cpu")):
         assert (weights @ weights).dtype == (torch.bfloat16 if on_cpu else torch.float32)

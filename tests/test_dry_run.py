@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from purrception.cli import main
+from purrception.experiment.checks import check_config
 from purrception.experiment.dry_run import dry_run, whole_step
 from purrception.experiment.recipes import RECIPES, fit_to_images, get_recipe
-from purrception.experiment.run import check_config
 from purrception.models import DiTConfig
 from purrception.tokenizers import PUBLIC_TOKENIZERS
 from purrception.tokens import Manifest, Shard, Standardisation
@@ -115,7 +115,7 @@ def test_a_dry_run_finds_what_does_not_fit() -> None:
 def test_a_public_tokenizer_must_be_given_in_earnest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     assert main(["train", "ffhq", "--data.root", str(tmp_path), "--data.test-fraction", "0"]) == 2
-    assert "takes the public tokenizer vq-f8: give its checkpoint" in capsys.readouterr().err
+    assert "uses the public tokenizer vq-f8: give its checkpoint" in capsys.readouterr().err
     assert main(["train", "imagenet256-b", "--data.root", str(tmp_path)]) == 2
     assert "holds 0 classes; data.classes says 1000" in capsys.readouterr().err
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from purrception import PurrceptionPipeline
 from purrception.evaluation.extractors.classifier import ImageClassifier, load_classifier, save_classifier
-from purrception.experiment.run import load_pipeline
+from purrception.experiment.saved_run import load_pipeline
 from purrception.storage.finite import require_finite
 from purrception.tokenizers import VQTokenizer
 from purrception.tokenizers.checkpoint import Progress, latest_checkpoint, save_checkpoint

@@ -18,7 +18,8 @@ from purrception.evaluation import EvaluationConfig
 from purrception.evaluation.image_sets import CodeImages
 from purrception.experiment.config import RunConfig
 from purrception.experiment.recipes import get_recipe
-from purrception.experiment.run import load_pipeline, sampling_defaults, start_run
+from purrception.experiment.run import start_run
+from purrception.experiment.saved_run import load_pipeline, sampling_defaults
 from purrception.flow import ObjectiveConfig, SamplingConfig, TimeSampling, TrainingBatch, build_objective
 from purrception.generation.sampler import KeyedDraws
 from purrception.models import PurrceptionTransformer
@@ -104,7 +105,7 @@ def test_a_run_as_the_paper_code_has_it(objective: str, tmp_path: Path) -> None:
     pipeline, tokenizer = load_pipeline(run.root), VQTokenizer.load(run.tokenizer)
     network = pipeline.transformer
     assert torch.equal(network.codebook, tokenizer.codebook)
-    assert Manifest.read(run.tokens("train")).standardisation.std != 1  # measured, and not applied
+    assert Manifest.read(run.tokens / "train").standardisation.std != 1  # measured, and not applied
     assert network.config.time_scale == 1
     assert (network.tokens is not None) == (objective == "dfm")
 

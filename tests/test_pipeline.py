@@ -14,7 +14,7 @@ from diffusers import VQModel
 from safetensors.torch import load_file, save_file
 
 from purrception import PurrceptionPipeline, PurrceptionTransformer
-from purrception.experiment.run import load_pipeline
+from purrception.experiment.saved_run import load_pipeline
 from purrception.flow import ObjectiveConfig, build_objective
 from purrception.generation.sampler import KeyedDraws
 from purrception.storage import hub, write_file

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from purrception.cli import VERBS, main
-from purrception.cli.edit import EDIT_VERBS
-from purrception.cli.tokenizer import TOKENIZER_VERBS
+from purrception.cli import main
+from purrception.cli.verbs import GROUPS, VERBS
 from purrception.data import DataConfig
 from purrception.evaluation.features import FeatureCache
+from purrception.experiment.checks import describe_jump
 from purrception.experiment.config import PATHS, RunConfig, TokenizerRunConfig, load_config
-from purrception.experiment.saved_run import describe_jump, saved_config
+from purrception.experiment.saved_run import saved_config
 from purrception.storage import dump_settings
 from purrception.tokens.store import TokenStore
 from purrception.training import RunDirectory, TrainingConfig
@@ -72,7 +72,7 @@ def test_a_run_is_evaluated_and_goes_on_from_another_folder(
     assert "my pictures" in capsys.readouterr().out
     assert main(["train", "--resume", "../moved", "--training.steps", "8"]) == 0
     told = capsys.readouterr().out
-    assert "falls over 8 steps instead of 4, so that the learning rate goes from 0.00189 up to 0.00525" in told
+    assert "falls over 8 steps instead of 4, so that the learning rate rises from 0.00189 to 0.00525" in told
     assert "to stay at 0.00189, give --training.decay constant --training.learning-rate 0.00189" in told
     assert load_config(tmp_path / "moved/config.yaml").training.steps == 8
 
@@ -190,10 +190,7 @@ def test_images_of_any_name_are_trained_on_and_judged(
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_help_and_mistakes_are_told_on_any_terminal(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
-    groups = {"tokenizer": TOKENIZER_VERBS, "edit": EDIT_VERBS}
-    words = [[], *([group] for group in groups), ["diagnose", "--suite"]]
-    words += [[name] for name in VERBS if name not in groups]
-    words += [[group, name] for group, verbs in groups.items() for name in verbs]
+    words = [[], *([group] for group in GROUPS), ["diagnose", "--suite"], *(name.split() for name in VERBS)]
     streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)]
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", streams[0])

@@ -16,11 +16,11 @@ from purrception.bench.measure import peak_memory
 from purrception.bench.peaks import known_peak
 from purrception.cli import main
 from purrception.data import DataConfig, open_images
+from purrception.experiment.build import build_network
 from purrception.experiment.config import RunConfig, TokenizerConfig
 from purrception.experiment.plan import PlanOptions, plan
 from purrception.experiment.plan.speed import measured_peak
 from purrception.experiment.recipes import get_recipe
-from purrception.experiment.run import build_network
 from purrception.flow import build_objective
 from purrception.models import DiTConfig
 from purrception.tokenizers import VQConfig, VQTokenizer
@@ -103,7 +103,7 @@ def test_images_that_are_not_here_are_those_stated_or_unknown() -> None:
     assert (given.images.train, given.images.held_out) == (980, 20)
     assert given.disk == (2 * 980 + 20) * (2 * 16 * 16 + 4)  # flips
     assert (
-        "as if without classes (--classes)"
+        "assuming no classes (--classes)"
         in plan(replace(small("folder"), data=DataConfig("folder")), options).text()
     )
 
@@ -113,7 +113,7 @@ def test_a_given_speed_and_share_make_the_time() -> None:
     flops = made.training_flops * 3000 * 64
     assert made.seconds == pytest.approx(flops / 0.1e12 / 0.25)
     assert made.speed.steps_taken == 0
-    assert "100 GFLOP/s (given), of which training is to reach 25 % (given)" in made.text()
+    assert "100 GFLOP/s (given), of which training reaches 25 % (given)" in made.text()
 
 
 def test_gpus_are_known_by_name() -> None:
@@ -143,7 +143,7 @@ def test_on_this_machine_steps_are_taken_or_a_product_is_timed(monkeypatch: pyte
     large = plan(fewer, PlanOptions(device="cpu"))
     assert (large.speed.steps_taken, large.speed.utilisation) == (0, 0.5)
     assert large.seconds == pytest.approx(large.training_flops * 8 * 400_000 / (1e12 * large.speed.tflops * 0.5))
-    assert "a supposition" in large.text()
+    assert "reaches 50 % (assumed)" in large.text()
     given = plan(get_recipe("digits"), PlanOptions(device="cpu", utilisation=0.5))
     assert (given.speed.steps_taken, given.speed.utilisation) == (0, 0.5)
 
@@ -253,9 +253,9 @@ def test_what_cannot_be_planned_is_refused() -> None:
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("tflops", "0", "tflops is a speed from 1e-06 to 1e+09 TFLOP/s; given 0"),
+        ("tflops", "0", "tflops must be a speed from 1e-06 to 1e+09 TFLOP/s; given 0"),
         ("tflops", "-1", "given -1"),
-        ("tflops", "1e-320", "tflops is a speed"),
+        ("tflops", "1e-320", "tflops must be a speed"),
         ("tflops", "nan", "given nan"),
         ("tflops", "inf", "given inf"),
         ("tflops", "1e300", "given 1e+300"),
@@ -279,7 +279,7 @@ def test_one_line_says_what_no_machine_has(
 
 def test_bench_refuses_such_speeds_too() -> None:
     for tflops in (-1.0, 1e-320, float("nan"), float("inf")):
-        with pytest.raises(InputError, match="tflops is a speed"):
+        with pytest.raises(InputError, match="tflops must be a speed"):
             BenchConfig(tflops=tflops)
 
 
@@ -323,8 +323,8 @@ def test_shards_divide_the_state_and_nothing_else() -> None:
         assert ddp[kind] == pytest.approx(8 * hybrid[kind], rel=1e-6)
     for kind in ("activations", "head"):
         assert ddp[kind] == fsdp[kind] == hybrid[kind]
-    assert "whole at a time" not in ddp
-    assert fsdp["whole at a time"] == hybrid["whole at a time"] < ddp["weights"] + ddp["gradients"]
+    assert "gathered weights" not in ddp
+    assert fsdp["gathered weights"] == hybrid["gathered weights"] < ddp["weights"] + ddp["gradients"]
     assert memory("hybrid", shards=4)[0] == 4
     with pytest.raises(InputError, match="given 3 and 16"):
         memory("hybrid", shards=3)

@@ -15,8 +15,7 @@ from purrception.comparison.rows import read_rows
 from purrception.comparison.run import Protocol, Seconds, compare
 from purrception.experiment.config import RunConfig, load_config
 from purrception.experiment.plan import plan
-from purrception.experiment.run import load_pipeline
-from purrception.experiment.saved_run import saved_config
+from purrception.experiment.saved_run import load_pipeline, saved_config
 from purrception.storage import read_json, read_json_lines
 from purrception.tokenizers.perceptual import find_weights
 from purrception.training import RunDirectory
@@ -86,7 +85,7 @@ def test_export_refuses_such_a_variant_in_one_line(
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a", "a\\b", "a\0b", "a\nb", ".a", "a" * 300])
 def test_a_run_s_name_is_that_of_a_folder(name: str) -> None:
-    with pytest.raises(InputError, match="a run's name is a plain folder name"):
+    with pytest.raises(InputError, match="a run's name must be a plain folder name"):
         RunConfig(name)
 
 

@@ -102,8 +102,8 @@ def test_each_entry_is_tuned_on_request(tiny_run: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_entries_share_data_order_and_initial_weights(tiny_run: Path, comparison: Path) -> None:
     from purrception.comparison.run import _share_initial_weights
+    from purrception.experiment.build import build_network
     from purrception.experiment.config import load_config
-    from purrception.experiment.run import build_network
     from purrception.tokenizers import VQTokenizer
     from purrception.tokens import TokenDataset
 
@@ -144,14 +144,14 @@ def test_sweep_writes_a_table_a_front_and_presets_that_sample_takes(tiny_run: Pa
     preset = load_settings(SamplingConfig, folder / "best.yaml")
     assert (preset.solver, preset.num_inference_steps, str(preset.temperature)) == (
         best["solver"],
-        best["steps"],
+        best["num_inference_steps"],
         str(best["temperature"]),
     )
     sampled = run_cli("sample", run, "--num", "3", "--preset", folder / "fast.yaml", cwd=tmp_path)
     assert sampled.returncode == 0, sampled.stderr
     manifest = json.loads((run / "generated/000/manifest.json").read_text())
     fast = load_settings(SamplingConfig, folder / "fast.yaml")
-    assert (manifest["solver"], manifest["steps"]) == (fast.solver, fast.num_inference_steps)
+    assert (manifest["solver"], manifest["num_inference_steps"]) == (fast.solver, fast.num_inference_steps)
 
 
 @pytest.mark.slow

@@ -259,7 +259,7 @@ def test_no_other_program_is_run_for_an_image(tmp_path: Path, monkeypatch: pytes
         decode_image(tmp_path / "a.png", "a", 3)
 
 
-def test_a_pipe_in_a_folder_is_passed_over(tmp_path: Path) -> None:
+def test_a_pipe_in_a_folder_is_ignored(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "a.png").write_bytes(png())

@@ -9,6 +9,7 @@ import torch
 
 from purrception.data import DataConfig, images_to_tensor, open_images
 from purrception.evaluation import ClassifierConfig, ImageClassifier, train_classifier
+from purrception.evaluation.classifier_training import train_or_load_classifier
 from purrception.evaluation.extractors.classifier import (
     ClassifierExtractor,
     accuracy,
@@ -16,7 +17,7 @@ from purrception.evaluation.extractors.classifier import (
     save_classifier,
 )
 from purrception.evaluation.features import FeatureCache
-from purrception.evaluation.learning import learn_classifier, split_images
+from purrception.evaluation.image_sets import split_images
 from purrception.utils.errors import InputError
 
 
@@ -38,15 +39,15 @@ def test_what_was_learned_comes_from_the_cache_unless_it_is_damaged(tmp_path: Pa
         split_images(DataConfig(), "test", 40),
         ClassifierConfig(2),
     )
-    learned = learn_classifier(images, 10, config, cache=cache)
+    learned = train_or_load_classifier(images, 10, config, cache=cache)
     (file,) = (tmp_path / "classifiers").iterdir()
     written = file.stat().st_mtime_ns
-    assert ClassifierExtractor(learn_classifier(images, 10, config, cache=cache)).fingerprint == (
+    assert ClassifierExtractor(train_or_load_classifier(images, 10, config, cache=cache)).fingerprint == (
         ClassifierExtractor(learned).fingerprint
     )
     assert file.stat().st_mtime_ns == written
     file.write_bytes(b"damaged")
-    assert ClassifierExtractor(learn_classifier(images, 10, config, cache=cache)).fingerprint == (
+    assert ClassifierExtractor(train_or_load_classifier(images, 10, config, cache=cache)).fingerprint == (
         ClassifierExtractor(learned).fingerprint
     )
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from purrception.evaluation import EvaluationConfig, ImageClassifier
-from purrception.evaluation.extractors import Ingredients, build_extractor, extract_in_groups
+from purrception.evaluation.extractors import ExtractorInputs, build_extractor, extract_in_groups
 from purrception.evaluation.extractors.inception import InceptionV3, open_inception, resize_as_tensorflow
 from purrception.utils.errors import InputError
 
@@ -18,7 +18,7 @@ from purrception.utils.errors import InputError
 def test_features_of_an_image_do_not_depend_on_its_batch(name: str) -> None:
     classifier = ImageClassifier(channels=3, image_size=16, classes=2, feature_dim=8).eval()
     images = torch.rand(150, 3, 16, 16) * 2 - 1
-    extractor = build_extractor(name, Ingredients(classifier))
+    extractor = build_extractor(name, ExtractorInputs(classifier))
     together, alone = extract_in_groups(extractor, images), extract_in_groups(extractor, images[70:77])
     assert together.features.shape[0] == 150
     assert together.features.std(dim=0).max() > 0
@@ -28,19 +28,19 @@ def test_features_of_an_image_do_not_depend_on_its_batch(name: str) -> None:
         assert together.spatial is not None
         torch.testing.assert_close(together.logits, classifier(images))
         assert together.spatial.shape == (150, 7 * 4 * 4)
-    assert extractor.fingerprint == build_extractor(name, Ingredients(classifier)).fingerprint
+    assert extractor.fingerprint == build_extractor(name, ExtractorInputs(classifier)).fingerprint
 
 
 def test_what_an_extractor_lacks_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"'textures'.*texture"):
         EvaluationConfig(features="textures")
     with pytest.raises(InputError, match="at least 2 classes"):
-        build_extractor("classifier", Ingredients())
+        build_extractor("classifier", ExtractorInputs())
     with pytest.raises(InputError, match=r"download https://.*--weights"):
-        build_extractor("inception", Ingredients())
+        build_extractor("inception", ExtractorInputs())
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(InputError, match=r"pip install 'purrception\[dinov2\]'"):
-        build_extractor("dinov2", Ingredients())
+        build_extractor("dinov2", ExtractorInputs())
 
 
 def test_tensorflows_resize_by_hand() -> None:
@@ -79,7 +79,7 @@ def test_inception_accounts_for_every_tensor(tmp_path: Path) -> None:
 
 def test_an_absent_folder_of_dinov2_is_never_asked_of_the_hub() -> None:
     with pytest.raises(InputError, match=r"no DINOv2 at weights/dino: give a folder .* or hub:owner/name"):
-        build_extractor("dinov2", Ingredients(weights="weights/dino"))
+        build_extractor("dinov2", ExtractorInputs(weights="weights/dino"))
 
 
 def test_dinov2_from_a_folder(tmp_path: Path) -> None:
@@ -89,12 +89,12 @@ def test_dinov2_from_a_folder(tmp_path: Path) -> None:
     network.save_pretrained(tmp_path / "dino")
     torch.nn.init.constant_(network.layernorm.bias, torch.inf)
     network.save_pretrained(tmp_path / "broken")
-    extractor = build_extractor("dinov2", Ingredients(weights=str(tmp_path / "dino")))
+    extractor = build_extractor("dinov2", ExtractorInputs(weights=str(tmp_path / "dino")))
     grey = torch.rand(3, 1, 20, 20) * 2 - 1
     seen = extractor(grey)
     assert seen.features.shape == (3, 24)
     torch.testing.assert_close(seen.features, extractor(grey.expand(-1, 3, -1, -1)).features)
     with pytest.raises(InputError, match=r"broken holds .* infinite, in layernorm\.bias \(24 of 24\)"):
-        build_extractor("dinov2", Ingredients(weights=str(tmp_path / "broken")))
+        build_extractor("dinov2", ExtractorInputs(weights=str(tmp_path / "broken")))
     with pytest.raises(InputError, match="no DINOv2 at"):
-        build_extractor("dinov2", Ingredients(weights=str(tmp_path / "nothing")))
+        build_extractor("dinov2", ExtractorInputs(weights=str(tmp_path / "nothing")))

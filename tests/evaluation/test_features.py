@@ -14,12 +14,12 @@ from torch import Tensor
 
 from purrception.data import UnreadableImageError
 from purrception.evaluation import FeatureStatistics
-from purrception.evaluation.extractors import Extracted, Ingredients, build_extractor
+from purrception.evaluation.extractors import Extracted, ExtractorInputs, build_extractor
 from purrception.evaluation.features import CHUNK, FeatureCache, extract_features
 from purrception.evaluation.image_sets import FolderOfImages
 from purrception.utils.errors import InputError
 
-TEXTURE = build_extractor("texture", Ingredients())
+TEXTURE = build_extractor("texture", ExtractorInputs())
 
 
 class Made:

@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 
 from purrception.data import DataConfig
 from purrception.evaluation import ClassifierConfig, FeatureStatistics, ImageClassifier
+from purrception.evaluation.classifier_training import train_or_load_classifier
 from purrception.evaluation.diff import compare_results
 from purrception.evaluation.extractors import Extracted
 from purrception.evaluation.extractors.classifier import ClassifierExtractor, load_classifier, save_classifier
 from purrception.evaluation.features import FeatureCache, ImageFeatures
 from purrception.evaluation.generation import Expected, GeneratedCodes
-from purrception.evaluation.image_sets import NpzImages
-from purrception.evaluation.learning import learn_classifier, split_images
+from purrception.evaluation.image_sets import NpzImages, split_images
 from purrception.evaluation.references import Origin, open_reference, save_statistics
 from purrception.utils.errors import InputError
 
@@ -165,7 +165,7 @@ def test_altered_statistics_are_noticed(tmp_path: Path) -> None:
 
 def codes_of(folder: Path, request: str = "key") -> GeneratedCodes:
     codes = GeneratedCodes(folder, 5, Expected(request, 16, (2, 2), lambda rows: [row % 3 for row in rows]))
-    if not codes.sound(0):
+    if not codes.is_valid(0):
         codes.write(0, torch.arange(20).reshape(5, 2, 2) % 16, torch.arange(5) % 3, 4, 16)
     return codes
 
@@ -294,12 +294,12 @@ def test_a_classifier_of_an_earlier_version_loads_if_its_sizes_are_those_of_its_
 
 def test_a_classifier_of_the_cache_without_a_digest_is_learned_again(tmp_path: Path) -> None:
     cache, images = FeatureCache(str(tmp_path)), split_images(DataConfig(), "test", 20)
-    learned = learn_classifier(images, 10, ClassifierConfig(1), cache=cache)
+    learned = train_or_load_classifier(images, 10, ClassifierConfig(1), cache=cache)
     (file,) = (tmp_path / "classifiers").iterdir()
     whole, tensors = file.read_bytes(), load_file(file)
     sizes = {name: getattr(learned, name) for name in ("channels", "image_size", "classes", "feature_dim")}
     save_file({**tensors, "output.bias": tensors["output.bias"] + 1}, file, {"sizes": json.dumps(sizes)})
-    learn_classifier(images, 10, ClassifierConfig(1), cache=cache)
+    train_or_load_classifier(images, 10, ClassifierConfig(1), cache=cache)
     assert file.read_bytes() == whole
 
 

@@ -17,9 +17,9 @@ from purrception.evaluation.extractors.classifier import ClassifierConfig
 from purrception.evaluation.extractors.random_features import random_features
 from purrception.evaluation.metrics.ssim import structural_similarity
 from purrception.evaluation.tokenizer.codebook import CodebookState, examine_codebook, nearest_neighbours
+from purrception.evaluation.tokenizer.recommendation import recommend
 from purrception.evaluation.tokenizer.reconstruction import Distance, _distance
 from purrception.evaluation.tokenizer.report import check_images, report_tokenizer
-from purrception.evaluation.tokenizer.verdict import judge
 from purrception.tokenizers import VQConfig, VQTokenizer
 from purrception.tokenizers.quality import measure
 from purrception.tokens import Standardisation
@@ -123,7 +123,7 @@ CLOSE = Distance("x", reconstructions=0.2, floor=1.0, variance=10.0)
 
 def test_verdicts() -> None:
     def advice(psnr: float = 25, ssim: float = 0.8, distance: Distance = CLOSE, **book: float) -> str:
-        return judge(psnr, ssim, [distance], replace(HEALTHY, **book)).advice  # type: ignore[arg-type]
+        return recommend(psnr, ssim, [distance], replace(HEALTHY, **book)).advice  # type: ignore[arg-type]
 
     assert advice() == "use it"
     assert advice(usage=0.4) == "retrain"
@@ -135,7 +135,7 @@ def test_verdicts() -> None:
     assert advice(ssim=0.4) == "fine-tune the decoder"
     assert advice(distance=replace(CLOSE, reconstructions=1.6)) == "fine-tune the decoder"
     assert advice(distance=replace(CLOSE, reconstructions=1.6, floor=1.7)) == "use it"
-    verdict = judge(17, 0.4, [CLOSE], HEALTHY)
+    verdict = recommend(17, 0.4, [CLOSE], HEALTHY)
     assert len(verdict.reasons) == 3
     assert "17.0 dB" in verdict.reasons[1]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from purrception.experiment.run import load_pipeline
+from purrception.experiment.saved_run import load_pipeline
 from purrception.storage import DIGESTS_FILE
 from purrception.tokenizers.checkpoint import Progress, latest_checkpoint, save_checkpoint
 from purrception.training import CheckpointStore

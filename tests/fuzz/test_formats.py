@@ -228,7 +228,7 @@ def test_weights_of_others(tmp_path: Path, name: str) -> None:
 
 def test_origins_and_metrics_in_a_card(tiny_run: Path, tmp_path: Path) -> None:
     from purrception.experiment.export import model_card
-    from purrception.experiment.run import load_pipeline
+    from purrception.experiment.saved_run import load_pipeline
     from purrception.training import RunDirectory
 
     run = RunDirectory(shutil.copytree(tiny_run, tmp_path / "run"))

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 
 from purrception.tokens import TokenDataset
-from purrception.training.batches import BatchesAhead, TrainingBatches
+from purrception.training.batches import Prefetcher, TrainingBatches
 
 
 def test_batches_made_ahead_are_those_of_the_stream_in_any_order(tiny_run: Path) -> None:
     stream = TrainingBatches(TokenDataset(tiny_run / "tokens" / "train"), seed=3, label_dropout=0.5)
-    ahead = BatchesAhead(stream, torch.device("cpu"))
+    prefetcher = Prefetcher(stream, torch.device("cpu"))
     for position, count in ((0, 4), (4, 4), (8, 4), (0, 4), (4, 2), (6, 4), (100, 4)):
-        made, expected = ahead.batch(position, count), stream.batch(position, count)
+        made, expected = prefetcher.batch(position, count), stream.batch(position, count)
         for name in ("indices", "labels", "noise", "time"):
             assert torch.equal(getattr(made, name), getattr(expected, name))

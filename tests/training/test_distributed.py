@@ -79,7 +79,7 @@ def test_a_torch_that_cannot_shard_on_processors_says_so(
 ) -> None:
     monkeypatch.delattr(torch.cpu.Stream, "record_event", raising=False)
     monkeypatch.setattr("purrception.utils.distributed.count", lambda: 2)
-    with pytest.raises(InputError, match=r"parallel fsdp on processors needs a newer torch than .*: take ddp"):
+    with pytest.raises(InputError, match=r"parallel fsdp on CPUs needs a newer torch than .*: use ddp or GPUs"):
         make_trainer(tiny_run, tmp_path, parallel="fsdp")
 
 

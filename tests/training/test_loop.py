@@ -42,7 +42,7 @@ def make_trainer(tiny_run: Path, folder: Path, objective: str = "purrception", *
     config = replace(
         config, training=replace(config.training, **training), objective=ObjectiveConfig(name=objective)
     )
-    train, held_out = (TokenDataset(source.tokens(split)) for split in ("train", "test"))
+    train, held_out = (TokenDataset(source.tokens / split) for split in ("train", "test"))
     folder.mkdir(exist_ok=True)
     return build_trainer(config, RunDirectory(folder), VQTokenizer.load(source.tokenizer), train, held_out)
 
@@ -194,9 +194,9 @@ def test_no_number_of_a_step_comes_back_before_it_is_shown(tiny_run: Path, tmp_p
     assert trainer.state.updates == 1
     log = MetricsLog(tmp_path / "metrics.jsonl")
     with ProgressBar("test", 1, silent=True) as bar, ReadsBack() as reads:
-        figures = trainer._read(log, bar)
+        metrics = trainer._read_metrics(log, bar)
     assert reads.count == 0  # one copy of all, which is no read of a single number
-    assert math.isfinite(figures["loss"])
+    assert math.isfinite(metrics["loss"])
     assert trainer.state.updates == int(trainer._updates) == 5
 
 
@@ -227,16 +227,16 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(tiny_run: Path, tmp_
         torch.manual_seed(0)
         for parameter in trainer.network.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
-        figures = trainer._accumulate()
+        metrics = trainer._accumulate()
         gradients.append([parameter.grad.clone() for parameter in trainer.network.parameters()])  # type: ignore[union-attr]
-        assert figures["gradient_norm"] > 0
-        assert math.isfinite(figures["loss"])
+        assert metrics["gradient_norm"] > 0
+        assert math.isfinite(metrics["loss"])
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_samples_do_not_depend_on_how_the_stream_is_cut(tiny_run: Path) -> None:
-    dataset = TokenDataset(RunDirectory(tiny_run).tokens("train"))
+    dataset = TokenDataset(RunDirectory(tiny_run).tokens / "train")
     batches = TrainingBatches(dataset, seed=3, label_dropout=0.1)
     whole = batches.batch(100, 12)
     parts = [TrainingBatches(dataset, 3, 0.1).batch(100 + start, 4) for start in (0, 4, 8)]
@@ -246,7 +246,7 @@ def test_samples_do_not_depend_on_how_the_stream_is_cut(tiny_run: Path) -> None:
 
 
 def test_the_null_class_is_trained_at_the_rate_asked_for(tiny_run: Path) -> None:
-    dataset = TokenDataset(RunDirectory(tiny_run).tokens("train"))
+    dataset = TokenDataset(RunDirectory(tiny_run).tokens / "train")
     batch = TrainingBatches(dataset, seed=0, label_dropout=0.1).batch(0, 4000)
     assert (batch.labels == 10).float().mean().item() == pytest.approx(0.1, abs=0.02)
     assert batch.time.dtype == torch.float32

@@ -1,6 +1,7 @@
-"""Speed and memory, measured beside a straightforward reference in the same run."""
+"""Speed and memory, measured in the same run as those of a plain reference."""
 
 from purrception.bench.config import BenchConfig
-from purrception.bench.report import Report, bench
+from purrception.bench.report import Report
+from purrception.bench.run import bench
 
 __all__ = ["BenchConfig", "Report", "bench"]

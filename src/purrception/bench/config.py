@@ -1,4 +1,4 @@
-"""What is measured, and at which sizes."""
+"""The sizes of a benchmark."""
 
 from __future__ import annotations
 
@@ -9,59 +9,59 @@ import torch
 
 from purrception.bench.peaks import check_tflops
 from purrception.models import CategoricalHead, DiTConfig, HeadConfig, Kernel, PurrceptionTransformer
+from purrception.utils.devices import autocast
 from purrception.utils.errors import InputError, unknown_name
+from purrception.utils.settings import DeviceOptions
 
 Order = Literal["auto", "turns", "alone"]
 
 
 @dataclass(frozen=True)
-class BenchConfig:
-    """Sizes of a measurement; by default those of DiT-S/2 over vq-f8's codes at 256 pixels."""
+class BenchConfig(DeviceOptions):
+    """Sizes of a benchmark; by default those of DiT-S/2 over the codes of vq-f8 at 256 pixels."""
 
     network: str = "S/2"
-    """Size of the backbone: S, B, L or XL, and the patch size."""
+    """Size of the backbone (S, B, L or XL) and its patch size."""
     codebook_size: int = 16384
-    """K."""
+    """Number of codes, K."""
     codebook_dim: int = 4
-    """D."""
+    """Dimension of a code, D."""
     grid: int = 32
-    """Sites along one side of the latent grid."""
+    """Number of sites along one side of the latent grid."""
     head: str = "linear"
-    """linear, factored or geometric."""
+    """Kind of head: linear, factored or geometric."""
     rank: int = 64
-    """Of the low-rank heads."""
+    """Rank of the low-rank heads."""
     evidence: bool = False
     """Add the evidence to the logits."""
     kernel: Kernel = "auto"
-    """What makes losses and posteriors of logits: torch, triton or auto, which is triton on a GPU that has it."""
+    """Implementation of losses and posteriors: torch, triton or auto, which is triton if available."""
     batch_size: int = 2
-    """Images per step."""
+    """Number of images per step."""
     steps: int = 20
-    """Of the solver, for whole images."""
+    """Number of solver steps, for the generation of images."""
     repeats: int = 5
-    """Measurements of each; the median is reported."""
+    """Number of measurements, whose median is reported."""
     order: Order = "auto"
-    """turns: all variants are there and take turns, so that what else the machine does falls on all; alone: one is
-    made, measured and forgotten before the next, which large networks ask for; auto: alone on a GPU."""
+    """turns: all variants are built and take turns, so that other load on the machine affects them equally; alone:
+    each variant is built, measured and freed before the next, as large networks need; auto: alone on a GPU."""
     memory: bool = True
-    """Measure the memory of one more image too; on a processor all memory, each in a process of its own."""
+    """Also measure memory: of one more image and, on a CPU, the peak, each in a process of its own."""
     precision: str = "auto"
-    """float32 or bfloat16 (autocast); auto is bfloat16 on GPUs."""
+    """Precision of the network, float32 or bfloat16 (autocast); auto is bfloat16 on GPUs."""
     compile: bool = False
-    """Compile the backbone's blocks and what is done to a chunk of logits (torch.compile)."""
+    """Compile the backbone's blocks and the operations on chunks of logits (torch.compile)."""
     tokenizer_channels: tuple[int, ...] = (32, 64, 64, 64)
-    """Widths of the tokenizer that is timed, finest first; vq-f8's are 128, 256, 256, 512."""
+    """Widths of the tokenizer, finest resolution first; those of vq-f8 are 128, 256, 256, 512."""
     threads: int = 0
-    """Threads on the processor; 0: as many as torch takes. On a machine that others use, 1 is the fairest."""
+    """Number of CPU threads; 0: torch's default. On a shared machine, 1 gives the fairest comparison."""
     tflops: float = 0.0
-    """Dense peak of the GPU, for its utilisation; 0: known by name for some, in bfloat16."""
+    """Dense peak speed of the GPU in TFLOP/s, for the utilisation; 0: that of its name in bfloat16, if known."""
     recompute: bool = False
-    """Compute the backbone's blocks again in the backward pass instead of keeping them."""
-    device: str = "auto"
-    """cpu, cuda, …; auto takes a GPU when there is one."""
+    """Recompute the backbone's blocks in the backward pass instead of keeping their activations."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be measured."""
+        """Refuse sizes out of range and unknown names."""
         if min(self.batch_size, self.steps, self.repeats, self.grid) < 1 or self.threads < 0:
             raise InputError(
                 "bench needs batch_size, steps, repeats and grid of at least 1, threads of at least 0; given "
@@ -71,42 +71,36 @@ class BenchConfig:
             raise unknown_name("order", self.order, get_args(Order))
         if self.tflops:
             check_tflops(self.tflops)
-        self.sizes().tokens((self.grid, self.grid))
+        self.sizes().patches((self.grid, self.grid))
         HeadConfig(self.head, self.rank, self.evidence)
 
     def sizes(self) -> DiTConfig:
-        """The backbone."""
+        """The configuration of the backbone."""
         return DiTConfig.preset(self.network)
 
     def build(self, device: torch.device) -> PurrceptionTransformer:
-        """A network of these sizes with random weights everywhere: a head at zero would be measured on zeros."""
-        sizes = self.sizes()
+        """A network with random weights, also in the head, whose initial zeros might be faster."""
         torch.manual_seed(0)
-        with device:  # drawing the weights of a large network on the processor would take longer than measuring it
-            network = PurrceptionTransformer(
-                (self.grid, self.grid),
-                self.codebook_size,
-                self.codebook_dim,
+        with device:  # drawing a large network's weights on the CPU would take longer than measuring it
+            network = PurrceptionTransformer.from_configs(
+                self.sizes(),
+                HeadConfig(self.head, self.rank, self.evidence),
+                grid=(self.grid, self.grid),
+                codebook_size=self.codebook_size,
+                codebook_dim=self.codebook_dim,
                 num_classes=1000,
-                depth=sizes.depth,
-                width=sizes.width,
-                heads=sizes.heads,
-                patch_size=sizes.patch_size,
-                head_kind=self.head,
-                head_rank=self.rank,
-                evidence=self.evidence,
             )
             network.set_codebook(torch.randn(self.codebook_size, self.codebook_dim))
         _randomise(network.head)
         network.backbone.recompute = self.recompute
-        if device.type != "meta":  # where only shapes are asked for
+        if device.type != "meta":
             network.use_kernel(self.kernel)
             if self.compile:
                 network.compile_parts()
         return network
 
     def build_head(self, device: torch.device) -> CategoricalHead:
-        """The head of such a network alone."""
+        """The head of such a network."""
         sizes = self.sizes()
         torch.manual_seed(0)
         codebook = torch.randn(self.codebook_size, self.codebook_dim)
@@ -123,9 +117,8 @@ class BenchConfig:
         return self.order == "alone" or (self.order == "auto" and device.type == "cuda")
 
     def autocast(self, device: torch.device, *, cache: bool = True) -> torch.autocast:
-        """The precision of the network; ``cache``: weights are cast once within the context."""
-        low = self.precision == "bfloat16" or (self.precision == "auto" and device.type == "cuda")
-        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=low, cache_enabled=cache)
+        """A context with the precision of the network; ``cache``: weights are cast once within it."""
+        return autocast(self.precision, device, cache=cache)
 
 
 def _randomise(head: CategoricalHead) -> CategoricalHead:

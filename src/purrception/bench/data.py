@@ -1,4 +1,4 @@
-"""The two ends of the pipeline: batches from token shards, and images to codes and back."""
+"""The two ends of the pipeline: batches from token shards, and encoding and decoding of images."""
 
 from __future__ import annotations
 
@@ -22,45 +22,47 @@ if TYPE_CHECKING:
     from purrception.tokenizers import VQTokenizer
 
 ROWS = 1024
-"""Of the shard, or the file of embeddings, that is read."""
+"""Rows of the token shard or the file of embeddings that is read."""
 
 
 def load_batches(config: BenchConfig, images: int, device: torch.device) -> Callable[[], TrainingBatch]:
-    """Rows of a shard in random order, with noise and times keyed by their place in the stream.
-
-    One thread makes them, as in training, where it does so beside the step.
-    """
+    """Rows of a shard in random order, with noise and times keyed by their position, made in one thread."""
     folder = tempfile.TemporaryDirectory()
-    dataset = TokenDataset(_write_tokens(config, Path(folder.name)))
-    batches, numbers = TrainingBatches(dataset, 0, 0.1), itertools.count()
+    tokens, grid = Path(folder.name) / "tokens", (config.grid, config.grid)
+    write_random_tokens(tokens, ROWS, grid, config.codebook_size, config.codebook_dim, num_classes=1)
+    batches, numbers = TrainingBatches(TokenDataset(tokens), 0, 0.1), itertools.count()
 
     def step() -> TrainingBatch:
-        assert folder  # kept as long as the step is
+        assert folder  # it lives as long as the step
         return to_device(batches.batch(next(numbers) * images, images), device)
 
     return step
 
 
-def _write_tokens(config: BenchConfig, folder: Path) -> Path:
-    rng, grid = np.random.default_rng(0), (config.grid, config.grid)
-    codes = rng.integers(config.codebook_size, size=(ROWS, *grid))
-    written = write_shard(folder / shard_name(0), codes, np.zeros(ROWS), config.codebook_size)
+def write_random_tokens(
+    folder: Path, rows: int, grid: tuple[int, int], codebook_size: int, codebook_dim: int, num_classes: int
+) -> None:
+    """Write a token shard of random codes and labels to a new folder."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    codes = rng.integers(codebook_size, size=(rows, *grid))
+    labels = rng.integers(max(num_classes, 1), size=rows)
+    digest = write_shard(folder / shard_name(0), codes, labels, codebook_size)
     Manifest(
-        codebook_size=config.codebook_size,
-        codebook_dim=config.codebook_dim,
+        codebook_size=codebook_size,
+        codebook_dim=codebook_dim,
         grid=grid,
-        class_names=("one",),
-        standardisation=Standardisation((0.0,) * config.codebook_dim, 1.0),
+        class_names=tuple(map(str, range(num_classes))),
+        standardisation=Standardisation((0.0,) * codebook_dim, 1.0),
         tokenizer_hash="",
         split="train",
         flips=False,
-        shards=(Shard(shard_name(0), ROWS, written),),
+        shards=(Shard(shard_name(0), rows, digest),),
     ).write(folder)
-    return folder
 
 
 def load_embeddings(config: BenchConfig, images: int, device: torch.device) -> Callable[[], TrainingBatch]:
-    """float32 embeddings from the disk, and the code of each found again: how the public implementation does."""
+    """float32 embeddings from the disk, mapped back to their codes, as in the public implementation."""
     folder = tempfile.TemporaryDirectory()
     codebook = torch.randn(config.codebook_size, config.codebook_dim)
     shape = (ROWS, config.codebook_dim, config.grid, config.grid)
@@ -70,10 +72,10 @@ def load_embeddings(config: BenchConfig, images: int, device: torch.device) -> C
         row[:] = codebook[codes].permute(2, 0, 1).numpy()
 
     def step() -> TrainingBatch:
-        assert folder  # kept as long as the step is
+        assert folder  # it lives as long as the step
         z = torch.from_numpy(stored[np.random.default_rng().integers(ROWS, size=images)]).to(device)
         return TrainingBatch(
-            indices=_nearest(z, codebook.to(device)),
+            indices=nearest_by_all_distances(z, codebook.to(device)),
             labels=torch.zeros(images, dtype=torch.long, device=device),
             noise=torch.randn_like(z),
             time=torch.rand(images, device=device),
@@ -82,14 +84,14 @@ def load_embeddings(config: BenchConfig, images: int, device: torch.device) -> C
     return step
 
 
-def _nearest(z: Tensor, codebook: Tensor) -> Tensor:
-    """Nearest codes ``[B, h, w]`` by all distances at once."""
+def nearest_by_all_distances(z: Tensor, codebook: Tensor) -> Tensor:
+    """Nearest codes ``[B, h, w]`` from all distances at once."""
     return torch.cdist(z.permute(0, 2, 3, 1).flatten(0, 2), codebook).argmin(1).view(len(z), *z.shape[2:])
 
 
 def build_tokenizer(config: BenchConfig, device: torch.device) -> VQTokenizer:
     """A tokenizer of the configured sizes with random weights."""
-    from purrception.tokenizers import VQConfig, VQTokenizer  # seconds of imports that other parts do without
+    from purrception.tokenizers import VQConfig, VQTokenizer  # takes seconds to import
 
     sizes = VQConfig(config.codebook_size, config.codebook_dim, config.tokenizer_channels)
     torch.manual_seed(0)
@@ -103,13 +105,13 @@ def _tokenizer(config: BenchConfig, images: int, device: torch.device) -> tuple[
 
 
 def rebuild(config: BenchConfig, images: int, device: torch.device) -> Callable[[], Tensor]:
-    """Nearest codes in chunks, and images decoded in groups of a fixed size."""
+    """Encode and decode with the tokenizer's own methods, which work in chunks and groups."""
     tokenizer, pixels = _tokenizer(config, images, device)
     return lambda: tokenizer.decode(tokenizer.encode(pixels))
 
 
 def rebuild_plainly(config: BenchConfig, images: int, device: torch.device) -> Callable[[], Tensor]:
-    """diffusers' own way: all distances, all images at once."""
+    """Encode and decode as diffusers does: all distances, all images at once."""
     tokenizer, pixels = _tokenizer(config, images, device)
 
     @torch.no_grad()

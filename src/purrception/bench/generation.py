@@ -1,4 +1,4 @@
-"""Whole images: guided steps from noise to codes, and the decoder."""
+"""Generation of images: guided steps from noise to codes, and the decoder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PATH = LinearPath()
 
 
 def generate(config: BenchConfig, images: int, device: torch.device) -> Callable[[], Tensor]:
-    """As ``purrception sample`` does: classes and their null in one pass of the backbone, and one of the head."""
+    """As ``purrception sample``: classes and null class in one pass of the backbone, and one pass of the head."""
     network, tokenizer = config.build(device).eval(), build_tokenizer(config, device)
     objective, labels, settings = build_objective(ObjectiveConfig()), torch.arange(images), _settings(config)
 
@@ -33,15 +33,15 @@ def generate(config: BenchConfig, images: int, device: torch.device) -> Callable
 
 
 def generate_recorded(config: BenchConfig, images: int, device: torch.device) -> Callable[[], Tensor]:
-    """The same with the steps of a batch recorded once and replayed (``sample --record``)."""
+    """The same with CUDA graphs: the steps of a batch are recorded once and replayed (``sample --record``)."""
     network, tokenizer = config.build(device).eval(), build_tokenizer(config, device)
     objective, settings = build_objective(ObjectiveConfig()), _settings(config)
     labels = torch.arange(images, device=device)
 
     @torch.no_grad()
-    def make(chosen: Tensor, draws: Draws) -> Generation:
-        with config.autocast(device, cache=False):  # no copies of weights that are gone at a replay
-            return objective.generate(network, chosen, draws, settings)
+    def make(labels: Tensor, draws: Draws) -> Generation:
+        with config.autocast(device, cache=False):  # cached copies of weights would be gone at a replay
+            return objective.generate(network, labels, draws, settings)
 
     recording = Recording(make, labels, KeyedDraws(0, range(images), network))
 
@@ -58,10 +58,10 @@ def _settings(config: BenchConfig) -> SamplingConfig:
 
 
 def generate_plainly(config: BenchConfig, images: int, device: torch.device) -> Callable[[], Tensor]:
-    """The paper's sampler over full logits, of which guidance takes two sets."""
+    """The paper's sampler over full logits, of which guidance needs two sets."""
     network, tokenizer = config.build(device).eval(), build_tokenizer(config, device)
     labels = torch.arange(images, device=device)
-    nothing = torch.full_like(labels, network.num_classes)
+    null = torch.full_like(labels, network.num_classes)
 
     @torch.no_grad()
     def step() -> Tensor:
@@ -70,8 +70,8 @@ def generate_plainly(config: BenchConfig, images: int, device: torch.device) -> 
             t, s = number / config.steps, (number + 1) / config.steps
             time = torch.full((images,), t, device=device)
             with config.autocast(device):
-                given, free = (full_logits(network.head, network(z, time, y)) for y in (labels, nothing))
-            logits = free.float() + GUIDANCE * (given.float() - free.float())
+                cond, uncond = (full_logits(network.head, network(z, time, y)).float() for y in (labels, null))
+            logits = uncond + GUIDANCE * (cond - uncond)
             mean = ((logits / TEMPERATURE).softmax(dim=-1) @ network.codebook).permute(0, 3, 1, 2)
             z = PATH.advance(z, mean, t, s)
         return tokenizer.decode(nearest_codes(z, network.codebook))

@@ -1,4 +1,4 @@
-"""Seconds of runs, in turns or one kind after the other; memory as the peak of what runs alone."""
+"""Measuring the time of steps, in turns or one by one, and their peak memory."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ K = TypeVar("K")
 def seconds_in_turns(
     title: str, steps: Mapping[K, Step], repeats: int, device: torch.device
 ) -> dict[K, list[float]]:
-    """Seconds of each step in each round, after one that does not count.
+    """Seconds of each step in each round, after a warm-up round.
 
-    Taken in turns, so that what else the machine does falls on all, and figures of a round may be compared.
+    The steps take turns, so that other load on the machine affects all of them and times of a round can be
+    compared.
     """
     taken: dict[K, list[float]] = {name: [] for name in steps}
     with ProgressBar(title, (repeats + 1) * len(steps)) as bar:
@@ -46,31 +47,32 @@ def seconds_in_turns(
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
-    """What is known of a step."""
+class Measurement:
+    """Time and memory of a step."""
 
     seconds: list[float]
+    """Of each repetition."""
     bytes: int | None = None
-    """The most that its tensors held at a time."""
+    """Peak memory of its tensors."""
     bytes_per_image: float | None = None
-    """Slope between a batch and another."""
+    """Memory of one more image: the slope between two batch sizes."""
 
     def __str__(self) -> str:
-        """For a log."""
+        """In one line, for a log."""
         memory = "" if self.bytes is None else f", at most {self.bytes / 2**20:.0f} MB"
         return f"{1e3 * statistics.median(self.seconds):.1f} ms{memory}"
 
 
-def measure_alone(start: Callable[[], Step], repeats: int, device: torch.device) -> Measured | None:
-    """Make a step, run it, and forget it: what a GPU's memory asks for, which holds few large networks at a time.
+def measure_alone(start: Callable[[], Step], repeats: int, device: torch.device) -> Measurement | None:
+    """Build a step, measure it, and free it, because a GPU has room for few large networks at a time.
 
-    Two runs come before those that count: compilation, and the optimizer's state.
+    There are two warm-up runs, for compilation and the optimizer's state.
 
     Returns:
-        Nothing where the memory of the device does not suffice.
+        ``None`` if the memory of the device does not suffice.
     """
     on_gpu = device.type == "cuda"
-    gc.collect()  # what ran before may lie in a cycle
+    gc.collect()  # the step before may be held by a cycle
     if on_gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
@@ -86,22 +88,22 @@ def measure_alone(start: Callable[[], Step], repeats: int, device: torch.device)
                 taken.append(time.perf_counter() - began)
     except torch.OutOfMemoryError:
         return None
-    return Measured(taken, int(torch.cuda.max_memory_allocated(device)) if on_gpu else None)
+    return Measurement(taken, int(torch.cuda.max_memory_allocated(device)) if on_gpu else None)
 
 
 def ratio(seconds: Sequence[float], others: Sequence[float]) -> float:
-    """Median over rounds of one step's time over another's: a slow minute slows both."""
+    """Median over rounds of one step's time over another's, since a slow minute slows both."""
     return statistics.median(one / other for one, other in zip(seconds, others, strict=True))
 
 
 def peak_memory(config: BenchConfig, part: str, variant: str, images: int) -> int:
-    """Bytes of tensors at the peak of two steps, weights and optimiser included, in a process of its own.
+    """Peak bytes of tensors in two steps, weights and optimiser included, measured in a process of its own.
 
     Raises:
-        InputError: the process failed, most likely for want of memory.
+        InputError: the process failed, most likely because it ran out of memory.
     """
-    order = json.dumps([dataclasses.asdict(config), part, variant, images])
-    child = subprocess.run([sys.executable, "-m", __name__, order], capture_output=True, text=True, check=False)
+    task = json.dumps([dataclasses.asdict(config), part, variant, images])
+    child = subprocess.run([sys.executable, "-m", __name__, task], capture_output=True, text=True, check=False)
     if child.returncode:
         reason = (child.stderr.strip().splitlines() or [f"exit status {child.returncode}"])[-1]
         raise InputError(f"{part} ({variant}) with {images} images could not be measured: {reason}")
@@ -119,9 +121,9 @@ def _measure_here(config: BenchConfig, part: str, variant: str, images: int) -> 
 
 
 def peak_of_steps(start: Callable[[], Step], device: torch.device) -> int:
-    """The most bytes of tensors that two steps hold at a time, with all that ``start`` makes for them.
+    """Peak bytes of tensors in two steps, with all that ``start`` builds for them.
 
-    On a GPU it is the peak of this process: measure one thing in each.
+    On a GPU this is the peak of the process so far, so measure one thing per process.
     """
 
     def work() -> None:
@@ -136,10 +138,9 @@ def peak_of_steps(start: Callable[[], Step], device: torch.device) -> int:
 
 
 def peak_on_processor(work: Callable[[], object]) -> int:
-    """The most bytes of tensors that ``work`` held at a time, from what the profiler records of the allocator.
+    """Peak bytes of tensors in ``work``, from the profiler's record of the allocator.
 
-    The resident set would not do: it counts pages of libraries that come and go, and what the C library keeps for
-    later.
+    The resident set size would also count pages of libraries and memory that the C library keeps for later.
     """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         work()

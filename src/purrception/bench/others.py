@@ -1,4 +1,5 @@
-"""Cross-entropies of others that hold no full logits either, over the linear head: measured beside ours."""
+"""Other implementations of the cross-entropy of a linear head that do not hold full logits, to compare with
+ours."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ GroupLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def others() -> dict[str, HeadLoss]:
-    """Those that can be measured here, by name: torch's own since 2.13, liger-kernel where it and a GPU are."""
+    """Those available here, by name: torch's own since 2.13, and liger-kernel if it is installed and there is a
+    GPU."""
     found: dict[str, HeadLoss] = {}
     if hasattr(F, "linear_cross_entropy"):
         found["linear_cross_entropy, no z-loss"] = linear_cross_entropy
@@ -29,28 +31,28 @@ def others() -> dict[str, HeadLoss]:
 
 
 def linear_cross_entropy(head: CategoricalHead, features: Tensor, targets: Tensor) -> Tensor:
-    """torch's own, in chunks over sites; it knows no z-loss."""
+    """torch's own, in chunks over sites; it has no z-loss."""
     options = torch.nn.LinearCrossEntropyOptions()
 
-    def of_group(rows: Tensor, weight: Tensor, bias: Tensor, wanted: Tensor) -> Tensor:
-        return F.linear_cross_entropy(rows, weight, wanted, linear_bias=bias, options=options)
+    def of_group(rows: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+        return F.linear_cross_entropy(rows, weight, targets, linear_bias=bias, options=options)
 
     return _mean_over_groups(head, features, targets, of_group)
 
 
 def liger(head: CategoricalHead, features: Tensor, targets: Tensor) -> Tensor:
-    """liger-kernel's, Triton, with z-loss."""
+    """liger-kernel's, in Triton, with z-loss."""
     kernels = require("liger_kernel.transformers", "the variant liger")
     fused = kernels.LigerFusedLinearCrossEntropyLoss(lse_square_scale=1e-5)
 
-    def of_group(rows: Tensor, weight: Tensor, bias: Tensor, wanted: Tensor) -> Tensor:
-        return fused(weight, rows, wanted, bias)
+    def of_group(rows: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+        return fused(weight, rows, targets, bias)
 
     return _mean_over_groups(head, features, targets, of_group)
 
 
 def _mean_over_groups(head: CategoricalHead, features: Tensor, targets: Tensor, of_group: GroupLoss) -> Tensor:
-    """Neither knows of patches: one call for each place within a patch."""
+    """The mean over the sites of a patch, with one call for each, since no implementation knows of patches."""
     logits = head.factors(features)
     device = features.device.type
     low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else features.dtype

@@ -1,4 +1,4 @@
-"""What is timed: each workload builds the same work in several variants, ours and the reference among them."""
+"""The workloads of the benchmark, each in several variants: ours, the reference and others."""
 
 from __future__ import annotations
 
@@ -31,33 +31,33 @@ Z_LOSS, TIME = 1e-5, 0.4
 
 @dataclass(frozen=True)
 class Variant:
-    """One way of doing a kind of work."""
+    """One implementation of a workload."""
 
     build: Callable[[BenchConfig, int, torch.device], Step]
-    """(config, images, device) → one step of it."""
+    """(config, images, device) → a step."""
     head: str = ""
-    """Kind of the head; left out, as configured."""
+    """Kind of head; empty: that of the configuration."""
     passes: int = 1
-    """Passes of the backbone."""
+    """Number of passes of the backbone."""
     kernel: Kernel | None = None
-    """What makes losses and posteriors of logits; left out, as configured."""
+    """Implementation of losses and posteriors; ``None``: that of the configuration."""
 
     def of(self, config: BenchConfig) -> BenchConfig:
         """``config`` with this variant's head and kernel."""
         return replace(config, head=self.head or config.head, kernel=self.kernel or config.kernel)
 
     def start(self, config: BenchConfig, images: int, device: torch.device) -> Step:
-        """Everything that a step needs, made; and the step."""
+        """Build everything that a step needs; return the step."""
         return self.build(self.of(config), images, device)
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One kind of work."""
+    """Work that is measured."""
 
     title: str
     variants: dict[str, Variant]
-    """By name; the first is ours, as configured."""
+    """Variants by name; the first is ours with the configured head and kernel."""
 
 
 def random_batch(config: BenchConfig, images: int, device: torch.device) -> TrainingBatch:
@@ -72,7 +72,7 @@ def random_batch(config: BenchConfig, images: int, device: torch.device) -> Trai
 
 
 def optimised(config: BenchConfig, device: torch.device, network: nn.Module, loss: Callable[[], Tensor]) -> Step:
-    """Loss, gradient, clipping, optimiser, moving average: a step of the training loop."""
+    """A step of the training loop: loss, gradient, clipping, optimiser, moving average."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
     ema, updates = EMA(network, 0.9999), torch.tensor(1000, device=device)
 
@@ -90,7 +90,7 @@ def optimised(config: BenchConfig, device: torch.device, network: nn.Module, los
 
 
 def train_ours(config: BenchConfig, images: int, device: torch.device) -> Step:
-    """A training step as the training loop takes it."""
+    """A training step as in the training loop."""
     network, batch = config.build(device), random_batch(config, images, device)
     objective = build_objective(ObjectiveConfig(z_loss=Z_LOSS))
     return optimised(config, device, network, lambda: objective.loss(network, batch).total)
@@ -102,6 +102,7 @@ def _reference_training(config: BenchConfig, images: int, device: torch.device) 
     def loss() -> Tensor:
         point = PATH.sample(network.embed(batch.indices), batch.noise, batch.time)
         features = network(point.z_t, point.t, batch.labels)
+        assert isinstance(network.head, CategoricalHead)
         return reference_loss(network.head, features, batch.indices, Z_LOSS)
 
     return optimised(config, device, network, loss)
@@ -144,7 +145,7 @@ HeadLoss = Callable[[CategoricalHead, Tensor, Tensor], Tensor]
 
 
 def _head(loss: HeadLoss) -> Callable[[BenchConfig, int, torch.device], Step]:
-    """Forward and backward of a head alone."""
+    """Forward and backward pass of a head alone."""
 
     def build(config: BenchConfig, images: int, device: torch.device) -> Step:
         head, targets = config.build_head(device), random_batch(config, images, device).indices
@@ -172,9 +173,9 @@ def _plain(head: CategoricalHead, features: Tensor, targets: Tensor) -> Tensor:
 
 
 def _in_chunks(build: Callable[[BenchConfig, int, torch.device], Step], passes: int = 1) -> dict[str, Variant]:
-    """The same by torch's operations on chunks of logits, where ours takes Triton's kernels."""
-    other = torch.cuda.is_available() and triton_runs(torch.device("cuda"))
-    return {"chunks": Variant(build, kernel="torch", passes=passes)} if other else {}
+    """The same in torch operations on chunks of logits, if ours uses Triton kernels here."""
+    uses_triton = torch.cuda.is_available() and triton_runs(torch.device("cuda"))
+    return {"chunks": Variant(build, kernel="torch", passes=passes)} if uses_triton else {}
 
 
 WORKLOADS: dict[str, Workload] = {

@@ -17,6 +17,7 @@ from purrception.comparison.speed import SpeedRatio, speed_ratios
 from purrception.evaluation.metrics.intervals import DIFFERENCE
 from purrception.experiment.config import RunConfig
 from purrception.storage import save_png, write_file
+from purrception.utils.markdown import table
 
 REPORT_MARKDOWN, REPORT_JSON, REPORT_PICTURE = "report.md", "report.json", "report.png"
 AXES = {"step": "training steps", "seconds": "seconds of training", "flops": "training FLOPs"}
@@ -60,7 +61,7 @@ def write_report(folder: Path, rows: Rows, recipe: RunConfig, floor: float) -> P
     """Write Markdown, JSON and a picture of ``rows`` into ``folder``; returns the Markdown's path."""
     entries = list(dict.fromkeys(row["entry"] for row in rows))
     lines = [f"# Comparison on {recipe.name}", "", *_protocol(rows, recipe, floor), ""]
-    lines += ["## At the end of training", "", *_final_table(rows, entries), ""]
+    lines += ["## At the end of training", "", _final_table(rows, entries), ""]
     lines += _tuned_table(rows, entries)
     lines += ["## Speed", "", *_how_speed_is_measured(), ""] if len(entries) > 1 else []
     found: dict[str, dict[str, Any]] = {}
@@ -68,7 +69,7 @@ def write_report(folder: Path, rows: Rows, recipe: RunConfig, floor: float) -> P
         for axis, title in AXES.items():
             ratios = speed_ratios(rows, entries, axis, metric)
             lines += [f"### {METRICS[metric]}: how many times fewer {title}", ""]
-            lines += [*_ratio_table(ratios, entries), ""]
+            lines += [_ratio_table(ratios, entries), ""]
             found[f"{metric} by {axis}"] = {f"{a} than {b}": asdict(value) for (a, b), value in ratios.items()}
     lines += [f"![curves]({REPORT_PICTURE})", ""]
     _draw(rows, entries, floor, folder / REPORT_PICTURE)
@@ -99,13 +100,11 @@ def _how_speed_is_measured() -> list[str]:
     ]
 
 
-def _final_table(rows: Rows, entries: list[str]) -> list[str]:
+def _final_table(rows: Rows, entries: list[str]) -> str:
     last = max(row["step"] for row in rows)
-    lines = [
-        "| entry | Fréchet | by chance | bits per code | precision | recall | recognised | cross-entropy "
-        "| error of the mean | parameters | seconds | sampling |",
-        "|" + "---|" * 12,
-    ]
+    header = ["entry", "Fréchet", "by chance", "bits per code", "precision", "recall", "recognised"]
+    header += ["cross-entropy", "error of the mean", "parameters", "seconds", "sampling"]
+    lines = []
     for entry in entries:
         final = [row for row in rows if row["entry"] == entry and row["step"] == last]
         if not final:
@@ -113,14 +112,14 @@ def _final_table(rows: Rows, entries: list[str]) -> list[str]:
         cells = [mean_and_spread([row[name] for row in final]) for name in FINAL]
         cells.insert(1, _by_chance(final))
         used = final[0]["sampling"]
-        sampling = (
-            f"{used['solver']}, NFE {final[0]['nfe']}, guidance {used['guidance']:g}, τ {used['temperature']}"
-        )
-        lines.append(
-            f"| {entry} | {' | '.join(cells)} | {final[0]['parameters']:,} | "
-            f"{fmean(row['seconds'] for row in final):.0f} | {sampling} |"
-        )
-    return lines
+        seconds = fmean(row["seconds"] for row in final)
+        sampling = f"{used['solver']}, NFE {final[0]['nfe']}, {_guidance_and_temperature(used)}"
+        lines.append([entry, *cells, f"{final[0]['parameters']:,}", f"{seconds:.0f}", sampling])
+    return table(header, lines)
+
+
+def _guidance_and_temperature(sampling: dict[str, Any]) -> str:
+    return f"guidance {sampling['guidance_scale']:g}, τ {sampling['temperature']}"
 
 
 def _by_chance(rows: Rows) -> str:
@@ -133,12 +132,7 @@ def _tuned_table(rows: Rows, entries: list[str]) -> list[str]:
     """Each entry at its own best of the tuned grid, where a comparison was asked to tune."""
     if not any("tuned" in row for row in rows):
         return []
-    lines = [
-        "## Tuned: each training at its own best of a small grid of temperatures and guidances",
-        "",
-        "| entry | Fréchet | precision | recall | recognised | settings tried | chosen, by seed |",
-        "|" + "---|" * 7,
-    ]
+    lines = []
     for entry in entries:
         tuned = [row["tuned"] for row in rows if row["entry"] == entry and "tuned" in row]
         if not tuned:
@@ -147,22 +141,23 @@ def _tuned_table(rows: Rows, entries: list[str]) -> list[str]:
             mean_and_spread([result[name] for result in tuned])
             for name in ("frechet", "precision", "recall", "recognised")
         ]
-        chosen = "; ".join(
-            f"τ {used['temperature']}, guidance {used['guidance']:g}, NFE {result['nfe']}"
-            for result in tuned
-            for used in (result["sampling"],)
-        )
-        lines.append(f"| {entry} | {' | '.join(cells)} | {tuned[0]['tried']} | {chosen} |")
-    return [*lines, ""]
+        best = [f"{_guidance_and_temperature(result['sampling'])}, NFE {result['nfe']}" for result in tuned]
+        lines.append([entry, *cells, tuned[0]["tried"], "; ".join(best)])
+    header = ["entry", "Fréchet", "precision", "recall", "recognised", "settings tried", "chosen, by seed"]
+    return [
+        "## Tuned: each training at its own best of a small grid of temperatures and guidance scales",
+        "",
+        table(header, lines),
+        "",
+    ]
 
 
-def _ratio_table(ratios: Ratios, entries: list[str]) -> list[str]:
+def _ratio_table(ratios: Ratios, entries: list[str]) -> str:
     """Row A, column B: A needs so many times less than B."""
-    lines = [f"| A ↓ needs less than B → by | {' | '.join(entries)} |", "|---" * (len(entries) + 1) + "|"]
-    for a in entries:
-        cells = ["–" if a == b else str(ratios[a, b]) for b in entries]
-        lines.append(f"| {a} | {' | '.join(cells)} |")
-    return lines
+    return table(
+        ["A ↓ needs less than B → by", *entries],
+        [[a, *("–" if a == b else str(ratios[a, b]) for b in entries)] for a in entries],
+    )
 
 
 def _draw(rows: Rows, entries: list[str], floor: float, path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
+from purrception.evaluation.manifest import current_names
 from purrception.storage import read_json_lines, reading
 from purrception.utils.errors import InputError
 
@@ -19,7 +20,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 class _Sampling(TypedDict):
     solver: str
-    guidance: Finite
+    guidance_scale: Finite
     temperature: float | str
 
 
@@ -58,6 +59,8 @@ def read_rows(file: Path, entries: Container[str] | None = None) -> list[dict[st
         named = f"entry {row.get('entry')!r}, seed {row.get('seed')!r}, step {row['step']}"[:200]
         remedy = f"remove that line ({named}) and the folder of that training, and start the command again"
         with reading("a file of rows", file, remedy):
+            for part in filter(None, (row, row.get("tuned"))):  # older rows give some settings other names
+                part["sampling"] = current_names(part["sampling"])
             TypeAdapter(_Row).validate_python(row, strict=True)
         if entries is not None and row["entry"] not in entries:
             raise InputError(f"{file} holds a row of another comparison ({named}): {remedy}")

@@ -15,10 +15,12 @@ from purrception.comparison.entries import configure
 from purrception.comparison.report import write_report
 from purrception.comparison.rows import ROWS_FILE, read_rows
 from purrception.data import describe_report, open_images
-from purrception.evaluation.judge import Judge
-from purrception.evaluation.metrics.held_out import held_out_figures
+from purrception.evaluation.metrics.held_out import held_out_metrics
+from purrception.evaluation.sample_quality import SampleEvaluator
+from purrception.experiment.build import build_network
+from purrception.experiment.checks import check_config
 from purrception.experiment.config import RunConfig, load_config, map_paths
-from purrception.experiment.run import build_network, check_config, prepare_tokenizer, prepare_tokens
+from purrception.experiment.run import prepare_tokenizer, prepare_tokens
 from purrception.flow import Objective, SamplingConfig, build_objective
 from purrception.models import PurrceptionTransformer, training_flops
 from purrception.storage import append_json_line, dump_settings, is_unused, one_writer, read_json, write_file
@@ -94,22 +96,26 @@ def _compare(recipe: RunConfig, configs: dict[str, RunConfig], protocol: Protoco
     tokenizer = prepare_tokenizer(recipe, run)
     train, held_out = prepare_tokens(recipe, run, tokenizer)
     if held_out is None:
-        skipped = describe_report(run.tokens("test"))
+        skipped = describe_report(run.tokens / "test")
         raise InputError(
             f"a comparison needs held-out images; {skipped or f'{recipe.data.tokens} holds no tokens of them'}: "
             "mend some, or see data.test_fraction"
         )
-    judging = recipe.evaluation
-    judge = Judge(
-        recipe.data, tokenizer, held_out.manifest.num_classes, protocol.num, judging.classifier, judging.features
+    evaluator = SampleEvaluator(
+        recipe.data,
+        tokenizer,
+        held_out.manifest.num_classes,
+        protocol.num,
+        recipe.evaluation.classifier,
+        recipe.evaluation.features,
     )
     for seed in range(protocol.seeds):
         for entry, config in configs.items():
             seeded = replace(config, seed=recipe.seed + seed)
-            _train_entry(entry, seeded, protocol, run, tokenizer, (train, held_out), judge)
+            _train_entry(entry, seeded, protocol, run, tokenizer, (train, held_out), evaluator)
     found = read_rows(run.root / ROWS_FILE, protocol.entries)
     rows = sorted(found, key=lambda row: protocol.entries.index(row["entry"]))
-    return write_report(run.root, rows, recipe, judge.floor)
+    return write_report(run.root, rows, recipe, evaluator.floor)
 
 
 def _open(recipe: RunConfig, protocol: Protocol, folder: Path) -> RunDirectory:
@@ -144,7 +150,7 @@ def _train_entry(
     run: RunDirectory,
     tokenizer: VQTokenizer,
     tokens: tuple[TokenDataset, TokenDataset],
-    judge: Judge,
+    evaluator: SampleEvaluator,
 ) -> None:
     """Train one entry with one seed, and append a row at each point that is not yet measured."""
     done = {(row["entry"], row["seed"], row["step"]) for row in read_rows(run.root / ROWS_FILE)}
@@ -182,8 +188,8 @@ def _train_entry(
         seconds = before + trainer.seconds
         write_file(clock, json.dumps(seconds))
         settings = objective.supported(config.sampling)
-        quality = judge.measure(trainer.averaged(), objective, settings)
-        unsampled = held_out_figures(trainer.averaged(), objective, held_out, judge.seed)
+        quality = evaluator.measure(trainer.averaged(), objective, settings)
+        unsampled = held_out_metrics(trainer.averaged(), objective, held_out, evaluator.seed)
         row = {
             "entry": entry,
             "seed": config.seed,
@@ -192,21 +198,21 @@ def _train_entry(
             "flops": step * flops,
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
             "sampling": asdict(settings),
-            **asdict(quality),
+            **quality,
             **asdict(unsampled),
         }
         if protocol.tune and step == points[-1]:
-            row["tuned"] = _tune(judge, trainer.averaged(), objective, settings)
+            row["tuned"] = _tune(evaluator, trainer.averaged(), objective, settings)
         append_json_line(run.root / ROWS_FILE, row)
         print(
-            f"{entry} seed {config.seed} step {step}: Fréchet {quality.frechet:.2f}  "
+            f"{entry} seed {config.seed} step {step}: Fréchet {quality['frechet']:.2f}  "
             f"{unsampled.bits_per_code:.3f} bits/code",
             flush=True,
         )
 
 
 def _tune(
-    judge: Judge, network: PurrceptionTransformer, objective: Objective, settings: SamplingConfig
+    evaluator: SampleEvaluator, network: PurrceptionTransformer, objective: Objective, settings: SamplingConfig
 ) -> dict[str, Any]:
     """The best of a small grid of temperatures and guidances by Fréchet distance.
 
@@ -218,10 +224,10 @@ def _tune(
         asked = replace(settings, temperature=temperature, guidance_scale=guidance)
         candidate = objective.supported(asked)
         if candidate == asked:  # without a posterior only τ = 1 stays as asked
-            tried.append((judge.measure(network, objective, candidate).frechet, candidate))
+            tried.append((evaluator.measure(network, objective, candidate)["frechet"], candidate))
     chosen = min(tried, key=lambda pair: pair[0])[1]
-    measured = judge.measure(network, objective, chosen, seed=judge.seed + 1)
-    return {"sampling": asdict(chosen), "tried": len(tried), **asdict(measured)}
+    measured = evaluator.measure(network, objective, chosen, seed=evaluator.seed + 1)
+    return {"sampling": asdict(chosen), "tried": len(tried), **measured}
 
 
 def _share_initial_weights(

@@ -12,12 +12,13 @@ from purrception.comparison.report import mean_and_spread
 from purrception.comparison.rows import ROWS_FILE, read_rows
 from purrception.comparison.run import Protocol, compare
 from purrception.data import find_source
-from purrception.diagnose.plotting import panels
-from purrception.diagnose.report import Section, table, write_report
 from purrception.experiment.config import RunConfig
 from purrception.experiment.recipes import fit_to_images, get_recipe
 from purrception.storage import one_writer
+from purrception.storage.report import Section, write_report
 from purrception.utils.errors import InputError
+from purrception.utils.markdown import table
+from purrception.utils.visualisation import panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,14 +8,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from purrception.evaluation.judge import Judge
-from purrception.experiment.run import load_pipeline, sampling_defaults
-from purrception.experiment.saved_run import saved_config
+from purrception.evaluation.sample_quality import SampleEvaluator
+from purrception.experiment.saved_run import load_pipeline, sampling_defaults, saved_config
 from purrception.flow import SamplingConfig
 from purrception.storage import dump_settings, save_png, whole_folder, write_file
 from purrception.training import RunDirectory
 from purrception.utils.devices import resolve_device
 from purrception.utils.errors import InputError
+from purrception.utils.markdown import table
 from purrception.utils.progress import ProgressBar
 
 REPORT_MARKDOWN, REPORT_JSON, REPORT_PICTURE = "report.md", "report.json", "report.png"
@@ -23,6 +23,14 @@ BEST_PRESET, FAST_PRESET = "best.yaml", "fast.yaml"
 FAST_WITHIN = 1.1
 TEMPERATURES = ("1.0", "0.9", "0.8", "0.7")
 SOLVERS_TRIED = ("euler", "dpmpp_2m")
+COLUMNS = {
+    "solver": "solver",
+    "num_inference_steps": "steps",
+    "timestep_spacing": "spacing",
+    "guidance_scale": "guidance",
+    "temperature": "τ",
+}
+"""Settings that the report's table shows, and the titles of their columns."""
 
 Rows = list[dict[str, Any]]
 
@@ -35,17 +43,17 @@ class SweepSpace:
     guidances: tuple[float, ...]
     steps: tuple[int, ...]
     solvers: tuple[str, ...]
-    grids: tuple[str, ...]
+    timestep_spacings: tuple[str, ...]
 
     def __post_init__(self) -> None:
         """Refuse an axis with nothing on it."""
-        for name in ("guidances", "steps", "grids"):
+        for name in ("guidances", "steps", "timestep_spacings"):
             if not getattr(self, name):
-                raise InputError(f"--{name} needs at least one value; given none")
+                raise InputError(f"--{name.replace('_', '-')} needs at least one value; given none")
 
     def settings(self, base: SamplingConfig) -> list[SamplingConfig]:
         """Every combination, checked."""
-        combinations = product(self.temperatures, self.guidances, self.steps, self.solvers, self.grids)
+        axes = self.temperatures, self.guidances, self.steps, self.solvers, self.timestep_spacings
         return [
             replace(
                 base,
@@ -53,9 +61,9 @@ class SweepSpace:
                 guidance_scale=guidance,
                 num_inference_steps=steps,
                 solver=solver,
-                timestep_spacing=grid,
+                timestep_spacing=spacing,
             )
-            for temperature, guidance, steps, solver, grid in combinations
+            for temperature, guidance, steps, solver, spacing in product(*axes)
         ]
 
 
@@ -102,14 +110,19 @@ def sweep(target: str, space: SweepSpace, num: int, seed: int, folder: Path, dev
     settings = space.settings(defaults)
     for setting in settings:
         objective.check(network, setting)
-    judging = config.evaluation
-    judge = Judge(
-        config.data, pipeline.tokenizer, network.num_classes, num, judging.classifier, judging.features, seed
+    evaluator = SampleEvaluator(
+        config.data,
+        pipeline.tokenizer,
+        network.num_classes,
+        num,
+        config.evaluation.classifier,
+        config.evaluation.features,
+        seed,
     )
     rows: Rows = []
     with ProgressBar("sweep", len(settings)) as bar:
         for done, setting in enumerate(settings, start=1):
-            rows.append({**asdict(setting), **asdict(judge.measure(network, objective, setting))})
+            rows.append({**asdict(setting), **evaluator.measure(network, objective, setting)})
             bar.update(done, f"Fréchet {rows[-1]['frechet']:.2f} at {rows[-1]['nfe']} NFE")
     front = pareto_front(rows)
     best = front[-1]
@@ -117,22 +130,22 @@ def sweep(target: str, space: SweepSpace, num: int, seed: int, folder: Path, dev
     presets = {name: settings[rows.index(row)] for name, row in ((BEST_PRESET, best), (FAST_PRESET, fast))}
     # The smallest of many distances is small by luck as well: another noise tells by how much.
     again = {
-        setting: judge.measure(network, objective, setting, seed=judge.seed + 1).frechet
+        setting: evaluator.measure(network, objective, setting, seed=evaluator.seed + 1)["frechet"]
         for setting in set(presets.values())
     }
     with whole_folder(folder) as partial:
         for name, setting in presets.items():
             write_file(partial / name, dump_settings(setting))
-        _write(rows, front, {name: again[setting] for name, setting in presets.items()}, judge, partial)
+        _write(rows, front, {name: again[setting] for name, setting in presets.items()}, evaluator, partial)
     return folder / REPORT_MARKDOWN
 
 
-def _write(rows: Rows, front: Rows, again: dict[str, float], judge: Judge, folder: Path) -> None:
+def _write(rows: Rows, front: Rows, again: dict[str, float], evaluator: SampleEvaluator, folder: Path) -> None:
     """The report; ``again`` holds the distances of the presets on another noise."""
     result = {
-        "features": judge.features,
-        "frechet_floor": judge.floor,
-        "num": judge.num,
+        "features": evaluator.features,
+        "frechet_floor": evaluator.floor,
+        "num": evaluator.num,
         "rows": rows,
         "again": again,
     }
@@ -140,26 +153,36 @@ def _write(rows: Rows, front: Rows, again: dict[str, float], judge: Judge, folde
     lines = [
         "# Sweep",
         "",
-        f"{judge.num} images a row, all from the same noise; Fréchet distance in {judge.features} features to the "
-        "real test images, and where its mean over other noises lies with 95 % confidence (as many real training "
-        f"images: {judge.floor:.2f}). Rows of the Pareto front, quality against NFE, are bold. "
+        f"{evaluator.num} images a row, all from the same noise; Fréchet distance in {evaluator.features} "
+        "features to the real test images, and where its mean over other noises lies with 95 % confidence (as "
+        f"many real training images: {evaluator.floor:.2f}). Rows of the Pareto front (quality, NFE) are bold. "
         f"`{BEST_PRESET}` holds the best of all, `{FAST_PRESET}` the cheapest within {FAST_WITHIN:g} times of it; "
         f"chosen by this noise, they are measured again on another: {again[BEST_PRESET]:.2f} and "
         f"{again[FAST_PRESET]:.2f}.",
         "",
-        "| NFE | Fréchet | 95 % | precision | recall | recognised | solver | steps | grid | guidance | τ |",
-        "|" + "---|" * 11,
+        table(
+            ["NFE", "Fréchet", "95 %", "precision", "recall", "recognised", *COLUMNS.values()],
+            [_cells(row, "**" if row in front else "") for row in sorted(rows, key=lambda row: row["frechet"])],
+        ),
+        "",
+        f"![Pareto front]({REPORT_PICTURE})",
+        "",
     ]
-    for row in sorted(rows, key=lambda row: row["frechet"]):
-        mark = "**" if row in front else ""
-        lines.append(
-            f"| {mark}{row['nfe']}{mark} | {mark}{row['frechet']:.2f}{mark} | "
-            f"{row['frechet_low']:.2f} to {row['frechet_high']:.2f} | {row['precision']:.3f} | "
-            f"{row['recall']:.3f} | {row['recognised']:.1%} | {row['solver']} | {row['steps']} | {row['grid']} | "
-            f"{row['guidance']:g} | {row['temperature']} |"
-        )
-    _draw(rows, front, judge.floor, folder / REPORT_PICTURE)
-    write_file(folder / REPORT_MARKDOWN, "\n".join([*lines, "", f"![Pareto front]({REPORT_PICTURE})", ""]))
+    _draw(rows, front, evaluator.floor, folder / REPORT_PICTURE)
+    write_file(folder / REPORT_MARKDOWN, "\n".join(lines))
+
+
+def _cells(row: dict[str, Any], mark: str) -> list[Any]:
+    """A row of the table; ``mark`` is put around what ranks it."""
+    return [
+        f"{mark}{row['nfe']}{mark}",
+        f"{mark}{row['frechet']:.2f}{mark}",
+        f"{row['frechet_low']:.2f} to {row['frechet_high']:.2f}",
+        f"{row['precision']:.3f}",
+        f"{row['recall']:.3f}",
+        f"{row['recognised']:.1%}",
+        *(row[name] for name in COLUMNS),
+    ]
 
 
 def _draw(rows: Rows, front: Rows, floor: float, path: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from purrception.diagnose.plotting import panels, spread
-from purrception.diagnose.report import Section, table
+from purrception.diagnose.plotting import spread
 from purrception.diagnose.subject import Subject
 from purrception.instruments.bound import BoundCheck, check_bound, codebook_diameter, growth_between
 from purrception.instruments.posteriors import network_posterior
+from purrception.storage.report import Section
+from purrception.utils.markdown import table
+from purrception.utils.visualisation import panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from purrception.diagnose.plotting import panels
-from purrception.diagnose.report import Section, table
 from purrception.diagnose.subject import Subject
 from purrception.evaluation.metrics.statistics import halves
 from purrception.instruments.calibration import (
@@ -20,7 +18,10 @@ from purrception.instruments.calibration import (
     temperature_losses,
 )
 from purrception.instruments.posteriors import images_at_once, network_posterior
+from purrception.storage.report import Section
 from purrception.utils.keyed_rng import Stream
+from purrception.utils.markdown import table
+from purrception.utils.visualisation import panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from purrception.data import spread_rows
-from purrception.diagnose.plotting import panels, per_line
-from purrception.diagnose.report import Section, table
+from purrception.diagnose.plotting import per_line
 from purrception.diagnose.subject import Subject
 from purrception.instruments.codebook_use import CodebookUse, histogram, jensen_shannon
+from purrception.storage.report import Section
 from purrception.tokenizers.quality import perplexity
+from purrception.utils.markdown import table
+from purrception.utils.visualisation import panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

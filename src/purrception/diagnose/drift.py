@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from purrception.diagnose.plotting import panels, spread
-from purrception.diagnose.report import Section, table
+from purrception.diagnose.plotting import spread
 from purrception.diagnose.subject import Subject
 from purrception.flow import TrainingBatch
 from purrception.instruments.drift import DriftInTraining, DriftOverTime, drift_over_time
 from purrception.instruments.posteriors import images_at_once
 from purrception.storage import read_json_lines
+from purrception.storage.report import Section
 from purrception.utils.keyed_rng import Stream
+from purrception.utils.markdown import table
+from purrception.utils.visualisation import panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

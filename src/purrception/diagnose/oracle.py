@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from purrception.diagnose.plotting import panels
-from purrception.diagnose.report import Section, table
 from purrception.diagnose.subject import Subject
 from purrception.flow import get_solver, get_timesteps, nearest_codes
 from purrception.flow.posterior import posterior_from_logits
 from purrception.instruments.oracle import Gap, Memorisation, nearest_grid
 from purrception.instruments.posteriors import images_at_once, mean_function, network_mean, network_posterior
+from purrception.storage.report import Section
 from purrception.tokens import TokenDataset
 from purrception.utils.keyed_rng import Stream
+from purrception.utils.markdown import table
+from purrception.utils.visualisation import panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,19 +10,6 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-
-def panels(columns: int, rows: int = 1, width: float = 4.4, height: float = 3.4) -> tuple[Figure, list[Axes]]:
-    """A figure of ``rows`` × ``columns`` panels, in reading order."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    made = list(figure.subplots(rows, columns, squeeze=False).flatten())
-    for panel in made:
-        panel.grid(alpha=0.25, linewidth=0.6)
-        panel.spines[["top", "right"]].set_visible(False)
-    return figure, made
 
 
 def show_image(panel: Axes, image: np.ndarray, title: str = "") -> None:

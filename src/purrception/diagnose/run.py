@@ -12,12 +12,12 @@ from purrception.diagnose.calibration import calibration_section
 from purrception.diagnose.codebook import codebook_section
 from purrception.diagnose.drift import drift_section
 from purrception.diagnose.oracle import oracle_section
-from purrception.diagnose.report import Section, write_report
 from purrception.diagnose.smoothness import smoothness_section
 from purrception.diagnose.subject import LARGEST_ORACLE, Subject
 from purrception.diagnose.temperature import temperature_section
 from purrception.diagnose.uncertainty import uncertainty_section
 from purrception.storage import whole_folder
+from purrception.storage.report import Section, write_report
 from purrception.utils.errors import InputError, unknown_name
 from purrception.utils.progress import ProgressBar
 

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from purrception.diagnose.plotting import panels
-from purrception.diagnose.report import Section, table
 from purrception.diagnose.subject import Subject
-from purrception.experiment.run import build_network
+from purrception.experiment.build import build_network
 from purrception.flow import SPACINGS, get_solver, get_timesteps
 from purrception.flow.timesteps import Timesteps
 from purrception.instruments.posteriors import network_mean
@@ -25,9 +23,12 @@ from purrception.instruments.smoothness import (
     velocity_field,
 )
 from purrception.models import PurrceptionTransformer
+from purrception.storage.report import Section
 from purrception.training import CheckpointStore, DamagedCheckpointError
 from purrception.utils.keyed_rng import Stream
+from purrception.utils.markdown import table
 from purrception.utils.progress import note
+from purrception.utils.visualisation import panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from purrception.data import spread_rows
 from purrception.experiment.config import RunConfig
-from purrception.experiment.run import load_pipeline, open_tokens, sampling_defaults
-from purrception.experiment.saved_run import saved_config
+from purrception.experiment.saved_run import load_pipeline, open_tokens, sampling_defaults, saved_config
 from purrception.flow import GaussianObjective, Generation, Objective, SamplingConfig
 from purrception.generation.pipeline import PurrceptionPipeline
 from purrception.generation.sampler import KeyedDraws, sample_codes
@@ -140,7 +139,7 @@ def open_subject(root: Path | str, num: int, seed: int, device: torch.device) ->
     unfinished = not run.pipeline.is_dir()
     if unfinished and CheckpointStore(run.checkpoints).latest() is None:
         raise InputError(f"the run {root} has no checkpoint yet: let it train, or --resume it")
-    if unfinished and not (run.tokenizer / "config.json").is_file():
+    if unfinished and not run.has_tokenizer:
         raise InputError(
             f"the tokenizer of the run is gone: {run.tokenizer} is missing; put the folder back, since "
             "another tokenizer would have other codes"

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from purrception.data import images_to_tensor
 from purrception.diagnose.calibration import TIMES, fitted_temperatures
-from purrception.diagnose.plotting import bare, panels, per_line, show_image, show_map
-from purrception.diagnose.report import Section, table
+from purrception.diagnose.plotting import bare, per_line, show_image, show_map
 from purrception.diagnose.subject import Subject
-from purrception.evaluation.judge import Judge, Quality
+from purrception.evaluation.sample_quality import SampleEvaluator, SampleMetrics
 from purrception.flow import Generation, SamplingConfig
 from purrception.instruments.temperature import TemperatureEffect
+from purrception.storage.report import Section
+from purrception.utils.markdown import table
+from purrception.utils.visualisation import panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +34,7 @@ class Tried:
     """One temperature or schedule: quality of samples, and what changed against τ = 1."""
 
     temperature: str
-    quality: Quality
+    quality: SampleMetrics
     effect: TemperatureEffect
     failures: np.ndarray
     """Samples that are not recognised as their class, uint8 ``[n, H, W, C]``."""
@@ -41,7 +43,7 @@ class Tried:
 def temperature_section(subject: Subject) -> Section:
     """τ × class × metric at equal evaluations, all from the same noise."""
     judging, num = subject.config.evaluation, min(subject.num, SAMPLES_AT_MOST)
-    judge = Judge(
+    judge = SampleEvaluator(
         subject.config.data,
         subject.tokenizer,
         subject.classes,
@@ -76,7 +78,7 @@ def temperature_section(subject: Subject) -> Section:
         for tau in CROSSED
     ]
     constant = [one for one in tried if one.temperature in {f"{tau:g}" for tau in TEMPERATURES}]
-    best = min(tried, key=lambda one: one.quality.frechet)
+    best = min(tried, key=lambda one: one.quality["frechet"])
     names = subject.pipeline.class_names
     changes = constant[0].effect.changed_by_class
     moved = changes.nan_to_num().argsort(descending=True)[:3].tolist()
@@ -92,10 +94,10 @@ def temperature_section(subject: Subject) -> Section:
                 [
                     [
                         _short(one, fitted),
-                        one.quality.frechet,
-                        one.quality.precision,
-                        one.quality.recall,
-                        f"{one.quality.recognised:.1%}",
+                        one.quality["frechet"],
+                        one.quality["precision"],
+                        one.quality["recall"],
+                        f"{one.quality['recognised']:.1%}",
                         one.effect.entropy,
                         f"{float(one.effect.changed.mean()):.1%}",
                     ]
@@ -117,11 +119,9 @@ def temperature_section(subject: Subject) -> Section:
             "fitted": single,
             "fitted_schedule": fitted,
             "best": best.temperature,
-            "rows": [
-                {"temperature": one.temperature, **asdict(one.quality), **asdict(one.effect)} for one in tried
-            ],
+            "rows": [{"temperature": one.temperature, **one.quality, **asdict(one.effect)} for one in tried],
             "crossed": [
-                {"temperature": tau, "guidance": guidance, "steps": steps, **asdict(quality)}
+                {"temperature": tau, "guidance": guidance, "steps": steps, **quality}
                 for tau, guidance, steps, quality in crossed
             ],
         },
@@ -133,25 +133,25 @@ def _short(one: Tried, fitted: str) -> str:
     return "fitted at each t" if one.temperature == fitted else one.temperature
 
 
-def _try(subject: Subject, judge: Judge, settings: SamplingConfig, plain: Generation) -> Tried:
+def _try(subject: Subject, judge: SampleEvaluator, settings: SamplingConfig, plain: Generation) -> Tried:
     made = subject.sample(len(plain.indices), settings)
     labels = subject.labels(len(plain.indices)).cpu()
     images = subject.tokenizer.decode_images(made.indices)
     predicted = torch.cat([judge.classifier(part).argmax(1) for part in images_to_tensor(list(images)).split(256)])
     return Tried(
         str(settings.temperature),
-        judge.judge(made),
+        judge.measure_samples(made),
         TemperatureEffect.of(made, plain, labels, predicted, subject.classes),
         images[(predicted != labels).numpy()][:FAILURES],
     )
 
 
-def _crossed_rows(crossed: list[tuple[float, float, int, Quality]]) -> list[list[object]]:
+def _crossed_rows(crossed: list[tuple[float, float, int, SampleMetrics]]) -> list[list[object]]:
     rows = []
     for guidance in GUIDANCES:
         for steps in STEPS:
             own = [quality for _, w, n, quality in crossed if (w, n) == (guidance, steps)]
-            rows.append([f"{guidance:g}", steps, own[0].nfe, *(quality.frechet for quality in own)])
+            rows.append([f"{guidance:g}", steps, own[0]["nfe"], *(quality["frechet"] for quality in own)])
     return rows
 
 
@@ -159,12 +159,13 @@ def _draw(constant: list[Tried], floor: float, names: list[str]) -> Figure:
     """Quality over τ; classes × τ; where in the image tokens change."""
     figure, (quality, trade, classes, low, high) = panels(5, width=3.3)
     tau = [float(one.temperature) for one in constant]
-    quality.plot(tau, [one.quality.frechet for one in constant], marker="o", ms=4)
+    quality.plot(tau, [one.quality["frechet"] for one in constant], marker="o", ms=4)
     quality.axhline(floor, color="grey", linestyle=":", label="real training images")
     quality.set(xlabel="τ", title="Fréchet distance", ylim=(0, None))
     quality.legend(fontsize=7)
     for name in ("precision", "recall", "recognised"):
-        trade.plot(tau, [getattr(one.quality, name) for one in constant], marker="o", ms=3, label=name)
+        values = [dict[str, Any](one.quality)[name] for one in constant]
+        trade.plot(tau, values, marker="o", ms=3, label=name)
     trade.set(xlabel="τ", title="quality and diversity", ylim=(None, 1.01))
     trade.legend(fontsize=7)
     shares = np.array([one.effect.recognised.numpy() for one in constant]).T

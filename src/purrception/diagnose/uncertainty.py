@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from purrception.diagnose.plotting import bare, panels, show_image, show_map, spread
-from purrception.diagnose.report import Section, table
+from purrception.diagnose.plotting import bare, show_image, show_map, spread
 from purrception.diagnose.subject import Subject
 from purrception.flow import PredictionOptions, TopCodes
 from purrception.flow.nearest import nearest_codes
@@ -20,6 +19,9 @@ from purrception.instruments.uncertainty import (
     record_trajectory,
     top_codes,
 )
+from purrception.storage.report import Section
+from purrception.utils.markdown import table
+from purrception.utils.visualisation import panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,7 +1,8 @@
-"""Evaluation: how good images are, in numbers with their protocol, their manifest and their noise."""
+"""Evaluation: how good images are, in metrics with their protocol, manifest and uncertainty."""
 
 from purrception.evaluation.extractors.classifier import ClassifierConfig, ImageClassifier, train_classifier
-from purrception.evaluation.metrics.distances import frechet_distance
+from purrception.evaluation.metrics.fid import frechet_distance
+from purrception.evaluation.metrics.likelihood import likelihood_bound
 from purrception.evaluation.metrics.statistics import FeatureStatistics
 from purrception.evaluation.report import Evaluation
 from purrception.evaluation.run import evaluate, evaluate_images
@@ -17,5 +18,6 @@ __all__ = [
     "evaluate",
     "evaluate_images",
     "frechet_distance",
+    "likelihood_bound",
     "train_classifier",
 ]

@@ -1,4 +1,4 @@
-"""Two results side by side: in what they differ, and which is better where that can be said."""
+"""Two results compared: in what they differ, and which is better where that can be said."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from purrception.evaluation.manifest import flattened
+from purrception.evaluation.manifest import current_names, flattened
 from purrception.evaluation.npz import read_npz
-from purrception.evaluation.report import COLUMNS, REPORT_JSON, Row, table
+from purrception.evaluation.report import COLUMNS, REPORT_JSON, Row, metrics_table
 from purrception.storage import read_json, reading
 from purrception.utils.errors import InputError
+from purrception.utils.markdown import table
 
 ENDS = ("frechet_low", "frechet_high")
 
@@ -26,24 +27,39 @@ RANKED_BY = {
 """What two results must have in common for their distances to be comparable."""
 
 
-WRITTEN = "a report of `purrception evaluate` with a manifest"
-
-
 @dataclass(frozen=True)
-class _Report:
-    """What is compared of a report."""
+class Result:
+    """A report read back, or the manifest in an ``.npz``, which has no rows."""
 
     manifest: dict[str, Any]
     rows: list[Row]
 
+    def check(self) -> None:
+        """Refuse what cannot be compared.
 
-@dataclass(frozen=True)
-class Result:
-    """A report read back, or the manifest in an ``.npz``."""
+        Raises:
+            ValueError: a row or the manifest is not what ``evaluate`` writes.
+        """
+        for row in self.rows:
+            for name in ("frechet", *ENDS, *COLUMNS):
+                value = row.get(name)
+                if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                    raise ValueError(f"{name} is no number; given {str(value)[:100]}")
+            ends = [row.get(name) for name in ENDS]
+            distances = [row["frechet"], *(end for end in ends if end is not None)]
+            if not isinstance(row["images"], str) or (None in ends) != (ends == [None, None]):
+                raise ValueError("a row of it has no name of its images, or an interval of one end")
+            if not all(map(math.isfinite, distances)):
+                raise ValueError("a distance of it is not finite")
+        metrics_table(self.rows)
+        self.conditions()
 
-    path: Path
-    manifest: dict[str, Any]
-    rows: tuple[Row, ...]
+    def conditions(self) -> dict[str, Any]:
+        """The manifest's entries; sampling settings under today's names, whatever version wrote them."""
+        manifest = {**self.manifest}
+        if isinstance(images := manifest.get("images"), dict) and isinstance(images.get("sampling"), dict):
+            manifest["images"] = {**images, "sampling": current_names(images["sampling"])}
+        return flattened(manifest)
 
 
 def read_result(path: Path) -> Result:
@@ -59,56 +75,38 @@ def read_result(path: Path) -> Result:
                 f"{path} holds no manifest: only files that `purrception evaluate` wrote can be compared"
             )
         with reading("an .npz with a manifest", path):
-            return _checked(path, _Report(json.loads(str(content["manifest"])), []))
+            result = Result(json.loads(str(content["manifest"])), [])
+            result.check()
+            return result
     file = path / REPORT_JSON if path.is_dir() else path
     if not file.is_file():
         raise InputError(f"no result at {path}: give the folder of a report, its {REPORT_JSON}, or an .npz")
-    report: _Report = read_json(file, _Report, WRITTEN)
-    with reading(WRITTEN, file):
-        return _checked(path, report)
-
-
-def _checked(path: Path, report: _Report) -> Result:
-    """A result of which everything that is said of it can be said.
-
-    Raises:
-        ValueError: a row of it is none.
-    """
-    for row in report.rows:
-        for name in ("frechet", *ENDS, *COLUMNS):
-            value = row.get(name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-                raise ValueError(f"{name} is no number; given {str(value)[:100]}")
-        ends = [row.get(name) for name in ENDS]
-        distances = [row["frechet"], *(end for end in ends if end is not None)]
-        if not isinstance(row["images"], str) or (None in ends) != (ends == [None, None]):
-            raise ValueError("a row of it has no name of its images, or an interval of one end")
-        if not all(map(math.isfinite, distances)):
-            raise ValueError("a distance of it is not finite")
-    table(report.rows)
-    flattened(report.manifest)
-    return Result(path, report.manifest, tuple(report.rows))
+    what = "a report of `purrception evaluate` with a manifest"
+    result = read_json(file, Result, what)
+    with reading(what, file):
+        result.check()
+    return result
 
 
 def compare_results(a: Path, b: Path, *, anyway: bool = False) -> str:
-    """In what two results differ, and their rows by rank.
+    """In what two results differ, and their rows, ranked by distance.
 
     Args:
-        a: a result.
+        a: a result; see :func:`read_result`.
         b: another.
-        anyway: rank them with a warning although they must not be ranked.
+        anyway: rank them, with a warning, even where their distances do not compare.
 
     Raises:
         InputError: they differ in protocol, reference, count or features, and ``anyway`` is not set; the message
             says in what.
     """
     one, other = read_result(a), read_result(b)
-    left, right = flattened(one.manifest), flattened(other.manifest)
+    left, right = one.conditions(), other.conditions()
     different = [key for key in {**left, **right} if left.get(key) != right.get(key)]
     lines = [f"A: {a}", f"B: {b}", ""]
     if different:
-        lines += ["| differs in | A | B |", "|---|---|---|"]
-        lines += [f"| {key} | {_short(left.get(key))} | {_short(right.get(key))} |" for key in different]
+        rows = [[key, _short(left.get(key)), _short(right.get(key))] for key in different]
+        lines.append(table(["differs in", "A", "B"], rows))
     else:
         lines.append("The manifests are equal.")
     if not (one.rows and other.rows):
@@ -132,15 +130,15 @@ def _ranked(one: Result, other: Result) -> list[str]:
     rows.sort(key=lambda row: float(row["frechet"]))
     best = {name: next(row for row in rows if row["images"].startswith(name)) for name in "AB"}
     near, far = sorted(best.values(), key=lambda row: float(row["frechet"]))
-    lines = [*table(rows), ""]
+    lines = [metrics_table(rows), ""]
     if near["frechet"] == far["frechet"]:
         return [*lines, "Their best rows are at the same distance."]
     winner = near["images"][0]
-    verdict = f"{winner}'s best row is nearer by {far['frechet'] - near['frechet']:.4g}"
-    if near["frechet_high"] is None or far["frechet_low"] is None:
-        return [*lines, f"{verdict}; without intervals nobody knows whether that is chance."]
-    apart = near["frechet_high"] < far["frechet_low"]
-    return [*lines, f"{verdict}; their intervals {'lie apart' if apart else 'overlap: it may be chance'}."]
+    nearer = f"{winner}'s best row is nearer by {far['frechet'] - near['frechet']:.4g}"
+    high, low = near.get("frechet_high"), far.get("frechet_low")
+    if high is None or low is None:
+        return [*lines, f"{nearer}; without intervals nobody knows whether that is chance."]
+    return [*lines, f"{nearer}; their intervals {'lie apart' if high < low else 'overlap: it may be chance'}."]
 
 
 def _short(value: object) -> str:

@@ -11,7 +11,17 @@ from typing import Protocol, Self, TypeVar
 import numpy as np
 import torch
 
-from purrception.data import DataConfig, ImageSource, Skipped, UnreadableImageError, decode_image, ignored_files
+from purrception.data import (
+    DataConfig,
+    ImageSource,
+    Skipped,
+    Split,
+    UnreadableImageError,
+    decode_image,
+    ignored_files,
+    open_images,
+    spread_rows,
+)
 from purrception.data.decoding import LARGEST_IMAGE
 from purrception.data.folder import FolderImages
 from purrception.data.labels import MOST_CLASSES, class_names_of
@@ -75,6 +85,19 @@ class SourceImages:
     def read(self, rows: range) -> list[tuple[np.ndarray, int] | UnreadableImageError]:
         """Images ``rows`` of the set."""
         return [_or_reason(self.source.__getitem__, int(self.rows[row])) for row in rows]
+
+
+def split_images(data: DataConfig, split: Split, count: int | None = None) -> SourceImages:
+    """The real images of a split; ``count`` of them, drawn by a key, where it is given.
+
+    Raises:
+        InputError: there are fewer than two.
+    """
+    source = open_images(data, split)
+    if len(source) < 2:
+        raise InputError(f"the {split} split holds {len(source)} images; at least 2 are needed")
+    rows = None if count is None else spread_rows(len(source), count)
+    return SourceImages(source, rows, f"image of the {split} split", grey=data.channels == 1)
 
 
 class FolderOfImages:

@@ -18,8 +18,14 @@ from purrception.data.labels import MOST_CLASSES
 from purrception.evaluation.extractors import Extractor
 from purrception.evaluation.extractors.random_features import is_of_grey
 from purrception.evaluation.features import FeatureCache, ImageFeatures, extract_features
-from purrception.evaluation.image_sets import NPZ_IMAGES, CodeImages, FolderOfImages, ImageSet, NpzImages
-from purrception.evaluation.learning import split_images
+from purrception.evaluation.image_sets import (
+    NPZ_IMAGES,
+    CodeImages,
+    FolderOfImages,
+    ImageSet,
+    NpzImages,
+    split_images,
+)
 from purrception.evaluation.metrics.statistics import FeatureStatistics
 from purrception.evaluation.npz import listed, read_npz
 from purrception.storage import read_limited, reading, write_file

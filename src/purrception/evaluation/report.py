@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from purrception.evaluation.manifest import flattened
-from purrception.evaluation.metrics.per_class import ClassFigures
+from purrception.evaluation.metrics.per_class import ClassMetrics
 from purrception.evaluation.references import PROTOCOLS
 from purrception.storage import write_file
+from purrception.utils.markdown import table
 
 REPORT_JSON, REPORT_MARKDOWN, REPORT_PICTURE = "report.json", "report.md", "report.png"
 WORST_SHOWN = 10
@@ -20,7 +21,7 @@ Row = dict[str, Any]
 
 
 def _with_interval(row: Row) -> str:
-    if row["frechet_low"] is None:
+    if row.get("frechet_low") is None:
         return f"{row['frechet']:.3f}"
     return f"{row['frechet']:.3f} ({row['frechet_low']:.3f} to {row['frechet_high']:.3f})"
 
@@ -48,34 +49,31 @@ COLUMNS: dict[str, tuple[str, Callable[[Row], str]]] = {
 }
 
 
-def table(rows: list[Row], first: str = "images") -> list[str]:
+def metrics_table(rows: list[Row], first: str = "images") -> str:
     """Rows as Markdown; columns that no row has anything for are left out."""
     shown = {key: column for key, column in COLUMNS.items() if any(row.get(key) is not None for row in rows)}
-    lines = [
-        f"| {' | '.join([first, *(title for title, _ in shown.values())])} |",
-        "|---" * (len(shown) + 1) + "|",
+    cells = [
+        [row["images"], *(show(row) if row.get(key) is not None else "–" for key, (_, show) in shown.items())]
+        for row in rows
     ]
-    for row in rows:
-        cells = [show(row) if row.get(key) is not None else "–" for key, (_, show) in shown.items()]
-        lines.append(f"| {' | '.join([str(row['images']), *cells])} |")
-    return lines
+    return table([first, *(title for title, _ in shown.values())], cells)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures with everything they are figures of."""
+    """Metrics with everything that they depend on."""
 
     manifest: dict[str, Any]
-    """See :func:`build_manifest`."""
+    """See :func:`purrception.evaluation.manifest.build_manifest`."""
     classifier_accuracy: float | None
-    """On the reference; none without classes."""
+    """The classifier's accuracy on the reference; none without classes."""
     rows: tuple[Row, ...]
-    """Of the judged images."""
+    """One of each set of images."""
     floors: tuple[Row, ...]
     """Of real images: first those that the reference does not hold, where there are any; then halves of it."""
     warnings: tuple[str, ...]
-    classes: tuple[ClassFigures, ...]
-    """Of the judged images nearest to the reference, the worst class first."""
+    classes: tuple[ClassMetrics, ...]
+    """Of the set nearest to the reference, the worst class first."""
 
     @property
     def frechet_floor(self) -> float | None:
@@ -92,7 +90,7 @@ class Evaluation:
             "rows": list(self.rows),
             "floors": list(self.floors),
             "warnings": list(self.warnings),
-            "classes": [asdict(one) for one in self.classes],
+            "classes": [one.plain() for one in self.classes],
         }
 
     def markdown(self) -> str:
@@ -111,7 +109,7 @@ class Evaluation:
             lines += [f"Classifier accuracy on the real reference images: {self.classifier_accuracy:.1%}.", ""]
         lines += [part for warning in self.warnings for part in (f"**Note.** {warning}", "")]
         rows = [self._beside_floor(row) for row in (*self.floors, *self.rows)]
-        lines += [*table(rows), ""]
+        lines += [metrics_table(rows), ""]
         if self.floors:
             lines += [
                 "Floors are distances between real images alone, at the count they stand beside: what a perfect "
@@ -127,8 +125,8 @@ class Evaluation:
                 "",
             ]
         lines += [*self._classes(), f"![Distances, and the worst classes]({REPORT_PICTURE})", ""]
-        lines += ["## Manifest", "", "| what | value |", "|---|---|"]
-        lines += [f"| {key} | {_short(value)} |" for key, value in flattened(self.manifest).items()]
+        manifest = [[key, _short(value)] for key, value in flattened(self.manifest).items()]
+        lines += ["## Manifest", "", table(["what", "value"], manifest)]
         return "\n".join(lines) + "\n"
 
     def _beside_floor(self, row: Row) -> Row:
@@ -139,16 +137,16 @@ class Evaluation:
         if not self.classes:
             return []
         shown = self.classes[:WORST_SHOWN]
-        rows = [
-            {"images": f"{one.name}{f' (taken for {one.mistaken_for})' * bool(one.mistaken_for)}", **one.figures}
+        rows: list[Row] = [
+            {"images": f"{one.name}{f' (taken for {one.mistaken_for})' * bool(one.mistaken_for)}", **one.metrics}
             for one in shown
         ]
-        for row in rows:  # one subset each: no spread to speak of, nor a score within one class
+        for row in rows:  # an Inception score within one class means nothing
             row["inception_score"] = None
         return [
             f"## Class by class, the worst by KID first ({len(shown)} of {len(self.classes)})",
             "",
-            *table(rows, "class"),
+            metrics_table(rows, "class"),
             "",
         ]
 

@@ -24,7 +24,7 @@ LARGEST_SIDE = 64
 """Pixels of an example; larger images are thinned out."""
 
 Shown = tuple[ImageSet, ImageFeatures]
-"""Images, and what is known of them."""
+"""Images with their features."""
 
 
 def draw(result: Evaluation, made: Shown, real: Shown | None, folder: Path) -> None:
@@ -48,17 +48,19 @@ def draw(result: Evaluation, made: Shown, real: Shown | None, folder: Path) -> N
         panels[1].axvline(sheet.shape[1] / 2 - 0.5, color="C1", linewidth=2)
         step = sheet.shape[0] / len(classes)
         panels[1].set_yticks([(row + 0.5) * step for row in range(len(classes))], [one.name for one in classes])
-        panels[1].set_xticks([sheet.shape[1] / 4, 3 * sheet.shape[1] / 4], ["judged", "real"])
+        panels[1].set_xticks([sheet.shape[1] / 4, 3 * sheet.shape[1] / 4], ["evaluated", "real"])
         panels[1].set_title("the worst classes, the worst first", fontsize=10)
     save_png(figure, folder / REPORT_PICTURE)
 
 
 def _draw_distances(panel: Axes, rows: Sequence[Row], floors: int) -> None:
     places = np.arange(len(rows))[::-1]
-    names = [_called(row) for row in rows]
+    names = [_title(row) for row in rows]
     values = np.array([row["frechet"] for row in rows])
-    low = np.array([row["frechet"] if row["frechet_low"] is None else row["frechet_low"] for row in rows])
-    high = np.array([row["frechet"] if row["frechet_high"] is None else row["frechet_high"] for row in rows])
+    low, high = (
+        np.array([value if row[end] is None else row[end] for row, value in zip(rows, values, strict=True)])
+        for end in ("frechet_low", "frechet_high")
+    )
     reach = np.stack([values - low, high - values]).clip(min=0)
     for chosen, colour in ((slice(0, floors), "grey"), (slice(floors, None), "C0")):
         panel.errorbar(values[chosen], places[chosen], xerr=reach[:, chosen], fmt="o", color=colour, capsize=4)
@@ -69,7 +71,7 @@ def _draw_distances(panel: Axes, rows: Sequence[Row], floors: int) -> None:
     panel.set(xlabel="Fréchet distance to the reference, with its 95 % interval")
 
 
-def _called(row: Row) -> str:
+def _title(row: Row) -> str:
     guidance = "" if row.get("guidance") is None else f", guidance {row['guidance']:g}"
     return f"{row['images']}{guidance} ({row['count']})"
 

@@ -1,1 +1,1 @@
-"""Runs: their configuration, the stages from images to a trained pipeline, and what can be told before."""
+"""Runs: their configuration, the stages from images to a trained pipeline, planning, and export."""

@@ -1,6 +1,6 @@
-"""The configuration of a run: frozen dataclasses, each beside what it builds, composed here.
+"""The configuration of a run, composed of the dataclasses that stand beside what they configure.
 
-Values come from, in rising precedence: defaults, a recipe or YAML file, the command line.
+Values come from the defaults, a recipe or YAML file, and the command line; the later ones take precedence.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from purrception.storage import is_plain_name, load_settings
 from purrception.tokenizers import LossConfig, TokenizerTrainingConfig, VQConfig
 from purrception.training import TrainingConfig
 from purrception.utils.errors import InputError
-from purrception.utils.settings import TIMEOUT_MINUTES, check_numbers
+from purrception.utils.settings import ProcessOptions, check_numbers
 
 
 @dataclass(frozen=True)
@@ -27,18 +27,18 @@ class TokenizerConfig:
     """Where the tokenizer comes from: trained as part of the run, a folder or hub id, or a public checkpoint."""
 
     path: str = ""
-    """Folder of an existing tokenizer (diffusers VQModel), hub:OWNER/NAME, or a checkpoint file to convert; empty:
-    train one."""
+    """Folder of an existing tokenizer (a diffusers VQModel), hub:OWNER/NAME, or a checkpoint file to convert;
+    empty: train a tokenizer."""
     arch: str = ""
-    """What a checkpoint file holds: vq-f4, vq-f8, vq-f8-n256, vq-f16, vqgan-imagenet-f16-1024,
+    """Architecture of the checkpoint file: vq-f4, vq-f8, vq-f8-n256, vq-f16, vqgan-imagenet-f16-1024,
     vqgan-imagenet-f16-16384, vq-ds8-c2i, vq-ds16-c2i or vq-ds16-t2i."""
     standardise: bool = True
-    """Shift and scale the codes so that latents have mean 0 and variance 1; False: noise is added to the codes as
-    they are, as the paper's code does."""
+    """Standardise the codes, so that latents have mean 0 and variance 1; False: noise is added to the codes as
+    they are, as in the paper's code."""
     model: VQConfig = field(default_factory=VQConfig)
     """Architecture of the tokenizer to train."""
     training: TokenizerTrainingConfig = field(default_factory=TokenizerTrainingConfig)
-    """How to train it."""
+    """How to train the tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -46,66 +46,62 @@ class RunConfig:
     """Everything that determines a run."""
 
     name: str
-    """Name of the run; its directory is RUNS/NAME."""
+    """Name of the run, whose folder is RUNS/NAME."""
     runs: str = "runs"
-    """Folder of all runs."""
+    """Folder that holds the runs."""
     seed: int = 0
-    """Of initial weights, data order, noise and label dropout."""
+    """Seed of the initial weights, the data order, the noise and the label dropout."""
     data: DataConfig = field(default_factory=DataConfig)
-    """Images."""
+    """The images."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    """Images to codes."""
+    """The tokenizer, which turns images into codes."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    """What is learned."""
+    """The objective of training."""
     network: DiTConfig = field(default_factory=DiTConfig)
-    """Backbone."""
+    """The backbone of the network."""
     head: HeadConfig = field(default_factory=HeadConfig)
-    """What turns its features into a posterior."""
+    """The head, which turns the backbone's features into a posterior."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    """Optimisation."""
+    """Optimisation, logging and saving."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    """How the run samples by default."""
+    """The default sampling settings of the run."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    """How it is judged."""
+    """How samples of the run are evaluated."""
     init_from: str = ""
-    """Pipeline or run, or hub:OWNER/NAME, whose weights training starts from; classes may differ."""
+    """Pipeline, run or hub:OWNER/NAME whose weights training starts from; its classes may differ."""
 
     def __post_init__(self) -> None:
-        """Refuse a name that is no folder name, and a seed that no generator takes."""
+        """Refuse a name that is not a folder name, and a seed out of range."""
         if not is_plain_name(self.name) or self.name.startswith("."):
-            raise InputError(f"a run's name is a plain folder name; given {self.name!r}")
+            raise InputError(f"a run's name must be a plain folder name; given {self.name!r}")
         _check(self, self.data)
         if not 0 <= self.seed < 2**63:
             raise InputError(f"a seed lies in [0, 2⁶³); given {self.seed}")
 
 
 @dataclass(frozen=True)
-class TokenizerRunConfig:
-    """Everything that determines the training of a tokenizer by itself."""
+class TokenizerRunConfig(ProcessOptions):
+    """Everything that determines the training of a tokenizer on its own."""
 
     data: DataConfig = field(default_factory=DataConfig)
-    """Images."""
+    """The images."""
     model: VQConfig = field(default_factory=VQConfig)
-    """Architecture; that of init_from where there is one."""
+    """Architecture of the tokenizer; that of init_from if given."""
     training: TokenizerTrainingConfig = field(default_factory=TokenizerTrainingConfig)
     """Losses, quantiser and optimisation."""
     seed: int = 0
-    """Of initial weights, the order of the images and restarted codes."""
-    device: str = "auto"
-    """cpu, cuda, …; auto takes a GPU when there is one."""
-    timeout_minutes: float = TIMEOUT_MINUTES
-    """Under torchrun, how long processes wait for one that shows no progress."""
+    """Seed of the initial weights, the order of the images and the restarted codes."""
     init_from: str = ""
-    """Folder of a tokenizer to go on from; empty: start anew."""
+    """Folder of a tokenizer whose weights training starts from; empty: start from random weights."""
     decoder_only: bool = False
-    """Train the decoder of init_from alone: every image keeps its codes."""
+    """Train only the decoder of init_from, so that every image keeps its codes."""
 
     def __post_init__(self) -> None:
-        """Refuse a decoder of nothing."""
+        """Refuse decoder_only without a tokenizer, and a seed out of range."""
         _check(self, self.data)
         if self.decoder_only and not self.init_from:
             raise InputError(
-                "decoder_only trains the decoder of an existing tokenizer: give it with --init-from DIR"
+                "decoder_only trains the decoder of an existing tokenizer: give the tokenizer with --init-from DIR"
             )
         if not 0 <= self.seed < 2**63:
             raise InputError(f"a seed lies in [0, 2⁶³); given {self.seed}")
@@ -113,18 +109,18 @@ class TokenizerRunConfig:
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Images alone, for verbs that take ``--data.…`` and no other part of a configuration."""
+    """The images, for verbs that take ``--data.…`` and no other part of a configuration."""
 
     data: DataConfig = field(default_factory=DataConfig)
-    """Images."""
+    """The images."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers that are none."""
+        """Refuse numbers that are not finite or out of range."""
         _check(self, self.data)
 
 
 def _check(settings: object, data: DataConfig) -> None:
-    """Refuse numbers that are not finite, anywhere in ``settings``, and images larger than any network takes."""
+    """Refuse numbers in ``settings`` that are not finite, and images that no network could take."""
     check_numbers(data, "data.", image_size=2**14, classes=2**17, views=2**16)
     check_numbers(settings)
 
@@ -136,13 +132,13 @@ PATHS: dict[type, tuple[str, ...]] = {
     TokenizerRunConfig: ("init_from",),
     LossConfig: ("perceptual_weights",),
 }
-"""Settings that name what lies somewhere, as a path, an address or an id of the hub."""
+"""Settings that are a path, an address or an id of the hub."""
 
 T = TypeVar("T")
 
 
 def map_paths(settings: T, change: Callable[[str], str]) -> T:
-    """``settings`` with every text in them that names what lies somewhere changed; see :data:`PATHS`."""
+    """``settings`` with ``change`` applied to each of their paths; see :data:`PATHS`."""
     changed: dict[str, Any] = {}
     for item in dataclasses.fields(settings):  # type: ignore[arg-type]
         value = getattr(settings, item.name)
@@ -157,6 +153,6 @@ def load_config(path: Path | str) -> RunConfig:
     """Read the YAML configuration of a run, strictly.
 
     Raises:
-        InputError: the file is missing, is no YAML or does not validate.
+        InputError: the file is missing, not YAML or not valid.
     """
     return load_settings(RunConfig, path)

@@ -1,9 +1,9 @@
-"""A run without its data: everything up to the first training step, on images of noise.
+"""A dry run: everything up to the first training step, on images of noise.
 
-What is checked is what a run does, by the same functions: tokenizer, token shards, dataset, network, loss,
-gradient, optimiser. Sizes are the recipe's. Only what a processor cannot hold is made smaller: the batch, and the
-number of blocks of a network of more than 200 million parameters. The whole network takes its step too, at the
-full batch, on PyTorch's meta device, which knows shapes but holds no numbers.
+It goes through the stages of a real run, with the same functions: tokenizer, token shards, dataset, network, loss,
+gradient, optimiser. Sizes are the recipe's, except that the batch is small and, on a CPU, a network of more than
+200 million parameters has fewer blocks. The whole network takes a step as well, at the full batch, on PyTorch's
+meta device, which computes shapes only.
 """
 
 from __future__ import annotations
@@ -15,36 +15,33 @@ from pathlib import Path
 import torch
 
 from purrception.data import DataConfig, open_images
+from purrception.experiment.build import build_network
+from purrception.experiment.checks import check_config
 from purrception.experiment.config import RunConfig
-from purrception.experiment.run import (
-    build_network,
-    build_trainer,
-    check_config,
-    prepare_tokenizer,
-    prepare_tokens,
-)
-from purrception.flow import TrainingBatch, build_objective
+from purrception.experiment.run import build_trainer, prepare_tokenizer, prepare_tokens
+from purrception.flow import build_objective
 from purrception.models import PurrceptionTransformer
 from purrception.models.flops import training_flops
 from purrception.storage import dump_settings
 from purrception.tokenizers import VQTokenizer, known_arch
 from purrception.tokens import Manifest
 from purrception.training import RunDirectory
+from purrception.training.batches import blank_batch
 from purrception.utils.errors import InputError
 from purrception.utils.text import BYTES, COUNTS, FLOPS, in_units
 
 WHOLE_ON_CPU = 200_000_000
-"""Parameters up to which the real step is taken with all blocks, where there is no GPU."""
-IMAGES_PER_STEP, BLOCKS_AT_LEAST = 2, 2
+"""Number of parameters up to which the real step is taken with all blocks on a CPU."""
+IMAGES_PER_STEP, BLOCKS_OF_LARGE = 2, 2
 BYTES_PER_PARAMETER = 20
-"""Weights, gradients, AdamW's two moments and the moving average, float32."""
+"""Weights, gradients, AdamW's two moments and the moving average, in float32."""
 
 
 def dry_run(config: RunConfig) -> str:
-    """Do all that ``config`` asks for up to the first step, in a temporary folder; what happened, in lines.
+    """Go through a run up to the first step, in a temporary folder, and describe it in a few lines.
 
     Raises:
-        InputError: something does not fit, as :func:`purrception.experiment.run.check_config` would find.
+        InputError: something does not fit; see :func:`purrception.experiment.checks.check_config`.
     """
     rehearsal = _rehearsal(config)
     with tempfile.TemporaryDirectory() as temporary:
@@ -57,7 +54,7 @@ def dry_run(config: RunConfig) -> str:
         parameters = sum(parameter.numel() for parameter in whole.parameters())
         device = rehearsal.training.resolve_device()
         if parameters > WHOLE_ON_CPU and device.type == "cpu":
-            blocks = min(config.network.depth, BLOCKS_AT_LEAST)
+            blocks = min(config.network.depth, BLOCKS_OF_LARGE)
             rehearsal = replace(rehearsal, network=replace(config.network, depth=blocks))
         trainer = build_trainer(rehearsal, run, tokenizer, train, held_out)
         figures = trainer.try_step()
@@ -72,7 +69,7 @@ def dry_run(config: RunConfig) -> str:
 
 
 def _rehearsal(config: RunConfig) -> RunConfig:
-    """The same run on a few images of noise, one step long."""
+    """The same run on a few images of noise, with one step."""
     data = replace(config.data, source="noise", classes=_classes(config), tokens="", flips=False)
     training = replace(config.training, steps=1, batch_size=IMAGES_PER_STEP, accumulation=1)
     tokenizer = config.tokenizer
@@ -81,7 +78,7 @@ def _rehearsal(config: RunConfig) -> RunConfig:
 
 
 def _classes(config: RunConfig) -> int:
-    """As many as the configuration expects, else as the images have, else none."""
+    """The number of classes that the configuration expects, else that the images have, else 0."""
     if config.data.classes is not None:
         return config.data.classes
     try:
@@ -91,7 +88,7 @@ def _classes(config: RunConfig) -> int:
 
 
 def _stand_in(config: RunConfig) -> VQTokenizer | None:
-    """The public tokenizer that a recipe names, with random weights; ``None`` where it is given or trained."""
+    """The public tokenizer that a recipe names, with random weights; ``None`` if one is given or trained."""
     if config.tokenizer.path or not config.tokenizer.arch:
         return None
     with torch.random.fork_rng(devices=[]):
@@ -102,18 +99,11 @@ def _stand_in(config: RunConfig) -> VQTokenizer | None:
 
 
 def whole_step(config: RunConfig, manifest: Manifest, tokenizer: VQTokenizer) -> PurrceptionTransformer:
-    """Take one optimiser step of the whole network at the full batch, as shapes alone; returns the network."""
+    """Take one optimiser step of the whole network at the full batch, on the meta device; return the network."""
     training, objective = config.training, build_objective(config.objective)
     with torch.device("meta"):
         network = build_network(config, manifest, tokenizer)
-        count = training.batch_size // training.accumulation
-        batch = TrainingBatch(
-            indices=torch.empty(count, *manifest.grid, dtype=torch.long),
-            labels=torch.empty(count, dtype=torch.long),
-            noise=torch.empty(count, manifest.codebook_dim, *manifest.grid),
-            time=torch.empty(count),
-        )
-        objective.loss(network, batch).total.backward()
+        objective.loss(network, blank_batch(network, training.microbatch)).total.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), training.gradient_clip)
         torch.optim.AdamW(network.parameters(), training.learning_rate, training.betas).step()
     return network
@@ -135,7 +125,7 @@ def _describe_network(config: RunConfig, whole: PurrceptionTransformer, paramete
     return (
         f"network     DiT, {sizes.depth} blocks, width {sizes.width}, {sizes.heads} heads, patch "
         f"{sizes.patch_size}: {in_units(parameters, COUNTS)} parameters\n"
-        f"whole step  at batch {batch}, as shapes alone (meta device): fits; "
+        f"whole step  at batch {batch}, shapes only (meta device): fits; "
         f"{in_units(training_flops(whole, batch), FLOPS)}, {in_units(parameters * BYTES_PER_PARAMETER, BYTES)} of "
         "float32 training state"
     )

@@ -1,4 +1,4 @@
-"""A run → one folder that travels: averaged weights, the tokenizer, and a card that says what they are."""
+"""Exporting a run: one folder with the averaged weights, the tokenizer and a model card."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from purrception.experiment.build import sampling_companion
 from purrception.experiment.config import RunConfig, load_config, map_paths
-from purrception.experiment.run import load_pipeline, sampling_companion
+from purrception.experiment.saved_run import load_pipeline
 from purrception.generation.pipeline import PurrceptionPipeline
 from purrception.storage import dump_settings, read_json, read_json_lines, whole_folder
 from purrception.storage.model_folder import check_variant
@@ -25,9 +26,9 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 DATA = {
     "digits": "the 1797 handwritten digits of scikit-learn (UCI's optical recognition set, CC BY 4.0)",
     "photos": "crops of scikit-learn's two sample photographs (CC BY 2.0, as its README.txt says)",
-    "folder": "a folder of images that the author of the run holds; their licence is not recorded",
-    "webdataset": "tars of images that the author of the run holds; their licence is not recorded",
-    "hub": "the hub data set {root}; see its page for its licence",
+    "folder": "a folder of the author's own images; their licence is not recorded",
+    "webdataset": "tars of the author's own images; their licence is not recorded",
+    "hub": "the hub data set {root}; its page states the licence",
 }
 TOKENIZER_LICENCES = {
     "taming": "MIT, as the repository CompVis/latent-diffusion states",
@@ -38,20 +39,21 @@ TOKENIZER_LICENCES = {
 def export_run(
     root: Path | str, folder: Path, dtype: str = "float32", variant: str = "", licence: str = ""
 ) -> PurrceptionPipeline:
-    """Write the pipeline of a run, of an unfinished one from its latest checkpoint, with its model card.
+    """Write the pipeline of a run with its model card; of an unfinished run, from the latest checkpoint.
 
-    The tokenizer stays float32, so that its codes are to the bit those that were learned.
+    The tokenizer stays float32, so that its codes are exactly those that were learned.
 
     Args:
         root: the run.
-        folder: where to; must not be there yet.
-        dtype: of the network's weights: float32, bfloat16 or float16.
-        variant: part of the weight files' names, as diffusers' ``variant``.
-        licence: of the weights, an identifier of the hub such as ``apache-2.0``; empty: not stated.
+        folder: the folder to write, which must not be there yet.
+        dtype: precision of the network's weights: float32, bfloat16 or float16.
+        variant: part of the names of weight files, as diffusers' ``variant``.
+        licence: licence of the weights, an identifier of the hub such as ``apache-2.0``; empty: not stated.
 
     Raises:
-        InputError: there is no run, nothing trained yet, or no such precision; the folder holds something, or the
-            disk is full.
+        InputError: there is no run, nothing is trained yet, or the precision is unknown; the folder is not empty,
+        or
+            the disk is full.
     """
     if dtype not in PRECISIONS:
         raise unknown_name("precision", dtype, PRECISIONS)
@@ -75,12 +77,12 @@ def export_run(
 def model_card(
     run: RunDirectory, config: RunConfig, pipeline: PurrceptionPipeline, dtype: str = "float32", licence: str = ""
 ) -> str:
-    """What somebody who meets the weights should know, as the hub shows it; all of it is read from the run."""
+    """The model card, as the hub shows it; everything in it is read from the run."""
     network, sampling = pipeline.transformer, config.sampling
     steps = sampling.num_inference_steps
     height, width = network.grid
     size, dim = network.codebook.shape
-    canvas = pipeline.canvas
+    processor = pipeline.image_processor
     parameters = sum(parameter.numel() for parameter in network.parameters())
     head = {"library_name": "purrception", "pipeline_tag": "unconditional-image-generation"}
     head |= {"license": licence} if licence else {}
@@ -94,7 +96,7 @@ tags: [flow-matching, vector-quantisation, image-generation]
 # {config.name}
 
 A variational flow matching model in a vector-quantised latent space (Purrception, arXiv 2510.01478), trained with
-`purrception`. It generates images of {canvas.width}×{canvas.height} pixels,
+`purrception`. It generates images of {processor.width}×{processor.height} pixels,
 {"under one of " + str(network.num_classes) + " classes" if network.num_classes else "without classes"}.
 {grid}
 ```python
@@ -131,18 +133,18 @@ With `{CONFIG}`, which lies beside this card:
 
 ## Limits
 
-The tokenizer bounds what an image can show. Where training images were few, samples may repeat them. Nothing was
-done to keep the model from what its data holds.
+The tokenizer limits the detail that an image can show. If training images were few, samples may repeat them. No
+content of the training data was filtered out.
 """
 
 
 def _last_part(text: str) -> str:
-    """A path without the folders around it, which are nobody else's business; anything else as it is."""
+    """An absolute path without its folders, which are private; anything else as it is."""
     return Path(text).name if Path(text).is_absolute() else text
 
 
 def _command(config: RunConfig) -> str:
-    """What trains this again, with a word for each thing that others keep elsewhere."""
+    """The command that repeats the training, with placeholders for paths."""
     paths = {
         "data.root": (config.data.root, "IMAGES"),
         "data.tokens": (config.data.tokens, "TOKENS"),
@@ -154,12 +156,12 @@ def _command(config: RunConfig) -> str:
 
 
 def _training(run: RunDirectory, config: RunConfig) -> str:
-    made = config.training
+    training = config.training
     latest = CheckpointStore(run.checkpoints).latest()
-    step = made.steps if latest is None else latest.state.step
+    step = training.steps if latest is None else latest.state.step
     return (
-        f"{step} of {made.steps} steps of {made.batch_size} images, AdamW, peak learning rate "
-        f"{made.learning_rate:g}, label dropout {made.label_dropout:g}, seed {config.seed}"
+        f"{step} of {training.steps} steps of {training.batch_size} images, AdamW, peak learning rate "
+        f"{training.learning_rate:g}, label dropout {training.label_dropout:g}, seed {config.seed}"
     )
 
 
@@ -172,28 +174,27 @@ def _data(config: RunConfig) -> str:
 
 def _tokenizer(run: RunDirectory, config: RunConfig) -> str:
     origin = run.tokenizer / ORIGIN_FILE
-    remedy = "remove it, and the card says nothing of where the tokenizer comes from"
+    remedy = "remove it to export without the origin of the tokenizer"
     record: dict[str, Any] = (
         read_json(origin, dict[str, Any], "the origin of a tokenizer", remedy) if origin.is_file() else {}
     )
     if "arch" in record:
         arch, source = str(record["arch"]), str(record.get("source", "an unknown source"))
         public = PUBLIC_TOKENIZERS.get(arch)
-        licence = TOKENIZER_LICENCES[public.family] if public else "see the page of its source for its licence"
+        licence = TOKENIZER_LICENCES[public.family] if public else "the page of its source states the licence"
         return f"{arch or 'diffusers VQModel'} from {source}, converted; {licence}"
     if config.tokenizer.path:
         return f"an existing one, {Path(config.tokenizer.path).name}; its licence is not recorded"
-    return "trained on the same images as part of the run; no weights of others"
+    return "trained on the same images as part of the run, from random weights"
 
 
 def _figures(run: RunDirectory) -> str:
-    """The latest evaluation's report, one level below this card's headings."""
+    """The report of the latest evaluation, with its headings one level lower; else the last held-out loss."""
     reports = sorted(run.evaluation.glob("[!.]*/report.md"), key=lambda path: path.stat().st_mtime)
     if reports:
         lines = reports[-1].read_text(encoding="utf-8").splitlines()
         return "\n".join(f"##{line}" if line.startswith("#") else line for line in lines if "![" not in line)
-    rows = read_json_lines(run.metrics_file)
-    given = [row.get("validation_loss") for row in rows]
-    losses = [loss for loss in given if isinstance(loss, float) and math.isfinite(loss)]
+    measured = [row.get("validation_loss") for row in read_json_lines(run.metrics_file)]
+    losses = [loss for loss in measured if isinstance(loss, float) and math.isfinite(loss)]
     held_out = f" Held-out loss at the end: {losses[-1]:.4f}." if losses else ""
     return f"Not evaluated yet.{held_out}"

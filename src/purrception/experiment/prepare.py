@@ -1,4 +1,4 @@
-"""``purrception prepare``: images and a tokenizer → a folder of token shards that training reads."""
+"""``purrception prepare``: encodes images to a folder of token shards that training reads."""
 
 from __future__ import annotations
 
@@ -13,50 +13,50 @@ from purrception.tokens import SUMMARY_FILE, EncodingConfig, prepare_splits
 from purrception.utils import distributed
 from purrception.utils.devices import resolve_device
 from purrception.utils.errors import InputError
-from purrception.utils.settings import TIMEOUT_MINUTES
+from purrception.utils.settings import ProcessOptions
 from purrception.utils.text import command_line
 
 
 @dataclass(frozen=True)
-class PrepareOptions:
-    """What ``purrception prepare`` takes."""
+class PrepareOptions(ProcessOptions):
+    """Options of ``purrception prepare``."""
 
     tokenizer: str = ""
     """Folder of the tokenizer (a diffusers VQModel), hub:OWNER/NAME, or a checkpoint file to convert (--arch)."""
     arch: str = ""
-    """What a checkpoint file holds; see ``purrception tokenizer convert``."""
+    """Architecture of the checkpoint file; see ``purrception tokenizer convert``."""
     out: str = ""
-    """Folder for the shards: OUT/train and OUT/test. The same command goes on after a kill."""
+    """Folder for the shards, OUT/train and OUT/test. After an interruption, the same command continues."""
     image_size: int = 256
     """Side of the square images, in pixels."""
     classes: int | None = None
-    """Classes that there must be; 0 takes all images without classes, wherever they lie. Default: as found."""
+    """Number of classes that must be found; 0: use all images in any subfolder, without classes. Default: as
+    found."""
     flips: bool = False
-    """Also encode each training image mirrored left to right."""
+    """Also encode a horizontally flipped copy of each training image."""
     views: int = 0
-    """Random crops of each training image, in place of its centre, mirrored by chance if flips is set."""
+    """Number of random crops of each training image, instead of its centre; randomly flipped if flips is set."""
     test_fraction: float = 0.02
-    """Share of the images held out, always the same ones."""
+    """Share of the images to hold out; the choice is always the same."""
     hub_split: str = "train"
-    """Split of a hub data set to take the images from."""
+    """Split of the hub data set to read."""
     images_per_shard: int = 4096
-    """Images that a shard covers."""
+    """Number of images per shard."""
     batch_size: int = 0
-    """Images encoded at a time; 0: about a megapixel."""
+    """Number of images encoded at a time; 0: about a megapixel."""
     workers: int = 0
-    """Threads that read and decode images; 0: as many as cores."""
+    """Number of threads that read and decode images; 0: one per core."""
     strict: bool = False
-    """Stop at the first broken image; otherwise it is skipped and listed in report.jsonl."""
+    """Stop at the first broken image; otherwise broken images are skipped and listed in report.jsonl."""
     seed: int = 0
-    """Of the random crops: crop v of image i depends on (seed, i, v) alone."""
-    device: str = "auto"
-    """cpu, cuda, …; auto takes a GPU when there is one, under torchrun each process its own."""
-    timeout_minutes: float = TIMEOUT_MINUTES
-    """Under torchrun, how long processes wait for one that shows no progress."""
+    """Seed of the random crops: crop v of image i depends on (seed, i, v) alone."""
 
 
 def prepare(source: str, options: PrepareOptions) -> str:
-    """Encode the images that ``source`` names; what to tell the person who asked, empty but for one process.
+    """Encode the images that ``source`` names.
+
+    Returns:
+        A summary to print; empty in all processes but the first.
 
     Raises:
         InputError: the images, the tokenizer or the folder cannot be used; see ``write_tokens``.
@@ -66,7 +66,7 @@ def prepare(source: str, options: PrepareOptions) -> str:
     tokenizer = open_tokenizer(options.tokenizer, options.arch)
     if options.image_size % tokenizer.downsampling:
         raise InputError(
-            f"--image-size is a multiple of the tokenizer's downsampling {tokenizer.downsampling}; "
+            f"--image-size must be a multiple of the tokenizer's downsampling {tokenizer.downsampling}; "
             f"given {options.image_size}"
         )
     kind, root = find_source(source)
@@ -89,8 +89,8 @@ def prepare(source: str, options: PrepareOptions) -> str:
         lines = [_describe(folder / split, split in made) for split in ("train", "test")]
         first = distributed.rank() == 0
     arch = {"tokenizer.arch": options.arch} if options.arch else {}
-    following = {"data.tokens": str(folder), "tokenizer.path": options.tokenizer, **arch}
-    hint = f"next: {command_line(['train', 'RECIPE'], following)}"
+    settings = {"data.tokens": str(folder), "tokenizer.path": options.tokenizer, **arch}
+    hint = f"next: {command_line(['train', 'RECIPE'], settings)}"
     return "\n".join([*filter(None, lines), hint]) if first else ""
 
 

@@ -1,4 +1,4 @@
-"""The configuration of a run that is there: where its paths lead, and what may change when it goes on."""
+"""Opening a saved run: its configuration, tokens, pipeline and sampling settings."""
 
 from __future__ import annotations
 
@@ -7,23 +7,82 @@ import os
 import sys
 from pathlib import Path
 
+from purrception.experiment.build import build_network, build_pipeline
 from purrception.experiment.config import RunConfig, load_config, map_paths
-from purrception.storage.hub import HUB_PREFIX
-from purrception.training import RunDirectory
+from purrception.flow import SamplingConfig, build_objective
+from purrception.generation.pipeline import PurrceptionPipeline
+from purrception.storage import load_settings
+from purrception.storage.hub import HUB_PREFIX, local_folder
+from purrception.storage.pipeline_folder import SAMPLING
+from purrception.tokenizers import VQTokenizer
+from purrception.tokens import MANIFEST_FILE, Manifest, TokenDataset, TokenStore
+from purrception.training import CheckpointStore, RunDirectory, is_pipeline
 from purrception.utils import distributed
 from purrception.utils.errors import InputError
 from purrception.utils.folders import absolute
 
-RESUMABLE_SECTIONS = frozenset({"training", "sampling", "evaluation"})
+
+def load_pipeline(path: Path | str) -> PurrceptionPipeline:
+    """The pipeline of a folder, of a run (an unfinished one's latest checkpoint) or of ``hub:owner/name``.
+
+    Raises:
+        InputError: there is none, or its parts are damaged or do not belong together.
+    """
+    if str(path).startswith(HUB_PREFIX):
+        return PurrceptionPipeline.from_pretrained(path)
+    path = Path(path)
+    if is_pipeline(path):
+        return PurrceptionPipeline.from_pretrained(path)
+    run = RunDirectory.open(path)
+    if run.pipeline.is_dir():
+        return PurrceptionPipeline.from_pretrained(run.pipeline)
+    config = saved_config(run)
+    checkpoint = CheckpointStore(run.checkpoints).latest_whole()
+    if checkpoint is None:
+        raise InputError(f"the run {path} has no checkpoint yet: let it train, or --resume it")
+    tokenizer = VQTokenizer.load(run.tokenizer)
+    manifest = Manifest.read(_token_location(config, run, "train"))
+    network = build_network(config, manifest, tokenizer)
+    checkpoint.load_network(network, ema=True)
+    return build_pipeline(config, tokenizer, manifest, network)
+
+
+def sampling_defaults(path: Path | str) -> SamplingConfig:
+    """The sampling settings of a run or pipeline, as far as its objective supports them.
+
+    They come from the run's configuration, also for the pipeline folder in a run; else from the file beside the
+    pipeline's weights; else they are the defaults.
+    """
+    folder = local_folder(path) if str(path).startswith(HUB_PREFIX) else Path(path)
+    for root in (folder, folder.parent):
+        if RunDirectory(root).config_file.is_file():
+            config = load_config(RunDirectory(root).config_file)
+            return build_objective(config.objective).supported(config.sampling)
+    return load_settings(SamplingConfig, folder / SAMPLING) if (folder / SAMPLING).is_file() else SamplingConfig()
+
+
+def open_tokens(config: RunConfig, run: RunDirectory, split: str) -> TokenDataset | None:
+    """The token shards of a split that a run trains on, its own or prepared ones; ``None`` if nothing is held out.
+
+    Shards at an fsspec address are kept in the user's cache, for all runs.
+    """
+    location = _token_location(config, run, split)
+    if split == "test" and TokenStore(location).fetch(MANIFEST_FILE) is None:
+        return None
+    return TokenDataset(location)
+
+
+def _token_location(config: RunConfig, run: RunDirectory, split: str) -> Path | str:
+    return f"{config.data.tokens.rstrip('/')}/{split}" if config.data.tokens else run.tokens / split
 
 
 def saved_config(run: RunDirectory) -> RunConfig:
-    """The configuration of a run, with paths that lead to the same from any folder.
+    """The configuration of a run, with paths that hold in any working folder.
 
-    Runs keep absolute paths. Earlier ones kept them as they had been typed: these are looked for in the folder
-    where training was started, as far as the run's own place tells it, and then in this one. A line tells of
-    images or token shards that are in neither. A tokenizer that is not where it was any more, or that an earlier
-    version found on the hub without ``hub:``, is the run's own copy.
+    Runs keep absolute paths, but earlier versions kept them as they were typed. Such a path is looked up in the
+    folder where training was started, if the run's location tells which that was, and then in the current one; a
+    note is printed if images or token shards are in neither. If the tokenizer is no longer at its path, or an
+    earlier version found it on the hub without ``hub:``, the run's own copy is used.
     """
     config = load_config(run.config_file)
     origin = _started_in(config, run)
@@ -45,17 +104,16 @@ def saved_config(run: RunDirectory) -> RunConfig:
 
 
 def _own_tokenizer(config: RunConfig, run: RunDirectory) -> RunConfig:
-    """The configuration with the run's copy of its tokenizer, where there is one and the original is gone."""
+    """The configuration with the run's copy of its tokenizer, if there is one and the original is gone."""
     path = config.tokenizer.path
-    copied = (run.tokenizer / "config.json").is_file()
-    if not path or path.startswith(HUB_PREFIX) or os.path.exists(path) or not copied:
+    if not path or path.startswith(HUB_PREFIX) or os.path.exists(path) or not run.has_tokenizer:
         return config
     own = dataclasses.replace(config.tokenizer, path=os.path.abspath(run.tokenizer), arch="")
     return dataclasses.replace(config, tokenizer=own)
 
 
 def _started_in(config: RunConfig, run: RunDirectory) -> Path | None:
-    """The working folder of a training, where the run still lies at RUNS/NAME below it; ``None`` if unknown."""
+    """The working folder of a training, if the run still lies at RUNS/NAME below it; ``None`` if unknown."""
     here, below = run.root.resolve(), Path(config.runs) / config.name
     if below.is_absolute() or here.parts[-len(below.parts) :] != below.parts:
         return None
@@ -67,37 +125,6 @@ def _leads_somewhere(path: str) -> bool:
 
 
 def _is_lost(text: str, config: RunConfig) -> bool:
-    """Whether a text is a path, relative, of nothing."""
+    """Whether a text is a relative path, which :func:`absolute` keeps only if nothing is there."""
     of_hub = config.data.source == "hub" and text == config.data.root
     return bool(text) and "://" not in text and not of_hub and not os.path.isabs(text)
-
-
-def check_change(saved: RunConfig, config: RunConfig) -> None:
-    """Refuse to change what a run has already built.
-
-    Raises:
-        InputError: the change concerns more than ``training``, ``sampling`` or ``evaluation``.
-    """
-    changed = {
-        field.name
-        for field in dataclasses.fields(config)
-        if getattr(config, field.name) != getattr(saved, field.name)
-    }
-    if fixed := sorted(changed - RESUMABLE_SECTIONS):
-        raise InputError(
-            f"a resumed run keeps its {', '.join(fixed)}; only {', '.join(sorted(RESUMABLE_SECTIONS))} "
-            "may change: start another run with a --name of its own"
-        )
-
-
-def describe_jump(saved: RunConfig, config: RunConfig, step: int) -> str:
-    """A line about a learning rate that rises at ``step`` because its cosine has been made longer; else empty."""
-    before, after = saved.training.learning_rate_at(max(step - 1, 0)), config.training.learning_rate_at(step)
-    longer = config.training.decay == "cosine" and config.training.steps > saved.training.steps
-    if step == 0 or not longer or after <= before:
-        return ""
-    return (
-        f"the cosine now falls over {config.training.steps} steps instead of {saved.training.steps}, so that the "
-        f"learning rate goes from {before:.3g} up to {after:.3g} at step {step}; to stay at {before:.3g}, give "
-        f"--training.decay constant --training.learning-rate {before:.3g} as well"
-    )

@@ -1,4 +1,4 @@
-"""Training a tokenizer by itself: its folder, and going on with it."""
+"""Training a tokenizer on its own: starting and resuming."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ CONFIG_FILE = "training.yaml"
 
 
 def start_tokenizer(config: TokenizerRunConfig, folder: Path) -> VQTokenizer:
-    """Train a tokenizer in ``folder``, alone or with the other processes of ``torchrun``.
+    """Train a tokenizer in ``folder``, in one process or in all processes of ``torchrun``.
 
     Args:
         config: written to ``training.yaml`` in the folder, beside the tokenizer.
-        folder: not there yet, or empty.
+        folder: must be empty or not there yet.
 
     Raises:
-        InputError: the folder holds something, the configuration does not fit the images, or the disk is full; see
+        InputError: the folder is not empty, the configuration does not fit the images, or the disk is full; see
             :func:`train_tokenizer`.
     """
     config = map_paths(config, absolute)
@@ -45,13 +45,13 @@ def start_tokenizer(config: TokenizerRunConfig, folder: Path) -> VQTokenizer:
 
 
 def resume_tokenizer(folder: Path) -> VQTokenizer:
-    """Go on with the training in ``folder`` from its last checkpoint; load the tokenizer when it is done.
+    """Resume the training in ``folder`` from its last checkpoint; if it is finished, load the tokenizer.
 
     Raises:
         InputError: there is no training, or its checkpoint is damaged.
     """
     if not (folder / CONFIG_FILE).is_file():
-        raise InputError(f"no tokenizer's training at {folder}: expected a folder with {CONFIG_FILE}")
+        raise InputError(f"no training of a tokenizer at {folder}: expected a folder with {CONFIG_FILE}")
     config = load_settings(TokenizerRunConfig, folder / CONFIG_FILE)
     if (folder / "config.json").is_file():
         return VQTokenizer.load(folder)

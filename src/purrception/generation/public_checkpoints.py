@@ -105,7 +105,7 @@ class Sizes:
         )
 
 
-def migrate(
+def convert_public_checkpoint(
     path: Path | str, tokenizer: VQTokenizer, objective: str = "", heads: int = 0, ema: bool = True
 ) -> PurrceptionPipeline:
     """A pipeline that gives the logits of the checkpoint's network.

@@ -1,65 +1,72 @@
-"""Signs of trouble while a network trains: cheap enough for every sample grid, each with advice."""
+"""Samples of a network while it trains, metrics of them, and warnings when training goes wrong."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from purrception.data import spread_rows
-from purrception.flow import Objective
+from purrception.flow import Objective, SamplingConfig
+from purrception.generation.sampler import sample_distributed
 from purrception.instruments.calibration import Calibration, SiteScores
 from purrception.instruments.codebook_use import CodebookUse, CodeClassifier, histogram
 from purrception.instruments.posteriors import images_at_once, network_posterior
 from purrception.models import CategoricalHead, PurrceptionTransformer
+from purrception.tokenizers import VQTokenizer
 from purrception.tokens import TokenDataset
 from purrception.training.batches import to_device, validation_batch
+from purrception.training.loop import SampleReport
+from purrception.utils.visualisation import tile_images
 
+GRID_ROWS, GRID_COLUMNS = 8, 10
+LARGEST_STEPS = 25
+"""Steps of the solver for a sample, at most."""
 ROWS, TIMES = 64, (0.2, 0.4, 0.6, 0.8)
-"""Held-out images, and the times at which each is seen."""
+"""Held-out images, and the times at which the posterior of each is measured."""
 REFERENCE_ROWS = 4096
-"""Training grids that samples are compared with, at most."""
+"""Training images that samples are compared with, at most."""
 QUIET_SHARE = 0.2
-"""Of training, at its start: nothing has been learned yet, and nothing is said."""
+"""Share of training at its start in which no warning is given, because little has been learned yet."""
 
 
 @dataclass(frozen=True)
-class Alarm:
-    """One sign of trouble."""
+class Check:
+    """A sign of trouble in the metrics."""
 
     name: str
-    """Of the figure."""
-    is_bad: Callable[[dict[str, float]], bool]
+    """The metric that it looks at."""
+    fails: Callable[[dict[str, float]], bool]
     advice: str
-    """What is seen and where to look, with the figures' names in braces."""
+    """What is wrong and where to look, with names of metrics in braces."""
 
 
-ALARMS = (
-    Alarm(
+CHECKS = (
+    Check(
         "sample_perplexity",
-        lambda figures: figures["sample_perplexity"] < 0.5 * figures["data_perplexity"],
+        lambda metrics: metrics["sample_perplexity"] < 0.5 * metrics["data_perplexity"],
         "samples use {sample_perplexity:.0f} codes in effect where as many real images use {data_perplexity:.0f}: "
         "look at samples/ for images that repeat, and at 'diagnose --only codebook'",
     ),
-    Alarm(
+    Check(
         "class_agreement",
-        lambda figures: figures["class_agreement"] < 0.5 * figures["data_class_agreement"],
+        lambda metrics: metrics["class_agreement"] < 0.5 * metrics["data_class_agreement"],
         "{class_agreement:.0%} of samples look like the class asked for, by their codes, where "
         "{data_class_agreement:.0%} of real images do: look at samples/, and at training.label_dropout",
     ),
-    Alarm(
+    Check(
         "calibration_error",
-        lambda figures: figures["calibration_error"] > 0.15,
+        lambda metrics: metrics["calibration_error"] > 0.15,
         "on held-out images the posterior is off by {calibration_error:.2f} (says {confidence:.2f}, right "
         "{accuracy:.2f}): overfitting? Look at validation_loss, and at 'diagnose --only calibration' for a "
         "temperature",
     ),
-    Alarm(
+    Check(
         "logsumexp_at_most",
-        lambda figures: figures["logsumexp_at_most"] > 50,
+        lambda metrics: metrics["logsumexp_at_most"] > 50,
         "logits drift: |logsumexp| reaches {logsumexp_at_most:.0f}: raise objective.z_loss, and look at "
         "'diagnose --only drift'",
     ),
@@ -67,95 +74,114 @@ ALARMS = (
 
 
 @dataclass
-class Watch:
-    """Looks at a network and at the codes it just sampled; says a line when a sign of trouble first shows.
+class TrainingMonitor:
+    """Draws samples while a network trains, measures them, and warns when a check first fails.
+
+    It is the trainer's ``on_sample``. Samples come from the same noise every time, with a column for each class.
 
     Args:
-        objective: what it is trained with.
-        train: grids that samples are held against.
-        held_out: grids it is not trained on, if there are any.
-        steps: of the whole training.
-        seed: of the held-out noise.
+        objective: the objective that the network is trained with.
+        tokenizer: decodes the samples.
+        train: training shards, which samples are compared with.
+        held_out: shards that are not trained on, if there are any.
+        settings: how to sample; at most 25 steps are taken.
+        steps: steps of the whole training.
+        seed: seed of the samples and of the held-out noise.
     """
 
     objective: Objective
+    tokenizer: VQTokenizer
     train: TokenDataset
     held_out: TokenDataset | None
+    settings: SamplingConfig
     steps: int
     seed: int
-    _raised: set[str] = field(default_factory=set)
+    _failing: set[str] = field(default_factory=set)
+
+    def __call__(self, step: int, network: PurrceptionTransformer) -> SampleReport:
+        """Sample ``network``, which has averaged weights and is in evaluation mode, at a step of training."""
+        classes = self.train.manifest.num_classes
+        columns = min(classes, GRID_COLUMNS) or GRID_ROWS
+        labels = torch.arange(columns).repeat(GRID_ROWS) % max(classes, 1)
+        settings = replace(
+            self.settings, num_inference_steps=min(self.settings.num_inference_steps, LARGEST_STEPS)
+        )
+        supported = self.objective.supported(settings)
+        made = sample_distributed(network, self.objective, labels, supported, self.seed, batch_size=len(labels))
+        images = self.tokenizer.decode_images(made.indices)
+        image = tile_images(images, columns=columns, scale=max(1, 64 // images.shape[1]))
+        metrics = self.measure(network, made.indices, labels)
+        return SampleReport(
+            image, {f"watch/{name}": value for name, value in metrics.items()}, self.warn(step, metrics)
+        )
+
+    def measure(self, network: PurrceptionTransformer, indices: Tensor, labels: Tensor) -> dict[str, float]:
+        """Metrics of samples and of the posterior on held-out images.
+
+        Args:
+            network: in evaluation mode.
+            indices: codes of the samples, long ``[n, h, w]``.
+            labels: classes they were sampled for, long ``[n]``.
+        """
+        metrics = self._measure_samples(indices.cpu(), labels.cpu())
+        if self.held_out is not None and isinstance(network.head, CategoricalHead):
+            metrics |= self._measure_posterior(network, self.held_out)
+        return metrics
+
+    def warn(self, step: int, metrics: dict[str, float]) -> tuple[str, ...]:
+        """Advice for each check that fails now and did not fail the last time; none early in training."""
+        failing = {check.name: check for check in CHECKS if check.name in metrics and check.fails(metrics)}
+        if step < QUIET_SHARE * self.steps:
+            failing = {}
+        warnings = tuple(
+            check.advice.format(**metrics) for name, check in failing.items() if name not in self._failing
+        )
+        self._failing = set(failing)
+        return warnings
 
     @cached_property
     def _reference(self) -> tuple[Tensor, Tensor]:
-        """Training grids and labels; read at the first look, when training has been through its shards."""
+        """Training codes and labels, read when first needed, after training has gone through its shards."""
         indices, labels = self.train.rows(spread_rows(len(self.train), REFERENCE_ROWS))
         return torch.from_numpy(indices), torch.from_numpy(labels)
 
-    def look(self, step: int, network: PurrceptionTransformer, indices: Tensor, labels: Tensor) -> Watched:
-        """Figures for the metrics, and warnings that are new.
-
-        Args:
-            step: of training.
-            network: with averaged weights, in evaluation mode.
-            indices: codes just sampled, long ``[n, h, w]``.
-            labels: the classes that were asked for, long ``[n]``.
-        """
-        figures = self._of_samples(indices.cpu(), labels.cpu())
-        if self.held_out is not None and isinstance(network.head, CategoricalHead):
-            figures |= self._of_posterior(network, self.held_out)
-        raised = {alarm.name: alarm for alarm in ALARMS if alarm.name in figures and alarm.is_bad(figures)}
-        if step < QUIET_SHARE * self.steps:
-            raised = {}
-        warnings = tuple(raised[name].advice.format(**figures) for name in raised if name not in self._raised)
-        self._raised = set(raised)
-        return Watched({f"watch/{name}": value for name, value in figures.items()}, warnings)
-
-    def _of_samples(self, indices: Tensor, labels: Tensor) -> dict[str, float]:
-        # As many real grids: perplexity grows with the number of images.
-        manifest, (grids, classes) = self.train.manifest, self._reference
-        rows = torch.from_numpy(spread_rows(len(grids), len(indices)))
-        real, codes = grids[rows], manifest.codebook_size
+    def _measure_samples(self, indices: Tensor, labels: Tensor) -> dict[str, float]:
+        manifest, (train, train_labels) = self.train.manifest, self._reference
+        # As many real images as samples, because perplexity grows with the number of images.
+        rows = torch.from_numpy(spread_rows(len(train), len(indices)))
+        real, codes = train[rows], manifest.codebook_size
         use = CodebookUse.of(histogram(real, codes), histogram(indices, codes))
-        figures = {
+        metrics = {
             "sample_perplexity": use.sample_perplexity,
             "data_perplexity": use.data_perplexity,
             "sample_codes": float(use.sample_codes),
             "code_divergence": use.divergence,
         }
         if manifest.num_classes > 1:
-            classifier = CodeClassifier.of(grids, classes, manifest.num_classes, codes)
-            own = classifier.classes_of(real) == classes[rows]
+            classifier = CodeClassifier.of(train, train_labels, manifest.num_classes, codes)
+            real_agreement = classifier.classes_of(real) == train_labels[rows]
             agreement = classifier.classes_of(indices) == labels
-            figures["class_agreement"] = float(agreement.double().mean())
-            figures["data_class_agreement"] = float(own.double().mean())
-        return figures
+            metrics["class_agreement"] = float(agreement.double().mean())
+            metrics["data_class_agreement"] = float(real_agreement.double().mean())
+        return metrics
 
     @torch.no_grad()
-    def _of_posterior(self, network: PurrceptionTransformer, held_out: TokenDataset) -> dict[str, float]:
+    def _measure_posterior(self, network: PurrceptionTransformer, held_out: TokenDataset) -> dict[str, float]:
         rows = min(ROWS, len(held_out), images_at_once(network))
         batch = to_device(validation_batch(held_out, self.seed, 0, rows, rows), network.device)
-        scores, drifts = [], []
+        scores, logsumexp = [], []
         for t in TIMES:
             state = self.objective.state_at(network, batch.indices, batch.noise, t)
-            said = network_posterior(network, batch.labels)(state.z, t)
-            scores.append(SiteScores.of(said[state.open], batch.indices[state.open]))
+            log_posterior = network_posterior(network, batch.labels)(state.z, t)
+            scores.append(SiteScores.of(log_posterior[state.open], batch.indices[state.open]))
             features = network(state.z, torch.full_like(batch.time, t), batch.labels)
-            drifts.append(float(network.head.nll(features, batch.indices).logsumexp.abs().max()))
-        found = Calibration.of(SiteScores.join(scores))
+            assert isinstance(network.head, CategoricalHead)
+            logsumexp.append(float(network.head.nll(features, batch.indices).logsumexp.abs().max()))
+        calibration = Calibration.of(SiteScores.join(scores))
         return {
-            "calibration_error": found.error,
-            "confidence": found.confidence,
-            "accuracy": found.accuracy,
-            "entropy": found.entropy,
-            "logsumexp_at_most": max(drifts),
+            "calibration_error": calibration.error,
+            "confidence": calibration.confidence,
+            "accuracy": calibration.accuracy,
+            "entropy": calibration.entropy,
+            "logsumexp_at_most": max(logsumexp),
         }
-
-
-@dataclass(frozen=True)
-class Watched:
-    """What a look saw."""
-
-    figures: dict[str, float]
-    """By name, for the metrics."""
-    warnings: tuple[str, ...]
-    """Lines for a person."""

@@ -17,15 +17,15 @@ from PIL import Image
 from torch import Tensor
 
 from purrception.data import array_to_pil
-from purrception.experiment.run import load_pipeline, sampling_defaults
+from purrception.experiment.saved_run import load_pipeline, sampling_defaults
 from purrception.flow import Prediction, SamplingConfig, Watcher
 from purrception.generation.outputs import PurrceptionOutput
 from purrception.generation.pipeline import PurrceptionPipeline
-from purrception.generation.saving import sample_command, save_gallery
+from purrception.generation.saving import sample_command, save_outputs
 from purrception.storage import whole_file
 from purrception.studio.files import Uploads
 from purrception.tokens import TokenDataset
-from purrception.training import RunDirectory
+from purrception.training import RunDirectory, is_pipeline
 from purrception.utils.errors import InputError
 
 MOST_IMAGES, MOST_STEPS = 64, 1000
@@ -43,7 +43,7 @@ class StoppedError(Exception):
 
 
 @dataclass(frozen=True)
-class Made:
+class Generated:
     """Images, what they took, and how to make them again."""
 
     out: PurrceptionOutput
@@ -70,7 +70,7 @@ class Studio:
         self._stops: dict[str, set[threading.Event]] = {}
         self.pipeline = self.pipeline_of(target)
         self.defaults = sampling_defaults(target)
-        self.folder = Path(target) / "studio"
+        self.folder = RunDirectory(target).studio
         self.uploads = Uploads(self.folder / "uploads")
 
     def pipeline_of(self, target: str) -> PurrceptionPipeline:
@@ -84,7 +84,7 @@ class Studio:
     def name(self) -> str:
         """What people call the run."""
         path = Path(self.target).resolve()
-        return path.parent.name if path.name == "pipeline" else path.name
+        return path.parent.name if path == RunDirectory(path.parent).pipeline else path.name
 
     @property
     def class_names(self) -> list[str]:
@@ -97,8 +97,7 @@ class Studio:
         found = [
             str(path)
             for path in beside
-            if path != Path(self.target).resolve()
-            and ((path / "pipeline").is_dir() or (path / "model_index.json").is_file())
+            if path != Path(self.target).resolve() and (RunDirectory(path).pipeline.is_dir() or is_pipeline(path))
         ]
         return [self.target, *found]
 
@@ -111,7 +110,7 @@ class Studio:
         return list(zip((display(image, 64) for image in shown), names, strict=True))
 
     def _first_of_each_class(self, count: int) -> list[Image.Image]:
-        tokens = RunDirectory(self.target).tokens("train")
+        tokens = RunDirectory(self.target).tokens / "train"
         if not (tokens / "manifest.json").is_file():  # a pipeline without its run: draw them
             return self.pipeline.sample(range(count), replace(self.defaults, num_inference_steps=8)).images
         data = TokenDataset(tokens)
@@ -174,7 +173,7 @@ class Studio:
 
     def generate(
         self, labels: list[int], settings: SamplingConfig, seed: int, session: str, report: Report
-    ) -> Made:
+    ) -> Generated:
         """Images, and a download of them with their manifest."""
         check_size(len(labels), settings)
         began = time.monotonic()
@@ -184,20 +183,20 @@ class Studio:
 
     def finish(
         self, out: PurrceptionOutput, settings: SamplingConfig, seed: int, began: float, command: str = ""
-    ) -> Made:
+    ) -> Generated:
         """Write a download: a zip of the images and the manifest that says how to make them again."""
         seconds = time.monotonic() - began
         command = command or sample_command(self.pipeline, self.target, out.labels, settings, seed)
         folder = self.next_folder("downloads")
         archive = folder.with_suffix(".zip")
         try:
-            save_gallery(self.pipeline, out, settings, seed, self.target, folder, command)
+            save_outputs(self.pipeline, out, settings, seed, self.target, folder, command)
             with whole_file(archive) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as packed:
                 for file in sorted(folder.rglob("*")):
                     packed.write(file, file.relative_to(folder))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        return Made(out, settings, seed, seconds, command, archive)
+        return Generated(out, settings, seed, seconds, command, archive)
 
     def next_folder(self, kind: str) -> Path:
         """A new folder for one visitor's files, made; the oldest beyond 32 go."""

@@ -21,6 +21,7 @@ from purrception.flow.nearest import nearest_codes
 from purrception.tokenizers.settings import TokenizerTrainingConfig
 from purrception.tokenizers.vq import VQConfig
 from purrception.utils import distributed
+from purrception.utils.devices import full_precision
 from purrception.utils.errors import InputError
 
 
@@ -40,7 +41,7 @@ class Quantiser(nn.Module, ABC):
 
     def forward(self, latents: Tensor) -> Quantised:
         """Choose a code for each position; in training mode the codebook learns."""
-        with torch.autocast(latents.device.type, enabled=False):
+        with full_precision(latents.device):
             return self.quantise(latents.float())
 
     @abstractmethod

@@ -1,9 +1,9 @@
-"""Training: the loop, its checkpoints and the run directory."""
+"""Training: the loop, its checkpoints, and the layout of a run."""
 
 from purrception.training.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpointError, TrainingState
 from purrception.training.config import TrainingConfig
 from purrception.training.loop import Trainer, TrainingDivergedError
-from purrception.training.run_directory import RunDirectory
+from purrception.training.run_directory import RunDirectory, is_pipeline
 
 __all__ = [
     "Checkpoint",
@@ -14,4 +14,5 @@ __all__ = [
     "TrainingConfig",
     "TrainingDivergedError",
     "TrainingState",
+    "is_pipeline",
 ]

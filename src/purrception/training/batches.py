@@ -1,4 +1,4 @@
-"""Training batches: codes with noise, time and label dropout, keyed by the sample's position."""
+"""Training batches: codes with noise, time and label dropout, keyed by the position in the stream of samples."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from purrception.data import spread_rows
 from purrception.flow import TimeSampling, TrainingBatch
+from purrception.models import PurrceptionTransformer
 from purrception.tokens import ShuffledOrder, TokenDataset, rank_share
 from purrception.utils import distributed
 from purrception.utils.devices import upload
@@ -20,14 +21,14 @@ from purrception.utils.keyed_rng import Stream, keyed_normal, keyed_rng, keyed_u
 class TrainingBatches:
     """The endless stream of training samples.
 
-    Sample n of the stream receives its row, noise, time and dropout from (seed, n) alone, so that neither
-    microbatches nor a resumed run change them, nor the device on which they are drawn.
+    The row, noise, time and dropout of sample n depend on (seed, n) alone, so that microbatches, resuming and the
+    device change nothing.
 
     Args:
         dataset: token shards.
-        seed: of the run.
-        label_dropout: probability of the null class, where there are classes.
-        times: what becomes of the uniform number drawn for a sample's time; default: it is the time.
+        seed: the seed of the run.
+        label_dropout: probability of the null class, if there are classes.
+        times: maps uniform numbers to times; default: the identity.
     """
 
     def __init__(
@@ -45,23 +46,24 @@ class TrainingBatches:
         self._order = ShuffledOrder(len(dataset), seed)
 
     def rows(self, position: int, count: int) -> np.ndarray:
-        """Row numbers of samples ``position`` to ``position + count − 1``."""
+        """Rows of the shards that hold samples ``position`` to ``position + count − 1``."""
         return self._order.rows(position, count)
 
     def codes(self, position: int, count: int) -> tuple[Tensor, Tensor]:
-        """Indices, long ``[count, h, w]``, and labels, long ``[count]``, as the shards hold them; on the CPU."""
+        """Indices, long ``[count, h, w]``, and labels, long ``[count]``, as stored in the shards, on the CPU."""
         indices, labels = self.dataset.rows(self.rows(position, count))
         return torch.from_numpy(indices), torch.from_numpy(labels)
 
     def with_draws(self, indices: Tensor, labels: Tensor, position: int) -> TrainingBatch:
-        """The batch of these codes, which begin at ``position``; what is random is drawn on their device."""
-        numbers = torch.arange(position, position + len(labels), device=labels.device)
-        chances = keyed_uniform(self.seed, Stream.TRAINING, numbers, (2,))
+        """The batch of these codes, the first at ``position``; noise, time and dropout are drawn on their
+        device."""
+        samples = torch.arange(position, position + len(labels), device=labels.device)
+        uniform = keyed_uniform(self.seed, Stream.TRAINING, samples, (2,))
         return TrainingBatch(
             indices=indices,
-            labels=labels.masked_fill(chances[:, 1] < self._label_dropout, self._null_label),
-            noise=keyed_normal(self.seed, Stream.TRAINING, numbers, self._shape, part=1),
-            time=self._times(chances[:, 0]),
+            labels=labels.masked_fill(uniform[:, 1] < self._label_dropout, self._null_label),
+            noise=keyed_normal(self.seed, Stream.TRAINING, samples, self._shape, part=1),
+            time=self._times(uniform[:, 0]),
         )
 
     def batch(self, position: int, count: int) -> TrainingBatch:
@@ -69,16 +71,15 @@ class TrainingBatches:
         return self.with_draws(*self.codes(position, count), position)
 
 
-class BatchesAhead:
-    """This process's share of each batch, on its device; the next one is made while the present one is learned.
+class Prefetcher:
+    """This process's share of each batch, on its device; the next batch is made during the current step.
 
-    What a batch holds depends on its position in the stream alone, so that neither making it early nor sharing it
-    changes anything. Only codes travel to a GPU, from pinned memory, so that nothing waits for them; all that is
-    random is drawn there.
+    A batch depends on its position in the stream alone, so that neither prefetching nor sharing changes it. Only
+    codes are copied to a GPU, asynchronously from pinned memory; noise, time and dropout are drawn there.
 
     Args:
         batches: the stream.
-        device: where batches go.
+        device: the device of the batches.
     """
 
     def __init__(self, batches: TrainingBatches, device: torch.device) -> None:
@@ -87,32 +88,32 @@ class BatchesAhead:
         self._next: tuple[int, int, Future[TrainingBatch]] | None = None
 
     def batch(self, position: int, count: int) -> TrainingBatch:
-        """Of samples ``position`` to ``position + count − 1`` those of this process; what follows is begun.
+        """This process's share of samples ``position`` to ``position + count − 1``; prefetch the following batch.
 
         Raises:
-            InputError: the number of processes does not divide ``count``.
+            InputError: ``count`` is not a multiple of the number of processes.
         """
-        ahead, self._next = self._next, None
-        if ahead is not None and ahead[:2] == (position, count):
-            made = ahead[2].result()
+        prefetched, self._next = self._next, None
+        if prefetched is not None and prefetched[:2] == (position, count):
+            batch = prefetched[2].result()
         else:
-            made = self._make(position, count)
+            batch = self._make(position, count)
         following = position + count
         self._next = following, count, self._thread.submit(self._make, following, count)
-        return made
+        return batch
 
     def _make(self, position: int, count: int) -> TrainingBatch:
         start, share = rank_share(position, count, distributed.rank(), distributed.count())
-        with torch.cuda.device(self._device if self._device.type == "cuda" else -1):  # −1: of no effect
+        with torch.cuda.device(self._device if self._device.type == "cuda" else -1):  # −1 has no effect
             indices, labels = (upload(tensor, self._device) for tensor in self._batches.codes(start, share))
             return self._batches.with_draws(indices, labels, start)
 
 
 def validation_batch(dataset: TokenDataset, seed: int, start: int, count: int, rows: int) -> TrainingBatch:
-    """Samples ``start`` to ``start + count − 1`` of ``rows`` ones drawn by a key, on the CPU.
+    """Samples ``start`` to ``start + count − 1`` of ``rows`` samples that are drawn by a key, on the CPU.
 
-    A row's noise depends on (seed, row) alone. Sample n is seen at t = frac(n·φ), the golden-ratio sequence: every
-    prefix covers [0, 1) evenly.
+    The noise of a row depends on (seed, row) alone. Sample n has the time frac(n·φ): every prefix of this
+    golden-ratio sequence covers [0, 1) evenly.
     """
     chosen = spread_rows(len(dataset), rows)[start : start + count]
     indices, labels = dataset.rows(chosen)
@@ -125,6 +126,16 @@ def validation_batch(dataset: TokenDataset, seed: int, start: int, count: int, r
     return TrainingBatch(*(torch.from_numpy(array) for array in (indices, labels, noise, time)))
 
 
+def blank_batch(network: PurrceptionTransformer, count: int) -> TrainingBatch:
+    """A batch of zeros of the right shapes, for computations without numbers; on the default device."""
+    return TrainingBatch(
+        indices=torch.zeros(count, *network.grid, dtype=torch.long),
+        labels=torch.zeros(count, dtype=torch.long),
+        noise=torch.zeros(count, network.codebook.shape[1], *network.grid),
+        time=torch.zeros(count),
+    )
+
+
 def to_device(batch: TrainingBatch, device: torch.device) -> TrainingBatch:
-    """The batch on ``device``."""
+    """Copy a batch to ``device``."""
     return TrainingBatch(*(upload(getattr(batch, field.name), device) for field in fields(batch)))

@@ -1,7 +1,7 @@
-"""Checkpoints that a kill cannot damage: safetensors and JSON, written aside and renamed.
+"""Checkpoints: safetensors and JSON, written aside and renamed, so that a kill cannot damage them.
 
-Each part lies in a folder of its own, a file for each process that holds shards of it: what n processes wrote, m
-processes read.
+Each part has a folder, with a file for each process that holds shards of it. A checkpoint can be read by another
+number of processes than wrote it.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ PARTIAL_PREFIX = ".partial-"
 
 
 class DamagedCheckpointError(InputError):
-    """A checkpoint's files are missing, altered, or hold what no training wrote; another may be whole.
+    """A checkpoint's files are missing, altered or not finite; an earlier checkpoint may be whole.
 
     Args:
-        folder: of the checkpoint.
-        reason: what is wrong with it, without what to do.
+        folder: the folder of the checkpoint.
+        reason: what is wrong with it.
     """
 
     def __init__(self, folder: Path, reason: str) -> None:
@@ -56,29 +56,29 @@ class DamagedCheckpointError(InputError):
 
 @dataclass
 class TrainingState:
-    """Where a run stands. Random numbers are keyed by position, so that this is the whole of their state."""
+    """The progress of a run. Random numbers are keyed by position, so that generators need no other state."""
 
     step: int = 0
     """Optimiser steps attempted."""
     samples: int = 0
-    """Position in the stream of training samples: the data cursor and the state of every generator."""
+    """Position in the stream of training samples."""
     updates: int = 0
     """Steps that changed the weights."""
     skipped: int = 0
-    """Steps skipped for a loss or gradient that was not finite."""
+    """Steps skipped because the loss or gradient was not finite."""
     skipped_in_a_row: int = 0
-    """The latest of them without a good step between."""
+    """Steps skipped since the last one that changed the weights."""
     seed: int = 0
-    """Of the run."""
+    """The seed of the run."""
     tokenizer_hash: str = ""
-    """Of the tokenizer whose codes were learned."""
+    """Hash of the tokenizer whose codes are learned."""
     validation_loss: float | None = None
-    """Held-out loss of the EMA weights at this step."""
+    """Held-out loss of the averaged weights at this step."""
 
     def __post_init__(self) -> None:
-        """Refuse counts that no training has."""
+        """Refuse counts that contradict each other."""
         if not 0 <= self.skipped_in_a_row <= self.skipped <= self.step or self.samples < 0 or self.updates < 0:
-            raise InputError(f"the counts of a training's steps and samples do not fit each other: {self}")
+            raise InputError(f"the counts of a training's steps and samples contradict each other: {self}")
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,10 @@ class Checkpoint:
     state: TrainingState
 
     def check(self, *, shared: bool = False) -> None:
-        """Compare all files with their SHA-256; a checkpoint of earlier versions, which has none, passes.
+        """Verify the SHA-256 of all files; checkpoints of earlier versions, which have none, pass.
 
         Args:
-            shared: whether every process calls this, so that each can look at its share.
+            shared: whether every process calls this, so that each can check its share.
 
         Raises:
             DamagedCheckpointError: a file is missing or altered.
@@ -105,11 +105,11 @@ class Checkpoint:
             raise DamagedCheckpointError(self.folder, str(error)) from error
 
     def load_network(self, network: nn.Module, *, ema: bool = False) -> None:
-        """Load weights into ``network``, strictly; those in shards into the shards of this process.
+        """Load the weights, strictly; of sharded weights, the shards of this process.
 
         Raises:
             DamagedCheckpointError: the files are damaged.
-            InputError: they hold another network.
+            InputError: the checkpoint holds another network.
         """
         self._read(EMA if ema else NETWORK, network.state_dict())
 
@@ -133,11 +133,11 @@ class Checkpoint:
             raise self._damaged(part, error) from error
 
     def _read(self, part: str, tensors: dict[str, Tensor]) -> None:
-        """Fill ``tensors`` in place; they and the part must hold the same names and sizes."""
+        """Fill ``tensors`` in place; their names and sizes must be those of the part."""
         stored = self._part(part)
-        saved, wanted = stored.sizes, {name: tensor.shape for name, tensor in tensors.items()}
-        if saved != wanted:
-            differing = sorted(name for name in saved | wanted if saved.get(name) != wanted.get(name))
+        saved, expected = stored.sizes, {name: tensor.shape for name, tensor in tensors.items()}
+        if saved != expected:
+            differing = sorted(name for name in saved | expected if saved.get(name) != expected.get(name))
             raise InputError(
                 f"the checkpoint {self.folder} holds another network: {len(differing)} tensors of its {part} are "
                 f"missing, left over or of another shape, the first {differing[0]}"
@@ -157,26 +157,24 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """The checkpoints of a run: the latest ``keep`` and the best by held-out loss stay.
+    """The checkpoints of a run; it keeps the latest ones and the best by held-out loss.
 
     Args:
         folder: the run's ``checkpoints/``.
-        keep: how many of the latest stay.
+        keep: how many of the latest to keep.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
         self.folder, self.keep = folder, keep
-        self._told: set[Path] = set()
+        self._warned: set[Path] = set()
 
     def save(
         self, state: TrainingState, network: nn.Module, ema: nn.Module, optimizer: optim.Optimizer
     ) -> Checkpoint:
-        """Write one checkpoint; it appears under its name only when every byte is on the disk.
-
-        Every process takes part.
+        """Write a checkpoint; it gets its name when every byte is on the disk. Every process must call this.
 
         Raises:
-            InputError: it cannot be written; those before it are whole.
+            InputError: it cannot be written; earlier checkpoints are whole.
         """
         first = distributed.rank() == 0
         final = self.folder / f"step-{state.step:08d}"
@@ -205,13 +203,13 @@ class CheckpointStore:
             if first:
                 shutil.rmtree(partial, ignore_errors=True)
             raise InputError(
-                f"cannot write the checkpoint {final} ({problem}); the checkpoints before it are whole: free "
-                "some disk and --resume the run"
+                f"cannot write the checkpoint {final} ({problem}); the checkpoints before it are whole: free some "
+                "disk space and --resume the run"
             )
         return Checkpoint(final, state)
 
     def _finish(self, partial: Path, final: Path, state: TrainingState, digests: dict[str, str]) -> None:
-        """State and digests, and when every byte is on the disk the name."""
+        """Write the state and digests, wait until every byte is on the disk, and rename the folder."""
         (partial / STATE_FILE).write_text(json.dumps(asdict(state), indent=2), encoding="utf-8")
         digests = {**digests, STATE_FILE: sha256_of(partial / STATE_FILE)}
         (partial / DIGESTS_FILE).write_text(digest_lines(digests), encoding="utf-8")
@@ -224,28 +222,28 @@ class CheckpointStore:
         self._prune()
 
     def all(self) -> list[Checkpoint]:
-        """Every checkpoint whose state can be read, oldest first; a line tells of others, once."""
+        """Every checkpoint whose state can be read, oldest first; a warning names the others, once."""
         found = []
         for path in sorted(self.folder.iterdir()) if self.folder.is_dir() else []:
             if re.fullmatch(r"step-\d+", path.name):
                 try:
                     found.append(Checkpoint(path, _read_state(path)))
                 except InputError as error:
-                    if path not in self._told:
+                    if path not in self._warned:
                         note(f"warning: {error}")
-                    self._told.add(path)
+                    self._warned.add(path)
         return found
 
     def latest(self) -> Checkpoint | None:
-        """The checkpoint of the highest step, if there is any; its files are not looked at."""
+        """The checkpoint of the highest step, if there is any; its files are not verified."""
         checkpoints = self.all()
         return checkpoints[-1] if checkpoints else None
 
     def latest_whole(self) -> Checkpoint | None:
-        """The checkpoint of the highest step among those whose files are whole, if there is any checkpoint.
+        """The checkpoint of the highest step whose files are whole, if there is any checkpoint.
 
         Raises:
-            InputError: there are some, and all are damaged.
+            InputError: there are checkpoints, and all are damaged.
         """
         for checkpoint in reversed(self.all()):
             try:
@@ -258,7 +256,7 @@ class CheckpointStore:
         return None
 
     def best(self) -> Checkpoint | None:
-        """The checkpoint of the lowest held-out loss, if any was measured."""
+        """The checkpoint with the lowest held-out loss, if any was measured."""
         losses = [(item.state.validation_loss, item) for item in self.all()]
         measured = [(loss, item) for loss, item in losses if loss is not None and math.isfinite(loss)]
         return min(measured, key=lambda pair: pair[0])[1] if measured else None
@@ -271,7 +269,7 @@ class CheckpointStore:
                 self._remove(checkpoint.folder)
 
     def _remove(self, folder: Path) -> None:
-        """Delete a checkpoint; renamed first, so that a kill leaves no half of it under its name."""
+        """Delete a checkpoint; it is renamed first, so that a kill leaves no half of it under its name."""
         doomed = self.folder / f"{PARTIAL_PREFIX}removed-{folder.name}"
         os.rename(folder, doomed)
         shutil.rmtree(doomed)

@@ -1,4 +1,4 @@
-"""One network on several processes: copied (DDP), in shards (FSDP2), or in shards within groups (hybrid)."""
+"""One network in several processes: copied (DDP), sharded (FSDP2), or sharded within groups (hybrid)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from purrception.utils.errors import InputError
 
 
 class LossOf(nn.Module):
-    """The loss as one forward pass, so that DDP and FSDP2 see whatever touches a weight: backbone and head."""
+    """The loss as one forward pass, so that DDP and FSDP2 see every use of a weight, in backbone and head."""
 
     def __init__(self, objective: Objective, network: PurrceptionTransformer) -> None:
         super().__init__()
@@ -33,15 +33,15 @@ class LossOf(nn.Module):
 
 
 def distribute(loss: LossOf, parallel: Parallel, shards: int, device: torch.device) -> nn.Module:
-    """What to call in place of ``loss``, so that gradients are those of all processes' batches.
+    """A module to call in place of ``loss``, whose gradients are those of the batches of all processes.
 
-    Alone, a process needs nothing of this.
+    A single process gets ``loss`` back.
 
     Args:
-        loss: of a network on its device; FSDP2 turns its parameters into shards in place.
-        parallel: how.
-        shards: processes that hold one copy together, under ``hybrid``; 0: those of a machine.
-        device: of the network.
+        loss: the loss of a network on its device; FSDP2 turns its parameters into shards in place.
+        parallel: how to distribute it.
+        shards: under ``hybrid``, how many processes share one copy; 0: those of a machine.
+        device: the device of the network.
 
     Raises:
         InputError: ``shards`` does not divide the number of processes, or this torch cannot shard on this device.
@@ -52,27 +52,27 @@ def distribute(loss: LossOf, parallel: Parallel, shards: int, device: torch.devi
         return DistributedDataParallel(loss, broadcast_buffers=False, gradient_as_bucket_view=True)
     if not can_shard(device):
         raise InputError(
-            f"training.parallel {parallel} on processors needs a newer torch than {torch.__version__}: take ddp, "
-            "GPUs, or pip install --upgrade torch"
+            f"training.parallel {parallel} on CPUs needs a newer torch than {torch.__version__}: use ddp or GPUs, "
+            "or pip install --upgrade torch"
         )
     shard(loss, _mesh(parallel, shards, device))
     return loss
 
 
 def can_shard(device: torch.device) -> bool:
-    """Whether this torch's FSDP2 works on a device; that of 2.6 asks of a processor's streams what they lack."""
+    """Whether this torch's FSDP2 works on a device; that of 2.6 needs events of CPU streams, which it lacks."""
     return device.type != "cpu" or hasattr(torch.cpu.Stream, "record_event")
 
 
 def shard(loss: LossOf, mesh: DeviceMesh) -> None:
-    """Shard each block by itself, so that few are whole at a time, and all that remains together."""
+    """Shard each block separately, so that few are gathered at a time, and everything else together."""
     for block in loss.network.backbone.blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(loss, mesh=mesh)
 
 
 def shard_like(network: PurrceptionTransformer, other: PurrceptionTransformer, objective: Objective) -> None:
-    """Shard ``network`` as ``other`` is, if it is: one that follows its weights."""
+    """Shard ``network`` as ``other`` is sharded, if it is."""
     parameter = next(other.parameters())
     if isinstance(parameter, DTensor):
         shard(LossOf(objective, network), parameter.device_mesh)
@@ -84,14 +84,16 @@ def _mesh(parallel: Parallel, shards: int, device: torch.device) -> DeviceMesh:
         return init_device_mesh(device.type, (count,))
     shards = shards or int(os.environ.get("LOCAL_WORLD_SIZE", count))
     if count % shards:
-        raise InputError(f"training.shards divides the number of processes; given {shards} and {count}")
+        raise InputError(
+            f"the number of processes must be a multiple of training.shards; given {count} and {shards}"
+        )
     return init_device_mesh(device.type, (count // shards, shards), mesh_dim_names=("copies", "shards"))
 
 
 def gradients_of(module: nn.Module, *, complete: bool) -> contextlib.AbstractContextManager[None]:
     """A context for forward and backward; DDP exchanges gradients only when they are ``complete``.
 
-    FSDP2 does so at each microbatch, since a process has no room for the gradients of the whole network.
+    FSDP2 exchanges them at each microbatch, since a process has no room for the gradients of the whole network.
     """
     if isinstance(module, DistributedDataParallel) and not complete:
         return module.no_sync()
@@ -99,22 +101,22 @@ def gradients_of(module: nn.Module, *, complete: bool) -> contextlib.AbstractCon
 
 
 def clip_gradients(parameters: Iterable[Tensor], largest: float) -> Tensor:
-    """Scale all gradients down to a norm of ``largest``; the norm before, over all shards, on their device."""
+    """Clip the norm of all gradients, over all shards, to ``largest``; the norm before, on their device."""
     return full(torch.nn.utils.clip_grad_norm_(parameters, largest))
 
 
 def full(tensor: Tensor) -> Tensor:
-    """A tensor with all its shards; every process takes part."""
+    """A tensor with all its shards; every process must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def own(tensor: Tensor) -> Tensor:
-    """The part of a tensor that this process holds, in the same memory."""
+    """The shard of a tensor that this process holds, in the same memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def whole(network: PurrceptionTransformer) -> PurrceptionTransformer:
-    """``network`` itself, or of one in shards a copy with all weights; every process takes part."""
+    """``network`` itself or, if it is sharded, a copy with all weights; every process must call this."""
     state = network.state_dict()
     if not any(isinstance(tensor, DTensor) for tensor in state.values()):
         return network

@@ -1,4 +1,4 @@
-"""The exponential moving average of the weights, which is what samples are drawn from."""
+"""The exponential moving average of the weights, which samples are drawn with."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ N = TypeVar("N", bound=nn.Module)
 
 
 class EMA(Generic[N]):
-    """Keeps ``average``, a copy of a network whose parameters follow it.
+    """Keeps ``average``, a copy of a network whose parameters are moving averages of its parameters.
 
     Args:
-        network: what is followed; buffers are copied once and stay.
+        network: the network to average; buffers are copied once.
         decay: d in θ̄ ← d θ̄ + (1 − d) θ, reached from below as (1 + n)/(10 + n) after n updates.
     """
 
@@ -27,12 +27,12 @@ class EMA(Generic[N]):
 
     @torch.no_grad()
     def update(self, network: N, updates: Tensor, good: Tensor) -> None:
-        """Move towards ``network``, unless the step was not good; all of it without a look at the numbers.
+        """Move towards ``network`` if the step was good, without reading anything back from the device.
 
         Args:
             network: the weights after the step.
-            updates: how many updates were done before, a scalar on the network's device.
-            good: whether this one counts, bool, likewise.
+            updates: number of updates before this one, a scalar on the network's device.
+            good: whether the step counts, a bool scalar on the network's device.
         """
         weight = good * (9 / (10 + updates.float())).clamp_min(1 - self.decay)
         average, current = ([own(parameter) for parameter in of.parameters()] for of in (self.average, network))

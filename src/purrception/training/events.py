@@ -1,4 +1,4 @@
-"""What TensorBoard reads, written by the thread that trains, so that a full disk is met where it is full."""
+"""TensorBoard events, written by the thread that trains, so that it notices when the disk is full."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ PREFIX = "events.out.tfevents."
 
 
 class EventFile:
-    """A file of TensorBoard's events, whole after every call.
+    """A file of TensorBoard events, complete after every call.
 
     Args:
-        folder: where it lies.
-        begins: the first step it is about; what other files hold of that one and later ones counts no more.
+        folder: where to write it.
+        first_step: first step in this file; TensorBoard drops that step and later ones of earlier files.
 
     Raises:
         InputError: here and in every method: the disk is full.
     """
 
-    def __init__(self, folder: Path, begins: int) -> None:
+    def __init__(self, folder: Path, first_step: int) -> None:
         others = (re.match(rf"{re.escape(PREFIX)}(\d+)", path.name) for path in folder.glob(f"{PREFIX}*"))
-        # TensorBoard reads files in the order of their names: this one is the last, whatever the clock says
+        # TensorBoard reads files in the order of their names: this one must be the last, whatever the clock says.
         second = max([int(time.time()), *(int(other[1]) + 1 for other in others if other)])
         self.path = folder / f"{PREFIX}{second:010}.{socket.gethostname()}.{os.getpid()}"
         start = SessionLog(status=SessionLog.START)
-        self._add(Event(step=begins, file_version="brain.Event:2"), Event(step=begins, session_log=start))
+        self._add(Event(step=first_step, file_version="brain.Event:2"), Event(step=first_step, session_log=start))
 
-    def figures(self, step: int, figures: dict[str, float]) -> None:
+    def add_scalars(self, step: int, values: dict[str, float]) -> None:
         """Record numbers by name."""
-        self._add(*(Event(step=step, summary=scalar(name, value)) for name, value in figures.items()))
+        self._add(*(Event(step=step, summary=scalar(name, value)) for name, value in values.items()))
 
-    def picture(self, step: int, name: str, array: np.ndarray) -> None:
-        """Record a picture, uint8 ``[H, W, C]``."""
+    def add_image(self, step: int, name: str, array: np.ndarray) -> None:
+        """Record an image, uint8 ``[H, W, C]``."""
         self._add(Event(step=step, summary=image(name, array, dataformats="HWC")))
 
     def _add(self, *events: Any) -> None:

@@ -1,4 +1,4 @@
-"""Figures of a run: ``metrics.jsonl`` and TensorBoard."""
+"""The metrics of a run: ``metrics.jsonl`` and TensorBoard."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from purrception.utils import distributed
 
 
 class MetricsLog:
-    """Writes figures by step, one JSON object per line and as TensorBoard events.
+    """Writes metrics by step, as one JSON object per line and as TensorBoard events.
+
+    Only the first of several processes writes.
 
     Args:
-        file: the run's ``metrics.jsonl``; TensorBoard events go beside it. Of several processes the first writes.
-        step: the step that the run stands at; lines of later steps, left by a run that was killed after its
-            last checkpoint, are dropped.
+        file: the run's ``metrics.jsonl``; TensorBoard events are written next to it.
+        step: the step that the run is at; later steps, which a run logged between its last checkpoint and a kill,
+            are dropped.
 
     Raises:
-        InputError: here and in every method: the disk is full; what was written before is kept.
+        InputError: here and in every method: the disk is full; earlier lines are kept.
     """
 
     def __init__(self, file: Path, step: int = 0) -> None:
@@ -31,23 +33,23 @@ class MetricsLog:
         if not self._writes:
             return
         drop_lines_after(file, step)
-        self._file, self._begins = file, step + 1
+        self._file, self._first_step = file, step + 1
 
     @cached_property
-    def _board(self) -> EventFile:
-        """Begun by the first figure: a file that steps of a rehearsal can do without."""
-        return EventFile(self._file.parent, self._begins)
+    def _events(self) -> EventFile:
+        """Created with the first metric, so that a dry run writes no file."""
+        return EventFile(self._file.parent, self._first_step)
 
-    def write(self, step: int, figures: dict[str, Any]) -> None:
-        """Record figures of one step; numbers also go to TensorBoard."""
+    def write(self, step: int, metrics: dict[str, Any]) -> None:
+        """Record metrics of one step; numbers also go to TensorBoard."""
         if not self._writes:
             return
-        append_line(self._file, json.dumps({"step": step, **figures}))
-        numbers = {name: value for name, value in figures.items() if isinstance(value, int | float)}
+        append_line(self._file, json.dumps({"step": step, **metrics}))
+        numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
         if numbers:
-            self._board.figures(step, numbers)
+            self._events.add_scalars(step, numbers)
 
     def image(self, step: int, name: str, array: np.ndarray) -> None:
-        """Record a picture, uint8 ``[H, W, C]``."""
+        """Record an image, uint8 ``[H, W, C]``."""
         if self._writes:
-            self._board.picture(step, name, array)
+            self._events.add_image(step, name, array)

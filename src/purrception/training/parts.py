@@ -1,7 +1,8 @@
 """A part of a checkpoint: named tensors in a folder of safetensors files, one for each process that holds shards.
 
-The layout is that of torch's ``HuggingFaceStorageWriter`` with ``save_distributed``: each file's metadata say
-where in the whole tensor a piece begins. Older torch has no such writer; here any torch writes and reads it.
+The layout is that of torch's ``HuggingFaceStorageWriter`` with ``save_distributed``: the metadata of each file say
+where in the whole tensor a piece starts. Older versions of torch lack that writer; this one works with all of
+them.
 """
 
 from __future__ import annotations
@@ -24,27 +25,27 @@ from purrception.utils.errors import in_words
 
 FILE = "shard-{number:05d}-model-00001-of-00001.safetensors"
 PLACES, START = "DCP_SHARDING_INFO", "saved_offsets"
-"""Keys of torch's layout: the metadata's for all tensors of a file, and within it the offset of each."""
+"""Keys of torch's layout: for all tensors in a file's metadata, and within it for the offset of each."""
 MARKS = {"DCP_VERSION": "1.0", "format": "pt"}
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A box of a tensor."""
+    """A box within a tensor."""
 
     start: tuple[int, ...]
-    """Where in the whole tensor it begins."""
+    """Where it starts in the whole tensor."""
     shape: tuple[int, ...]
 
     def shared_with(self, other: Piece) -> Piece | None:
-        """The box that both hold, if there is one."""
+        """The intersection of both boxes, if there is one."""
         start = tuple(max(pair) for pair in zip(self.start, other.start, strict=True))
         end = (min(pair) for pair in zip(self.end, other.end, strict=True))
         shape = tuple(b - a for a, b in zip(start, end, strict=True))
         return Piece(start, shape) if all(side > 0 for side in shape) else None
 
     def within(self, other: Piece) -> tuple[slice, ...]:
-        """How to index ``other`` for this box."""
+        """The slices of ``other`` that make up this box."""
         offsets = [a - b for a, b in zip(self.start, other.start, strict=True)]
         return tuple(slice(at, at + side) for at, side in zip(offsets, self.shape, strict=True))
 
@@ -55,10 +56,10 @@ class Piece:
 
 
 class Part:
-    """What lies in a folder that :func:`write_part` or torch wrote.
+    """The contents of a folder that :func:`write_part` or torch wrote.
 
     Args:
-        folder: of the part.
+        folder: the folder of the part.
 
     Raises:
         OSError: a file is missing, damaged, or lacks a piece of a tensor.
@@ -80,20 +81,20 @@ class Part:
         }
         for name, pieces in self.pieces.items():
             if sum(math.prod(piece.shape) for piece in set(pieces.values())) != self.sizes[name].numel():
-                raise OSError(f"of {name} there are only {len(pieces)} pieces, which are not the whole")
+                raise OSError(f"the {len(pieces)} pieces of {name} do not make up the whole tensor")
 
     def _survey(self, path: Path) -> None:
-        """Learn from a file's header what it holds."""
+        """Record what a file holds, from its header."""
         with safe_open(path, "pt") as file:
             places = json.loads((file.metadata() or {}).get(PLACES, "{}"))
-            for name in file.keys():  # noqa: SIM118 - it is no mapping
+            for name in file.keys():  # noqa: SIM118 - not a mapping
                 shape = tuple(file.get_slice(name).get_shape())
                 start = tuple(places[name][START]) if places else (0,) * len(shape)
                 self.pieces.setdefault(name, {})[path] = Piece(start, shape)
 
     @torch.no_grad()
     def read(self, tensors: dict[str, Tensor]) -> None:
-        """Fill tensors of the same names and sizes in place; those in shards take their own shard's share.
+        """Fill tensors of the same names and sizes in place; sharded tensors read their own shard.
 
         Raises:
             OSError: a file cannot be read.
@@ -110,19 +111,19 @@ class Part:
 
 
 def write_part(folder: Path, tensors: dict[str, Tensor]) -> dict[str, str]:
-    """Write one part; every process takes part, and writes the shards that it holds.
+    """Write one part; every process must call this, and writes the shards that it holds.
 
-    What each process has a copy of is written by the first of those that have it.
+    What several processes hold is written by the first of them.
 
     Returns:
         SHA-256 of the part's files, of all processes, by name.
 
     Raises:
-        OSError: it cannot be written, by this process or another.
+        OSError: this process or another cannot write.
     """
     mine: dict[str, Tensor] = {}
     places: dict[str, dict[str, tuple[int, ...]]] = {}
-    for name, tensor in sorted(tensors.items()):  # the same file whatever an optimizer's own order
+    for name, tensor in sorted(tensors.items()):  # the same file whatever the order of an optimizer's state
         piece = _piece_of(tensor)
         if _is_first_copy(tensor) and 0 not in piece.shape:
             mine[name] = own(tensor).detach().contiguous()
@@ -144,16 +145,17 @@ def write_part(folder: Path, tensors: dict[str, Tensor]) -> dict[str, str]:
 
 
 def _fill(tensor: Tensor, file: safe_open, name: str, stored: Piece) -> None:
-    wanted = _piece_of(tensor)
-    shared = stored.shared_with(wanted)
+    own_piece = _piece_of(tensor)
+    shared = stored.shared_with(own_piece)
     if shared is None:
         return
     content = file.get_tensor(name) if shared == stored else file.get_slice(name)[shared.within(stored)]
-    own(tensor)[shared.within(wanted)].copy_(content)
+    own(tensor)[shared.within(own_piece)].copy_(content)
 
 
 def _piece_of(tensor: Tensor) -> Piece:
-    """Where it lies: FSDP2 cuts the first dimension into equal pieces, the last smaller or empty."""
+    """The piece that this process holds: FSDP2 splits the first dimension evenly, the last piece smaller or
+    empty."""
     start, shape = [0] * tensor.dim(), list(tensor.shape)
     if isinstance(tensor, DTensor):
         for axis, placement in enumerate(tensor.placements):
@@ -168,7 +170,7 @@ def _piece_of(tensor: Tensor) -> Piece:
 
 
 def _is_first_copy(tensor: Tensor) -> bool:
-    """Whether this process is the first of those that hold the same piece."""
+    """Whether this process is the first that holds its piece."""
     if not isinstance(tensor, DTensor):
         return distributed.rank() == 0
     axes = [axis for axis, placement in enumerate(tensor.placements) if placement.is_replicate()]

@@ -5,66 +5,63 @@ from __future__ import annotations
 from pathlib import Path
 
 from purrception.storage import is_unused, write_file, writing
+from purrception.storage.pipeline_folder import INDEX_FILE
+from purrception.tokenizers.saved import CONFIG_FILE
 from purrception.utils.errors import InputError
 from purrception.utils.text import command_line
 
 
 class RunDirectory:
-    """Paths inside ``runs/NAME/``; creating one never touches a run that is already there."""
+    """The paths inside ``runs/NAME/``.
+
+    Args:
+        root: the folder of the run.
+    """
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
-
-    @property
-    def config_file(self) -> Path:
-        """The resolved configuration, YAML."""
-        return self.root / "config.yaml"
-
-    @property
-    def metrics_file(self) -> Path:
-        """One JSON object per line."""
-        return self.root / "metrics.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        """``step-00001000/`` and so on."""
-        return self.root / "checkpoints"
-
-    @property
-    def samples(self) -> Path:
-        """Grids drawn from fixed noise while training."""
-        return self.root / "samples"
-
-    @property
-    def tokenizer(self) -> Path:
-        """The tokenizer of this run."""
-        return self.root / "tokenizer"
-
-    @property
-    def pipeline(self) -> Path:
-        """The finished pipeline, in diffusers' layout."""
-        return self.root / "pipeline"
-
-    @property
-    def evaluation(self) -> Path:
-        """Reports of ``evaluate``."""
-        return self.root / "evaluation"
-
-    @property
-    def warm_start(self) -> Path:
+        self.config_file = self.root / "config.yaml"
+        """The resolved configuration."""
+        self.metrics_file = self.root / "metrics.jsonl"
+        """Metrics of training, one JSON object per line."""
+        self.warm_start = self.root / "init-from.md"
         """What became of each weight of the pipeline that training started from."""
-        return self.root / "init-from.md"
+        self.tokenizer = self.root / "tokenizer"
+        """The tokenizer of this run."""
+        self.tokens = self.root / "tokens"
+        """Token shards, in a folder for each split: ``train/`` and ``test/``."""
+        self.checkpoints = self.root / "checkpoints"
+        """``step-00001000/`` and so on."""
+        self.samples = self.root / "samples"
+        """Grids of samples drawn from fixed noise during training."""
+        self.pipeline = self.root / "pipeline"
+        """The finished pipeline, in diffusers' layout."""
+        self.generated = self.root / "generated"
+        """What ``purrception sample`` writes: ``000/``, ``001/`` and so on, as in the folders below."""
+        self.edited = self.root / "edited"
+        """What ``purrception edit`` writes."""
+        self.evaluation = self.root / "evaluation"
+        """Reports of ``purrception evaluate``."""
+        self.evaluation_samples = self.evaluation / "samples"
+        """Samples that evaluations share."""
+        self.sweeps = self.root / "sweeps"
+        """Reports of ``purrception sweep``."""
+        self.diagnostics = self.root / "diagnostics"
+        """Reports of ``purrception diagnose``."""
+        self.studio = self.root / "studio"
+        """What ``purrception studio`` keeps: uploads and saved images."""
 
-    def tokens(self, split: str) -> Path:
-        """Token shards of a split."""
-        return self.root / "tokens" / split
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the run's tokenizer is complete."""
+        return (self.tokenizer / CONFIG_FILE).is_file()
 
     @classmethod
     def create(cls, root: Path | str, config_yaml: str) -> RunDirectory:
-        """Make a new run with its configuration.
+        """Make a new run with its configuration; an existing run is never touched.
 
         Raises:
-            InputError: something is already there, and nothing is overwritten; or the disk is full.
+            InputError: the folder holds something already, or the disk is full.
         """
         run = cls(root)
         if not is_unused(run.root):
@@ -78,7 +75,7 @@ class RunDirectory:
 
     @classmethod
     def open(cls, root: Path | str) -> RunDirectory:
-        """An existing run.
+        """Open an existing run.
 
         Raises:
             InputError: there is no run at that place.
@@ -87,3 +84,8 @@ class RunDirectory:
         if not run.config_file.is_file():
             raise InputError(f"no run at {run.root}: expected a folder with config.yaml, such as runs/digits")
         return run
+
+
+def is_pipeline(folder: Path) -> bool:
+    """Whether a folder holds a pipeline in diffusers' layout."""
+    return (folder / INDEX_FILE).is_file()

@@ -30,18 +30,35 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def uses_bfloat16(precision: str, device: str) -> bool:
-    """Whether networks run in bfloat16 on a type of device; ``auto`` means bfloat16 on GPUs, float32 elsewhere."""
+def takes_bfloat16(precision: str, device: str) -> bool:
+    """Whether a network of a ``precision`` setting runs in bfloat16 on a type of device; auto: on GPUs."""
     return precision == "bfloat16" or (precision == "auto" and device == "cuda")
 
 
-def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """A context in which networks run at ``precision``: ``auto``, ``float32`` or ``bfloat16``."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=uses_bfloat16(precision, device.type))
+def autocast(precision: str, device: torch.device, *, cache: bool = True) -> torch.autocast:
+    """A context in which a network runs at a ``precision`` setting.
+
+    Args:
+        precision: float32, bfloat16, or auto, which is bfloat16 on GPUs.
+        device: the network's.
+        cache: cast each weight once within the context.
+    """
+    low = takes_bfloat16(precision, device.type)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=low, cache_enabled=cache)
+
+
+def full_precision(device: torch.device) -> torch.autocast:
+    """A context in which nothing is rounded by an autocast around it."""
+    return torch.autocast(autocast_device(device), enabled=False)
+
+
+def autocast_device(device: torch.device) -> str:
+    """The type of ``device`` as autocast knows it; cpu for those it does not know, such as meta."""
+    return device.type if torch.amp.is_autocast_available(device.type) else "cpu"
 
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor from the CPU to ``device`` without pending for it.
+    """Copy a tensor from the CPU to ``device`` without waiting for it.
 
     A copy from pageable memory would wait until a GPU has finished all its earlier work; one from pinned memory is
     queued.

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
 import math
+import textwrap
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, get_type_hints
 
 from purrception.utils.errors import InputError
@@ -14,6 +19,22 @@ LARGEST_LEARNING_RATE = 1e6
 """Above this learning rate a few steps of AdamW make any weight overflow float32."""
 TIMEOUT_MINUTES = 30.0
 """How long processes wait, by default, for one that shows no progress."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions:
+    """Where a command runs."""
+
+    device: str = "auto"
+    """Device to run on: cpu, cuda, cuda:1, …; auto takes a GPU if any (one per process under torchrun)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessOptions(DeviceOptions):
+    """Where a command runs that ``torchrun`` can start in several processes."""
+
+    timeout_minutes: float = TIMEOUT_MINUTES
+    """Under torchrun, how many minutes processes wait for one that shows no progress."""
 
 
 def option_names(kind: type, prefix: str = "", of: type | None = None) -> list[str]:
@@ -33,6 +54,22 @@ def option_names(kind: type, prefix: str = "", of: type | None = None) -> list[s
         elif of in (None, inner):
             names.append(prefix + item.name)
     return names
+
+
+def as_options(settings: Any) -> dict[str, Any]:
+    """The values of a dataclass by their names on the command line; see ``OPTIONS`` of the dataclass."""
+    names = getattr(settings, "OPTIONS", {})
+    return {names.get(item.name, item.name): getattr(settings, item.name) for item in dataclasses.fields(settings)}
+
+
+def field_docs(kind: type) -> dict[str, str]:
+    """What the docstring below each field of a dataclass says, by field, on one line."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
+    docs = {}
+    for field, doc in pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant):
+            docs[ast.unparse(field.target)] = " ".join(str(doc.value.value).split())
+    return docs
 
 
 def check_numbers(settings: Any, prefix: str = "", **at_most: float) -> None:

@@ -1,11 +1,16 @@
-"""Sheets of images and heat maps."""
+"""Images and plots to look at: sheets of images, heat maps and panels."""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def tile_images(images: np.ndarray, columns: int | None = None, scale: int = 1, gap: int = 2) -> np.ndarray:
@@ -44,3 +49,15 @@ def heat_map(values: np.ndarray, maximum: float, size: tuple[int, int]) -> Image
     scaled = np.clip(values / max(maximum, 1e-12), 0, 1)
     colours = (colormaps["inferno"](scaled)[..., :3] * 255).round().astype(np.uint8)
     return Image.fromarray(colours).resize(size, Image.Resampling.NEAREST)
+
+
+def panels(columns: int, rows: int = 1, width: float = 4.4, height: float = 3.4) -> tuple[Figure, list[Axes]]:
+    """A figure of ``rows`` × ``columns`` panels, in reading order."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    made = list(figure.subplots(rows, columns, squeeze=False).flatten())
+    for panel in made:
+        panel.grid(alpha=0.25, linewidth=0.6)
+        panel.spines[["top", "right"]].set_visible(False)
+    return figure, made

@@ -14,7 +14,7 @@ from purrception.evaluation.extractors.random_features import TextureExtractor
 from purrception.utils.errors import InputError, unknown_name
 
 
-class HasColours(Protocol):
+class MaybeGrey(Protocol):
     """A set of images, or statistics of one."""
 
     @property
@@ -23,13 +23,13 @@ class HasColours(Protocol):
         ...
 
 
-def shared_channels(*sets: HasColours) -> int:
+def shared_channels(*sets: MaybeGrey) -> int:
     """Channels in which sets are compared: 3 unless all are grey, whichever of them is the one judged."""
     return 1 if sets and all(one.grey for one in sets) else 3
 
 
 @dataclass(frozen=True)
-class Ingredients:
+class ExtractorInputs:
     """What an extractor may be made of."""
 
     classifier: ImageClassifier | None = None
@@ -38,7 +38,7 @@ class Ingredients:
     """A file, a folder or a hub id, as the extractor says."""
     device: str = "cpu"
     """Where large networks run; small ones stay on the processor, where every machine rounds alike."""
-    sets: tuple[HasColours, ...] = ()
+    sets: tuple[MaybeGrey, ...] = ()
     """All that is compared: what is judged, and its reference."""
 
     @property
@@ -47,7 +47,7 @@ class Ingredients:
         return shared_channels(*self.sets)
 
 
-def _classifier(given: Ingredients) -> Extractor:
+def _classifier(given: ExtractorInputs) -> Extractor:
     if given.classifier is None:
         raise InputError(
             "features of a classifier need real images of at least 2 classes to train it on, or a trained one "
@@ -56,7 +56,7 @@ def _classifier(given: Ingredients) -> Extractor:
     return ClassifierExtractor(given.classifier)
 
 
-EXTRACTORS: dict[str, Callable[[Ingredients], Extractor]] = {
+EXTRACTORS: dict[str, Callable[[ExtractorInputs], Extractor]] = {
     "classifier": _classifier,
     "texture": lambda given: TextureExtractor(given.channels),
     "inception": lambda given: open_inception(given.weights, given.device),
@@ -64,7 +64,7 @@ EXTRACTORS: dict[str, Callable[[Ingredients], Extractor]] = {
 }
 
 
-def build_extractor(name: str, ingredients: Ingredients) -> Extractor:
+def build_extractor(name: str, ingredients: ExtractorInputs) -> Extractor:
     """The extractor of that name.
 
     Raises:
@@ -88,8 +88,8 @@ __all__ = [
     "EXTRACTORS",
     "Extracted",
     "Extractor",
+    "ExtractorInputs",
     "ImageClassifier",
-    "Ingredients",
     "build_extractor",
     "check_features",
     "extract_in_groups",

@@ -1,4 +1,4 @@
-"""What can be said of a network from held-out codes alone, without sampling."""
+"""What held-out codes alone say of a network, without sampling."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ ROWS = 256
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Figures of one network on held-out codes; no sampling is involved."""
+class HeldOutMetrics:
+    """Metrics of a network on held-out codes."""
 
     bits_per_code: float
-    """Bound on the negative log-likelihood."""
+    """Upper bound on the negative log-likelihood."""
     bits_error: float
-    """Its standard error over images."""
+    """Standard error of that bound over images."""
     cross_entropy: float | None
-    """Of the posterior, nats, over t as in training; none without a posterior. DFM's is of masked sites."""
+    """Cross-entropy of the posterior, nats, over t as in training; none without a posterior. DFM's is of masked
+    sites."""
     mean_error: float | None
     """E|z_1 − μ(z_t)|² per latent number, over t; none off the Gaussian path."""
 
 
 @torch.no_grad()
-def held_out_figures(
+def held_out_metrics(
     network: PurrceptionTransformer, objective: Objective, held_out: TokenDataset, seed: int = 0
-) -> HeldOut:
+) -> HeldOutMetrics:
     """Likelihood bound, cross-entropy and error of the mean on at most 256 held-out rows, drawn by a key."""
     bound = likelihood_bound(network, objective, held_out, ROWS, seed)
     count = min(ROWS, len(held_out))
-    batch = validation_batch(held_out, seed, 0, count, count)
-    batch = to_device(batch, network.device)
+    batch = to_device(validation_batch(held_out, seed, 0, count, count), network.device)
     cross_entropy = objective.loss(network, batch).figures.get("cross_entropy")
-    return HeldOut(
+    return HeldOutMetrics(
         bits_per_code=bound.bits_per_code,
         bits_error=bound.standard_error,
         cross_entropy=None if cross_entropy is None else float(cross_entropy),

@@ -1,4 +1,4 @@
-"""The same figures class by class, the worst first."""
+"""The same metrics class by class, the worst class first."""
 
 from __future__ import annotations
 
@@ -9,66 +9,74 @@ import torch
 from torch import Tensor
 
 from purrception.data.classes import match_classes
+from purrception.evaluation.evaluator import Measured
 from purrception.evaluation.features import ImageFeatures
-from purrception.evaluation.metrics.all import flat, measure_set
-from purrception.evaluation.yardstick import Measured
+from purrception.evaluation.metrics.measure import Metrics, measure, with_all_names
 
 FEWEST = 4
-"""Images of a class, on both sides, below which it has no figures of its own."""
+"""A class needs this many images on both sides to be measured."""
 
 
 @dataclass(frozen=True)
-class ClassFigures:
-    """Figures of one class."""
+class ClassMetrics:
+    """Metrics of the images of one class."""
 
     label: int
     name: str
     real_label: int
-    """Of the same class in the reference."""
-    figures: dict[str, Any]
-    """As :func:`flat` gives them."""
+    """Label of the same class in the reference."""
+    metrics: Metrics
     real_count: int
+    """Images of the class in the reference."""
     mistaken_for: str
-    """What the classifier most often takes its images for instead; empty where it never errs, or there is none."""
+    """The class that the classifier most often takes its images for instead; empty where it never errs, or there
+    is no classifier."""
 
-    @property
-    def badness(self) -> float:
-        """What classes are ranked by: KID, which does not depend on how many images a class has."""
-        return float(self.figures["kid"])
+    def plain(self) -> dict[str, Any]:
+        """As it stands in ``report.json``."""
+        return {
+            "label": self.label,
+            "name": self.name,
+            "real_label": self.real_label,
+            "figures": with_all_names(self.metrics),
+            "real_count": self.real_count,
+            "mistaken_for": self.mistaken_for,
+        }
 
 
-def class_by_class(measured: Measured, real: ImageFeatures, real_names: tuple[str, ...]) -> list[ClassFigures]:
+def measure_classes(measured: Measured, real: ImageFeatures, real_names: tuple[str, ...]) -> list[ClassMetrics]:
     """Each class's generated images against its real ones, the worst first.
 
-    Covariances of a class rest on few images, so that its Fréchet distance compares with those of classes of as
-    many images at most; the order is that of KID. Classes of fewer than :data:`FEWEST` images are left out.
+    Classes are ordered by KID, which does not depend on the number of images. A class's covariance rests on few
+    images, so its Fréchet distance compares only with those of classes of as many. Classes of fewer than
+    :data:`FEWEST` images are left out.
 
     Args:
         measured: generated images with labels and features.
         real: the reference, with labels and features.
-        real_names: of the reference's classes, by label.
+        real_names: names of the reference's classes, by label.
 
     Returns:
-        Nothing where the reference has fewer than two classes, or others than the images.
+        Nothing where the reference has fewer than two classes, or other classes than the images.
     """
-    made = measured.features
-    matching = match_classes(measured.class_names, real_names) if len(real_names) > 1 else None
-    if made.labels is None or real.labels is None or made.features is None or real.features is None:
+    generated = measured.features
+    names = measured.images.class_names
+    matching = match_classes(names, real_names) if len(real_names) > 1 else None
+    if generated.labels is None or real.labels is None or generated.features is None or real.features is None:
         return []
     found = []
     for label, real_label in enumerate(matching or ()):
-        own, theirs = (made.labels == label).nonzero()[:, 0], (real.labels == real_label).nonzero()[:, 0]
+        own, theirs = (generated.labels == label).nonzero()[:, 0], (real.labels == real_label).nonzero()[:, 0]
         if min(len(own), len(theirs)) < FEWEST:
             continue
         logits = None if measured.class_logits is None else measured.class_logits[own]
-        figures = measure_set(made.subset(own), real.subset(theirs), class_logits=logits)
-        mistaken = "" if logits is None else _mistaken_for(logits, label, measured.answer_names)
-        name = measured.class_names[label]
-        found.append(ClassFigures(label, name, real_label, flat(figures), len(theirs), mistaken))
-    return sorted(found, key=lambda one: -one.badness)
+        metrics = measure(generated.subset(own), real.subset(theirs), class_logits=logits)
+        mistaken = "" if logits is None else _mistaken_for(logits, label, measured.logit_names)
+        found.append(ClassMetrics(label, names[label], real_label, metrics, len(theirs), mistaken))
+    return sorted(found, key=lambda one: -one.metrics["kid"])
 
 
 def _mistaken_for(logits: Tensor, label: int, names: tuple[str, ...]) -> str:
-    wrong = logits.argmax(dim=1)
-    wrong = wrong[wrong != label]
+    predicted = logits.argmax(dim=1)
+    wrong = predicted[predicted != label]
     return names[int(torch.bincount(wrong).argmax())] if len(wrong) else ""

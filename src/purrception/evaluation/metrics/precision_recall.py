@@ -1,4 +1,4 @@
-"""Where two sets of images overlap: precision, recall, density and coverage, from nearest neighbours."""
+"""Precision, recall, density and coverage of a set of images, from nearest neighbours in its features."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ BLOCK = 2**20
 
 
 @dataclass(frozen=True)
-class Overlap:
-    """How generated images lie among real ones, and the reverse.
+class PrecisionRecall:
+    """How generated images lie among real ones, and real ones among them.
 
     A set's manifold is the union of balls around its images, each reaching to the k-th nearest neighbour.
     """
@@ -35,7 +35,7 @@ class Overlap:
     alone (arXiv 2002.09797)."""
 
 
-def overlap(real: Tensor, generated: Tensor, neighbours: int = NEIGHBOURS) -> Overlap:
+def precision_recall(real: Tensor, generated: Tensor, neighbours: int = NEIGHBOURS) -> PrecisionRecall:
     """Precision, recall, density and coverage of features ``[n, d]`` and ``[m, d]``.
 
     Distances are computed a block at a time: memory does not grow with the number of images.
@@ -57,7 +57,7 @@ def overlap(real: Tensor, generated: Tensor, neighbours: int = NEIGHBOURS) -> Ov
     for rows, distances in _blocks(real, generated):
         covered += int((distances.min(dim=1).values <= real_radii[rows]).sum())
         recalled += int((distances <= generated_radii).any(dim=1).sum())
-    return Overlap(
+    return PrecisionRecall(
         precision=inside / len(generated),
         recall=recalled / len(real),
         density=balls / (neighbours * len(generated)),

@@ -16,7 +16,7 @@ ROWS = 1024
 
 @dataclass(frozen=True)
 class CodebookState:
-    """Figures of a codebook and of the codes that images became."""
+    """Metrics of a codebook, and of the codes of some images."""
 
     codes: int
     """K."""
@@ -27,28 +27,28 @@ class CodebookState:
     usage: float
     """Share of codes that occur."""
     dead: int
-    """Codes that do not."""
+    """Number of codes that do not."""
     perplexity: float
-    """exp(entropy) of the histogram: codes in effective use."""
+    """exp(entropy) of the codes' histogram: how many are in effective use."""
     channel_mean: tuple[float, ...]
-    """Per channel, of the codes as they occur; the standardisation subtracts it."""
+    """Mean per channel of the codes as they occur; the standardisation subtracts it."""
     channel_deviation: tuple[float, ...]
-    """Per channel."""
+    """Standard deviation per channel."""
     deviation: float
     """Root mean square over channels; the standardisation divides all channels by it."""
     smallest_distance: float
-    """Between two codes."""
+    """Smallest distance between two codes."""
     median_distance: float
-    """Between two codes, over all pairs (of 1024 codes, drawn by a key)."""
+    """Median distance over all pairs of codes (of 1024 codes, drawn by a key)."""
     quantisation_error: float
     """Root mean square distance between an encoder output and its code."""
     within_noise: float
-    """Share of codes nearer to another code than the quantisation error: the error the decoder lives with anyway
-    is larger than the difference between the two, so that they say nearly the same."""
+    """Share of codes nearer to another code than the quantisation error: the two differ by less than the error
+    that the decoder receives anyway, so that they mean nearly the same."""
 
 
 def examine_codebook(codebook: Tensor, counts: Tensor, squared_error: float) -> tuple[CodebookState, Tensor]:
-    """Figures of a codebook, and each code's distance to its nearest neighbour, float64 ``[K]``.
+    """Metrics of a codebook, and each code's distance to its nearest neighbour, float64 ``[K]``.
 
     Args:
         codebook: ``[K, D]``.

@@ -1,4 +1,4 @@
-"""A tokenizer on a user's images: how well each is rebuilt, and how far all of them have moved."""
+"""How well a tokenizer reconstructs images: each of them, and all of them together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from purrception.data import ReadableImages, images_to_tensor
-from purrception.evaluation.metrics.distances import frechet_distance
+from purrception.evaluation.metrics.fid import frechet_distance
 from purrception.evaluation.metrics.ssim import structural_similarity
 from purrception.evaluation.metrics.statistics import FeatureStatistics, halves
 from purrception.tokenizers import VQTokenizer
@@ -25,7 +25,7 @@ class Distance:
     """How far reconstructions lie from real images, in one kind of features; all Fréchet distances."""
 
     features: str
-    """What the images are seen through."""
+    """What the images are compared in."""
     reconstructions: float
     """Reconstructions of one half of the images against their originals, as rFID is taken: 0 is perfect."""
     floor: float
@@ -41,12 +41,12 @@ class Distance:
 
 @dataclass(frozen=True)
 class Reconstructions:
-    """What became of the images."""
+    """How well images survived encoding and decoding."""
 
     squared_error: Tensor
-    """Mean per image over pixels in [−1, 1], float64 ``[n]``."""
+    """Mean squared error per image, over pixels in [−1, 1], float64 ``[n]``."""
     unquantised_error: float
-    """The same over all images with the encoder's outputs decoded as they are."""
+    """The same over all images when the encoder's outputs are decoded without quantisation."""
     similarity: Tensor
     """SSIM per image, float64 ``[n]``."""
     counts: Tensor
@@ -58,11 +58,11 @@ class Reconstructions:
 
     @property
     def psnr(self) -> float:
-        """Over all pixels together, dB."""
+        """PSNR over all pixels together, dB."""
         return peak_signal_to_noise(float(self.squared_error.mean()))
 
     def ranked(self) -> np.ndarray:
-        """Numbers of the images, the worst rebuilt first."""
+        """Numbers of the images, the worst reconstruction first."""
         return self.squared_error.argsort(descending=True).numpy()
 
 
@@ -77,11 +77,11 @@ def reconstruct(
     """Encode and decode ``rows`` of ``images``, a batch at a time.
 
     Args:
-        tokenizer: judged as it is.
-        images: of its channels and a size that it takes.
-        rows: at least 4.
+        tokenizer: the tokenizer, as it is.
+        images: of its channels, and of a size that it takes.
+        rows: numbers of the images, at least 4.
         kinds: features by name.
-        batch_size: images at a time; does not change the figures.
+        batch_size: images at a time; does not change the metrics.
     """
     errors, similarities, unquantised, code_errors = [], [], [], []
     counts = torch.zeros(len(tokenizer.codebook))
@@ -96,14 +96,14 @@ def reconstruct(
         codes = tokenizer.vq.quantize.embedding(indices).permute(0, 3, 1, 2).float()
         code_errors.append((latents - codes).square().sum(1).double().mean((1, 2)).cpu())
         counts += indices.flatten().bincount(minlength=len(counts)).cpu()
-        rebuilt = tokenizer.decode(indices).clamp(-1, 1).cpu()
+        reconstructed = tokenizer.decode(indices).clamp(-1, 1).cpu()
         plain = tokenizer.vq.decode(latents.to(tokenizer.vq.dtype), force_not_quantize=True).sample
         unquantised.append(_squared_error(plain.float().clamp(-1, 1).cpu(), originals))
-        errors.append(_squared_error(rebuilt, originals))
-        similarities.append(structural_similarity(rebuilt, originals))
+        errors.append(_squared_error(reconstructed, originals))
+        similarities.append(structural_similarity(reconstructed, originals))
         for name, features in kinds.items():
             seen[name][0].append(features(originals))
-            seen[name][1].append(features(rebuilt))
+            seen[name][1].append(features(reconstructed))
     return Reconstructions(
         squared_error=torch.cat(errors),
         unquantised_error=float(torch.cat(unquantised).mean()),

@@ -1,4 +1,4 @@
-"""The doctor: is this tokenizer good enough for these images, before anyone trains on its codes for days?"""
+"""Whether a tokenizer is good enough for some images, before anyone trains on its codes for days."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ from purrception.data import (
 from purrception.evaluation.extractors.classifier import ClassifierConfig, accuracy, train_classifier
 from purrception.evaluation.extractors.random_features import random_features
 from purrception.evaluation.tokenizer.codebook import CodebookState, examine_codebook
+from purrception.evaluation.tokenizer.recommendation import THRESHOLDS, Recommendation, recommend
 from purrception.evaluation.tokenizer.reconstruction import Distance, Features, Reconstructions, reconstruct
-from purrception.evaluation.tokenizer.verdict import THRESHOLDS, Verdict, judge
 from purrception.storage import save_png, whole_folder, write_file
 from purrception.tokenizers import VQTokenizer
 from purrception.tokenizers.quality import peak_signal_to_noise
 from purrception.utils.errors import InputError
+from purrception.utils.markdown import table
 from purrception.utils.visualisation import tile_images
 
 REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
 PICTURES = {
     "reconstructions.png": "Originals, each above its reconstruction, drawn from all images",
-    "worst.png": "The worst rebuilt, the worst first",
+    "worst.png": "The worst reconstructions, the worst first",
     "median.png": "The median ones",
     "codebook.png": "How often each code occurs, and how far it is from the nearest other one",
 }
@@ -45,27 +46,28 @@ CLASSIFIER, CLASSIFIER_IMAGES = ClassifierConfig(), 5000
 
 @dataclass(frozen=True)
 class TokenizerReport:
-    """Figures of one tokenizer on one set of images, with their protocol."""
+    """Metrics of one tokenizer on one set of images, with their protocol."""
 
     tokenizer_hash: str
     images: int
-    """Images judged."""
+    """Number of images."""
     split: str
-    """test, or train where nothing is held out."""
+    """The split that they are from: test, or train where nothing is held out."""
     image_size: int
     psnr: float
-    """Over all pixels together, dB."""
+    """PSNR over all pixels together, dB."""
     psnr_unquantised: float
-    """The same with the encoder's outputs decoded as they are: far above psnr, the codebook is the bottleneck."""
+    """PSNR when the encoder's outputs are decoded without quantisation; where it is far above ``psnr``, the
+    codebook is the bottleneck."""
     psnr_worst: float
-    """Of the worst image."""
+    """PSNR of the worst image."""
     ssim: float
-    """Mean over images."""
+    """Mean SSIM over images."""
     ssim_worst: float
-    """Of the image with the lowest."""
+    """The lowest SSIM of an image."""
     distances: tuple[Distance, ...]
     codebook: CodebookState
-    verdict: Verdict
+    verdict: Recommendation
 
     def markdown(self) -> str:
         """The report as text."""
@@ -84,6 +86,10 @@ class TokenizerReport:
             "deviation per channel": _numbers(book.channel_deviation),
             "one deviation for all": f"{book.deviation:.4f} (training subtracts the mean and divides by it)",
         }
+        distances = [
+            [row.features, f"{row.reconstructions:.5g}", f"{row.share:.2%}", f"{row.floor:.5g}"]
+            for row in self.distances
+        ]
         lines = [
             "# Tokenizer report",
             "",
@@ -92,19 +98,12 @@ class TokenizerReport:
             f"{self.images} images of the {self.split} split at {self.image_size} pixels; tokenizer "
             f"`{self.tokenizer_hash[:12]}`.",
             "",
-            "| what | measured |",
-            "|---|---|",
-            *(f"| {name} | {value} |" for name, value in rows.items()),
+            table(["what", "measured"], rows.items()),
             "",
             "Fréchet distances of reconstructions from their originals, over one half of the images. The floor is "
             "the distance between the originals of both halves, at the same count: chance alone.",
             "",
-            "| features | reconstructions | share of the features' variance | floor |",
-            "|---|---|---|---|",
-            *(
-                f"| {row.features} | {row.reconstructions:.5g} | {row.share:.2%} | {row.floor:.5g} |"
-                for row in self.distances
-            ),
+            table(["features", "reconstructions", "share of the features' variance", "floor"], distances),
             "",
             f"Thresholds: {THRESHOLDS}",
         ]
@@ -116,14 +115,14 @@ class TokenizerReport:
 def report_tokenizer(
     tokenizer: VQTokenizer, data: DataConfig, folder: Path, num: int = 1000, batch_size: int = 64
 ) -> TokenizerReport:
-    """Judge a tokenizer on images; write JSON, Markdown, PNGs and a list of unreadable images to ``folder``.
+    """Evaluate a tokenizer on images; write JSON, Markdown, PNGs and a list of unreadable images to ``folder``.
 
     Args:
-        tokenizer: judged as it is.
-        data: the images; the held-out ones are judged, or all where none are held out.
+        tokenizer: the tokenizer, as it is.
+        data: the images; the held-out ones are taken, or all where none are held out.
         folder: for the report.
-        num: images judged, at most, drawn from the source by a key.
-        batch_size: images at a time; does not change the figures.
+        num: at most this many images, drawn from the source by a key.
+        batch_size: images at a time; does not change the metrics.
 
     Raises:
         InputError: the tokenizer does not take these images, or there are fewer than 4.
@@ -152,7 +151,7 @@ def report_tokenizer(
         ssim_worst=float(made.similarity.min()),
         distances=made.distances,
         codebook=state,
-        verdict=judge(made.psnr, float(made.similarity.mean()), made.distances, state),
+        verdict=recommend(made.psnr, float(made.similarity.mean()), made.distances, state),
     )
     with whole_folder(folder) as partial:
         write_report(partial, images.skipped)
@@ -203,11 +202,11 @@ def _draw(
     chosen = {"reconstructions.png": spread, "worst.png": ranked[:shown], "median.png": ranked[middle:][:shown]}
     for file, numbers in chosen.items():
         originals = np.stack([images[int(rows[number])][0] for number in numbers])
-        rebuilt = tokenizer.decode_images(tokenizer.encode(images_to_tensor(list(originals))))
+        reconstructed = tokenizer.decode_images(tokenizer.encode(images_to_tensor(list(originals))))
         lines = [
             sheet[start : start + shown]
             for start in range(0, len(numbers) // shown * shown, shown)
-            for sheet in (originals, rebuilt)
+            for sheet in (originals, reconstructed)
         ]
         scale = max(1, 64 // originals.shape[1])
         save_png(array_to_pil(tile_images(np.concatenate(lines), columns=shown, scale=scale)), folder / file)

@@ -1,6 +1,6 @@
-"""What a run will cost before it is started."""
+"""The cost of a run, estimated before it is started."""
 
 from purrception.experiment.plan.cost import plan
-from purrception.experiment.plan.record import Plan, PlanOptions
+from purrception.experiment.plan.report import Plan, PlanOptions
 
 __all__ = ["Plan", "PlanOptions", "plan"]

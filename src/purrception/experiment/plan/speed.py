@@ -1,4 +1,4 @@
-"""How fast a machine is: a GPU's peak by name, or a large matrix product and training steps timed here."""
+"""How fast a machine is: a GPU's peak by its name, or a large matrix product and training steps, measured."""
 
 from __future__ import annotations
 
@@ -8,92 +8,90 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
+from purrception.bench.data import write_random_tokens
 from purrception.bench.peaks import known_peak
 from purrception.flow import Objective
 from purrception.models import PurrceptionTransformer
-from purrception.tokens import Manifest, Standardisation, TokenDataset
-from purrception.tokens.manifest import Shard
-from purrception.tokens.shards import shard_name, write_shard
+from purrception.tokens import TokenDataset
 from purrception.training import RunDirectory, Trainer, TrainingConfig
 from purrception.utils.devices import resolve_device
 from purrception.utils.errors import InputError
 
-SUPPOSED_GPU = "H100"
-SECONDS_AT_MOST, SLOWEST_STEP = 4.0, 0.1
-"""A training step is taken where, at this share of the peak, it lasts no longer."""
-BYTES_AT_MOST = 4 * 2**30
-"""And where, on a processor, it holds no more."""
+ASSUMED_GPU = "H100"
+LONGEST_STEP, LOWEST_UTILISATION = 4.0, 0.1
+"""Training steps are measured if one takes at most so many seconds at this share of the peak speed."""
+LARGEST_STEP_ON_CPU = 4 * 2**30
+"""Bytes that a measured step may need on a CPU."""
 SECONDS = 1.0
-"""That a measurement takes, and at least three rounds."""
+"""Duration of a measurement, which has at least three rounds."""
 LARGEST_PRODUCT, LONG_ENOUGH = 8192, 0.05
-"""Side of the largest matrices tried; seconds from which on a product counts as large."""
+"""Side of the largest matrices; seconds that a product must take to count as large."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """How long a step takes, and how that is known."""
+    """The duration of a training step, and where it comes from."""
 
     device: str
     """Kind of device."""
     tflops: float
-    """Peak of one device, TFLOP/s."""
+    """Peak speed of one device, TFLOP/s."""
     source: str
-    """Of the peak."""
+    """How the peak is known."""
     utilisation: float
     """Share of the peak that training reaches."""
     steps_taken: int
-    """Training steps that were measured for it; 0: it was given or is supposed."""
+    """Training steps in which the utilisation was measured; 0 if it is given or assumed."""
     seconds_per_step: float
 
 
 @dataclass(frozen=True)
 class Peak:
-    """The peak of one device."""
+    """The peak speed of one device."""
 
     tflops: float
     source: str
     """How it is known."""
-    here: bool
+    measured: bool
     """Whether it was measured on this machine."""
 
     @classmethod
     def find(cls, device: str, given: float | None, gpu: str, dtype: torch.dtype) -> Peak:
-        """Given, known by name, or measured if there is such a device here; else that of an H100.
+        """The peak that is given, known by the GPU's name, or measured on this machine; else that of an H100.
 
         Raises:
-            InputError: a name stands for bfloat16, and ``dtype`` is another.
+            InputError: the peak is known by name, which is only so in bfloat16, and ``dtype`` is another.
         """
         if given is not None:
-            return cls(given, "given", here=False)
+            return cls(given, "given", measured=False)
         if not gpu and (device != "cuda" or torch.cuda.is_available()):
             tflops, side = measured_peak(resolve_device(device), dtype)
             count = torch.get_num_threads()
             threads = f", {count} thread{'s' if count > 1 else ''}" if device == "cpu" else ""
             kind = str(dtype).removeprefix("torch.")
             source = f"measured here: a {kind} product of {side}×{side} matrices on {device}{threads}"
-            return cls(tflops, source, here=True)
+            return cls(tflops, source, measured=True)
         if dtype is not torch.bfloat16:
             raise InputError(
-                "the peaks that are known by name are bfloat16's; for training.precision float32 give --tflops X"
+                "peaks are known by name for bfloat16 only; for training.precision float32 give --tflops X"
             )
-        name = gpu or SUPPOSED_GPU
+        name = gpu or ASSUMED_GPU
         known = known_peak(name)
         assert known is not None
-        supposed = "" if gpu else "; no GPU is here, and none is named with --gpu"
-        return cls(known, f"an {name}'s dense bfloat16 peak{supposed}", here=False)
+        assumed = "" if gpu else "; this machine has no GPU, and --gpu names none"
+        return cls(known, f"an {name}'s dense bfloat16 peak{assumed}", measured=False)
 
     def can_step(self, device: str, flops: float, memory: int) -> bool:
-        """Whether a training step of so many operations and bytes may be taken here, to see how long it lasts."""
-        if not self.here or flops > SECONDS_AT_MOST * SLOWEST_STEP * 1e12 * self.tflops:
+        """Whether a training step of so many operations and bytes is small enough to be measured here."""
+        if not self.measured or flops > LONGEST_STEP * LOWEST_UTILISATION * 1e12 * self.tflops:
             return False
-        return memory < (torch.cuda.mem_get_info()[0] if device == "cuda" else BYTES_AT_MOST)
+        return memory < (torch.cuda.mem_get_info()[0] if device == "cuda" else LARGEST_STEP_ON_CPU)
 
 
 def measured_peak(device: torch.device, dtype: torch.dtype) -> tuple[float, int]:
-    """The best speed of a product of square matrices in about a second: (TFLOP/s, side of the matrices).
+    """The best speed of a product of square matrices within about a second: (TFLOP/s, side of the matrices).
 
     The side is doubled until a product takes long enough to be large for this machine.
     """
@@ -101,7 +99,7 @@ def measured_peak(device: torch.device, dtype: torch.dtype) -> tuple[float, int]
     matrix = _random_matrix(side, device, dtype)
     while rounds < 3 or time.perf_counter() - began < SECONDS:
         start = time.perf_counter()
-        float((matrix @ matrix)[0, 0])  # a number is there when the product is, on every device
+        float((matrix @ matrix)[0, 0])  # reading a number waits for the product, on any device
         taken = time.perf_counter() - start
         if taken < LONG_ENOUGH and side < LARGEST_PRODUCT:
             side *= 2
@@ -113,7 +111,7 @@ def measured_peak(device: torch.device, dtype: torch.dtype) -> tuple[float, int]
 
 
 def _random_matrix(side: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """Of noise: a GPU draws less power on equal numbers, and is quicker."""
+    """Noise, because a GPU draws less power on equal numbers and is faster."""
     generator = torch.Generator(device).manual_seed(0)
     return torch.randn(side, side, generator=generator, device=device).to(dtype)
 
@@ -121,45 +119,25 @@ def _random_matrix(side: int, device: torch.device, dtype: torch.dtype) -> torch
 def measured_step(
     config: TrainingConfig, objective: Objective, network: PurrceptionTransformer
 ) -> tuple[float, int]:
-    """Take optimiser steps on made-up codes, as training takes them: (median seconds of a step, steps taken).
+    """Take optimiser steps on random codes, as training does: (median seconds of a step, number of steps).
 
     Args:
-        config: of one process: its batch, its device.
-        objective: owns the loss.
+        config: the training of one process, with its batch size and device.
+        objective: defines the loss.
         network: trained in place; its codebook is replaced by noise.
     """
     network.set_codebook(torch.randn_like(network.codebook))
     with tempfile.TemporaryDirectory() as temporary:
-        tokens = _made_up_tokens(Path(temporary) / "tokens", network, config.batch_size)
+        size, dim = network.codebook.shape
+        folder = Path(temporary) / "tokens"
+        write_random_tokens(folder, config.batch_size, network.grid, size, dim, network.num_classes)
         run = RunDirectory.create(Path(temporary) / "run", "")
-        trainer = Trainer(replace(config, parallel="ddp"), objective, network, tokens, None, run)
-        for _ in range(2):  # the first ones allocate, and may compile
+        trainer = Trainer(replace(config, parallel="ddp"), objective, network, TokenDataset(folder), None, run)
+        for _ in range(2):  # the first steps allocate, and may compile
             trainer.try_step()
-        taken: list[float] = []
-        while len(taken) < 3 or sum(taken) < SECONDS:
+        seconds: list[float] = []
+        while len(seconds) < 3 or sum(seconds) < SECONDS:
             start = time.perf_counter()
             trainer.try_step()
-            taken.append(time.perf_counter() - start)
-    return statistics.median(taken), len(taken)
-
-
-def _made_up_tokens(folder: Path, network: PurrceptionTransformer, count: int) -> TokenDataset:
-    """``count`` rows of random codes and labels, as the network takes them."""
-    folder.mkdir()
-    size, dim = network.codebook.shape
-    rng = np.random.default_rng(0)
-    indices = rng.integers(size, size=(count, *network.grid))
-    labels = rng.integers(max(network.num_classes, 1), size=count)
-    digest = write_shard(folder / shard_name(0), indices, labels, size)
-    Manifest(
-        codebook_size=size,
-        codebook_dim=dim,
-        grid=network.grid,
-        class_names=tuple(map(str, range(network.num_classes))),
-        standardisation=Standardisation((0.0,) * dim, 1.0),
-        tokenizer_hash="",
-        split="train",
-        flips=False,
-        shards=(Shard(shard_name(0), count, digest),),
-    ).write(folder)
-    return TokenDataset(folder)
+            seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds), len(seconds)

@@ -1,8 +1,9 @@
-"""A reference as an extractor sees it, with the floors that say what chance alone does."""
+"""Sets of images measured against one reference, beside the floors that say what chance alone does."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -11,38 +12,35 @@ from purrception.evaluation.extractors import Extractor, ImageClassifier
 from purrception.evaluation.extractors.classifier import ClassifierExtractor, agreement
 from purrception.evaluation.features import NO_CACHE, FeatureCache, ImageFeatures, extract_features
 from purrception.evaluation.image_sets import ImageSet
-from purrception.evaluation.metrics.all import Figures, measure_set
-from purrception.evaluation.metrics.distances import frechet_distance
+from purrception.evaluation.metrics.fid import frechet_distance
+from purrception.evaluation.metrics.measure import Metrics, measure
 from purrception.evaluation.metrics.statistics import halves
 from purrception.evaluation.references import Reference
 from purrception.utils.errors import InputError
 
-FEWEST_IN_A_HALF = 2
-
 
 @dataclass(frozen=True)
 class Measured:
-    """A set of images and what came out."""
+    """A set of images with its features and metrics."""
 
     title: str
-    figures: Figures
+    images: ImageSet
     features: ImageFeatures
-    class_names: tuple[str, ...]
-    """Of the images, by label."""
+    metrics: Metrics
     class_logits: torch.Tensor | None
-    """The classifier's answers, ``[n, classes]``, the images' classes first, by their labels; none without a
-    classifier, or where it knows other classes."""
-    answer_names: tuple[str, ...]
-    """Of the classes of these answers."""
+    """The classifier's logits, ``[n, classes]``: first those of the images' classes, by label, then the others;
+    none without a classifier, or where it knows other classes."""
+    logit_names: tuple[str, ...]
+    """Names of the classes in that order."""
 
 
-class Yardstick:
-    """What sets of images are measured with, one after the other.
+class Evaluator:
+    """Measures sets of images against a reference.
 
     Args:
         reference: real images, or statistics of them.
-        extractor: what images are seen through.
-        classifier: that says whether an image is recognised as its label; none without classes.
+        extractor: gives the features in which sets are compared.
+        classifier: says whether an image is recognised as its label; none without classes.
         cache: of features.
         strict: refuse broken images.
         bootstrap: rounds of the intervals.
@@ -69,22 +67,27 @@ class Yardstick:
 
     @property
     def accuracy(self) -> float | None:
-        """Of the classifier on the reference, whose classes must be its; none without either."""
+        """The classifier's accuracy on the reference; none without a classifier that knows its classes."""
         if self.classifier is None or self.reference.images is None or self.real.labels is None:
             return None
-        logits = self._answers(self.reference.images, self.real, "classifier")
+        logits = self._class_logits(self.reference.images, self.real, "classifier")
         return None if logits is None else agreement(logits, self.real.labels)
 
     def measure(self, images: ImageSet, title: str = "generated") -> Measured:
-        """Compare a set with the reference."""
+        """Compare a set with the reference.
+
+        Raises:
+            InputError: an image cannot be read, and that is refused; the features are not finite, or compare only
+                images of one size, and these have another than the reference's.
+        """
         features = extract_features(images, self.extractor, self._cache, strict=self._strict, title=title)
         self._require_one_size(features, title)
-        logits = self._answers(images, features, title)
-        figures = measure_set(features, self.real, bootstrap=self._bootstrap, seed=self._seed, class_logits=logits)
-        order = self._order(images.class_names)
-        others = () if self.classifier is None else self.classifier.class_names
-        answer_names = (*images.class_names, *(others[label] for label in order[len(images.class_names) :]))
-        return Measured(title, figures, features, images.class_names, logits, answer_names)
+        logits = self._class_logits(images, features, title)
+        metrics = measure(features, self.real, bootstrap=self._bootstrap, seed=self._seed, class_logits=logits)
+        known = () if self.classifier is None else self.classifier.class_names
+        others = self._classifier_labels(images.class_names)[len(images.class_names) :]
+        names = (*images.class_names, *(known[label] for label in others))
+        return Measured(title, images, features, metrics, logits, names)
 
     def _require_one_size(self, features: ImageFeatures, title: str) -> None:
         own, real = features.size, self.real.size
@@ -94,48 +97,49 @@ class Yardstick:
                 "features compare images of one size: bring them to one, or take --features inception or dinov2"
             )
 
-    def _answers(self, images: ImageSet, features: ImageFeatures, title: str) -> torch.Tensor | None:
-        order = self._order(images.class_names)
-        if self.classifier is None or not order:
+    def _class_logits(self, images: ImageSet, features: ImageFeatures, title: str) -> torch.Tensor | None:
+        """See :attr:`Measured.class_logits`."""
+        labels = self._classifier_labels(images.class_names)
+        if self.classifier is None or not labels:
             return None
-        judge = ClassifierExtractor(self.classifier)
-        if judge.channels == 1 and not images.grey:
+        classifier = ClassifierExtractor(self.classifier)
+        if classifier.channels == 1 and not images.grey:
             return None
         logits = features.logits
-        if self.extractor.fingerprint != judge.fingerprint:
-            logits = extract_features(images, judge, self._cache, strict=self._strict, title=title).logits
-        return None if logits is None else logits[:, order]
+        if self.extractor.fingerprint != classifier.fingerprint:
+            logits = extract_features(images, classifier, self._cache, strict=self._strict, title=title).logits
+        return None if logits is None else logits[:, labels]
 
-    def _order(self, names: tuple[str, ...]) -> list[int]:
-        """The classifier's labels: of each of a set's classes, then the others; empty if it knows other ones."""
+    def _classifier_labels(self, names: tuple[str, ...]) -> list[int]:
+        """The classifier's labels: those of a set's classes first, then the others; empty if it lacks one."""
         if self.classifier is None or not names:
             return []
         matching = match_classes(names, self.classifier.class_names)
         return [] if matching is None else [*matching, *sorted(set(range(self.classifier.classes)) - {*matching})]
 
-    def halves(self, count: int) -> Figures | None:
+    def measure_halves(self, count: int) -> Metrics | None:
         """Two halves of the reference against each other, of at most ``count`` images: chance alone.
 
-        None where only statistics were saved, or too few images.
+        None where only statistics were saved, or there are too few images.
         """
         if self.real.features is None:
             return None
         rows = halves(len(self.real.features), count, self._seed)
         size = len(rows[0])
-        if size < FEWEST_IN_A_HALF:
+        if size < 2:
             return None
         one, other = map(self.real.subset, rows)
-        figures = measure_set(one, other, bootstrap=self._bootstrap, seed=self._seed)
+        metrics = measure(one, other, bootstrap=self._bootstrap, seed=self._seed)
         spatial = self.real.spatial_halves
-        if spatial is None or size < self.real.count // 2:  # those halves are whole, and not of this count
-            return figures
-        return replace(figures, spatial_frechet=frechet_distance(*spatial))
+        if spatial is not None and size >= self.real.count // 2:  # these halves are whole, not of another count
+            metrics["spatial_frechet"] = frechet_distance(*spatial)
+        return metrics
 
-    def warnings(self, measured: list[Measured]) -> list[str]:
-        """What a reader of the figures must know."""
+    def warnings(self, measured: Sequence[Measured]) -> list[str]:
+        """What a reader of the metrics must know."""
         found = []
         real = self.real.statistics
-        short = [one.figures.count for one in measured if one.features.statistics.rank_deficient]
+        short = [one.metrics["count"] for one in measured if one.features.statistics.rank_deficient]
         if short or real.rank_deficient:
             found.append(
                 f"{min([*short, real.count])} images are too few for features of {real.dimension} dimensions: a "
@@ -154,17 +158,17 @@ class Yardstick:
         return found
 
     def _unmatched(self, one: Measured) -> list[str]:
-        """What is left out of the figures of images because others have other classes."""
-        known = {}
+        """What is left out of the metrics because the other side has other classes."""
+        names, known = one.images.class_names, {}
         if self.classifier is not None:
             known["the classifier, so that `recognised` is"] = self.classifier.class_names
         if self.reference.images is not None and len(self.reference.images.class_names) > 1:
             known["the reference, so that figures class by class are"] = self.reference.images.class_names
         return [
-            f"The classes of the {one.title} ({_some(one.class_names)}) cannot be matched with those of {whose} "
-            f"left out ({_some(names)}): they are matched by name, or by number where one side has no names."
-            for whose, names in known.items()
-            if one.class_names and match_classes(one.class_names, names) is None
+            f"The classes of the {one.title} ({_some(names)}) cannot be matched with those of {whose} "
+            f"left out ({_some(others)}): they are matched by name, or by number where one side has no names."
+            for whose, others in known.items()
+            if names and match_classes(names, others) is None
         ]
 
 

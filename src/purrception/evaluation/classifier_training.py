@@ -1,4 +1,4 @@
-"""The classifier of an evaluation: learned from real images, or loaded; the same for the same images."""
+"""The classifier of an evaluation, trained on real images; the same for the same images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from purrception.data import DataConfig, Split, UnreadableImageError, images_to_tensor, open_images, spread_rows
+from purrception.data import UnreadableImageError, images_to_tensor, spread_rows
 from purrception.evaluation.extractors import shared_channels, with_channels
 from purrception.evaluation.extractors.classifier import (
     ClassifierConfig,
@@ -20,41 +20,15 @@ from purrception.evaluation.extractors.classifier import (
     train_classifier,
 )
 from purrception.evaluation.features import NO_CACHE, FeatureCache, hash_images
-from purrception.evaluation.image_sets import READ_TOGETHER, ImageSet, SourceImages
+from purrception.evaluation.image_sets import READ_TOGETHER, ImageSet
 from purrception.utils import distributed
 from purrception.utils.errors import InputError
 
-LEARNED_AT_MOST = 20_000
-"""Images that a classifier learns from, drawn from a larger set by a key."""
+MOST_IMAGES = 20_000
+"""Images that a classifier is trained on; of a larger set this many are drawn by a key."""
 
 
-def split_images(data: DataConfig, split: Split, count: int | None = None) -> SourceImages:
-    """The real images of a split; ``count`` of them, drawn by a key, where it is given.
-
-    Raises:
-        InputError: there are fewer than two.
-    """
-    source = open_images(data, split)
-    if len(source) < 2:
-        raise InputError(f"the {split} split holds {len(source)} images; at least 2 are needed")
-    rows = None if count is None else spread_rows(len(source), count)
-    return SourceImages(source, rows, f"image of the {split} split", grey=data.channels == 1)
-
-
-def require_classes(classes: int) -> None:
-    """Refuse to judge by a classifier where there are no classes.
-
-    Raises:
-        InputError: there are fewer than two.
-    """
-    if classes < 2:
-        raise InputError(
-            f"images are judged by a classifier, which needs at least 2 classes; given {classes}: put each "
-            "class into a folder of its own"
-        )
-
-
-def learn_classifier(
+def train_or_load_classifier(
     images: ImageSet,
     classes: int,
     config: ClassifierConfig,
@@ -62,37 +36,36 @@ def learn_classifier(
     cache: FeatureCache = NO_CACHE,
     channels: int | None = None,
 ) -> ImageClassifier:
-    """A classifier of real images, with their classes' names; what was learned before comes from the cache.
+    """A classifier of real images, with the names of their classes; one trained before comes from the cache.
 
-    It sees ``channels`` of the images; by default, 1 where all are grey and 3 otherwise.
-
-    Of several processes the first one learns, so that all see through the same weights.
+    It sees ``channels`` of the images; by default, 1 where all are grey and 3 otherwise. Of several processes the
+    first one trains, so that all have the same weights.
 
     Raises:
         InputError: the images differ in size, or are too small for the network.
     """
-    found = list(_readable(images, spread_rows(len(images), LEARNED_AT_MOST)))
+    found = list(_readable(images, spread_rows(len(images), MOST_IMAGES)))
     seen = channels or shared_channels(images)
     arrays = [with_channels(array, seen, "an image to learn from") for array, _ in found]
     labels = [label for _, label in found]
     key = f"{hash_images(arrays)} {labels} {classes} {asdict(config)} {seed} {torch.__version__}"
     name = f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
-    path = None if cache.folder is None else cache.folder / "classifiers" / name
 
-    def learn() -> ImageClassifier:
+    def train() -> ImageClassifier:
         return train_classifier(images_to_tensor(arrays), torch.tensor(labels), classes, config, seed)
 
-    if path is None:
-        made = learn()
+    if cache.folder is None:
+        classifier = train()
     else:
+        path = cache.folder / "classifiers" / name
         if distributed.rank() == 0 and not _can_be_loaded(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_classifier(learn(), path)
+            save_classifier(train(), path)
         distributed.wait()
-        made = load_classifier(path)
+        classifier = load_classifier(path)
     if len(images.class_names) == classes:  # in the cache the same images may have had other ones
-        made.class_names = images.class_names
-    return made
+        classifier.class_names = images.class_names
+    return classifier
 
 
 def _can_be_loaded(path: Path) -> bool:
@@ -112,9 +85,3 @@ def _readable(images: ImageSet, rows: np.ndarray) -> Iterator[tuple[np.ndarray, 
             for found in images.read(range(part[0], part[-1] + 1)):
                 if not isinstance(found, UnreadableImageError):
                     yield found
-
-
-def label_shares(labels: np.ndarray, classes: int) -> np.ndarray:
-    """How often each class occurs, float64 ``[classes]``, of sum 1."""
-    counts = np.bincount(labels, minlength=classes)
-    return counts / counts.sum()

@@ -1,4 +1,4 @@
-"""What is asked, and what a plan says."""
+"""The options of a plan, and its result as text or JSON."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from purrception.bench.peaks import PEAK_TFLOPS, check_tflops, known_peak
-from purrception.experiment.plan.images import Images
+from purrception.experiment.plan.images import ImageCounts
 from purrception.experiment.plan.speed import Speed
 from purrception.utils.errors import InputError, unknown_name
 from purrception.utils.settings import check_numbers
@@ -16,83 +16,85 @@ from purrception.utils.text import BYTES, COUNTS, FLOPS, TIMES, Units, in_units
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """The machine that a plan is for; default: the one that it is made on."""
+    """The machine that a plan is for; default: this machine."""
 
     gpus: int | None = None
-    """GPUs, one process each; they share the batch evenly, and the state as training.parallel says. Default: 1."""
+    """Number of GPUs, with one process each; they share the batch, and the state according to training.parallel.
+    Default: 1."""
     gpus_per_machine: int = 8
-    """GPUs of one machine, which hold a copy together under hybrid unless training.shards says otherwise."""
+    """Number of GPUs of a machine, which share one copy under hybrid unless training.shards is set."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
-    """auto: cuda where GPUs are counted or named, else as the run would choose here."""
+    """Kind of device; auto: cuda if gpus or gpu is given, else what the run would choose on this machine."""
     gpu: str = ""
-    """Name of a GPU that is not here, for its dense bfloat16 peak: A100, H100, H200, …"""
+    """Name of a GPU, such as A100, H100 or H200, whose dense bfloat16 peak to assume."""
     tflops: float | None = None
-    """Peak of one device, TFLOP/s, where it is not known by name or measured."""
+    """Peak speed of one device in TFLOP/s. Default: known by the GPU's name, or measured."""
     utilisation: float | None = None
-    """Share of the peak that training reaches. Default: measured over a few steps here, where they are small
-    enough, else 0.5."""
+    """Share of the peak speed that training reaches. Default: measured in a few training steps if they are small
+    enough for this machine, else assumed: 0.3 on GPUs (0.4 compiled), 0.5 on CPUs."""
     images: int | None = None
-    """Images, of both splits. Default: counted; ImageNet's for its recipes."""
+    """Number of images in both splits. Default: counted; that of ImageNet for its recipes."""
     classes: int | None = None
-    """Classes. Default: as the recipe says, or the images have."""
+    """Number of classes. Default: that of the recipe or of the images."""
     json: bool = False
     """Print JSON instead of text."""
 
     def __post_init__(self) -> None:
-        """Refuse a machine that cannot be."""
+        """Refuse options out of range or that contradict each other."""
         for name in ("gpus", "gpus_per_machine", "images"):
             if (given := getattr(self, name)) is not None and given < 1:
                 raise InputError(f"a plan needs {name} of at least 1; given {given}")
         if self.classes is not None and self.classes < 0:
-            raise InputError(f"classes is at least 0; given {self.classes}")
+            raise InputError(f"classes must be at least 0; given {self.classes}")
         if self.tflops is not None:
             check_tflops(self.tflops)
         if self.utilisation is not None and not 0 < self.utilisation <= 1:
-            raise InputError(f"utilisation lies in (0, 1]; given {self.utilisation}")
+            raise InputError(f"utilisation must lie in (0, 1]; given {self.utilisation}")
         if self.gpu and known_peak(self.gpu) is None:
             raise unknown_name("GPU", self.gpu, PEAK_TFLOPS)
         if self.gpu and self.device == "cpu":
-            raise InputError(f"a plan is for a GPU or for the processor; given --gpu {self.gpu} and --device cpu")
+            raise InputError(f"a plan is for a GPU or a CPU, not both; given --gpu {self.gpu} and --device cpu")
         check_numbers(self, "", gpus=2**24, gpus_per_machine=2**24, images=10**12, classes=2**17, tflops=1e12)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The cost of a run; bytes are per process, operations per image."""
+    """The estimated cost of a run; bytes are per process, operations per image."""
 
     recipe: str
     machine: PlanOptions
-    images: Images
+    images: ImageCounts
     grid: tuple[int, int]
     codebook_size: int
     codebook_dim: int
     parameters: dict[str, int]
-    """By part."""
+    """Number of parameters by part of the network."""
     forward_flops: dict[str, int]
-    """Of one image, by part."""
+    """Operations of a forward pass by part of the network."""
     training_flops: float
-    """Of one image: forward, backward, and the evidence."""
+    """Operations of a training step: forward, backward, and the evidence."""
     images_per_process: int
+    """Images of a microbatch in one process."""
     memory: dict[str, int]
-    """By kind; weights, gradients, optimiser and moving average in shards where they are."""
+    """Bytes by kind; of sharded state, the shard of one process."""
     shards: int
-    """Processes that hold one copy of the state together."""
+    """Number of processes that share one copy of the state."""
     bytes_per_row: int
-    """Of the token shards."""
+    """Bytes of a row of the token shards."""
     disk: int | None
-    """Bytes of the token shards; nothing where the images are not known."""
+    """Bytes of the token shards; ``None`` if the number of images is unknown."""
     steps: int
     batch_size: int
     speed: Speed
     seconds: float
-    """The steps of the whole training, without tokenizer, held-out loss, sample grids and checkpoints."""
+    """Duration of all training steps, without tokenizer, held-out loss, sample grids and checkpoints."""
 
     def json(self) -> str:
-        """For machines."""
+        """The plan as JSON."""
         return json.dumps(asdict(self), indent=2)
 
     def text(self) -> str:
-        """For people."""
+        """The plan as text."""
 
         def parts(named: dict[str, int], units: Units) -> str:
             return ", ".join(f"{name} {in_units(size, units)}" for name, size in named.items())
@@ -115,7 +117,7 @@ class Plan:
                 f"{in_units(self.bytes_per_row, BYTES)} a row",
                 f"speed       {self._describe_speed()}",
                 f"time        {self.steps} steps of {self.batch_size} images: {in_units(self.seconds, TIMES)}, "
-                f"{rate}; tokenizer, held-out loss, sample grids and checkpoints come on top",
+                f"{rate}; tokenizer, held-out loss, sample grids and checkpoints take extra time",
             ]
         )
 
@@ -124,18 +126,17 @@ class Plan:
         counted = (
             "unknown (give their number with --images)"
             if images.train is None
-            else f"{images.train} to learn from, {images.held_out} held out"
+            else f"{images.train} for training, {images.held_out} held out"
         )
         classes = f"{images.classes or 'no'} classes"
-        return f"{counted}, {classes if images.classes_known else 'as if without classes (--classes)'}"
+        return f"{counted}, {classes if images.classes_known else 'assuming no classes (--classes)'}"
 
     def _describe_speed(self) -> str:
         speed, count, percent = self.speed, self.machine.gpus or 1, f"{100 * self.speed.utilisation:.2g}"
         reached = (
-            f"of which {speed.steps_taken} training steps taken here reached {percent} %"
+            f"of which {speed.steps_taken} training steps measured here reached {percent} %"
             if speed.steps_taken
-            else f"of which training is to reach {percent} % "
-            f"({'given' if self.machine.utilisation else 'a supposition'})"
+            else f"of which training reaches {percent} % ({'given' if self.machine.utilisation else 'assumed'})"
         )
         one = in_units(1e12 * speed.tflops, FLOPS)
         return f"{f'{count} × ' if count > 1 else ''}{one}/s ({speed.source}), {reached}"

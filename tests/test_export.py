@@ -18,7 +18,7 @@ from purrception.cli import main
 from purrception.data import DataConfig
 from purrception.experiment.export import export_run
 from purrception.experiment.run import start_run
-from purrception.experiment.warm_start import LABELS, warm_start
+from purrception.experiment.warm_start import LABEL_EMBEDDING, warm_start
 from purrception.models import DiTConfig
 from purrception.storage import dump_settings
 from purrception.storage.hub import local_folder
@@ -156,11 +156,11 @@ def test_training_from_other_weights_with_other_classes(tiny_run: Path, tmp_path
     (tmp_path / "warm.yaml").write_text(yaml.safe_dump(config))
     assert main(["train", str(tmp_path / "warm.yaml")]) == 0
     report = (tmp_path / "tiny/init-from.md").read_text()
-    assert "backbone.label.weight: 10 classes → 2, 1 of them by the same name" in report
+    assert "backbone.label.weight: 10 classes → 2, 1 with the same name" in report
     assert "## New: 0 tensors" in report
     trained = PurrceptionPipeline.from_pretrained(tmp_path / "tiny/pipeline").transformer
     ours, theirs = trained.state_dict(), source.transformer.state_dict()
-    torch.testing.assert_close(ours[LABELS], theirs[LABELS][[3, 10, 10]], atol=1e-6, rtol=0)
+    torch.testing.assert_close(ours[LABEL_EMBEDDING], theirs[LABEL_EMBEDDING][[3, 10, 10]], atol=1e-6, rtol=0)
     torch.testing.assert_close(ours["head.linear.weight"], theirs["head.linear.weight"], atol=1e-6, rtol=0)
 
 

@@ -1,4 +1,4 @@
-"""From figures to advice: use a tokenizer, tune its decoder, or train another."""
+"""What to do with a tokenizer, given its metrics: use it, fine-tune its decoder, or train another."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ THRESHOLDS = (
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Advice and what it rests on."""
+class Recommendation:
+    """Advice, and what it rests on."""
 
     advice: Advice
     reasons: tuple[str, ...]
     """Sentences."""
 
 
-def judge(psnr: float, ssim: float, distances: Sequence[Distance], codebook: CodebookState) -> Verdict:
-    """What to do with a tokenizer of these figures; the first kind of trouble found decides.
+def recommend(psnr: float, ssim: float, distances: Sequence[Distance], codebook: CodebookState) -> Recommendation:
+    """What to do with a tokenizer of these metrics; the first kind of trouble found decides.
 
     Args:
         psnr: dB.
         ssim: mean over images.
-        distances: of the reconstructions.
-        codebook: its state.
+        distances: distances of the reconstructions from their originals.
+        codebook: the state of the codebook.
     """
-    sick = _codebook_trouble(codebook)
+    hopeless = _codebook_trouble(codebook)
     if psnr < HOPELESS_PSNR:
-        sick.append(f"PSNR is {psnr:.1f} dB: the codes hold little of these images.")
-    if sick:
-        return Verdict("retrain", tuple(sick))
+        hopeless.append(f"PSNR is {psnr:.1f} dB: the codes hold little of these images.")
+    if hopeless:
+        return Recommendation("retrain", tuple(hopeless))
     poor = []
     if psnr < LEAST_PSNR:
         poor.append(f"PSNR is {psnr:.1f} dB, under {LEAST_PSNR:g}.")
@@ -62,9 +62,9 @@ def judge(psnr: float, ssim: float, distances: Sequence[Distance], codebook: Cod
         if distance.share > MOST_SHARE and distance.reconstructions > distance.floor
     ]
     if poor:
-        return Verdict("fine-tune the decoder", ("The codebook is in use, but:", *poor))
+        return Recommendation("fine-tune the decoder", ("The codebook is in use, but:", *poor))
     worst = max((distance.share for distance in distances), default=0.0)
-    return Verdict(
+    return Recommendation(
         "use it",
         (
             f"The codebook is in use ({codebook.usage:.1%} of the codes, perplexity {codebook.perplexity:.0f}), "

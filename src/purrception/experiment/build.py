@@ -1,0 +1,59 @@
+"""What a configuration describes: its network, and the pipeline around the trained weights."""
+
+from __future__ import annotations
+
+import torch
+
+from purrception.experiment.config import RunConfig
+from purrception.flow import build_objective
+from purrception.generation.pipeline import PurrceptionPipeline
+from purrception.models import PurrceptionTransformer
+from purrception.storage import dump_settings
+from purrception.storage.pipeline_folder import SAMPLING
+from purrception.tokenizers import VQTokenizer
+from purrception.tokens import Manifest
+
+
+def build_network(config: RunConfig, manifest: Manifest, tokenizer: VQTokenizer) -> PurrceptionTransformer:
+    """A network with freshly initialised weights for these tokens, holding their codebook.
+
+    The codebook is standardised unless ``config.tokenizer.standardise`` is off. Token shards hold indices and
+    the statistics for standardising, so that the same shards serve both.
+    """
+    objective = build_objective(config.objective)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = PurrceptionTransformer.from_configs(
+            config.network,
+            config.head.for_family(objective.head_family),
+            grid=manifest.grid,
+            codebook_size=manifest.codebook_size,
+            codebook_dim=manifest.codebook_dim,
+            num_classes=manifest.num_classes,
+            input_channels=manifest.codebook_dim + objective.extra_channels,
+            token_embedding=objective.token_embedding,
+        )
+    codebook = tokenizer.codebook
+    network.set_codebook(manifest.standardisation.apply(codebook) if config.tokenizer.standardise else codebook)
+    return network
+
+
+def build_pipeline(
+    config: RunConfig, tokenizer: VQTokenizer, manifest: Manifest, network: PurrceptionTransformer
+) -> PurrceptionPipeline:
+    """A pipeline around trained weights, with the run's sampling settings."""
+    pipeline = PurrceptionPipeline(
+        transformer=network,
+        vqvae=tokenizer.vq,
+        objective=config.objective.name,
+        tokenizer_hash=manifest.tokenizer_hash,
+        class_names=list(manifest.class_names),
+    )
+    pipeline.companions = sampling_companion(config)
+    return pipeline
+
+
+def sampling_companion(config: RunConfig) -> dict[str, bytes]:
+    """The file beside a pipeline's weights that holds the run's sampling settings, by name."""
+    settings = build_objective(config.objective).supported(config.sampling)
+    return {SAMPLING: dump_settings(settings).encode()}
