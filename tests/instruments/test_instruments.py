@@ -43,11 +43,11 @@ from purrception.instruments.posteriors import (
 )
 from purrception.instruments.smoothness import (
     Stiffness,
-    bending,
     grid_errors,
     jacobians,
     largest_growth_rates,
     largest_singular_values,
+    path_curvature,
     proposed_timesteps,
     velocity_field,
 )
@@ -172,8 +172,8 @@ def test_codebook_use_finds_what_is_never_and_what_is_too_often_made() -> None:
 def test_classes_are_told_by_their_codes() -> None:
     labels = torch.arange(200) % 2
     grids = torch.randint(4, (200, 3, 3)) + 4 * labels[:, None, None]
-    judge = CodeClassifier.of(grids, labels, 2, 8)
-    assert torch.equal(judge.classes_of(grids), labels)
+    classifier = CodeClassifier.of(grids, labels, 2, 8)
+    assert torch.equal(classifier.predict(grids), labels)
 
 
 @pytest.mark.parametrize("name", ["purrception", "dfm"])
@@ -240,12 +240,12 @@ def record(mean: object, noise: Tensor, steps: int) -> tuple[tuple[float, ...], 
 
 def test_straight_paths_are_straight_and_bent_ones_are_not() -> None:
     noise, target = torch.randn(8, 2, 1, 1), torch.randn(8, 2, 1, 1)
-    straight = bending(*record(lambda z, t: target, noise, 50))
+    straight = path_curvature(*record(lambda z, t: target, noise, 50))
     assert straight.straightness == pytest.approx(1, abs=1e-6)
     assert straight.detour == pytest.approx(1, abs=1e-6)
     assert max(straight.curvature) < 1e-4
     # dz/dt = (target(t) − z)/(1 − t) with a target that moves at speed 1: |dv/dt| = 1/(1 − t)
-    bent = bending(*record(lambda z, t: torch.full_like(z, t), noise, 200))
+    bent = path_curvature(*record(lambda z, t: torch.full_like(z, t), noise, 200))
     for t, curvature in zip(bent.times, bent.curvature, strict=True):
         assert curvature == pytest.approx(1 / (1 - t), rel=1e-3)
     assert bent.straightness < 1
@@ -256,7 +256,7 @@ def test_a_proposed_grid_spends_steps_where_paths_bend_and_beats_the_uniform_one
         return torch.tanh(torch.full_like(z, (t - 0.3) / 0.05)) + 0.3 * z.tanh()
 
     noise = torch.randn(16, 2, 1, 1)
-    proposed = proposed_timesteps(bending(*record(mean, noise, 200)), 12)
+    proposed = proposed_timesteps(path_curvature(*record(mean, noise, 200)), 12)
     assert (proposed[0], proposed[-1], len(proposed)) == (0.0, 1.0, 13)
     assert all(t < s for t, s in pairwise(proposed))
     assert sum(0.2 < t < 0.4 for t in proposed) > 3
