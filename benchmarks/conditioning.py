@@ -17,9 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from purrception.evaluation.metrics.intervals import t_quantile
-from purrception.flow import CONDITIONINGS, Given, ObjectiveConfig, Posterior, SamplingConfig, build_objective
+from purrception.flow import (
+    CONDITIONINGS,
+    KnownCodes,
+    ObjectiveConfig,
+    Posterior,
+    SamplingConfig,
+    SiteLosses,
+    build_objective,
+)
 from purrception.flow.evidence import Evidence
-from purrception.flow.objectives.base import SiteLosses
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,7 @@ def share_made(
     free = torch.zeros(count, 1, sites, dtype=torch.bool)
     free[..., 0] = True
     indices = torch.tensor([0, *codes]).expand(count, 1, sites)
-    given = Given(indices, free, conditioning=conditioning, repetitions=repetitions)
+    given = KnownCodes(indices, free, conditioning=conditioning, repetitions=repetitions)
     labels = torch.zeros(count, dtype=torch.long)
     made = objective.generate(
         network, labels, Noise(count, sites), SamplingConfig(num_inference_steps=steps), given

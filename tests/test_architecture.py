@@ -101,8 +101,8 @@ def test_texts_name_their_encoding() -> None:
             assert not (isinstance(node, ast.Call) and names_no_encoding(node)), f"{path}:{node.lineno}"
 
 
-WRITERS = {"storage", "training/checkpoint.py", "tokenizers/checkpoint.py", "tokens/store.py"}
-"""Who writes by other means than storage's: folders that many processes write together, and what is fetched."""
+WRITERS = {"storage", "training/checkpoint.py"}
+"""Who writes by other means than those of storage: many processes write a checkpoint together."""
 
 
 def writes_plainly(call: ast.Call) -> bool:

@@ -13,9 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from purrception.cli import VERBS, main
-from purrception.cli.edit import EDIT_VERBS
-from purrception.cli.tokenizer import TOKENIZER_VERBS
+from purrception.cli import GROUPS, VERBS, main
 from purrception.experiment.config import load_config
 from purrception.storage import plain_reason
 from purrception.utils.errors import InputError, in_words
@@ -52,16 +50,14 @@ def test_what_the_system_refuses_is_told_in_words(error: Exception, said: str) -
 def test_help_of_every_verb_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     overview = capsys.readouterr().out
-    assert all(name in overview for name in VERBS)
-    assert main(["tokenizer", "--help"]) == 0
-    overview = capsys.readouterr().out
-    assert all(name in overview for name in TOKENIZER_VERBS)
-    groups = {"tokenizer": TOKENIZER_VERBS, "edit": EDIT_VERBS}
-    alone = {(name,): verb for name, verb in VERBS.items() if name not in groups}
-    grouped = {(group, name): verb for group, verbs in groups.items() for name, verb in verbs.items()}
-    for words, verb in (alone | grouped).items():
+    assert all(name.split()[0] in overview for name in VERBS)
+    for group in GROUPS:
+        assert main([group, "--help"]) == 0
+        overview = capsys.readouterr().out
+        assert all(f"  {name.split()[1]} " in overview for name in VERBS if name.startswith(f"{group} "))
+    for name, verb in VERBS.items():
         with pytest.raises(SystemExit) as stop:
-            main([*words, "--help"])
+            main([*name.split(), "--help"])
         assert stop.value.code == 0
         assert "Example: " + verb.example.split()[0] in capsys.readouterr().out
 

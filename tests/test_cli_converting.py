@@ -50,7 +50,7 @@ def test_a_public_checkpoint_becomes_a_pipeline_that_samples(
     # without options it samples as the public sampler does
     assert main(["sample", "pipelines/last", "--num", "1", "--out", "plain", "--device", "cpu"]) == 0
     manifest = json.loads(Path("plain/manifest.json").read_text())
-    assert (manifest["nfe"], manifest["solver"], manifest["temperature"], manifest["guidance"]) == (
+    assert (manifest["nfe"], manifest["solver"], manifest["temperature"], manifest["guidance_scale"]) == (
         99,
         "euler",
         1.0,

@@ -17,7 +17,7 @@ from purrception.data.classes import Classes
 from purrception.evaluation.tokenizer import report
 from purrception.generation.saving import sample_command
 from purrception.utils.errors import InputError
-from purrception.utils.terminal import command_line
+from purrception.utils.text import command_line
 from tests.conftest import CLASS_FOLDERS
 
 REPORTED = SimpleNamespace(markdown=lambda: "")

@@ -15,7 +15,7 @@ from purrception.experiment.run import start_run
 from purrception.models import HeadConfig
 from purrception.storage import dump_settings, settings_from_dict, settings_to_dict
 from purrception.utils.errors import InputError
-from purrception.utils.options import option_names
+from purrception.utils.settings import option_names
 
 
 @pytest.mark.parametrize("name", RECIPES)

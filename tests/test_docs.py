@@ -1,4 +1,4 @@
-"""What the documents say can be run."""
+"""The documents are true: their commands, options, names, paths and links exist."""
 
 from __future__ import annotations
 
@@ -8,51 +8,24 @@ from pathlib import Path
 
 import pytest
 
-from purrception.bench import BenchConfig
-from purrception.cli import CompareOptions, SampleOptions, SweepOptions
-from purrception.cli.bench import BenchOptions
-from purrception.cli.convert import CheckpointOptions, TokenizerOptions
-from purrception.cli.diagnose import DiagnoseOptions, SuiteOptions
-from purrception.cli.edit import InpaintOptions, InterpolateOptions, RefineOptions, VaryOptions
-from purrception.cli.evaluate import EvaluateOptions
-from purrception.cli.export import ExportOptions
-from purrception.cli.tokenizer import ReportOptions, TrainOptions
-from purrception.experiment.config import DataOptions, RunConfig, TokenizerRunConfig
-from purrception.experiment.plan import PlanOptions
-from purrception.experiment.prepare import PrepareOptions
-from purrception.studio import StudioOptions
-from purrception.utils.options import option_names
+from purrception.cli.verbs import GROUPS, VERBS
+from purrception.flow import SamplingConfig
+from purrception.training import RunDirectory
+from tests.documented import PACKAGE, ROOMS, ROOT, option, options, wrong_names
+from tests.test_architecture import ORDER
 
-ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-OPTIONS = {
-    "train": {*option_names(RunConfig), "resume", "dry_run"},
-    "sample": set(option_names(SampleOptions)),
-    "evaluate": {*option_names(EvaluateOptions), "diff", "anyway"},
-    "compare": {*option_names(RunConfig), *option_names(CompareOptions)},
-    "sweep": set(option_names(SweepOptions)),
-    "plan": {*option_names(RunConfig), *option_names(PlanOptions)},
-    "diagnose": {*option_names(DiagnoseOptions), *option_names(SuiteOptions), "suite"},
-    "bench": {*option_names(BenchConfig), *option_names(BenchOptions)},
-    "prepare": set(option_names(PrepareOptions)),
-    "convert": set(option_names(CheckpointOptions)),
-    "studio": set(option_names(StudioOptions)),
-    "export": set(option_names(ExportOptions)),
-    "edit inpaint": set(option_names(InpaintOptions)),
-    "edit interpolate": set(option_names(InterpolateOptions)),
-    "edit refine": set(option_names(RefineOptions)),
-    "edit vary": set(option_names(VaryOptions)),
-    "tokenizer convert": set(option_names(TokenizerOptions)),
-    "tokenizer report": {*option_names(DataOptions), *option_names(ReportOptions)},
-    "tokenizer train": {*option_names(TokenizerRunConfig), *option_names(TrainOptions), "resume"},
-}
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+ABOUT_NOW = [page for page in PAGES if DOCS / "results" not in page.parents]
+OLD = {f"sampling.{name}" for name in SamplingConfig.RENAMED}
+"""Results are shown with the command that made them, which may use older names."""
 
 
 def commands(page: Path) -> list[str]:
     """Every ``purrception …`` line in a page's shell blocks."""
-    blocks = re.findall(r"```bash\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    blocks = re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     lines = [part for block in blocks for line in block.splitlines() for part in line.split("&&")]
-    found = [re.search(r"(?:^|/)purrception (.*)", line.strip()) for line in lines]
+    found = [re.search(r"(?:^|/| )purrception ([a-z].*)", line.strip()) for line in lines]
     return [match.group(1) for match in found if match]
 
 
@@ -60,15 +33,51 @@ def commands(page: Path) -> list[str]:
 def test_commands_use_verbs_and_options_that_exist(page: Path) -> None:
     for command in commands(page):
         verb, *words = shlex.split(command, comments=True)
-        if verb in ("tokenizer", "edit"):
+        if verb in GROUPS:
             verb = f"{verb} {words[0]}"
-        assert verb in OPTIONS, command
-        given = {word[2:].split("=")[0].replace("-", "_") for word in words if word.startswith("--")}
-        assert given <= OPTIONS[verb], command
+        assert verb in VERBS, command
+        given = {option(word) for word in words if word.startswith("--")}
+        assert given - (set() if page in ABOUT_NOW else OLD) <= options(verb), command
+
+
+@pytest.mark.parametrize("page", [ROOT / "SECURITY.md", *ABOUT_NOW], ids=lambda page: page.name)
+def test_names_and_paths_exist(page: Path) -> None:
+    assert [*wrong_names(page.read_text(encoding="utf-8"))] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("`purrception smaple runs/digits`", "smaple"),
+        ("`purrception sample runs/digits --nmu 3`", "--nmu"),
+        ("`sample --training.steps 3`", "--training.steps"),
+        ("`--no-such-option`", "--no-such-option"),
+        ("`--sampling.…` and `--smapling.…`", "--smapling.…"),
+        ("see purrception.flow.paths and purrception.flow.solver", "purrception.flow.solver"),
+        ("`flow.LinearPath.advance`, `flow.LinearPath.retreat`", "flow.LinearPath.retreat"),
+        ("`paths.LinearPath`, `paths.CurvedPath`", "paths.CurvedPath"),
+        ("`training.batch_size`, `training.size_of_batch`", "training.size_of_batch"),
+        ("`LinearPath` and `CurvedPath`", "CurvedPath"),
+        ("`head.loss(…)`, `head.gain(…)`", "head.gain"),
+        ("`build_objective(config)`, `make_objective(config)`", "make_objective"),
+        ("`keep_pixels=True`, `lose_pixels=True`", "lose_pixels"),
+        ("`config.yaml` and `confug.yaml`", "confug.yaml"),
+        ("`flow/paths.py` and `flow/curved.py`", "flow/curved.py"),
+        ("```bash\npython benchmarks/editing.py && pytest tests/test_nothing.py\n```", "tests/test_nothing.py"),
+        ("```python\nfrom purrception.flow import euler, runge\n```", "purrception.flow.runge"),
+        (
+            "```python\nfrom purrception.flow import SamplingConfig\nSamplingConfig(stpes=1)\n```",
+            "SamplingConfig(stpes=)",
+        ),
+        ("```python\npipe.vary(picture, strength=1)\npipe.inpaint(picture, maks=1)\n```", "inpaint(maks=)"),
+    ],
+)
+def test_a_wrong_name_is_found(text: str, wrong: str) -> None:
+    assert [*wrong_names(text)] == [wrong]
 
 
 def test_the_readme_has_the_commands_that_ci_and_people_start_with() -> None:
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "<!-- main command -->\n```bash\n" in text
     assert "<!-- test command -->\n```bash\n" in text
     assert len(commands(ROOT / "README.md")) >= 6
@@ -76,21 +85,33 @@ def test_the_readme_has_the_commands_that_ci_and_people_start_with() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     targets = re.findall(r"\]\(([^)#]+)[^)]*\)", text) + re.findall(r'src="([^"]+)"', text)
     for target in targets:
         if "://" not in target:
             assert (page.parent / target).exists(), target
 
 
-def test_the_annotated_tree_names_what_exists() -> None:
-    tree = (ROOT / "README.md").read_text().split("```text\n")[1].split("```")[0]
-    for name in re.findall(r"^  (\S+)", tree, flags=re.MULTILINE):
-        assert (ROOT / "src/purrception" / name).exists(), name
+def test_the_tree_in_the_readme_names_every_room_and_what_exists() -> None:
+    tree = (ROOT / "README.md").read_text(encoding="utf-8").split("```text\n")[1].split("```")[0]
+    assert {name.strip("/") for name in re.findall(r"^  (\S+/)", tree, flags=re.MULTILINE)} == ROOMS
+    for name in re.findall(r"^(\S+)", tree, flags=re.MULTILINE):
+        assert (ROOT / name).exists(), name
 
 
-def test_method_page_names_functions_that_exist() -> None:
-    import purrception.flow as flow
+def test_the_page_on_extending_gives_the_order_of_the_rooms() -> None:
+    page = (DOCS / "extending.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(\w+)/` \|", page, flags=re.MULTILINE)
+    assert listed == [name for name in ORDER if (PACKAGE / name).is_dir()]
 
-    for name in re.findall(r"`flow\.(\w+)", (ROOT / "docs/method.md").read_text()):
-        assert hasattr(flow, name), name
+
+def test_the_first_page_links_every_other_and_names_every_folder_of_a_run() -> None:
+    page = (DOCS / "index.md").read_text(encoding="utf-8")
+    pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert {*re.findall(r": (\S+\.md)$", nav, flags=re.MULTILINE)} == pages
+    assert {name for name in pages if f"]({name})" not in page} == {"index.md"}
+    run = RunDirectory("runs/NAME")
+    names = [name for name, value in vars(RunDirectory).items() if isinstance(value, property)]
+    paths = [getattr(run, name).relative_to(run.root).as_posix() for name in names] + ["tokens"]
+    assert [path for path in paths if f"`{path}" not in page] == []

@@ -13,7 +13,7 @@ from purrception.flow import (
     OBJECTIVES,
     SOLVERS,
     Generation,
-    Given,
+    KnownCodes,
     LinearPath,
     ObjectiveConfig,
     Prediction,
@@ -138,7 +138,7 @@ def test_a_code_can_be_forced_from_a_moment_on(name: str, codes: tuple[Tensor, T
     usual, forced = Seen(), Seen()
     with torch.no_grad():
         objective.generate(network, LABELS, draws, SETTINGS, watch=usual)
-        given = Given(codes[0], free, since=0.5)
+        given = KnownCodes(codes[0], free, since=0.5)
         made = objective.generate(network, LABELS, draws, SETTINGS, given, forced)
     for t, before, after in zip(usual.times, usual.states, forced.states, strict=True):
         assert torch.equal(before, after) == (t < 0.5)
@@ -240,4 +240,4 @@ def test_mistakes_are_told(network: PurrceptionTransformer, codes: tuple[Tensor,
     with pytest.raises(InputError, match="two ends; given 1"):
         editor.interpolate(LABELS[:1], 1)
     with pytest.raises(InputError, match="starts at a time"):
-        Given(codes[0], codes[1], start=1.0)
+        KnownCodes(codes[0], codes[1], start=1.0)

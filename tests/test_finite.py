@@ -16,7 +16,7 @@ from torch import nn
 from purrception import PurrceptionPipeline
 from purrception.evaluation.extractors.classifier import ImageClassifier, load_classifier, save_classifier
 from purrception.experiment.saved_run import load_pipeline
-from purrception.storage.foreign_weights import require_finite
+from purrception.storage.finite import require_finite
 from purrception.tokenizers import VQTokenizer
 from purrception.tokenizers.checkpoint import Progress, latest_checkpoint, save_checkpoint
 from purrception.tokens import Manifest, Standardisation

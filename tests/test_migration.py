@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from purrception import PurrceptionPipeline
 from purrception.experiment.saved_run import sampling_defaults
 from purrception.flow import SamplingConfig
-from purrception.generation.public_checkpoints import migrate
+from purrception.generation.public_checkpoints import convert_public_checkpoint
 from purrception.models import DIT_SIZES
 from purrception.tokenizers import VQConfig, VQTokenizer
 from purrception.utils.errors import InputError
@@ -145,7 +145,7 @@ def test_the_same_input_gives_the_same_output(
     if half:
         public = public.bfloat16()
     path = save(public, tmp_path / "imagenet_dit_last.pth")
-    pipeline = migrate(path, tokenizer, objective, heads=HEADS)
+    pipeline = convert_public_checkpoint(path, tokenizer, objective, heads=HEADS)
     pipeline.save_pretrained(tmp_path / "pipeline")
     pipeline = PurrceptionPipeline.from_pretrained(tmp_path / "pipeline")
     x, t, labels = inputs(objective)
@@ -171,13 +171,13 @@ def test_the_moving_average_is_taken_unless_refused(
     shadows = [p for name, p in average.named_parameters() if not leaves_out_positions or name != "pos_embed"]
     ema = {"decay": 0.9999, "num_updates": 3, "shadow_params": shadows, "collected_params": None}
     path = save(now, tmp_path / "both.pth", ema_state_dict=ema)
-    taken = migrate(path, tokenizer, heads=HEADS).transformer.state_dict()
+    taken = convert_public_checkpoint(path, tokenizer, heads=HEADS).transformer.state_dict()
     assert torch.equal(taken["backbone.blocks.1.mlp.2.weight"], average.blocks[1].mlp.fc2.weight)
-    taken = migrate(path, tokenizer, heads=HEADS, ema=False).transformer.state_dict()
+    taken = convert_public_checkpoint(path, tokenizer, heads=HEADS, ema=False).transformer.state_dict()
     assert torch.equal(taken["backbone.blocks.1.mlp.2.weight"], now.blocks[1].mlp.fc2.weight)
     save(now, path, ema_state_dict=ema | {"shadow_params": shadows[:-2]})
     with pytest.raises(InputError, match=r"the moving average in .* does not fit its weights"):
-        migrate(path, tokenizer, heads=HEADS)
+        convert_public_checkpoint(path, tokenizer, heads=HEADS)
 
 
 @pytest.mark.parametrize("size", ["B", "L", "XL"])
@@ -191,7 +191,7 @@ def test_published_sizes_are_recognised_and_every_tensor_accounted_for(
         monkeypatch.setattr("purrception.generation.public_checkpoints.read_weights", lambda path: content)
         monkeypatch.setattr("purrception.models.PurrceptionTransformer.load_state_dict", lambda *rest: None)
         monkeypatch.setattr("purrception.models.PurrceptionTransformer.set_codebook", lambda *rest: None)
-        network = migrate(tmp_path / "any.pth", tokenizer).transformer
+        network = convert_public_checkpoint(tmp_path / "any.pth", tokenizer).transformer
     config = network.config
     assert (config.depth, config.width, config.heads, config.num_classes) == (depth, width, heads, CLASSES)
     ours = sum(p.numel() for p in network.parameters())
@@ -201,45 +201,45 @@ def test_published_sizes_are_recognised_and_every_tensor_accounted_for(
 def test_settings_beside_the_checkpoint_are_read(tokenizer: VQTokenizer, tmp_path: Path) -> None:
     path = save(random_network("cfm-endpoint"), tmp_path / "imagenet_dit_last.pth")
     with pytest.raises(InputError, match="cfm or cfm-endpoint, which look alike: say which with --objective"):
-        migrate(path, tokenizer, heads=HEADS)
+        convert_public_checkpoint(path, tokenizer, heads=HEADS)
     with pytest.raises(InputError, match="depth 2 and width 32 are no published size"):
-        migrate(path, tokenizer, "cfm")
+        convert_public_checkpoint(path, tokenizer, "cfm")
     settings = {"model_type": "cfm-endpoint", "backbone_hparams": {"num_heads": HEADS}}
     (tmp_path / "hparams.json").write_text(json.dumps(settings))
-    pipeline = migrate(path, tokenizer)
+    pipeline = convert_public_checkpoint(path, tokenizer)
     assert pipeline.config.objective == "cfm-endpoint"
     assert pipeline.transformer.config.heads == HEADS
     (tmp_path / "hparams.json").write_text("{}")
     with pytest.raises(InputError, match=r"hparams\.json is not the settings .*; move it away"):
-        migrate(path, tokenizer)
+        convert_public_checkpoint(path, tokenizer)
 
 
 def test_what_does_not_fit_is_refused(tokenizer: VQTokenizer, tmp_path: Path) -> None:
     path = save(random_network("purrception", size=SIZE + 1), tmp_path / "other.pth")
     with pytest.raises(InputError, match="has 23 codes of 3 dimensions: give the tokenizer"):
-        migrate(path, tokenizer, heads=HEADS)
+        convert_public_checkpoint(path, tokenizer, heads=HEADS)
     public = random_network("purrception")
     path = save(public, tmp_path / "good.pth")
     with pytest.raises(InputError, match="is of purrception by its shapes; given the objective 'cfm'"):
-        migrate(path, tokenizer, "cfm", heads=HEADS)
+        convert_public_checkpoint(path, tokenizer, "cfm", heads=HEADS)
     with pytest.raises(InputError, match="did you mean 'purrception'"):
-        migrate(path, tokenizer, "purception", heads=HEADS)
+        convert_public_checkpoint(path, tokenizer, "purception", heads=HEADS)
     with pytest.raises(InputError, match="heads"):
-        migrate(path, tokenizer, heads=5)
+        convert_public_checkpoint(path, tokenizer, heads=5)
     tensors = public.state_dict()
     torch.save(tensors | {"blocks.1.attn.proj.bias": torch.full((WIDTH,), torch.inf)}, tmp_path / "broken.pth")
     with pytest.raises(InputError, match=r"broken\.pth holds .* in blocks\.1\.attn\.proj\.bias"):
-        migrate(tmp_path / "broken.pth", tokenizer, heads=HEADS)
+        convert_public_checkpoint(tmp_path / "broken.pth", tokenizer, heads=HEADS)
     del tensors["blocks.1.attn.proj.bias"]
     tensors["blocks.1.attn.q_norm.weight"] = torch.ones(8)
     torch.save(tensors, tmp_path / "odd.pth")
     with pytest.raises(
         InputError, match=r"missing: blocks\.1\.attn\.proj\.bias; left over: blocks\.1\.attn\.q_norm"
     ):
-        migrate(tmp_path / "odd.pth", tokenizer, heads=HEADS)
+        convert_public_checkpoint(tmp_path / "odd.pth", tokenizer, heads=HEADS)
     torch.save({"state_dict": {"a": torch.ones(1)}, "b": torch.ones(1)}, tmp_path / "else.pth")
     with pytest.raises(InputError, match="holds no network of the public implementation"):
-        migrate(tmp_path / "else.pth", tokenizer)
+        convert_public_checkpoint(tmp_path / "else.pth", tokenizer)
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(InputError, match="cannot read"):
-        migrate(path, tokenizer)
+        convert_public_checkpoint(path, tokenizer)

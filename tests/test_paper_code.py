@@ -24,7 +24,7 @@ from purrception.flow import ObjectiveConfig, SamplingConfig, TimeSampling, Trai
 from purrception.generation.sampler import KeyedDraws
 from purrception.models import PurrceptionTransformer
 from purrception.storage import dump_settings, load_settings
-from purrception.storage.hub import SAMPLING
+from purrception.storage.pipeline_folder import SAMPLING
 from purrception.tokenizers import VQTokenizer
 from purrception.tokens import Manifest, TokenDataset
 from purrception.training.batches import TrainingBatches

@@ -18,7 +18,7 @@ from purrception.experiment.saved_run import load_pipeline
 from purrception.flow import ObjectiveConfig, build_objective
 from purrception.generation.sampler import KeyedDraws
 from purrception.storage import hub, write_file
-from purrception.storage.hub import write_companions
+from purrception.storage.pipeline_folder import write_companions
 from purrception.tokenizers import UnnormalisedVQModel, VQConfig, VQTokenizer, open_tokenizer
 from purrception.utils.errors import InputError
 

@@ -28,7 +28,7 @@ from purrception.tokens import TokenDataset
 from purrception.training.batches import TrainingBatches
 from purrception.training.config import Parallel
 from purrception.utils.errors import InputError
-from purrception.utils.units import BYTES, COUNTS, FLOPS, TIMES, Units, in_units
+from purrception.utils.text import BYTES, COUNTS, FLOPS, TIMES, Units, in_units
 from tests.conftest import run_cli, tiny_config
 
 

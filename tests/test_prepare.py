@@ -21,7 +21,7 @@ from purrception.cli import main
 from purrception.tokenizers import VQConfig, VQTokenizer
 from purrception.tokens import TokenDataset
 from tests.conftest import run_cli, run_torchrun
-from tests.data.ugly import BROKEN, READABLE, make_ugly_folder
+from tests.data.unusual_images import BROKEN, READABLE, make_unusual_images
 from tests.forked import python
 
 NUMBER = 60
@@ -158,8 +158,8 @@ def test_strict_stops_at_the_first_broken_image(
     assert "broken.png: not an image in a known format" in error
 
 
-def test_the_ugly_folder(tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = make_ugly_folder(tmp_path / "ugly folder, ž")
+def test_a_folder_of_unusual_images(tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_unusual_images(tmp_path / "unusual folder, ž")
     options = ["--tokenizer", str(tokenizer), "--out", str(tmp_path / "t"), "--image-size", "16"]
     assert main(["prepare", str(root), *options, "--test-fraction", "0"]) == 2
     assert "classes 0" in capsys.readouterr().err

@@ -55,7 +55,7 @@ class Pixels:
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         return self.arrays[index], index % 3
 
-    def picture(self, index: int) -> tuple[Image.Image, int]:
+    def pil_image(self, index: int) -> tuple[Image.Image, int]:
         raise NotImplementedError
 
 

@@ -7,8 +7,9 @@ OpenMP spin, before PyTorch is loaded: see docs/results/performance.md.
 from __future__ import annotations
 
 import os
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from purrception.utils.lazy import lazy_names
 
 if TYPE_CHECKING:
     from purrception.experiment.config import RunConfig, load_config
@@ -21,20 +22,7 @@ if TYPE_CHECKING:
     from purrception.tokenizers import UnnormalisedVQModel, VQTokenizer
     from purrception.utils.errors import InputError
 
-_HOMES = {
-    "InputError": "purrception.utils.errors",
-    "PurrceptionOutput": "purrception.generation.outputs",
-    "PurrceptionPipeline": "purrception.generation.pipeline",
-    "PurrceptionTransformer": "purrception.models",
-    "RunConfig": "purrception.experiment.config",
-    "UnnormalisedVQModel": "purrception.tokenizers",
-    "VQTokenizer": "purrception.tokenizers",
-    "get_recipe": "purrception.experiment.recipes",
-    "load_config": "purrception.experiment.config",
-    "load_pipeline": "purrception.experiment.saved_run",
-    "resume_run": "purrception.experiment.run",
-    "start_run": "purrception.experiment.run",
-}
+__getattr__, __dir__ = lazy_names(__name__)
 
 SPINS = 200
 """Rounds that a thread of GNU OpenMP spins for the others before it sleeps: a small part of a time slice. GNU's
@@ -57,13 +45,3 @@ __all__ = [
     "resume_run",
     "start_run",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'purrception' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})

@@ -144,14 +144,14 @@ def test_sweep_writes_a_table_a_front_and_presets_that_sample_takes(tiny_run: Pa
     preset = load_settings(SamplingConfig, folder / "best.yaml")
     assert (preset.solver, preset.num_inference_steps, str(preset.temperature)) == (
         best["solver"],
-        best["steps"],
+        best["num_inference_steps"],
         str(best["temperature"]),
     )
     sampled = run_cli("sample", run, "--num", "3", "--preset", folder / "fast.yaml", cwd=tmp_path)
     assert sampled.returncode == 0, sampled.stderr
     manifest = json.loads((run / "generated/000/manifest.json").read_text())
     fast = load_settings(SamplingConfig, folder / "fast.yaml")
-    assert (manifest["solver"], manifest["steps"]) == (fast.solver, fast.num_inference_steps)
+    assert (manifest["solver"], manifest["num_inference_steps"]) == (fast.solver, fast.num_inference_steps)
 
 
 @pytest.mark.slow

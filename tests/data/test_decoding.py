@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from purrception.data import DataConfig, UnreadableImageError, decode_image, open_images
-from tests.data.ugly import BROKEN, READABLE, SIZE, gradient, make_ugly_folder
+from tests.data.unusual_images import BROKEN, READABLE, SIZE, gradient, make_unusual_images
 
 
 def read(root: Path, name: str, channels: int = 3) -> np.ndarray:
@@ -19,12 +19,12 @@ def read(root: Path, name: str, channels: int = 3) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def ugly(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_ugly_folder(tmp_path_factory.mktemp("images") / "ugly")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_unusual_images(tmp_path_factory.mktemp("images") / "unusual")
 
 
-def test_the_ugly_folder_is_read_but_for_what_is_broken(ugly: Path) -> None:
-    config = DataConfig(source="folder", root=str(ugly), image_size=16, channels=3, classes=0, test_fraction=0)
+def test_unusual_images_are_read_and_broken_ones_named(folder: Path) -> None:
+    config = DataConfig(source="folder", root=str(folder), image_size=16, channels=3, classes=0, test_fraction=0)
     source = open_images(config, "train")
     assert len(source) == READABLE + len(BROKEN)  # each once, in spite of the loops
     reasons, shapes = {}, set()
@@ -40,24 +40,24 @@ def test_the_ugly_folder_is_read_but_for_what_is_broken(ugly: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["plain.png", "lossy.JPEG", "video.jpg", "nested/deeper/inside.png"])
-def test_colours_stay(ugly: Path, name: str) -> None:
-    assert np.abs(read(ugly, name) - np.asarray(gradient())).mean() < 6
+def test_colours_stay(folder: Path, name: str) -> None:
+    assert np.abs(read(folder, name) - np.asarray(gradient())).mean() < 6
 
 
 @pytest.mark.parametrize("name", ["grey.png", "deep.png", "float.tiff", "print.jpg", "palette.gif", "bits.png"])
-def test_brightness_stays_in_every_depth(ugly: Path, name: str) -> None:
+def test_brightness_stays_in_every_depth(folder: Path, name: str) -> None:
     expected = np.asarray(gradient().convert("L")).astype(int)
-    assert abs(read(ugly, name, channels=1).mean() - expected.mean()) < 6
+    assert abs(read(folder, name, channels=1).mean() - expected.mean()) < 6
     if name in ("grey.png", "deep.png", "float.tiff"):
-        assert np.array_equal(read(ugly, name, channels=1), expected)
+        assert np.array_equal(read(folder, name, channels=1), expected)
 
 
 @pytest.mark.parametrize("name", ["transparent.png", "grey and transparent.webp"])
-def test_transparency_shows_white_and_never_the_hidden_colour(ugly: Path, name: str) -> None:
-    pixels = read(ugly, name)
+def test_transparency_shows_white_and_never_the_hidden_colour(folder: Path, name: str) -> None:
+    pixels = read(folder, name)
     assert pixels[:, : SIZE // 2].max() == 0
     assert pixels[:, SIZE // 2 :].min() == 255
-    config = DataConfig(source="folder", root=str(ugly), image_size=8, channels=3, classes=0, test_fraction=0)
+    config = DataConfig(source="folder", root=str(folder), image_size=8, channels=3, classes=0, test_fraction=0)
     source = open_images(config, "train")
     small = next(source[i][0] for i in range(len(source)) if source.name(i).endswith(name)).astype(int)  # type: ignore[attr-defined]
     assert np.abs(small - small[..., :1]).max() == 0  # grey: no red has bled in while it was scaled
@@ -70,9 +70,9 @@ def test_half_transparent_is_half_white() -> None:
     assert np.abs(pixel.astype(int) - [127, 127, 227]).max() <= 1
 
 
-def test_an_image_is_turned_as_its_camera_was(ugly: Path) -> None:
+def test_an_image_is_turned_as_its_camera_was(folder: Path) -> None:
     upright = np.asarray(gradient().transpose(Image.Transpose.ROTATE_270)).astype(int)
-    assert np.abs(read(ugly, "turned.jpg") - upright).mean() < 6
+    assert np.abs(read(folder, "turned.jpg") - upright).mean() < 6
 
 
 def test_a_large_image_is_halved_by_boxes_first() -> None:

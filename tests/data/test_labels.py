@@ -145,8 +145,8 @@ def test_metadata_that_cannot_be_used_is_refused(tmp_path: Path, files: dict[str
     open_images(DataConfig("folder", str(tmp_path), classes=0, test_fraction=0), "train")
 
 
-def left_over(source: object) -> dict[str, str]:
-    return {Path(one.name.rpartition(":")[2]).name: one.reason for one in source.passed_over}  # type: ignore[attr-defined]
+def ignored(source: object) -> dict[str, str]:
+    return {Path(one.name.rpartition(":")[2]).name: one.reason for one in source.ignored_files}  # type: ignore[attr-defined]
 
 
 def test_no_image_of_a_tar_is_lost_for_its_name(tmp_path: Path) -> None:
@@ -170,13 +170,13 @@ def test_no_image_of_a_tar_is_lost_for_its_name(tmp_path: Path) -> None:
     members["__MACOSX/x.png"] = b""
     config = DataConfig("webdataset", make_tar(tmp_path / "in.tar", members), test_fraction=0)
     assert found(config) == (("0", "1"), [1, 0, 1])
-    assert left_over(open_images(config, "train")) == {
-        "0.mask.png": "0.image.png has its name up to the first dot, and is taken",
-        "3.heic": ".heic is no suffix of images that Pillow opens",
+    assert ignored(open_images(config, "train")) == {
+        "0.mask.png": "0.image.png has its name up to the first dot, and is used",
+        "3.heic": ".heic is not a suffix of images that Pillow opens",
         "4.cls": "no image has its name up to the first dot",
         "5": "not an image in a known format",
     }
-    assert left_over(open_images(config, "test")) == {}
+    assert ignored(open_images(config, "test")) == {}
 
 
 @pytest.mark.parametrize("name", ["in.tar.gz", "in.tgz", "in.zip", "in.tar"])
@@ -203,7 +203,7 @@ def test_folders_that_are_no_classes_are_none(tmp_path: Path) -> None:
     source = open_images(config, "train")
     assert source.class_names == ("cat", "dog")
     assert len(source) == 3
-    assert left_over(source) == {"empty.png": "no image of its folder can be opened, so that this is no class"}
+    assert ignored(source) == {"empty.png": "no image in its folder can be opened, so that it is not a class"}
     assert len(open_images(DataConfig("folder", str(tmp_path), classes=0, test_fraction=0), "train")) == 4
 
 
@@ -230,4 +230,4 @@ def test_suffixes_are_those_that_pillow_opens(tmp_path: Path) -> None:
     source = open_images(DataConfig("folder", str(tmp_path), test_fraction=0), "train")
     assert [Path(source.name(row)).name for row in range(len(source))] == taken  # type: ignore[attr-defined]
     assert {"a.jfif", "c", "d.TGA"} <= set(taken)
-    assert left_over(source).keys() == {"README", "g.heic"}
+    assert ignored(source).keys() == {"README", "g.heic"}

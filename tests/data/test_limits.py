@@ -69,7 +69,7 @@ def test_labels_that_cannot_be_read_cost_their_image_only(tmp_path: Path, json_t
     members = {"a.png": png(), "a.json": json_text, "b.png": png(), "b.cls": b"1"}
     config = tar_of(Path(make_tar(tmp_path / "in.tar", members)))
     assert found(config) == (("0", "1"), ["it has no label, while others have one", 1])
-    (one,) = open_images(config, "train").passed_over  # type: ignore[attr-defined]
+    (one,) = open_images(config, "train").ignored_files  # type: ignore[attr-defined]
     assert one.name.endswith("in.tar:a.json")
     assert reason in one.reason
 
@@ -156,19 +156,22 @@ def test_a_large_member_without_a_suffix_is_not_read_whole(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("pattern", ["in-{0..99999999999}.tar", "{0..9999}{0..9999}.tar"])
 def test_a_range_of_tars_has_an_end(pattern: str) -> None:
-    with pytest.raises(InputError, match="at most 1000000 are taken"):
+    with pytest.raises(InputError, match="at most 1000000 are accepted"):
         open_images(DataConfig("webdataset", pattern), "train")
 
 
 def test_an_image_has_at_most_a_hundred_megapixels(tmp_path: Path) -> None:
-    for side, said in ((10_001, "10001×10001 are 100 megapixels; at most 100"), (13_500, "at most 100 are taken")):
+    for side, said in (
+        (10_001, "10001×10001 are 100 megapixels; at most 100"),
+        (13_500, "at most 100 are accepted"),
+    ):
         file = tmp_path / f"{side}.png"
         Image.new("1", (side, side)).save(file)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             with pytest.raises(UnreadableImageError, match=said):
                 decode_image(file, "it", 3)
-            with pytest.raises(InputError, match="at most 40 are taken: scale it down"):
+            with pytest.raises(InputError, match="at most 40 are accepted: scale it down"):
                 read_picture(file)
 
 

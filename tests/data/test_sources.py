@@ -11,8 +11,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from purrception.data import DataConfig, Split, images_to_tensor, open_images, spread_rows, tensor_to_images
+from purrception.data.builtin import PhotosImages
 from purrception.data.config import SOURCE_NAMES
-from purrception.data.embedded import PhotosImages
 from purrception.data.sources import SOURCES
 from purrception.utils.errors import InputError
 

@@ -264,12 +264,12 @@ def test_what_was_not_taken_of_a_folder_is_told_in_a_line_and_listed(
     assert [Path(one.get("image") or one["file"]).name for one in listed] == ["more.md", "03.png", "notes.txt"]
     said = capsys.readouterr().out.splitlines()[-1]
     assert said.startswith(f"images: 1 skipped, such as {judged / '03.png'} (the file is empty")
-    assert f"; 2 other files passed over, such as {pictures / 'coloured/more.md'} (" in said
+    assert f"; 2 other files ignored, such as {pictures / 'coloured/more.md'} (" in said
     assert said.endswith(f"; the list: {out / 'report.jsonl'}")
     assert evaluate(judged, "--save-stats", pictures / "stats.npz", *common) == 0
     said = capsys.readouterr().out.splitlines()[-1]
     assert said.startswith(f"images: 1 skipped, such as {judged / '03.png'}")
-    assert f"; 1 other file passed over, such as {judged / 'notes.txt'}" in said
+    assert f"; 1 other file ignored, such as {judged / 'notes.txt'}" in said
     assert "the list" not in said
 
 

@@ -165,7 +165,7 @@ def test_altered_statistics_are_noticed(tmp_path: Path) -> None:
 
 def codes_of(folder: Path, request: str = "key") -> GeneratedCodes:
     codes = GeneratedCodes(folder, 5, Expected(request, 16, (2, 2), lambda rows: [row % 3 for row in rows]))
-    if not codes.sound(0):
+    if not codes.is_valid(0):
         codes.write(0, torch.arange(20).reshape(5, 2, 2) % 16, torch.arange(5) % 3, 4, 16)
     return codes
 

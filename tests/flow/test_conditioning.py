@@ -10,7 +10,7 @@ from benchmarks.conditioning import Law, copies, echo, rare, share_made
 from torch import Tensor
 
 from purrception.flow import LinearPath, ObjectiveConfig, PredictionOptions, SamplingConfig, build_objective
-from purrception.flow.conditioning import Given, pull
+from purrception.flow.conditioning import KnownCodes, tweedie_shift
 from purrception.flow.guidance import Guidance
 from purrception.flow.objectives import Purrception
 from purrception.generation.editing import Editor
@@ -63,12 +63,12 @@ def test_the_pull_is_the_gradient_of_the_given_codes() -> None:
         features = guidance.features(network, state, t, labels, network.num_classes)
         return network.head.nll(features, indices).nll.where(~free, 0).sum()
 
-    shift, direction, step = pull(nll, z, t), torch.randn_like(z), 1e-3
+    shift, direction, step = tweedie_shift(nll, z, t), torch.randn_like(z), 1e-3
     with torch.no_grad():
         slope = float(nll(z + step * direction) - nll(z - step * direction)) / (2 * step)
     assert float((shift * direction).sum()) == pytest.approx(-((1 - t) ** 2) / t * slope, rel=2e-2)
     options = PredictionOptions(guidance=guidance)
-    moved = objective.predict_given(network, z, t, labels, options, Given(indices, free))
+    moved = objective.predict_conditioned(network, z, t, labels, options, KnownCodes(indices, free))
     plain = objective.predict(network, z, t, labels, options)
     torch.testing.assert_close(moved.mean - plain.mean, shift.to(moved.mean), rtol=1e-3, atol=1e-5)
 
@@ -94,4 +94,4 @@ def test_ways_that_a_model_does_not_have_are_refused() -> None:
         with pytest.raises(InputError, match="cannot be conditioned by 'posterior'; accepted are auto"):
             editor.inpaint(torch.zeros(1, 4, 6, dtype=torch.long), torch.eye(4, 6)[None] > 0, torch.tensor([0]))
     with pytest.raises(InputError, match="did you mean 'posterior'"):
-        Given(torch.zeros(1, 1, 1), torch.ones(1, 1, 1) > 0, conditioning="posteriour")
+        KnownCodes(torch.zeros(1, 1, 1), torch.ones(1, 1, 1) > 0, conditioning="posteriour")

@@ -217,11 +217,11 @@ def test_heun_stays_between_its_state_and_the_means(t: float, share: float) -> N
         assert 0 <= reached.item() <= 3
 
 
-def test_stochastic_of_no_strength_is_euler() -> None:
+def test_stochastic_of_no_eta_is_euler() -> None:
     problem, z = Gaussian(), starts().float()
     expected = euler(problem.mean, z, uniform_timesteps(9))
-    assert torch.equal(stochastic(problem.mean, z, uniform_timesteps(9), strength=0), expected)
-    strong = stochastic(problem.mean, z, uniform_timesteps(9), fresh_noise(z.shape), strength=0.1)
+    assert torch.equal(stochastic(problem.mean, z, uniform_timesteps(9), eta=0), expected)
+    strong = stochastic(problem.mean, z, uniform_timesteps(9), fresh_noise(z.shape), eta=0.1)
     assert not torch.equal(strong, expected)
 
 
@@ -229,7 +229,7 @@ def test_stochastic_of_no_strength_is_euler() -> None:
 def test_stochastic_keeps_the_marginals_of_the_path(strength: float) -> None:
     problem = Gaussian()
     z = torch.randn(20_000, dtype=torch.float64)
-    solver = get_solver("stochastic", SolverOptions(strength=strength), fresh_noise(z.shape, z.dtype))
+    solver = get_solver("stochastic", SolverOptions(eta=strength), fresh_noise(z.shape, z.dtype))
     end = solver(problem.mean, z, uniform_timesteps(300))
     for t, state in [*zip(problem.times, problem.states, strict=True), (1.0, end)]:
         variance = t**2 * problem.sigma**2 + (1 - t) ** 2
@@ -249,7 +249,7 @@ def test_full_strength_draws_from_the_posterior_of_the_markov_chain(t: float, s:
     centre = variance * (s * target / before + gain * z / added)
 
     def step(noise: float) -> Tensor:
-        return stochastic(lambda z, t: target, z, (t, s), lambda step: torch.tensor([noise]), strength=1)
+        return stochastic(lambda z, t: target, z, (t, s), lambda step: torch.tensor([noise]), eta=1)
 
     torch.testing.assert_close(step(0.0), centre)
     torch.testing.assert_close(step(1.0) - step(0.0), torch.tensor([math.sqrt(variance)]))
@@ -262,20 +262,20 @@ def test_stochastic_asks_for_the_noise_of_every_step_but_the_last() -> None:
         asked.append(step)
         return torch.randn(16, 1, 2, 2)
 
-    stochastic(Gaussian().mean, starts(), uniform_timesteps(4), noise, strength=1)
+    stochastic(Gaussian().mean, starts(), uniform_timesteps(4), noise, eta=1)
     assert asked == [0, 1, 2]
 
 
 @pytest.mark.parametrize("strength", [-0.1, 1.1, math.nan])
 def test_impossible_options_are_refused(strength: float) -> None:
     with pytest.raises(InputError, match="between 0"):
-        SolverOptions(strength=strength)
+        SolverOptions(eta=strength)
     with pytest.raises(InputError, match="rtol"):
         SolverOptions(rtol=0)
     with pytest.raises(InputError, match="atol"):
         dopri5(Gaussian().mean, starts(), (0.0, 1.0), atol=-1.0)
     with pytest.raises(InputError, match="no noise function"):
-        stochastic(Gaussian().mean, starts(), (0.0, 1.0), strength=0.5)
+        stochastic(Gaussian().mean, starts(), (0.0, 1.0), eta=0.5)
 
 
 def test_unknown_solver_names_the_nearest() -> None:

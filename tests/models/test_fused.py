@@ -19,7 +19,7 @@ from torch import Tensor
 
 from purrception.flow import Evidence, HeadLosses, Posterior, Truncation
 from purrception.models import CategoricalHead, HeadConfig
-from purrception.models.fused import chosen
+from purrception.models.fused import uses_triton
 from purrception.storage import dump_settings, read_json_lines
 from purrception.utils.errors import InputError
 from tests.conftest import run_cli, tiny_config
@@ -261,11 +261,11 @@ def test_left_to_the_device_it_is_triton_where_that_runs(monkeypatch: pytest.Mon
     monkeypatch.setattr("importlib.util.find_spec", lambda name: there.get(name) or None)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     processor, gpu = torch.device("cpu"), torch.device("cuda")
-    assert [chosen("auto", device) for device in (processor, gpu)] == [False, True]
-    assert [chosen("triton", device) for device in (processor, gpu)] == [True, True]
-    assert [chosen("torch", device) for device in (processor, gpu)] == [False, False]
+    assert [uses_triton("auto", device) for device in (processor, gpu)] == [False, True]
+    assert [uses_triton("triton", device) for device in (processor, gpu)] == [True, True]
+    assert [uses_triton("torch", device) for device in (processor, gpu)] == [False, False]
     there.clear()
-    assert not chosen("auto", gpu)
+    assert not uses_triton("auto", gpu)
 
 
 @kernels

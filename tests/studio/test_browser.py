@@ -71,7 +71,7 @@ def test_generating_shows_images_their_cost_and_how_to_repeat_them(studio: Serve
     assert "--classes 3 3 3 3" in re.sub(r"\s+", " ", text)
     assert "3 network evaluations each" in page.locator("#generate-cost").inner_text()
     visit.picture("generate")
-    page.get_by_label("Doubt").click()
+    page.get_by_label("Uncertainty").click()
     visit.picture("generate-doubt")
     with page.expect_download() as download:
         page.locator("#generate-download").click()
@@ -108,9 +108,9 @@ def test_painting_and_repainting(studio: Server, visit: Visit, tmp_path: Path) -
     page.locator("#edit-upload").locator("xpath=..").locator("input[type=file]").set_input_files(
         tmp_path / "grey.png"
     )
-    page.wait_for_selector("#edit-easel canvas")
-    page.wait_for_timeout(1500)  # the easel draws itself
-    box = page.locator("#edit-easel canvas").first.bounding_box()
+    page.wait_for_selector("#edit-editor canvas")
+    page.wait_for_timeout(1500)  # the editor draws itself
+    box = page.locator("#edit-editor canvas").first.bounding_box()
     assert box is not None
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x - 60, y)

@@ -32,24 +32,9 @@ def visitor(server: Server, **options: Any) -> Any:
 
 def generate(client: Any, name: str, seed: int, schedule: str = "") -> Any:
     """Two images of a class; (gallery, cost, command, download)."""
-    return client.predict(
-        name,
-        2,
-        seed,
-        3,
-        "euler",
-        1.0,
-        1.0,
-        0.0,
-        1.0,
-        "uniform",
-        "nearest",
-        0,
-        1.0,
-        schedule,
-        "Images",
-        api_name="/generate",
-    )
+    shown = [3, "euler", 1.0, schedule, 1.0]
+    behind = ["uniform", 0, 1.0, 0.0, 1.0, "logits", "nearest", 0.5, 1e-4, False]
+    return client.predict(name, 2, seed, *shown, *behind, "Images", api_name="/generate")
 
 
 def resident(server: Server) -> int:

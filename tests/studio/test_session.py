@@ -16,10 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
-from purrception.generation.image_processor import Canvas
-from purrception.studio.inside import alternatives, curves, record
+from purrception.generation.image_processor import ImageProcessor
 from purrception.studio.session import KEPT, StoppedError, Studio, display
-from purrception.studio.uploads import easel, painted_pixels, take_picture
+from purrception.studio.trajectory import alternatives, curves, record
+from purrception.studio.uploads import editor_value, painted_pixels, take_picture
 from purrception.utils.errors import InputError
 
 
@@ -159,7 +159,7 @@ def test_alternatives_are_the_likeliest_codes_and_lead_to_images_that_hold_them(
 
 def test_what_is_painted_is_found_in_pixels_of_the_picture() -> None:
     picture = Image.new("L", (16, 16))
-    value = easel(picture)
+    value = editor_value(picture)
     layer = np.zeros((384, 384, 4), np.uint8)
     layer[24:72, 48:96] = 255  # two pixels of 24 each way
     mask = painted_pixels({**value, "layers": [layer]}, picture)
@@ -176,13 +176,13 @@ def test_what_is_painted_is_found_in_pixels_of_the_picture() -> None:
 def test_only_what_was_uploaded_is_opened(tmp_path: Path) -> None:
     Image.new("RGB", (20, 20)).save(tmp_path / "secret.png")
     (tmp_path / "uploads").mkdir()
-    canvas = Canvas(16, 16, 1)
+    processor = ImageProcessor(16, 16, 1)
     with pytest.raises(InputError, match="not a path on this machine"):
-        take_picture(str(tmp_path / "secret.png"), canvas, tmp_path / "uploads")
+        take_picture(str(tmp_path / "secret.png"), processor, tmp_path / "uploads")
     with pytest.raises(InputError, match="no picture came"):
-        take_picture(None, canvas, tmp_path / "uploads")
+        take_picture(None, processor, tmp_path / "uploads")
     shutil.copy(tmp_path / "secret.png", tmp_path / "uploads")
-    assert take_picture(tmp_path / "uploads/secret.png", canvas, tmp_path / "uploads").size == (16, 16)
+    assert take_picture(tmp_path / "uploads/secret.png", processor, tmp_path / "uploads").size == (16, 16)
 
 
 def test_small_images_are_enlarged_pixel_by_pixel() -> None:

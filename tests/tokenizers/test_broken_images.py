@@ -54,7 +54,7 @@ TINY = [
     "2",
     "--training.checkpoint-every",
     "2",
-    "--sampling.steps",
+    "--sampling.num-inference-steps",
     "2",
 ]
 
@@ -116,7 +116,7 @@ def test_train_folder_goes_on_without_broken_images_and_says_so_once(tmp_path: P
     (told,) = [line for line in done.stdout.splitlines() if line.startswith("train images: ")]
     assert f"skipped, such as {tmp_path / 'pictures/dog/0'}" in told
     assert "(the file is empty)" in told
-    assert f"1 other file passed over, such as {tmp_path / 'pictures/cat/notes.txt'}" in told
+    assert f"1 other file ignored, such as {tmp_path / 'pictures/cat/notes.txt'}" in told
     assert told.endswith("the list: runs/it/tokens/train/report.jsonl")
     train = TokenDataset(tokens / "train")
     assert train.manifest.class_names == ("cat", "dog")

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from purrception import PurrceptionPipeline
 from purrception.storage import sha256_of
-from purrception.storage.foreign_weights import NAMES_LISTED, read_weights
+from purrception.storage.finite import NAMES_LISTED
+from purrception.storage.foreign_weights import read_weights
 from purrception.tokenizers import PUBLIC_TOKENIZERS, VQConfig, VQTokenizer, convert_tokenizer, open_tokenizer
 from purrception.utils.errors import InputError
 from tests.tokenizers.reference import PUBLISHED, Reference, random_images, random_reference
@@ -250,7 +251,7 @@ def test_diffusers_folders_and_the_hub_are_taken_as_they_are(
 
     asked = []
 
-    def snapshot_download(repository: str, allow_patterns: list[str]) -> str:
+    def snapshot_download(repository: str, revision: str | None, allow_patterns: list[str]) -> str:
         if repository != "someone/tokenizer":
             raise OSError("404: no such repository")
         asked.extend(allow_patterns)
@@ -306,14 +307,14 @@ def test_a_compiled_part_of_a_network_is_found(tmp_path: Path) -> None:
     torch.save({names[name]: tensor for name, tensor in reference.state_dict().items()}, tmp_path / "m.pt")
     assert torch.equal(open_tokenizer(tmp_path / "m.pt", "vq-f4").codebook, reference.codes())
     torch.save({"a.b": torch.ones(1), "module.a.b": torch.ones(1)}, tmp_path / "twice.pt")
-    with pytest.raises(InputError, match=r"names differ by module\. alone"):
+    with pytest.raises(InputError, match=r"names differ only by module\."):
         open_tokenizer(tmp_path / "twice.pt", "vq-f4")
 
 
 def test_one_may_choose_between_average_and_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     average, now = random_reference("vq-ds8-c2i"), random_reference("vq-ds8-c2i")
     torch.save({"model": now.state_dict(), "ema": average.state_dict()}, tmp_path / "both.pt")
-    for ema, wanted, word in ((True, average, "ema is taken"), (False, now, "model is taken")):
+    for ema, wanted, word in ((True, average, "ema is used"), (False, now, "model is used")):
         made = convert_tokenizer(tmp_path / "both.pt", "vq-ds8-c2i", tmp_path / str(ema), ema=ema)
         torch.testing.assert_close(made.codebook, wanted.codes())
         assert word in capsys.readouterr().err

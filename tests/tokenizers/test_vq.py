@@ -11,7 +11,7 @@ import torch
 
 from purrception.data import DataConfig, open_images, tensor_to_images
 from purrception.tokenizers import TokenizerTrainingConfig, VQConfig, VQTokenizer, train_tokenizer
-from purrception.tokenizers.training import measure
+from purrception.tokenizers.quality import measure
 from purrception.utils.errors import InputError
 
 TINY = VQConfig(codebook_size=16, codebook_dim=3, channels=(8, 8))

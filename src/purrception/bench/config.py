@@ -9,8 +9,9 @@ import torch
 
 from purrception.bench.peaks import check_tflops
 from purrception.models import CategoricalHead, DiTConfig, HeadConfig, Kernel, PurrceptionTransformer
+from purrception.utils.devices import autocast
 from purrception.utils.errors import InputError, unknown_name
-from purrception.utils.options import DeviceOptions
+from purrception.utils.settings import DeviceOptions
 
 Order = Literal["auto", "turns", "alone"]
 
@@ -70,7 +71,7 @@ class BenchConfig(DeviceOptions):
             raise unknown_name("order", self.order, get_args(Order))
         if self.tflops:
             check_tflops(self.tflops)
-        self.sizes().tokens((self.grid, self.grid))
+        self.sizes().patches((self.grid, self.grid))
         HeadConfig(self.head, self.rank, self.evidence)
 
     def sizes(self) -> DiTConfig:
@@ -79,21 +80,15 @@ class BenchConfig(DeviceOptions):
 
     def build(self, device: torch.device) -> PurrceptionTransformer:
         """A network with random weights, also in the head, whose initial zeros might be faster."""
-        sizes = self.sizes()
         torch.manual_seed(0)
         with device:  # drawing a large network's weights on the CPU would take longer than measuring it
-            network = PurrceptionTransformer(
-                (self.grid, self.grid),
-                self.codebook_size,
-                self.codebook_dim,
+            network = PurrceptionTransformer.from_configs(
+                self.sizes(),
+                HeadConfig(self.head, self.rank, self.evidence),
+                grid=(self.grid, self.grid),
+                codebook_size=self.codebook_size,
+                codebook_dim=self.codebook_dim,
                 num_classes=1000,
-                depth=sizes.depth,
-                width=sizes.width,
-                heads=sizes.heads,
-                patch_size=sizes.patch_size,
-                head_kind=self.head,
-                head_rank=self.rank,
-                evidence=self.evidence,
             )
             network.set_codebook(torch.randn(self.codebook_size, self.codebook_dim))
         _randomise(network.head)
@@ -123,8 +118,7 @@ class BenchConfig(DeviceOptions):
 
     def autocast(self, device: torch.device, *, cache: bool = True) -> torch.autocast:
         """A context with the precision of the network; ``cache``: weights are cast once within it."""
-        low = self.precision == "bfloat16" or (self.precision == "auto" and device.type == "cuda")
-        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=low, cache_enabled=cache)
+        return autocast(self.precision, device, cache=cache)
 
 
 def _randomise(head: CategoricalHead) -> CategoricalHead:

@@ -102,6 +102,7 @@ def _reference_training(config: BenchConfig, images: int, device: torch.device) 
     def loss() -> Tensor:
         point = PATH.sample(network.embed(batch.indices), batch.noise, batch.time)
         features = network(point.z_t, point.t, batch.labels)
+        assert isinstance(network.head, CategoricalHead)
         return reference_loss(network.head, features, batch.indices, Z_LOSS)
 
     return optimised(config, device, network, loss)

@@ -1,4 +1,4 @@
-"""Diagnosis on the command line. Heavy imports wait until a verb needs them."""
+"""``purrception diagnose``. What is heavy is imported when it is needed."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from purrception.cli.parsing import parse, target_of
+from purrception.cli.verbs import Verb
 from purrception.utils.errors import InputError
+from purrception.utils.settings import DeviceOptions
 
 
-@dataclass(frozen=True)
-class DiagnoseOptions:
+@dataclass(frozen=True, kw_only=True)
+class DiagnoseOptions(DeviceOptions):
     """What ``purrception diagnose`` takes."""
 
     only: str = ""
-    """Parts, separated by commas: uncertainty, calibration, codebook, drift, oracle, smoothness, bound,
+    """Which parts, separated by commas: uncertainty, calibration, codebook, drift, oracle, smoothness, bound,
     temperature; default: all that apply."""
     num: int = 300
-    """Images a measurement takes, at most; samples are as many."""
+    """Most images that a measurement takes; as many are sampled."""
     seed: int = 0
-    """Of noise and samples."""
-    device: str = "auto"
-    """cpu, cuda, …; auto takes a GPU when there is one."""
+    """Seed of noise and samples."""
     out: str = ""
     """Folder for the report; default: RUN/diagnostics/000, 001, …"""
 
@@ -35,24 +35,21 @@ class SuiteOptions:
     folders: tuple[str, ...] = ()
     """Folders of images with class subfolders; sizes are chosen from the images, or follow an @."""
     objectives: str = "purrception,cfm,cfm-endpoint,dfm"
-    """As for compare."""
+    """What is compared, separated by commas; see purrception compare."""
     seeds: int = 3
-    """Trainings of each objective on each set."""
+    """Number of trainings of each objective on each set."""
     steps: int = 1500
-    """Of each training."""
+    """Steps of each training."""
     num: int = 500
-    """Images generated per measurement."""
+    """Number of images generated per measurement."""
     out: str = "suites/000"
     """Folder; the same command goes on with an interrupted suite."""
 
 
-def diagnose(arguments: list[str]) -> None:
-    """``purrception diagnose``: what a run does not know, or the suite of comparisons."""
-    from purrception.cli import VERBS
-
-    verb = VERBS["diagnose"]
+def diagnose(verb: Verb, arguments: list[str]) -> None:
+    """Examine a run, or compare the objectives on several sets of images."""
     if "--suite" in arguments:
-        return _suite([argument for argument in arguments if argument != "--suite"])
+        return _suite(verb, [argument for argument in arguments if argument != "--suite"])
     target, rest = target_of(verb, arguments)
     options = parse(DiagnoseOptions, verb, rest)
     from purrception.diagnose.loaded_run import load_run
@@ -70,15 +67,13 @@ def diagnose(arguments: list[str]) -> None:
     return None
 
 
-def _suite(arguments: list[str]) -> None:
-    from purrception.cli import VERBS
-
+def _suite(verb: Verb, arguments: list[str]) -> None:
     if arguments and not arguments[0].startswith("-"):
         raise InputError(
             f"--suite compares trainings of its own and takes no run; given {arguments[0]}: leave it out, "
             f"or --suite"
         )
-    options = parse(SuiteOptions, VERBS["diagnose"], arguments)
+    options = parse(SuiteOptions, verb, arguments)
     from purrception.comparison.entries import parse_entries
     from purrception.comparison.run import Protocol
     from purrception.comparison.suite import suite

@@ -1,76 +1,75 @@
-"""``purrception edit VERB``. Heavy imports wait until a verb needs them."""
+"""``purrception edit inpaint``, ``vary``, ``refine``, ``interpolate``. What is heavy is imported when needed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
-from types import SimpleNamespace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from purrception.cli.parsing import Verb, override, parse, target_of
-from purrception.cli.sampling_options import SamplingOptions
+from purrception.cli.options import SamplingOptions
+from purrception.cli.parsing import parse, target_of
+from purrception.cli.verbs import Verb
 from purrception.utils.errors import InputError
+from purrception.utils.settings import DeviceOptions
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from purrception.flow import SamplingConfig
     from purrception.generation.outputs import PurrceptionOutput
     from purrception.generation.pipeline import PurrceptionPipeline
 
 
 @dataclass(frozen=True, kw_only=True)
-class Common(SamplingOptions):
-    """How to sample, on what, and where to. What is left out is the run's own setting."""
+class EditOptions(SamplingOptions, DeviceOptions):
+    """What all edits take."""
 
-    device: str = "auto"
-    """cpu, cuda, …; auto takes a GPU when there is one."""
     out: str = ""
     """Folder for the images; default: RUN/edited/000, 001, …"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class InpaintOptions(Common):
+class InpaintOptions(EditOptions):
     """What ``purrception edit inpaint`` takes."""
 
     image: str = ""
-    """The picture, a file; its centre square is used."""
+    """File of the picture; its centre square is used."""
     mask: str = ""
-    """A picture of the same size: bright where it may change."""
+    """File of a picture of the same size, bright where the image may change."""
     class_label: str = ""
-    """Class label or name of what is made; left out: whatever fits the rest."""
+    """Class label or name of what is filled in; default: whatever fits the rest."""
     num: int = 4
-    """Variants."""
+    """Number of variants."""
     strength: float = 1.0
-    """Share of what is painted that is forgotten; below 1 its outlines remain."""
+    """How much of what is painted is forgotten; below 1 its outlines remain."""
     margin: int = 0
-    """Tokens around those touched that may change too, which hides seams."""
+    """Number of tokens around the painted ones that may change too, which hides seams."""
     keep_pixels: bool = False
-    """Paste the pixels of the given picture outside the mask."""
+    """Outside the mask, paste the pixels of the given picture."""
     conditioning: str = "auto"
-    """How given tokens act on the free ones: posterior, resampling or replacement; auto: the model's best."""
+    """How given tokens act on the free ones: posterior, resampling or replacement; auto: the best that the model
+    has."""
     seed: int = 0
-    """Variant i depends on (seed, i) alone."""
+    """Seed of the noise: variant i depends on (seed, i) alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class VaryOptions(Common):
+class VaryOptions(EditOptions):
     """What ``purrception edit vary`` takes."""
 
     image: str = ""
-    """The picture, a file; its centre square is used."""
+    """File of the picture; its centre square is used."""
     class_label: str = ""
-    """Class label or name of what is made; left out: whatever fits."""
+    """Class label or name of the variations; default: whatever fits."""
     num: int = 4
-    """Variants."""
+    """Number of variants."""
     strength: float = 0.5
-    """How far from the original: near 0 hardly, at 1 nothing of it is left."""
+    """How far to go from the original: hardly at all near 0; at 1 nothing of it is left."""
     seed: int = 0
-    """Variant i depends on (seed, i) alone."""
+    """Seed of the noise: variant i depends on (seed, i) alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RefineOptions(Common):
+class RefineOptions(EditOptions):
     """What ``purrception edit refine`` takes: the images are sampled as by ``sample``, then refined."""
 
     num: int = 64
@@ -78,38 +77,38 @@ class RefineOptions(Common):
     classes: tuple[str, ...] = ()
     """Class labels or names, one image each."""
     threshold: float = 0.5
-    """Tokens whose entropy is above this many nats are made anew; the others stay to the bit."""
+    """Entropy in nats above which a token is sampled anew; the others stay exactly as they are."""
     strength: float = 0.5
-    """Made anew from t = 1 − strength; 1 forgets them altogether."""
+    """Tokens are sampled anew from t = 1 − strength; 1 forgets them altogether."""
     seed: int = 0
-    """Of the images and of what is made anew."""
+    """Seed of the images, and of what is sampled anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class InterpolateOptions(Common):
+class InterpolateOptions(EditOptions):
     """What ``purrception edit interpolate`` takes."""
 
     seeds: tuple[int, int] = (0, 1)
-    """Between whose first images to go."""
+    """The two seeds between whose first images to go."""
     num: int = 8
-    """Images, both ends included."""
+    """Number of images, both ends included."""
     class_label: str = ""
-    """Class label or name; left out: none in particular."""
+    """Class label or name; default: no class in particular."""
 
 
-O = TypeVar("O", bound=Common)  # noqa: E741 - the options of a verb
+O = TypeVar("O", bound=EditOptions)  # noqa: E741 - the options of an edit
 
 
-def inpaint(arguments: list[str]) -> None:
-    """``purrception edit inpaint``: make what is painted anew."""
+def inpaint(verb: Verb, arguments: list[str]) -> None:
+    """Sample what is painted anew."""
 
-    def run(pipeline: PurrceptionPipeline, options: InpaintOptions, settings: SamplingConfig) -> PurrceptionOutput:
+    def run(pipeline: PurrceptionPipeline, options: InpaintOptions) -> PurrceptionOutput:
         return pipeline.inpaint(
             _picture("image", options.image, pipeline),
             _picture("mask", options.mask, pipeline),
             options.class_label or None,
             options.num,
-            settings,
+            options.sampling,
             options.seed,
             strength=options.strength,
             margin=options.margin,
@@ -117,71 +116,65 @@ def inpaint(arguments: list[str]) -> None:
             conditioning=options.conditioning,
         )
 
-    _edit("inpaint", InpaintOptions, arguments, run)
+    _edit(verb, InpaintOptions, arguments, run)
 
 
-def vary(arguments: list[str]) -> None:
-    """``purrception edit vary``: noise an image, and come back."""
+def vary(verb: Verb, arguments: list[str]) -> None:
+    """Make variations of a picture."""
 
-    def run(pipeline: PurrceptionPipeline, options: VaryOptions, settings: SamplingConfig) -> PurrceptionOutput:
+    def run(pipeline: PurrceptionPipeline, options: VaryOptions) -> PurrceptionOutput:
         picture = _picture("image", options.image, pipeline)
         label = options.class_label or None
-        return pipeline.vary(picture, options.strength, label, options.num, settings, options.seed)
+        return pipeline.vary(picture, options.strength, label, options.num, options.sampling, options.seed)
 
-    _edit("vary", VaryOptions, arguments, run)
+    _edit(verb, VaryOptions, arguments, run)
 
 
-def refine(arguments: list[str]) -> None:
-    """``purrception edit refine``: sample, then make the uncertain tokens anew."""
+def refine(verb: Verb, arguments: list[str]) -> None:
+    """Sample, then sample the most uncertain tokens anew."""
 
-    def run(pipeline: PurrceptionPipeline, options: RefineOptions, settings: SamplingConfig) -> PurrceptionOutput:
+    def run(pipeline: PurrceptionPipeline, options: RefineOptions) -> PurrceptionOutput:
         labels = pipeline.resolve_labels(options.classes or None, None if options.classes else options.num)
-        made = pipeline.sample(labels, settings, options.seed)
-        refined = pipeline.refine(made, options.threshold, settings, options.seed, options.strength)
+        made = pipeline.sample(labels, options.sampling, options.seed)
+        refined = pipeline.refine(made, options.threshold, options.sampling, options.seed, options.strength)
         changed = int((refined.indices != made.indices).sum())
         print(f"{changed} of {made.indices.numel()} tokens changed")
         return refined
 
-    _edit("refine", RefineOptions, arguments, run)
+    _edit(verb, RefineOptions, arguments, run)
 
 
-def interpolate(arguments: list[str]) -> None:
-    """``purrception edit interpolate``: from the image of one seed to that of another."""
+def interpolate(verb: Verb, arguments: list[str]) -> None:
+    """Go from the image of one seed to that of another."""
 
-    def run(
-        pipeline: PurrceptionPipeline, options: InterpolateOptions, settings: SamplingConfig
-    ) -> PurrceptionOutput:
-        return pipeline.interpolate(options.seeds, options.num, options.class_label or None, settings)
+    def run(pipeline: PurrceptionPipeline, options: InterpolateOptions) -> PurrceptionOutput:
+        return pipeline.interpolate(options.seeds, options.num, options.class_label or None, options.sampling)
 
-    _edit("interpolate", InterpolateOptions, arguments, run)
+    _edit(verb, InterpolateOptions, arguments, run)
 
 
 def _edit(
-    name: str,
-    kind: type[O],
-    arguments: list[str],
-    run: Callable[[PurrceptionPipeline, O, SamplingConfig], PurrceptionOutput],
+    verb: Verb, kind: type[O], arguments: list[str], run: Callable[[PurrceptionPipeline, O], PurrceptionOutput]
 ) -> None:
     """Parse, load, edit and save."""
-    target, rest = target_of(EDIT_VERBS[name], arguments)
-    options = parse(kind, EDIT_VERBS[name], rest)
+    target, rest = target_of(verb, arguments)
+    options = parse(kind, verb, rest)
     from purrception.experiment.saved_run import load_pipeline, sampling_defaults
-    from purrception.generation.saving import edit_command, save_gallery
+    from purrception.generation.saving import edit_command, save_outputs
     from purrception.storage import output_folder
     from purrception.training import RunDirectory
     from purrception.utils.devices import resolve_device
 
-    # A verb's own strength is that of the edit, and not the stochastic solver's.
-    given = SimpleNamespace(**{field.name: getattr(options, field.name) for field in fields(SamplingOptions)})
-    settings = override(sampling_defaults(target), given)
+    options = parse(kind, verb, rest, replace(options, sampling=sampling_defaults(target)))
     pipeline = load_pipeline(target).to(resolve_device(options.device))
-    named = {
-        option: value for option, value in asdict(options).items() if value not in ("", ()) and option != "out"
+    own = {
+        item.name: getattr(options, item.name) for item in fields(options) if item.name not in ("out", "sampling")
     }
-    command = edit_command(name, target, named, settings)
+    given = {name: value for name, value in own.items() if value not in ("", ())}
+    command = edit_command(verb.name.split()[-1], target, given, options.sampling)
     with output_folder(options.out, RunDirectory(target).edited) as folder:
-        out = run(pipeline, options, settings)
-        save_gallery(pipeline, out, settings, getattr(options, "seed", 0), target, folder, command)
+        out = run(pipeline, options)
+        save_outputs(pipeline, out, options.sampling, getattr(options, "seed", 0), target, folder, command)
     print(f"{len(out.images)} images, {out.nfe} network evaluations each: {folder}")
 
 
@@ -190,32 +183,4 @@ def _picture(what: str, path: str, pipeline: PurrceptionPipeline) -> Image.Image
 
     if not path:
         raise InputError(f"give the {what}, a picture, with --{what} FILE")
-    return read_picture(path, pipeline.canvas.channels)
-
-
-EDIT_VERBS = {
-    "inpaint": Verb(
-        inpaint,
-        "edit inpaint RUN --image FILE --mask FILE [--key value …]",
-        "Make the tokens that a mask touches anew; the others stay to the bit.",
-        "purrception edit inpaint runs/digits --image seven.png --mask painted.png --class-label 7",
-    ),
-    "vary": Verb(
-        vary,
-        "edit vary RUN --image FILE [--key value …]",
-        "Variations of a picture: noised part of the way, and sampled from there.",
-        "purrception edit vary runs/digits --image seven.png --strength 0.6 --class-label 7",
-    ),
-    "refine": Verb(
-        refine,
-        "edit refine RUN [--key value …]",
-        "Sample, then make anew the tokens that the model was unsure of; the others stay to the bit.",
-        "purrception edit refine runs/digits --num 100 --threshold 0.5",
-    ),
-    "interpolate": Verb(
-        interpolate,
-        "edit interpolate RUN --seeds A B [--key value …]",
-        "Images from noise on the way between that of two seeds.",
-        "purrception edit interpolate runs/digits --seeds 0 1 --class-label 3",
-    ),
-}
+    return read_picture(path, pipeline.image_processor.channels)

@@ -1,12 +1,13 @@
-"""``purrception export RUN``. Heavy imports wait until the verb needs them."""
+"""``purrception export``. What is heavy is imported when it is needed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from purrception.cli.parsing import Verb, parse, target_of
-from purrception.utils.terminal import command_line
+from purrception.cli.parsing import parse, target_of
+from purrception.cli.verbs import Verb
+from purrception.utils.text import command_line
 
 
 @dataclass(frozen=True)
@@ -16,21 +17,21 @@ class ExportOptions:
     out: str = ""
     """Folder for the pipeline; default: pipelines/NAME."""
     dtype: str = "float32"
-    """Of the network's weights: float32, bfloat16 or float16; the tokenizer stays float32."""
+    """Precision of the network's weights: float32, bfloat16 or float16; the tokenizer stays float32."""
     variant: str = ""
-    """Part of the weight files' names, such as bf16; loading then names it too."""
+    """Variant in the names of the weight files, such as bf16; loading must then name it too."""
     licence: str = ""
-    """Of the weights, for the card: an identifier of the hub such as apache-2.0."""
+    """Licence of the weights, for the card: an identifier of the hub such as apache-2.0."""
     push: str = ""
-    """Also put it on the Hugging Face hub, as OWNER/NAME."""
+    """Also upload it to the Hugging Face hub, as OWNER/NAME."""
     private: bool = False
     """Whether a new model on the hub is private."""
 
 
-def export(arguments: list[str]) -> None:
-    """``purrception export``: averaged weights, tokenizer and card in one folder."""
-    target, rest = target_of(EXPORT, arguments)
-    options = parse(ExportOptions, EXPORT, rest)
+def export(verb: Verb, arguments: list[str]) -> None:
+    """Write averaged weights, tokenizer and card into one folder."""
+    target, rest = target_of(verb, arguments)
+    options = parse(ExportOptions, verb, rest)
     from purrception.experiment.export import export_run
     from purrception.storage import unused_folder
 
@@ -42,11 +43,3 @@ def export(arguments: list[str]) -> None:
     if options.push:
         address = pipeline.push_to_hub(options.push, private=options.private, variant=options.variant or None)
         print(f"on the hub: {address}")
-
-
-EXPORT = Verb(
-    export,
-    "export RUN [--key value …]",
-    "One folder that travels: averaged weights, the tokenizer, and a model card filled from the run.",
-    "purrception export runs/digits --out pipelines/digits --licence apache-2.0",
-)

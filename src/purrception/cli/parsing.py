@@ -1,18 +1,20 @@
-"""What every verb's parsing shares: the target, options by tyro, and errors of one line."""
+"""What the commands' parsing shares: the target, options by tyro, and errors of one line."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import field, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeGuard, TypeVar, get_type_hints
 
-from purrception.utils.errors import InputError, check_numbers, unknown_name
-from purrception.utils.options import option_names
+from purrception.cli.verbs import Verb
+from purrception.utils.errors import InputError, unknown_name
+from purrception.utils.settings import check_numbers
 
 if TYPE_CHECKING:
     from purrception.experiment.config import RunConfig
@@ -20,44 +22,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Verb:
-    """One command."""
-
-    run: Callable[[list[str]], None]
-    usage: str
-    summary: str
-    example: str
-
-    @property
-    def description(self) -> str:
-        """What ``--help`` begins with."""
-        return f"{self.summary}\n\nExample: {self.example}"
-
-
-def run_verb(arguments: list[str], verbs: Mapping[str, Verb], group: str, summary: str) -> None:
-    """Run the verb that the first argument names, or explain them all.
+def flat(*left_out: str) -> dict[str, Any]:
+    """Metadata of a field that holds settings: their options stand beside the others, without a prefix.
 
     Args:
-        arguments: what follows the group on the command line.
-        verbs: by name.
-        group: what stands before them, with a space behind it; empty for the outermost.
-        summary: what they are for.
-
-    Raises:
-        InputError: there is no such verb; the nearest known one is suggested.
+        left_out: settings that are no options here.
     """
-    if not arguments or arguments[0] in ("-h", "--help"):
-        width = max(len(name) for name in verbs)
-        listed = "\n".join(f"  {name:<{width}}  {verb.summary}" for name, verb in verbs.items())
-        print(
-            f"usage: purrception {group}VERB …\n\n{summary}\n\n{listed}\n\n"
-            f"'purrception {group}VERB --help' explains each, with an example."
-        )
-    elif arguments[0] not in verbs:
-        raise unknown_name(f"{group}command", arguments[0], verbs)
-    else:
-        verbs[arguments[0]].run(arguments[1:])
+    return {"flat": True, "left_out": left_out}
 
 
 def say(text: str) -> None:
@@ -73,11 +44,11 @@ def say_skipped(text: str) -> None:
 
 
 def target_of(verb: Verb, arguments: list[str]) -> tuple[str, list[str]]:
-    """What a verb works on, always its first argument, and the options after it."""
+    """What a command works on, always its first argument, and the options after it."""
     if arguments and arguments[0] in ("-h", "--help"):
         return "--help", ["--help"]
     if not arguments or arguments[0].startswith("-"):
-        raise InputError(f"usage: purrception {verb.usage}; for example: {verb.example}")
+        raise InputError(f"usage: purrception {verb.name} {verb.usage}; for example: {verb.example}")
     return arguments[0], arguments[1:]
 
 
@@ -98,10 +69,8 @@ def configure(verb: Verb, target: str, arguments: list[str], *, dry: bool = Fals
         verb: for the errors.
         target: recipe or file.
         arguments: options.
-        dry: images need not be there; a middling size is taken without them.
+        dry: images need not be there; without them a middling size is taken.
     """
-    from dataclasses import replace
-
     from purrception.experiment.config import RunConfig
     from purrception.experiment.recipes import fit_to_images
 
@@ -126,7 +95,7 @@ def parse(kind: type[T], verb: Verb, arguments: list[str], default: T | None = N
     parsed, unknown = parse_known(kind, verb, arguments, default)
     if unknown:
         given = unknown[0].split("=")[0]
-        raise unknown_name("option", given, [f"--{name.replace('_', '-')}" for name in option_names(kind)])
+        raise unknown_name("option", given, [name for name, _ in option_types(kind)])
     return parsed
 
 
@@ -139,13 +108,14 @@ def parse_known(kind: type[T], verb: Verb, arguments: list[str], default: T | No
     import tyro
 
     printed = io.StringIO()
-    settings: dict[str, Any] = {} if default is None else {"default": default}
+    shown = _with_options(kind)
+    settings: dict[str, Any] = {} if default is None else {"default": _rebuilt(default, shown)}
     try:
         with contextlib.redirect_stderr(printed):
             parsed, unknown = tyro.cli(
-                kind,
-                args=_spelt_out(kind, arguments),
-                prog=f"purrception {verb.usage}",
+                shown,
+                args=spelt_out(kind, arguments),
+                prog=f"purrception {verb.name} {verb.usage}",
                 description=verb.description,
                 return_unknown_args=True,
                 config=(tyro.conf.FlagConversionOff,),
@@ -156,16 +126,97 @@ def parse_known(kind: type[T], verb: Verb, arguments: list[str], default: T | No
             raise
         raise InputError(condense(printed.getvalue())) from stop
     check_numbers(parsed)
-    return parsed, unknown
+    return _rebuilt(parsed, kind), unknown
 
 
-def _spelt_out(kind: type, arguments: list[str]) -> list[str]:
-    """``arguments`` with True behind every switch that stands alone, such as ``--decoder-only``."""
-    switches = {f"--{name}" for name in option_names(kind, of=bool)}
+def _holds_settings(hint: Any) -> TypeGuard[type]:
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
+
+
+def _settings_in(kind: type) -> Iterator[tuple[dataclasses.Field[Any], Any, str]]:
+    """The fields of a dataclass that are options, with their types and their names on the command line."""
+    hints = get_type_hints(kind)
+    names = getattr(kind, "OPTIONS", {})
+    for item in dataclasses.fields(kind):
+        yield item, hints[item.name], names.get(item.name, item.name)
+
+
+def option_types(kind: type, prefix: str = "--") -> Iterator[tuple[str, Any]]:
+    """Every option that a dataclass gives a command, such as ``--training.batch-size``, with its type."""
+    for item, hint, name in _settings_in(kind):
+        if not _holds_settings(hint):
+            yield f"{prefix}{name}".replace("_", "-"), hint
+        elif item.metadata.get("flat"):
+            left_out = item.metadata["left_out"]
+            yield from (
+                (f"{prefix}{inner}".replace("_", "-"), of)
+                for setting, of, inner in _settings_in(hint)
+                if setting.name not in left_out
+            )
+        else:
+            yield from option_types(hint, f"{prefix}{name}.")
+
+
+def _older_names(kind: type, prefix: str = "--") -> Iterator[tuple[str, str]]:
+    """(other spelling, name) of the options that were renamed, or that are called otherwise in Python."""
+    for item, hint, name in _settings_in(kind):
+        if _holds_settings(hint):
+            yield from _older_names(hint, prefix if item.metadata.get("flat") else f"{prefix}{name}.")
+        else:
+            renamed = [old for old, new in getattr(kind, "RENAMED", {}).items() if new == item.name]
+            for other in {*renamed, item.name} - {name}:
+                yield f"{prefix}{other}".replace("_", "-"), f"{prefix}{name}".replace("_", "-")
+
+
+def _with_options(kind: type, left_out: tuple[str, ...] = ()) -> Any:
+    """The dataclass as tyro is to see it: with the command line's names, and flat where :func:`flat` says so."""
+    import tyro
+
+    changed: list[tuple[str, Any, Any]] = []
+    for item, hint, name in _settings_in(kind):
+        option = hint
+        if item.name in left_out:
+            option = Annotated[hint, tyro.conf.Suppress, tyro.conf.Fixed]
+        elif item.metadata.get("flat"):
+            inner = _with_options(hint, item.metadata["left_out"])
+            option = Annotated[inner, tyro.conf.arg(name="", prefix_name=False)]
+        elif _holds_settings(hint):
+            option = _with_options(hint)
+        elif name != item.name:
+            option = Annotated[hint, tyro.conf.arg(name=name)]
+        if option is not hint:
+            default: dict[str, Any] = {"default": item.default, "default_factory": item.default_factory}
+            changed.append((item.name, option, field(**default, kw_only=bool(item.kw_only))))
+    if not changed:
+        return kind
+    made = dataclasses.make_dataclass(kind.__name__, changed, bases=(kind,), frozen=True)
+    made.__doc__ = kind.__doc__
+    return made
+
+
+def _rebuilt(settings: Any, kind: type[T]) -> T:
+    """The same settings as another dataclass with the same fields."""
+    if type(settings) is kind:
+        return settings
+    values = {}
+    for item, hint, _ in _settings_in(kind):
+        value = getattr(settings, item.name)
+        values[item.name] = _rebuilt(value, hint) if _holds_settings(hint) else value
+    return kind(**values)
+
+
+def spelt_out(kind: type, arguments: list[str]) -> list[str]:
+    """``arguments`` under today's names, and with True behind every switch that stands alone."""
+    options = dict(option_types(kind))
+    older = dict(_older_names(kind))
     spelt: list[str] = []
     for argument, following in pairwise([*arguments, ""]):
-        spelt.append(argument)
-        if argument.replace("-", "_").replace("__", "--", 1) in switches and following not in ("True", "False"):
+        name, *value = argument.split("=", 1)
+        name = name.replace("_", "-") if name.startswith("--") else name
+        if name not in options and name in older:
+            name = older[name]
+        spelt.append("=".join([name, *value]) if name.startswith("--") else argument)
+        if options.get(name) is bool and not value and following not in ("True", "False"):
             spelt.append("True")
     return spelt
 
@@ -177,14 +228,3 @@ def condense(message: str) -> str:
     line = " ".join(part for part in parts if part.strip("-"))  # without Unicode, rules are of "-"
     line = re.split(r"Argument helptext|For full helptext|Full helptext", line)[0]
     return re.sub(r"^\s*((Value|Parsing) error\s+)?(Error parsing [\w.]+: )?", "", line).strip()
-
-
-def override(settings: T, options: Any) -> T:
-    """``settings`` with every field that ``options`` gives a value for; an empty text is none."""
-    import dataclasses
-
-    names = {field.name for field in dataclasses.fields(settings)}  # type: ignore[arg-type]
-    now = getattr(settings, "RENAMED", {})
-    options = {now.get(name, name): value for name, value in vars(options).items() if value not in (None, (), "")}
-    given = {name: value for name, value in options.items() if name in names}
-    return dataclasses.replace(settings, **given)  # type: ignore[type-var]

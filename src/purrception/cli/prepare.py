@@ -1,17 +1,16 @@
-"""``purrception prepare`` on the command line."""
+"""``purrception prepare``. What is heavy is imported when it is needed."""
 
 from __future__ import annotations
 
 from purrception.cli.parsing import parse, target_of
+from purrception.cli.verbs import Verb
 
 
-def prepare(arguments: list[str]) -> None:
-    """``purrception prepare``: images → token shards."""
-    from purrception.cli import VERBS
-
-    target, rest = target_of(VERBS["prepare"], arguments)
+def prepare(verb: Verb, arguments: list[str]) -> None:
+    """Encode images as token shards."""
+    target, rest = target_of(verb, arguments)
     from purrception.experiment.prepare import PrepareOptions
     from purrception.experiment.prepare import prepare as prepare_tokens
 
-    if report := prepare_tokens(target, parse(PrepareOptions, VERBS["prepare"], rest)):
+    if report := prepare_tokens(target, parse(PrepareOptions, verb, rest)):
         print(report)

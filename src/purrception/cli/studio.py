@@ -1,22 +1,14 @@
-"""``purrception studio RUN``. Heavy imports wait until the verb needs them."""
+"""``purrception studio``. What is heavy is imported when it is needed."""
 
 from __future__ import annotations
 
-from purrception.cli.parsing import Verb, parse, say, target_of
+from purrception.cli.parsing import parse, say, target_of
+from purrception.cli.verbs import Verb
 
 
-def studio(arguments: list[str]) -> None:
-    """``purrception studio``: a page in the browser around a run."""
-    target, rest = target_of(STUDIO, arguments)
+def studio(verb: Verb, arguments: list[str]) -> None:
+    """Open a page in the browser around a run."""
+    target, rest = target_of(verb, arguments)
     from purrception.studio import StudioOptions, open_studio
 
-    options = parse(StudioOptions, STUDIO, rest)
-    open_studio(target, options, say)
-
-
-STUDIO = Verb(
-    studio,
-    "studio RUN_OR_PIPELINE [--key value …]",
-    "A page in the browser, on this machine alone: generate, look inside, edit, compare, read reports.",
-    "purrception studio runs/digits",
-)
+    open_studio(target, parse(StudioOptions, verb, rest), say)

@@ -1,4 +1,4 @@
-"""``purrception tokenizer``: one function per verb. Heavy imports wait until a verb needs them."""
+"""``purrception tokenizer convert``, ``train`` and ``report``. What is heavy is imported when it is needed."""
 
 from __future__ import annotations
 
@@ -6,14 +6,48 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from purrception.cli.convert import convert_tokenizer
-from purrception.cli.parsing import Verb, parse, parse_known, recipe_of, say, say_skipped, target_of
+from purrception.cli.parsing import parse, parse_known, recipe_of, say, say_skipped, target_of
+from purrception.cli.verbs import Verb
 from purrception.utils.errors import InputError
-from purrception.utils.terminal import command_line
+from purrception.utils.settings import DeviceOptions
+from purrception.utils.text import command_line
 
 if TYPE_CHECKING:
     from purrception.data import DataConfig
     from purrception.experiment.config import RunConfig
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """What ``purrception tokenizer convert`` takes."""
+
+    arch: str = ""
+    """What the file holds: vq-f4, vq-f8, vq-f8-n256, vq-f16, vqgan-imagenet-f16-1024, vqgan-imagenet-f16-16384,
+    vq-ds8-c2i, vq-ds16-c2i or vq-ds16-t2i; leave it out for a diffusers VQModel, a folder or hub:OWNER/NAME."""
+    out: str = ""
+    """Folder for the tokenizer; default: tokenizers/ARCH, or the name of the source."""
+    sha256: str = ""
+    """Expected SHA-256 of the file, or its beginning; it is recorded in any case."""
+    ema: bool = True
+    """Take the moving average of the weights (ema) where a file holds it beside them (model)."""
+    range: tuple[float, float] | None = None
+    """What the network of a folder or the hub takes for black and white; default: 0 1 for aMUSEd's, else -1 1."""
+
+
+def convert(verb: Verb, arguments: list[str]) -> None:
+    """Convert a public checkpoint into a tokenizer."""
+    target, rest = target_of(verb, arguments)
+    options = parse(ConvertOptions, verb, rest)
+    from purrception.storage import unused_folder
+    from purrception.tokenizers import convert_tokenizer
+
+    name = options.arch.replace("_", "-") or Path(target).name
+    folder = unused_folder(Path(options.out or f"tokenizers/{name}"))
+    made = convert_tokenizer(target, options.arch, folder, options.sha256, options.ema, options.range)
+    size, dim = made.codebook.shape
+    print(f"{size} codes of {dim} dimensions, a code for {made.downsampling}×{made.downsampling} pixels: {folder}")
+    following = {"data.root": "IMAGES", "tokenizer.path": str(folder)}
+    print(f"(next: {command_line(['train', 'folder'], following)})")
 
 
 @dataclass(frozen=True)
@@ -26,12 +60,13 @@ class TrainOptions:
     """Folder of a tokenizer to go on from; its architecture is kept."""
 
 
-def train(arguments: list[str]) -> None:
-    """``purrception tokenizer train``: a tokenizer by itself."""
-    verb = TOKENIZER_VERBS["train"]
+def train(verb: Verb, arguments: list[str]) -> None:
+    """Train a tokenizer by itself."""
     if arguments[:1] == ["--resume"]:
         if len(arguments) != 2:
-            raise InputError(f"usage: purrception {verb.usage}; a resumed training keeps all its options")
+            raise InputError(
+                f"usage: purrception {verb.name} {verb.usage}; a resumed training keeps all its options"
+            )
         from purrception.experiment.config import TokenizerRunConfig
         from purrception.experiment.tokenizer_run import CONFIG_FILE, resume_tokenizer
         from purrception.storage import load_settings
@@ -72,23 +107,20 @@ def train(arguments: list[str]) -> None:
     _say_done(folder, config.data)
 
 
-@dataclass(frozen=True)
-class ReportOptions:
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions(DeviceOptions):
     """What ``purrception tokenizer report`` takes besides ``--data.…``."""
 
     num: int = 1000
-    """Images judged, at most."""
+    """Most images that are judged."""
     batch_size: int = 64
-    """Images at a time; does not change the figures."""
-    device: str = "auto"
-    """cpu, cuda, …; auto takes a GPU when there is one."""
+    """Images at a time; it does not change the figures."""
     out: str = ""
     """Folder for the report; default: TOKENIZER/report/000, 001, …"""
 
 
-def report(arguments: list[str]) -> None:
-    """``purrception tokenizer report``: judge a tokenizer on images."""
-    verb = TOKENIZER_VERBS["report"]
+def report(verb: Verb, arguments: list[str]) -> None:
+    """Judge a tokenizer on images."""
     target, rest = target_of(verb, arguments)
     options, rest = parse_known(ReportOptions, verb, ["--help"] if target == "--help" else rest)
     source, rest = target_of(verb, rest)
@@ -131,27 +163,3 @@ def _say_done(folder: Path, data: DataConfig) -> None:
 
     report = command_line(["tokenizer", "report", str(folder), name_source(data)])
     say(f"done: {folder}  (next: {report})")
-
-
-TOKENIZER_VERBS = {
-    "convert": Verb(
-        convert_tokenizer,
-        "tokenizer convert FILE --arch ARCH [--out DIR]",
-        "A public checkpoint (LDM's vq-f4, vq-f8, vq-f8-n256, vq-f16; taming's "
-        "vqgan-imagenet-f16-1024, vqgan-imagenet-f16-16384; LlamaGen's vq-ds8-c2i, vq-ds16-c2i, "
-        "vq-ds16-t2i), or a tokenizer of the hub, into a folder that --tokenizer.path takes.",
-        "purrception tokenizer convert vq-f8.ckpt --arch vq-f8 --out tokenizers/vq-f8",
-    ),
-    "train": Verb(
-        train,
-        "tokenizer train RECIPE_OR_FOLDER [--key value …] [--out DIR]  |  tokenizer train --resume DIR",
-        "Train a tokenizer by itself, in one process or under torchrun; or only the decoder of an existing one.",
-        "purrception tokenizer train photos --training.quantiser cosine --out tokenizers/photos",
-    ),
-    "report": Verb(
-        report,
-        "tokenizer report TOKENIZER RECIPE_OR_FOLDER [--key value …]",
-        "Is this tokenizer good enough for these images: use it, fine-tune its decoder, or retrain.",
-        "purrception tokenizer report tokenizers/photos photos --out reports/photos",
-    ),
-}

@@ -154,8 +154,8 @@ def _write(rows: Rows, front: Rows, again: dict[str, float], evaluator: SampleEv
         "# Sweep",
         "",
         f"{evaluator.num} images a row, all from the same noise; Fréchet distance in {evaluator.features} "
-        "features to the real test images, and where its mean over other noises lies with 95 % confidence (as many "
-        f"real training images: {evaluator.floor:.2f}). Rows of the Pareto front, quality against NFE, are bold. "
+        "features to the real test images, and where its mean over other noises lies with 95 % confidence (as "
+        f"many real training images: {evaluator.floor:.2f}). Rows of the Pareto front (quality, NFE) are bold. "
         f"`{BEST_PRESET}` holds the best of all, `{FAST_PRESET}` the cheapest within {FAST_WITHIN:g} times of it; "
         f"chosen by this noise, they are measured again on another: {again[BEST_PRESET]:.2f} and "
         f"{again[FAST_PRESET]:.2f}.",
@@ -172,7 +172,7 @@ def _write(rows: Rows, front: Rows, again: dict[str, float], evaluator: SampleEv
     write_file(folder / REPORT_MARKDOWN, "\n".join(lines))
 
 
-def _cells(row: dict[str, Any], mark: str) -> list[str]:
+def _cells(row: dict[str, Any], mark: str) -> list[Any]:
     """A row of the table; ``mark`` is put around what ranks it."""
     return [
         f"{mark}{row['nfe']}{mark}",
@@ -181,7 +181,7 @@ def _cells(row: dict[str, Any], mark: str) -> list[str]:
         f"{row['precision']:.3f}",
         f"{row['recall']:.3f}",
         f"{row['recognised']:.1%}",
-        *(str(row[name]) for name in COLUMNS),
+        *(row[name] for name in COLUMNS),
     ]
 
 

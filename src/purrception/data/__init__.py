@@ -1,15 +1,15 @@
-"""Images: where they come from, as uint8 arrays with labels."""
+"""Sources of images: uint8 arrays with labels."""
 
 from purrception.data.config import DataConfig, ImageSource, Split
 from purrception.data.decoding import UnreadableImageError, decode_image
 from purrception.data.readable import ReadableImages
-from purrception.data.skipped import (
+from purrception.data.skip_report import (
     REPORT_FILE,
     NothingReadableError,
     Skipped,
     describe,
     describe_report,
-    passed_over,
+    ignored_files,
     report_text,
     write_report,
 )
@@ -35,11 +35,11 @@ __all__ = [
     "describe",
     "describe_report",
     "find_source",
+    "ignored_files",
     "images_to_tensor",
     "load_split",
     "name_source",
     "open_images",
-    "passed_over",
     "report_text",
     "spread_rows",
     "tensor_to_images",

@@ -1,4 +1,4 @@
-"""Classes: the labels that a network or a set of images knows, and what people call them."""
+"""Classes: the labels of a network or of a set of images, and their names."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from purrception.utils.errors import InputError, unknown_name
 
 
 def match_classes(names: Sequence[str], others: Sequence[str]) -> tuple[int, ...] | None:
-    """The label in one set of classes that each label of another one stands for.
+    """Match the labels of one set of classes with those of another.
 
-    Equal names mean the same class, in whatever order the two have them. Where the names of one are nothing but
-    its labels (0, 1, …), it has no names: labels then mean the same if the two have as many classes, unless the
-    other's names are the same numbers in another order (0, 1, 10, 2, …), since a 2 may then be either.
+    Equal names mean the same class, whatever their order. Where the names of one set are just its labels
+    (0, 1, …), it has no real names: labels then mean the same if both sets have equally many classes, unless the
+    other's names are the same numbers in another order (0, 1, 10, 2, …), because a 2 would then be ambiguous.
 
     Args:
-        names: of the one, by label.
-        others: of the other, by label.
+        names: the names of the first set, by label.
+        others: the names of the second set, by label.
 
     Returns:
-        By label of the one; none where they cannot be matched.
+        The second set's label for each label of the first; ``None`` where the sets cannot be matched.
     """
     names, others = tuple(names), tuple(others)
     if names == others:
@@ -33,15 +33,15 @@ def match_classes(names: Sequence[str], others: Sequence[str]) -> tuple[int, ...
 
 @dataclass(frozen=True)
 class Classes:
-    """Labels 0 to ``count`` − 1, with names where they have some.
+    """Labels 0 to ``count`` − 1, which may have names.
 
-    A number is a label. A text is the class of that name; one that no class bears is a label only where names and
-    labels cannot be confused: not where a class is called by another number than its label.
+    A number is a label, and text is the name of a class. Text that is no name is read as a label, unless names and
+    labels could be confused because the name of some class is the number of another label.
     """
 
     count: int
     names: tuple[str, ...] = ()
-    """By label; none where classes have no names."""
+    """The names by label; empty where classes have no names."""
 
     def label(self, given: int | str) -> int:
         """The label of a class.
@@ -54,16 +54,16 @@ class Classes:
         if isinstance(given, str):
             if given in self.names:
                 return self.names.index(given)
-            if not given.isdecimal() or self._numbered_otherwise:
+            if not given.isdecimal() or self._has_misleading_numbers:
                 raise unknown_name("class", given, self.names or [f"labels 0 to {self.count - 1}"])
         if not 0 <= int(given) < self.count:
             raise InputError(f"class labels are 0 to {self.count - 1}; given {given}")
         return int(given)
 
     def text(self, label: int) -> str:
-        """What :meth:`label` reads back as this label: the number where it can, else the name."""
-        return self.names[label] if self._numbered_otherwise else str(label)
+        """Text that :meth:`label` reads as this label: the number where possible, else the name."""
+        return self.names[label] if self._has_misleading_numbers else str(label)
 
     @property
-    def _numbered_otherwise(self) -> bool:
+    def _has_misleading_numbers(self) -> bool:
         return any(name.isdecimal() and name != str(label) for label, name in enumerate(self.names))

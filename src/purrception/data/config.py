@@ -1,4 +1,4 @@
-"""What images to take and how to show them; the interface of every source."""
+"""Which images to use and how to prepare them; the interface of every source."""
 
 from __future__ import annotations
 
@@ -17,36 +17,40 @@ SOURCE_NAMES = ("digits", "photos", "folder", "webdataset", "hub", "noise")
 """Every image source; :mod:`purrception.data.sources` says which class opens each."""
 
 ENLARGED_AT_MOST = 4
-"""An image is enlarged this much at most; a smaller one counts as broken."""
+"""How much an image is enlarged at most; a smaller one counts as broken."""
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images, and how they are shown to the tokenizer."""
+    """Which images to use, and how the tokenizer sees them."""
 
     source: str = "digits"
-    """digits or photos (embedded, nothing to download), folder, webdataset (tars) or hub (Hugging Face)."""
+    """Where images come from: digits or photos (built in, nothing to download), folder, webdataset (tars) or hub
+    (Hugging Face)."""
     root: str = ""
-    """The folder of images; tars as a pattern such as 'in/train-{000..146}.tar'; or the name of a hub data set."""
+    """The folder of images, a pattern of tars such as 'in/train-{000..146}.tar', or the name of a hub data set."""
     tokens: str = ""
-    """Folder, local or any fsspec address, that `purrception prepare` wrote: training then reads no images."""
+    """A folder that `purrception prepare` wrote, local or at any fsspec address; training then reads no images."""
     image_size: int = 16
-    """Side of the square images, in pixels; 0 lets the recipe folder choose."""
+    """The side of the square images, in pixels; 0 lets the recipe folder choose."""
     channels: int = 1
-    """1 for grey images, 3 for RGB."""
+    """Channels of the images: 1 for grey, 3 for RGB."""
     classes: int | None = None
-    """Classes that there must be; 0 takes all images without classes, wherever they lie. Default: as found."""
+    """How many classes there must be; 0 uses all images without classes, however deep in the folder. By default,
+    as many as are found."""
     flips: bool = False
-    """Also encode each training image mirrored left to right. Wrong for digits and letters."""
+    """Also encode the mirror image of each training image. Wrong for digits and letters."""
     views: int = 0
-    """Random crops of each training image, encoded in place of its centre, mirrored by chance if flips is set."""
+    """How many random crops of each training image to encode in place of its centre, mirrored at random if flips
+    is set."""
     test_fraction: float = 0.2
-    """Share of the images (photos: of their columns) held out for testing, always the same ones."""
+    """The share of the images (for photos, of their columns) that is held out for testing, always the same
+    ones."""
     hub_split: str = "train"
-    """Split of a hub data set that training and held-out images come from."""
+    """The split of a hub data set that both training and held-out images come from."""
 
     def __post_init__(self) -> None:
-        """Refuse what no source can serve."""
+        """Refuse settings that no source can satisfy."""
         if self.source not in SOURCE_NAMES:
             raise unknown_name("image source", self.source, SOURCE_NAMES)
         if self.channels not in MODES:
@@ -60,19 +64,19 @@ class DataConfig:
 
     @property
     def smallest_side(self) -> int:
-        """Pixels below which the short side of an image counts as broken."""
+        """An image whose short side has fewer pixels counts as broken."""
         return max(1, self.image_size // ENLARGED_AT_MOST)
 
 
 class ImageSource(Protocol):
-    """A finite, ordered set of images. Indexing reads; nothing is held open."""
+    """A finite, ordered set of images. Indexing reads one; no file stays open."""
 
     class_names: tuple[str, ...]
     """Names by label; empty when the source has no classes."""
 
     @property
     def listing(self) -> str:
-        """A hash of what is listed, in order: equal for equal lists of images."""
+        """A hash of the list of images, in order: equal lists have equal hashes."""
         ...
 
     def __len__(self) -> int:
@@ -80,13 +84,13 @@ class ImageSource(Protocol):
         ...
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        """Image ``index``, its centre, as (uint8 ``[H, W, C]``, label); the label is 0 without classes.
+        """The centre of image ``index`` as (uint8 ``[H, W, C]``, label); the label is 0 without classes.
 
         Raises:
-            UnreadableImageError: the file is broken or too small; others can still be read.
+            UnreadableImageError: the image is broken or too small; others can still be read.
         """
         ...
 
-    def picture(self, index: int) -> tuple[Image.Image, int]:
-        """Image ``index`` whole, in mode L or RGB, and its label; raises as indexing does."""
+    def pil_image(self, index: int) -> tuple[Image.Image, int]:
+        """The whole of image ``index`` in mode L or RGB, and its label; raises as indexing does."""
         ...

@@ -1,4 +1,4 @@
-"""Image files as people have them → plain RGB or grey, or one error with the reason."""
+"""Decoding image files of any kind to plain RGB or grey, or raising one error with the reason."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from purrception.storage import plain_reason
 from purrception.utils.errors import InputError
 
 LARGEST_IMAGE = 100_000_000
-"""Pixels of an image beyond which it is not unpacked: these take 400 MB, and 800 while they are turned or laid on
-white."""
+"""The most pixels of an image that is decompressed: so many take 400 MB, and 800 while they are rotated or
+composited."""
 LARGEST_FILE = 2**29
-"""Bytes of an image's file."""
+"""The largest image file, in bytes."""
 MOST_SCANNED = 3_000_000_000
-"""Pixels of a progressive JPEG, counted once for each of its scans, which are ten as a rule: one that adds nothing
-takes 23 bytes, and as long as any other."""
+"""The most pixels of a progressive JPEG times its number of scans, usually ten: a scan that adds nothing takes 23
+bytes, and as long to decode as any other."""
 BAND = 2**20
-"""Pixels that are changed together where a change takes many bytes a pixel."""
+"""How many pixels are processed together where that takes many bytes per pixel."""
 
 NEED_MORE = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
-"""Formats that Pillow knows by name, and decodes only with the help of other programs."""
+"""Formats that Pillow recognises but decodes only with the help of other programs."""
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 SIXTEEN_BIT_FORMATS = ("PNG", "PPM", "JPEG2000")
-"""Formats whose deeper samples Pillow hands over as 0 to 65535, whatever their own maximum."""
+"""Formats whose deeper samples Pillow returns as 0 to 65535, whatever their own maximum."""
 BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # TIFF 6.0, sections 8 and 19
 WHITE_IS_ZERO, SIGNED = 0, 2
 HALF_A_LEVEL = 0.5 / 255
@@ -42,29 +42,29 @@ BACKGROUND = "white"
 
 
 class UnreadableImageError(InputError):
-    """One image that cannot be used, while others can.
+    """One image that cannot be read; others still can.
 
     Args:
-        name: which image, as its source names it.
+        name: the name of the image.
         reason: what is wrong with it.
     """
 
     def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"cannot read the image {name}: {reason}; mend or remove it")
+        super().__init__(f"cannot read the image {name}: {reason}; repair or remove it")
         self.name, self.reason = name, reason
 
 
 @cache
 def image_suffixes() -> frozenset[str]:
-    """Suffixes, in small letters, of the formats that this Pillow opens."""
-    # MPO is opened as the JPEG that it begins with
+    """The suffixes, in lower case, of the formats that this version of Pillow opens."""
+    # an MPO is opened as the JPEG that it begins with
     opened = {*_formats(), "MPO"}
     return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in opened)
 
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Names of the formats that Pillow decodes by itself."""
+    """The names of the formats that Pillow decodes by itself."""
     Image.preinit()  # the common ones first
     Image.init()
     return tuple(kind for kind in Image.ID if kind not in NEED_MORE)
@@ -72,17 +72,17 @@ def _formats() -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def opened(data: bytes | Path | IO[bytes], name: str, most: int = LARGEST_IMAGE) -> Iterator[Image.Image]:
-    """An image whose size is known and accepted, and which is not unpacked yet.
+    """An image whose size is known and accepted, before it is decompressed.
 
-    Its size is judged here, for everyone, in place of Pillow's own warning and error about large images.
+    This check replaces Pillow's own warning and error about large images.
 
     Args:
         data: the file's content, its path, or the open file.
-        name: for errors.
-        most: pixels.
+        name: the name of the image, for errors.
+        most: how many pixels it may have.
 
     Raises:
-        UnreadableImageError: it is empty, no image at all or too large; so does what is raised in the block.
+        UnreadableImageError: the file is empty, too large or not an image, or something was raised in the block.
     """
     try:
         size = len(data) if isinstance(data, bytes) else data.stat().st_size if isinstance(data, Path) else None
@@ -91,7 +91,7 @@ def opened(data: bytes | Path | IO[bytes], name: str, most: int = LARGEST_IMAGE)
         if (size or 0) > LARGEST_FILE:
             raise UnreadableImageError(name, f"{size} bytes; an image's file has at most {LARGEST_FILE}")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is wrong with an image is said once, by an error
+            warnings.simplefilter("ignore")  # an error says once what is wrong with an image
             with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=_formats()) as image:
                 if (pixels := image.width * image.height) > most:
                     raise _too_large(name, f"{image.width}×{image.height} are {pixels / 1e6:.0f} megapixels", most)
@@ -104,12 +104,12 @@ def opened(data: bytes | Path | IO[bytes], name: str, most: int = LARGEST_IMAGE)
         raise UnreadableImageError(name, "not an image in a known format") from error
     except Image.DecompressionBombError as error:
         raise _too_large(name, "far too many megapixels", most) from error
-    except Exception as error:  # decoders meet damage with errors of every kind
+    except Exception as error:  # damaged files raise every kind of error in decoders
         raise UnreadableImageError(name, plain_reason(error)) from error
 
 
 def _scans(image: Image.Image) -> int:
-    """Scans of a JPEG, up to its end; what cameras append behind that is not looked at."""
+    """The number of scans in a JPEG, without what cameras append after its end."""
     stream: IO[bytes] = image.fp  # type: ignore[attr-defined]
     before = stream.tell()
     stream.seek(0)
@@ -122,45 +122,45 @@ def _scans(image: Image.Image) -> int:
 
 
 def _too_large(name: str, size: str, most: int) -> UnreadableImageError:
-    return UnreadableImageError(name, f"{size}; at most {most / 1e6:.0f} are taken: scale it down")
+    return UnreadableImageError(name, f"{size}; at most {most / 1e6:.0f} are accepted: scale it down")
 
 
 def can_be_opened(data: Path | IO[bytes]) -> bool:
-    """Whether Pillow knows the format by its first bytes, and can decode it by itself."""
+    """Whether Pillow recognises the format by the first bytes, and can decode it by itself."""
     try:
-        if isinstance(data, Path) and not data.is_file():  # a pipe would never answer
+        if isinstance(data, Path) and not data.is_file():  # reading a pipe would never end
             return False
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(data, formats=_formats()):
                 return True
-    except Exception as error:  # decoders meet damage with errors of every kind
-        return isinstance(error, Image.DecompressionBombError)  # too large to be read, and an image all the same
+    except Exception as error:  # damaged files raise every kind of error in decoders
+        return isinstance(error, Image.DecompressionBombError)  # too large to be decoded, but an image
 
 
 def not_an_image(name: str) -> str:
-    """Why a file of that name was not taken."""
+    """Why a file of that name does not count as an image."""
     suffix = PurePosixPath(name).suffix
-    return f"{suffix} is no suffix of images that Pillow opens" if suffix else "not an image in a known format"
+    return f"{suffix} is not a suffix of images that Pillow opens" if suffix else "not an image in a known format"
 
 
 def decode_image(data: bytes | Path, name: str, channels: int, smallest_side: int = 1) -> Image.Image:
-    """An image as viewers show it, whole, in mode L (``channels`` 1) or RGB (3).
+    """Decode the whole image as viewers show it, in mode L (``channels`` 1) or RGB (3).
 
-    It is turned as its EXIF entry says. Transparency shows white behind it; it is resolved here, before any
-    resizing, so that the hidden colour of transparent pixels never bleeds into others. What is white in deeper
-    images is the largest value of their format and depth, and 1 for floats; it never depends on the values. Of
-    an animation the first frame is taken; colour profiles are not applied.
+    The image is rotated as its EXIF entry says. Transparent pixels are composited on white before any resizing, so
+    that their hidden colour never bleeds into others. In images of more than 8 bits, white is the largest value of
+    the format and depth, or 1 for floats; it never depends on the pixels. Of an animation the first frame is
+    used. Colour profiles are not applied.
 
     Args:
         data: the file's content, or its path.
-        name: for errors.
+        name: the name of the image, for errors.
         channels: 1 or 3.
-        smallest_side: pixels below which an image is refused.
+        smallest_side: the fewest pixels that the short side may have.
 
     Raises:
-        UnreadableImageError: it is empty, cut off, no image at all, too small, larger than :data:`LARGEST_IMAGE`,
-            or what is white is not known.
+        UnreadableImageError: the file is empty, truncated or not an image; the image is too small or larger than
+            :data:`LARGEST_IMAGE`; or it is not known which value is white.
     """
     with opened(data, name) as image:
         if min(image.size) < smallest_side:
@@ -168,21 +168,21 @@ def decode_image(data: bytes | Path, name: str, channels: int, smallest_side: in
             raise UnreadableImageError(name, f"{size} pixels, smaller than {smallest_side}")
         black, white = _black_and_white(image)
         image.load()
-        _turn(image)
+        _rotate(image)
         deep = image.mode in DEEP_MODES
         return _flatten(_eight_bits(image, black, white) if deep else image, MODES[channels])
 
 
 def _black_and_white(image: Image.Image) -> tuple[float, float]:
-    """The values that an image's format and depth declare as black and white.
+    """The values that are black and white by the image's format and depth.
 
     Raises:
-        ValueError: they declare none.
+        ValueError: the format does not say.
     """
     tiff = image.format == "TIFF"
     tags = image.tag_v2 if tiff else {}  # type: ignore[attr-defined]
     if SIGNED in np.atleast_1d(tags.get(SAMPLE_FORMAT, 1)):
-        raise ValueError("signed integers, of which no value is declared to be black or white: save it unsigned")
+        raise ValueError("signed integers, for which black and white are not defined: save it unsigned")
     if image.mode == "F":
         white = 1.0
     elif image.mode not in DEEP_MODES:
@@ -191,7 +191,7 @@ def _black_and_white(image: Image.Image) -> tuple[float, float]:
         bits = int(np.atleast_1d(tags.get(BITS_PER_SAMPLE, 16))[0])
         if bits > 16 or not (tiff or image.format in SIXTEEN_BIT_FORMATS):
             kind = f"{bits} bits" if tiff else f"mode {image.mode}"
-            raise ValueError(f"{image.format} of {kind}: its white is not declared; save it with 8 or 16 bits")
+            raise ValueError(f"{image.format} of {kind}: its white is not defined; save it with 8 or 16 bits")
         white = 2.0**bits - 1
     return (white, 0.0) if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else (0.0, white)
 
@@ -213,14 +213,14 @@ def _eight_bits(image: Image.Image, black: float, white: float) -> Image.Image:
     return _by_bands(image, scale, "L")
 
 
-def _turn(image: Image.Image) -> None:
-    """Turn an image in place, as its EXIF entry says; a damaged entry says nothing about the pixels."""
+def _rotate(image: Image.Image) -> None:
+    """Rotate an image in place as its EXIF entry says; a damaged entry is ignored."""
     with contextlib.suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
 
 
 def _flatten(image: Image.Image, mode: str) -> Image.Image:
-    """Any mode → L or RGB; what is transparent lies on white."""
+    """Convert any mode to L or RGB, with transparent pixels composited on white."""
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         return _by_bands(image, lambda band: _on_white(band).convert(mode), mode)
     plain = image if image.mode in ("L", "RGB") else image.convert("RGB")
@@ -235,12 +235,12 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _detached(image: Image.Image) -> Image.Image:
-    """The same pixels without their file, which closes; copied only where they lie in it."""
+    """The same pixels, independent of their file; copied only where they are mapped from it."""
     return image.copy() if image.readonly else image._new(image.im)
 
 
 def _by_bands(image: Image.Image, change: Callable[[Image.Image], Image.Image], mode: str) -> Image.Image:
-    """An image with every pixel changed, a band at a time: large ones are in memory once before and once after."""
+    """Change an image band by band, so that no more than the old and the new image is in memory."""
     done, top = Image.new(mode, image.size), 0
     for band in map(change, bands(image)):
         done.paste(band, (0, top))
@@ -249,7 +249,7 @@ def _by_bands(image: Image.Image, change: Callable[[Image.Image], Image.Image], 
 
 
 def bands(image: Image.Image) -> Iterator[Image.Image]:
-    """An image in pieces of its whole width, from top to bottom: of a large one no array is made at once."""
+    """An image in pieces of its full width, from top to bottom, so that no array of all of it is needed."""
     rows = max(1, BAND // image.width)
     for top in range(0, image.height, rows):
         yield image.crop((0, top, image.width, min(top + rows, image.height)))

@@ -9,30 +9,30 @@ from pathlib import Path
 
 from purrception.data.config import DataConfig, Split
 from purrception.data.decoding import can_be_opened, image_suffixes, not_an_image
-from purrception.data.encoded import EncodedImages, expected_classes, hash_names, in_split
+from purrception.data.image_files import ImageFiles, expected_classes, hash_names, in_split
 from purrception.data.labels import Label, class_names_of
 from purrception.data.metadata import METADATA_FILES, find_metadata, read_metadata
-from purrception.data.skipped import Skipped
+from purrception.data.skip_report import Skipped
 from purrception.storage import reading
 from purrception.utils.errors import InputError
 
 TOOL_FOLDERS = ("__", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
-"""How folders begin that operating systems and tools leave behind; what begins with a dot is hidden."""
+"""How the names of folders begin that operating systems and tools create; a leading dot means hidden."""
 TRAINING_NAMES = frozenset({"train", "training"})
 HELD_OUT_NAMES = frozenset({"test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation"})
 
 
-class FolderImages(EncodedImages):
+class FolderImages(ImageFiles):
     """A folder of images: one subfolder per class, or images alone for an unconditional model.
 
-    A ``metadata.csv`` or ``metadata.jsonl`` at its top decides instead, as for Hugging Face's imagefolder. With
-    ``classes`` 0 every image below the folder counts, however deep. Links to folders are followed, each folder is
-    visited once, and a loop of links ends. Hidden files and the folders of tools do not count. A folder is a class
+    Where there is a ``metadata.csv`` or ``metadata.jsonl`` at the top, it gives the labels instead, as in Hugging
+    Face's imagefolder. With ``classes`` 0 every image below the folder is used, however deep. Links to folders are
+    followed, but no folder is visited twice. Hidden files and folders of tools are ignored. A subfolder is a class
     if at least one image in it can be opened.
 
     Raises:
-        InputError: the folder is missing or empty, mixes class folders with loose images, holds splits, or another
-            number of classes than asked for.
+        InputError: the folder is missing or empty, mixes class folders with loose images, contains splits, or has
+            another number of classes than asked for.
     """
 
     def __init__(self, config: DataConfig, split: Split) -> None:
@@ -43,20 +43,24 @@ class FolderImages(EncodedImages):
                 f"no folder of images at {config.root!r}: give one with --data.root DIR "
                 "(class subfolders, or images alone for an unconditional model)"
             )
-        self._left: list[Skipped] = []
+        self._ignored: list[Skipped] = []
         labels = self._list()
-        self._left.sort()
+        self._ignored.sort()
         if not labels:
-            first = f", but other files such as {self._left[0].name}: {self._left[0].reason}" if self._left else ""
+            first = (
+                f", but other files such as {self._ignored[0].name}: {self._ignored[0].reason}"
+                if self._ignored
+                else ""
+            )
             raise InputError(f"{self.root} holds no images, nor folders of images (.png, .jpg, …){first}")
         self.class_names = expected_classes(class_names_of(labels.values(), config.root), config)
         self._paths = [path for path in labels if in_split(path, split, config.test_fraction)]
         self._labels = [labels[path] for path in self._paths]
         if split == "train":
-            self.passed_over = self._left
+            self.ignored_files = self._ignored
 
     def _list(self) -> dict[str, Label]:
-        """The label of each image by its path below the root, with / between its parts, in order."""
+        """The label of each image by its path relative to the root, with / as separator, in order."""
         if self.config.classes == 0:
             return dict.fromkeys(sorted(self._walk("")))
         metadata = find_metadata(self.root)
@@ -68,10 +72,10 @@ class FolderImages(EncodedImages):
             if any("/" in path for path in paths):
                 raise InputError(
                     f"{metadata} has no column label, cls or class, while images lie in subfolders: remove it to "
-                    "take these as classes, or take all images without classes (data.classes 0)"
+                    "use these as classes, or use all images without classes (data.classes 0)"
                 )
             return dict.fromkeys(paths)
-        self._pass(sorted(set(paths) - labels.keys()), f"no row of {metadata.name} names it")
+        self._ignore(sorted(set(paths) - labels.keys()), f"no row of {metadata.name} names it")
         return {path: labels[path] for path in sorted(labels)}
 
     def _list_classes(self) -> dict[str, Label]:
@@ -82,7 +86,7 @@ class FolderImages(EncodedImages):
                 if any(can_be_opened(self.root / path) for path in paths):
                     by_class[entry.name] = paths
                 else:
-                    self._pass(paths, "no image of its folder can be opened, so that this is no class")
+                    self._ignore(paths, "no image in its folder can be opened, so that it is not a class")
         names = {name.lower() for name in by_class}
         if (names & TRAINING_NAMES and names & HELD_OUT_NAMES) or (
             names and names <= TRAINING_NAMES | HELD_OUT_NAMES
@@ -95,15 +99,15 @@ class FolderImages(EncodedImages):
         if by_class and flat:
             raise InputError(
                 f"{self.root} holds class folders and {len(flat)} loose images such as {flat[0]!r}: move them "
-                "into class folders, or take all images without classes (data.classes 0)"
+                "into class folders, or use all images without classes (data.classes 0)"
             )
         return {path: name for name, paths in by_class.items() for path in paths} or dict.fromkeys(flat)
 
-    def _pass(self, paths: list[str], reason: str) -> None:
-        self._left += [Skipped(str(self.root / path), reason) for path in paths]
+    def _ignore(self, paths: list[str], reason: str) -> None:
+        self._ignored += [Skipped(str(self.root / path), reason) for path in paths]
 
     def _walk(self, below: str, *, deep: bool = True) -> Iterator[str]:
-        """Paths of images below a folder of the root, or in it alone; no folder is entered twice."""
+        """The paths of the images in a folder and, if ``deep``, below it; no folder is visited twice."""
         seen = {os.path.realpath(self.root)} if below else set()
         pending = [below]
         while pending:
@@ -120,7 +124,7 @@ class FolderImages(EncodedImages):
                     yield path
                 elif prefix or entry.name not in METADATA_FILES:
                     reason = not_an_image(entry.name)
-                    self._left.append(Skipped(str(self.root / path), reason, "file"))
+                    self._ignored.append(Skipped(str(self.root / path), reason, "file"))
 
     @cached_property
     def listing(self) -> str:
@@ -140,7 +144,7 @@ class FolderImages(EncodedImages):
 
 
 def _visible(folder: str) -> list[os.DirEntry[str]]:
-    """Entries by name, without hidden files and the folders of tools."""
+    """The entries of a folder by name, without hidden files and folders of tools."""
     with reading("a folder", folder), os.scandir(folder) as entries:
         return sorted(
             (
@@ -153,9 +157,9 @@ def _visible(folder: str) -> list[os.DirEntry[str]]:
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
-    """Whether a name says image, or the content does where the name says nothing.
+    """Whether the suffix says that a file is an image, or, without a suffix, its content does.
 
-    A link that leads nowhere is reported when it is read.
+    A broken link is reported when it is read.
     """
     suffix = Path(entry.name).suffix.lower()
     return suffix in image_suffixes() if suffix else can_be_opened(Path(entry.path))

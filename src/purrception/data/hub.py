@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, or saved by its library, through ``datasets``."""
+"""Data sets on the Hugging Face hub, or saved by its library ``datasets``."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import numpy as np
 
 from purrception.data.config import DataConfig, Split
 from purrception.data.decoding import UnreadableImageError
-from purrception.data.encoded import EncodedImages, expected_classes, hash_names, in_split
+from purrception.data.image_files import ImageFiles, expected_classes, hash_names, in_split
 from purrception.data.labels import LABEL_NAMES, class_names_of, read_label
 from purrception.storage import plain_reason, reading
-from purrception.utils.errors import InputError
+from purrception.utils.errors import InputError, in_words
 from purrception.utils.packages import require
 
 SAVED_MARKS = ("dataset_info.json", "dataset_dict.json")
 
 
-class HubImages(EncodedImages):
+class HubImages(ImageFiles):
     """A hub data set by name, or a folder that ``save_to_disk`` wrote; its rows stay on disk.
 
-    Images are the first column of images, labels the first column of class labels, or the one named label, cls or
-    class, by the rule of :func:`read_label`. The held-out images are drawn from the same split of the data set.
+    The first column of images is used, and the first column of class labels or else the one named label, cls or
+    class, which is read by :func:`read_label`. Held-out images come from the same split of the data set.
 
     Raises:
-        InputError: ``datasets`` is not installed, there is no such data set or column, or a label is none.
+        InputError: ``datasets`` is not installed, there is no such data set or column, or a label is invalid.
     """
 
     def __init__(self, config: DataConfig, split: Split) -> None:
@@ -35,8 +35,8 @@ class HubImages(EncodedImages):
         self._image, self._label = _columns(self._rows, config.root)
         self.class_names = expected_classes(self._find_classes(), config)
         keys = range(len(self._rows))
-        chosen = [key for key in keys if in_split(f"row {key}", split, config.test_fraction)]
-        self._chosen = np.asarray(chosen, dtype=np.int64)
+        selected = [key for key in keys if in_split(f"row {key}", split, config.test_fraction)]
+        self._selected = np.asarray(selected, dtype=np.int64)
 
     def _find_classes(self) -> tuple[str, ...]:
         if not self._label or self.config.classes == 0:
@@ -44,28 +44,28 @@ class HubImages(EncodedImages):
         feature, where = self._rows.features[self._label], f"the column {self._label} of {self.config.root}"
         if names := getattr(feature, "names", None):
             return tuple(names)
-        plain = type(feature).__name__ == "Value"  # Arrow finds the different ones of plain columns only
+        plain = type(feature).__name__ == "Value"  # Arrow can list the distinct values of plain columns only
         with reading("a column of labels", where):
             values = self._rows.unique(self._label) if plain else self._rows[self._label]
             return class_names_of((read_label(value, where) for value in values), where)
 
     @cached_property
     def listing(self) -> str:
-        """A hash of the data set's fingerprint and the rows taken."""
-        return hash_names([str(self._rows._fingerprint), *map(str, self._chosen)])
+        """A hash of the data set's fingerprint and of the rows in this split."""
+        return hash_names([str(self._rows._fingerprint), *map(str, self._selected)])
 
     def __len__(self) -> int:
-        return len(self._chosen)
+        return len(self._selected)
 
     def name(self, index: int) -> str:
-        """Data set and row."""
-        return f"{self.config.root}[{self._chosen[index]}]"
+        """The data set and the row."""
+        return f"{self.config.root}[{self._selected[index]}]"
 
     def read(self, index: int) -> tuple[bytes | Path, int]:
-        """Content or path of image ``index``, and its label."""
+        """The content or path of image ``index``, and its label."""
         try:
-            row = self._rows[int(self._chosen[index])]
-        except Exception as error:  # Arrow meets damage with errors of many kinds
+            row = self._rows[int(self._selected[index])]
+        except Exception as error:  # damaged files raise many kinds of errors in Arrow
             raise UnreadableImageError(self.name(index), plain_reason(error)) from error
         image, label = row[self._image], 0
         if image is None:
@@ -82,12 +82,12 @@ class HubImages(EncodedImages):
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether ``datasets`` wrote this folder."""
+    """Whether ``datasets`` saved this folder."""
     return any((folder / mark).is_file() for mark in SAVED_MARKS)
 
 
 def _open(config: DataConfig) -> Any:
-    """Rows of the split asked for, images left encoded."""
+    """The rows of the configured split, with images left encoded."""
     datasets = require("datasets", "the data source hub")
     try:
         if is_saved(Path(config.root)):
@@ -96,10 +96,9 @@ def _open(config: DataConfig) -> Any:
         else:
             name, _, subset = config.root.partition(":")
             rows = datasets.load_dataset(name, subset or None, split=config.hub_split)
-    except Exception as error:  # the library raises many kinds, from the network's to the parser's
-        reason = " ".join(str(error).split())
+    except Exception as error:  # from the network, the file system or the parser
         raise InputError(
-            f"cannot open the data set {config.root!r}, split {config.hub_split!r}: {reason}"
+            f"cannot open the data set {config.root!r}, split {config.hub_split!r}: {in_words(error)}"
         ) from error
     return _without_decoding(rows, datasets)
 
@@ -112,7 +111,7 @@ def _without_decoding(rows: Any, datasets: Any) -> Any:
 
 
 def _columns(rows: Any, root: str) -> tuple[str, str]:
-    """Names of the image column and of the label column, empty where there is none."""
+    """The names of the image column and of the label column, which is empty where there is none."""
     kinds = {column: type(feature).__name__ for column, feature in rows.features.items()}
     images = [column for column, kind in kinds.items() if kind == "Image"]
     if not images:

@@ -1,4 +1,4 @@
-"""Labels as people write them → classes: one rule for tars, hub data sets and metadata files."""
+"""Reading labels as people write them: the same rule for tars, hub data sets and metadata files."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 from purrception.utils.errors import InputError
 
 LABEL_NAMES = ("label", "cls", "class")
-"""What a column or a JSON key that holds labels is called; the first of these that is there counts."""
+"""Names of a column or JSON key of labels; the first one that exists is used."""
 NO_LABEL = "it has no label, while others have one"
 MOST_CLASSES = 2**20
 PLAUSIBLE_CLASSES = 2**16
-"""Classes beyond which at least one in ``FEWEST_USED`` must occur: identifiers and timestamps are no labels."""
+"""With more classes, at least one in ``FEWEST_USED`` must occur: identifiers and timestamps are not labels."""
 FEWEST_USED = 10
 LONGEST_LABEL = 1000
-"""Characters of a class's name."""
+"""The most characters in the name of a class."""
 NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 
 Label = int | str | None
@@ -26,17 +26,17 @@ Label = int | str | None
 
 
 def read_label(value: object, where: str) -> Label:
-    """What a value means as a label.
+    """Read a value as a label.
 
-    Whole numbers are numbers, however they are written (3, 3.0, "03"); other text is a name, and so is a truth
-    value. Nothing, NaN and −1 mean that there is no label.
+    Whole numbers are numbers, however they are written (3, 3.0, "03"); other text and truth values are names.
+    Nothing, NaN and −1 mean that there is no label.
 
     Args:
-        value: as the file has it.
-        where: which image or column, for the error.
+        value: the value in the file.
+        where: the image or column, for the error.
 
     Raises:
-        InputError: it is a list, a fraction, another negative number or far too long a text.
+        InputError: the value is a list, a fraction, another negative number or far too long a text.
     """
     if isinstance(value, bool | np.bool_):
         return str(bool(value))
@@ -45,7 +45,7 @@ def read_label(value: object, where: str) -> Label:
         text = value.strip()
         if not NUMBER.fullmatch(text):
             if len(text) > LONGEST_LABEL:
-                raise _no_label(value, where)
+                raise _not_a_label(value, where)
             return text or None
         number = float(text)
     if isinstance(number, float | np.floating):
@@ -56,14 +56,14 @@ def read_label(value: object, where: str) -> Label:
         return None
     if isinstance(number, int | np.integer) and number >= 0:
         return int(number)
-    raise _no_label(value, where)
+    raise _not_a_label(value, where)
 
 
-def _no_label(value: object, where: str) -> InputError:
+def _not_a_label(value: object, where: str) -> InputError:
     return InputError(
         f"{where} has the label {_short(value)}; a label is a whole number from 0 or a name of at most "
-        f"{LONGEST_LABEL} characters, nothing or -1 stands for none: mend it, or take all images without classes "
-        "(classes 0)"
+        f"{LONGEST_LABEL} characters, nothing or -1 stands for none: correct it, or use all images without "
+        "classes (classes 0)"
     )
 
 
@@ -73,11 +73,11 @@ def _short(value: object) -> str:
 
 
 def class_names_of(labels: Iterable[Label], where: str) -> tuple[str, ...]:
-    """Names by label: 0 to the largest number, or the names in alphabetical order; none without labels.
+    """Class names by label: 0 to the largest number, or the names in alphabetical order; none without labels.
 
     Raises:
-        InputError: some are numbers and others names, there are too many names, or a number is too large to be one
-            of a class.
+        InputError: some labels are numbers and others names, there are too many names, or a number is too large to
+            be a label.
     """
     found = {label for label in labels if label is not None}
     numbers = {label for label in found if isinstance(label, int)}
@@ -92,7 +92,7 @@ def class_names_of(labels: Iterable[Label], where: str) -> tuple[str, ...]:
         found_are = f"the label {_short(max(numbers))}, and {len(numbers)} in all" if numbers else f"{count} names"
         raise InputError(
             f"{where} holds {found_are}; there are at most {MOST_CLASSES} classes, and of more than "
-            f"{PLAUSIBLE_CLASSES} at least a tenth occur: number the classes from 0, or take all images without "
+            f"{PLAUSIBLE_CLASSES} at least a tenth occur: number the classes from 0, or use all images without "
             "classes (classes 0)"
         )
     return tuple(map(str, range(count))) if numbers else tuple(names)

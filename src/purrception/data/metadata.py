@@ -1,4 +1,4 @@
-"""Labels beside the images of a folder: ``metadata.csv`` or ``metadata.jsonl``, as Hugging Face's imagefolder."""
+"""Labels beside the images of a folder: ``metadata.csv`` or ``.jsonl``, as in Hugging Face's imagefolder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from purrception.utils.folders import check_name
 METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 FILE_NAME = "file_name"
 LARGEST_METADATA, LONGEST_LINE = 2**30, 2**20
-"""Bytes of the file, and characters of a line."""
+"""The largest file, in bytes, and the longest line, in characters."""
 MISSING_IN_CSV = frozenset(
     {
         "#N/A",
@@ -40,33 +40,33 @@ MISSING_IN_CSV = frozenset(
         "null",
     }
 )
-"""What pandas takes for nothing, and so imagefolder."""
+"""Text that pandas, and therefore imagefolder, reads as a missing value."""
 
 
 def find_metadata(root: Path) -> Path | None:
     """The metadata file at the top of a folder.
 
     Raises:
-        InputError: there are several, or it is one that only ``datasets`` reads.
+        InputError: there are several, or only ``datasets`` can read it.
     """
     found = [root / name for name in METADATA_FILES if (root / name).is_file()]
     if len(found) > 1:
         raise InputError(
-            f"{root} holds {found[0].name} and {found[1].name}: keep the one that describes the images"
+            f"{root} holds {found[0].name} and {found[1].name}: keep only the one that describes the images"
         )
     if found and found[0].suffix == ".parquet":
-        raise InputError(f"{found[0]} is read by Hugging Face's datasets only: name the folder as hub:{root}")
+        raise InputError(f"{found[0]} can be read only by Hugging Face's datasets: give the folder as hub:{root}")
     return found[0] if found else None
 
 
 def read_metadata(file: Path) -> dict[str, Label] | None:
-    """Label by path below the file's folder, with / between parts; ``None`` without a column of labels.
+    """The label of each path, relative to the file's folder with / as separator; ``None`` without labels.
 
     Raises:
-        InputError: it cannot be read, has no ``file_name``, names one file twice or a file outside, or holds
-            a label that is none; see :func:`read_label`.
+        InputError: the file cannot be read, lacks a ``file_name``, names a file twice or one outside the folder,
+            or has an invalid label; see :func:`read_label`.
     """
-    with reading("metadata", file, "expected is UTF-8, a row for each image"):
+    with reading("metadata", file, "expected is UTF-8 with a row for each image"):
         rows = list(_rows(file))
     column = next((name for name in LABEL_NAMES if any(name in row for row in rows)), None)
     labels: dict[str, Label] = {}
@@ -87,7 +87,7 @@ def read_metadata(file: Path) -> dict[str, Label] | None:
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
-    """Of each row, what is asked for here; captions and the like are not kept."""
+    """The columns of each row that are needed here, without captions and the like."""
     for row in _whole_rows(file):
         yield {name: row[name] for name in (FILE_NAME, *LABEL_NAMES) if name in row}
 
@@ -103,12 +103,12 @@ def _whole_rows(file: Path) -> Iterator[dict[Any, Any]]:
         for line in filter(str.strip, _lines(stream)):
             row = json.loads(line)
             if not isinstance(row, dict):
-                raise ValueError(f"{line.strip()[:40]!r} is no object")
+                raise ValueError(f"{line.strip()[:40]!r} is not a JSON object")
             yield row
 
 
 def _lines(stream: TextIO) -> Iterator[str]:
     while line := stream.readline(LONGEST_LINE + 1):
         if len(line) > LONGEST_LINE:
-            raise ValueError(f"a line of it has more than {LONGEST_LINE} characters")
+            raise ValueError(f"a line has more than {LONGEST_LINE} characters")
         yield line

@@ -1,4 +1,4 @@
-"""The registry of image sources, each with a fixed train/test split."""
+"""The registry of image sources, each with a fixed split into training and test images."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from purrception.data.builtin import DigitsImages, NoiseImages, PhotosImages
 from purrception.data.config import DataConfig, ImageSource, Split
-from purrception.data.embedded import DigitsImages, NoiseImages, PhotosImages
 from purrception.data.folder import FolderImages
 from purrception.data.hub import HubImages, is_saved
 from purrception.data.transforms import images_to_tensor
@@ -26,14 +26,14 @@ SOURCES: dict[str, Callable[[DataConfig, Split], ImageSource]] = {
     "hub": HubImages,
     "noise": NoiseImages,
 }
-EMBEDDED = ("digits", "photos")
+BUILT_IN = ("digits", "photos")
 
 
 def open_images(config: DataConfig, split: Split) -> ImageSource:
-    """Open one split of the images that ``config`` names.
+    """Open one split of the images that ``config`` describes.
 
     Raises:
-        InputError: the images are missing, or do not form one clear set.
+        InputError: the images are missing, or it is not clear which ones are meant.
     """
     if config.image_size == 0:
         raise InputError("data.image_size is 0, which only the recipe folder can choose: give it in pixels")
@@ -41,13 +41,13 @@ def open_images(config: DataConfig, split: Split) -> ImageSource:
 
 
 def find_source(text: str) -> tuple[str, str]:
-    """What a person names, as (source, root).
+    """The (source, root) that the text of a command line means.
 
-    ``digits`` and ``photos`` are embedded; ``hub:NAME`` or a folder that ``datasets`` saved is a hub data set;
-    anything that ends in .tar, with or without wildcards and braces, is tars, as are compressed ones, which their
-    source refuses; the rest is a folder.
+    ``digits`` and ``photos`` are built in. ``hub:NAME`` and folders that ``datasets`` saved are hub data sets.
+    Text that ends in .tar, with or without wildcards and braces, means tars; so do the suffixes of compressed
+    tars, which that source refuses with advice. Everything else is a folder.
     """
-    if text in EMBEDDED:
+    if text in BUILT_IN:
         return text, ""
     if text.startswith("hub:"):
         return "hub", text.removeprefix("hub:")
@@ -57,14 +57,14 @@ def find_source(text: str) -> tuple[str, str]:
 
 
 def name_source(config: DataConfig) -> str:
-    """What a person would name these images by: :func:`find_source` gives source and root back."""
-    if config.source in EMBEDDED:
+    """The text from which :func:`find_source` finds these images."""
+    if config.source in BUILT_IN:
         return config.source
     return f"hub:{config.root}" if config.source == "hub" else config.root
 
 
 def load_split(config: DataConfig, split: Split) -> tuple[Tensor, Tensor]:
-    """All images of a split in memory: float32 ``[n, C, H, W]`` in [−1, 1], and labels, long ``[n]``.
+    """All images of a split: float32 ``[n, C, H, W]`` in [−1, 1], and their labels, long ``[n]``.
 
     Raises:
         InputError: the split holds fewer than two images; see also :func:`open_images`.
@@ -77,10 +77,10 @@ def load_split(config: DataConfig, split: Split) -> tuple[Tensor, Tensor]:
 
 
 def spread_rows(size: int, count: int) -> np.ndarray:
-    """``count`` of ``size`` row numbers, drawn by a key and rising; all of them where there are no more.
+    """A random subset of ``count`` of the row numbers below ``size``, rising and always the same; all if fewer.
 
-    Images come class by class, or classes take turns: the first few would be of one class, and every fifth of a
-    fifth of the classes. A draw knows no order; equal sizes and counts always give the same rows.
+    Images are often sorted by class, or classes take turns: the first few would be of one class, and every fifth
+    of a fifth of the classes. A random subset does not depend on that order.
     """
     if count >= size:
         return np.arange(size)

@@ -1,4 +1,4 @@
-"""A look at somebody's images, before sizes are chosen for them."""
+"""Measuring a sample of images, from which the recipe ``folder`` chooses its sizes."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ SAMPLE = 100
 
 @dataclass(frozen=True)
 class Survey:
-    """What a sample of the training images shows."""
+    """What a sample of the training images tells about all of them."""
 
     images: int
-    """In the training split."""
+    """How many images the training split has."""
     classes: int
-    """0: unconditional."""
+    """How many classes there are; 0 for an unconditional model."""
     short_side: int
-    """Median, pixels."""
+    """The median of the images' short sides, in pixels."""
     grey: bool
-    """Whether no image has any colour."""
+    """Whether all images are grey."""
 
     @classmethod
     def of(cls, config: DataConfig) -> Survey:
-        """Look at up to a hundred training images, drawn by a key.
+        """Look at a random sample of up to a hundred training images.
 
         Raises:
-            InputError: there are none, or none of the sample can be read.
+            InputError: there are no images, or none of the sample can be read.
         """
         source = open_images(replace(config, image_size=8, channels=3), "train")
         if len(source) == 0:
@@ -40,7 +40,7 @@ class Survey:
         sides, grey = [], True
         for index in spread_rows(len(source), SAMPLE):
             try:
-                picture, _ = source.picture(int(index))
+                picture, _ = source.pil_image(int(index))
             except UnreadableImageError as error:
                 broken = error
                 continue

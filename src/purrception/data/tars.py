@@ -1,4 +1,4 @@
-"""The members of a tar, whatever is damaged in it: a header that lies loses its own member only."""
+"""Reading the members of a tar, even a damaged one: a wrong header loses only its own member."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from purrception.utils.errors import InputError
 
 BLOCK = tarfile.BLOCKSIZE
 LARGEST_HEADER = 2**16
-"""Bytes of an extended header (pax), of which names and times take a few hundred."""
+"""The largest extended header (pax), in bytes; names and times take a few hundred."""
 CUT = "the tar ends within it"
-SPARSE = "it is stored as a sparse file, with holes: no image is, pack it as it is"
+SPARSE = "it is stored as a sparse file: pack it without that option of tar"
 
 
 @dataclass(frozen=True)
@@ -24,23 +24,23 @@ class Found:
     """A file in a tar, or the place of one whose header is lost."""
 
     name: str
-    """As the header has it; empty where that is lost."""
+    """The name in the header; empty where the header is lost."""
     offset: int
-    """Of its content, bytes."""
+    """Where its content begins, in bytes."""
     size: int
-    """Bytes of its content, all of them in the tar unless ``damage`` says otherwise."""
+    """The size of its content in bytes; all of it is in the tar unless ``damage`` says otherwise."""
     damage: str = ""
-    """Why its content cannot be had."""
+    """Why its content cannot be read; empty where it can."""
 
 
 def walk_tar(path: str) -> Iterator[Found]:
-    """Files of an uncompressed tar in order, and a lost one for every gap between them that is not empty.
+    """The files of an uncompressed tar in order, with a lost one for every gap between them that is not empty.
 
-    After a header that cannot be used the next good one is looked for, block by block: damage loses what it hits.
-    Every step goes forward, and no more is read than the tar has.
+    After an unusable header the next good one is searched for, block by block, so that damage loses only the
+    members that it hits. Every step moves forward, and nothing is read beyond the end of the tar.
 
     Raises:
-        InputError: it cannot be opened, or is empty.
+        InputError: the tar cannot be opened, or is empty.
     """
     try:
         size = os.path.getsize(path)
@@ -73,7 +73,7 @@ def walk_tar(path: str) -> Iterator[Found]:
                 kept = min(max(info.size, 0), max(size - info.offset_data, 0))
                 damage = SPARSE if info.issparse() else "" if kept == info.size else CUT
                 yield Found(info.name, info.offset_data, kept, damage)
-            # Behind a member that claims more than there is, or less than nothing, others may follow all the same.
+            # A member may claim more bytes than there are, or fewer than none; others may still follow it.
             end, place = (archive.offset, archive.offset) if whole else (size, info.offset_data)
             archive = archive if whole else None
 
@@ -88,32 +88,32 @@ def _holds_data(path: str, start: int, stop: int) -> bool:
 
 
 class Part(io.RawIOBase):
-    """A part of an open file as a file of its own.
+    """A part of an open file, read as if it were a file.
 
     Args:
-        stream: the file.
-        start: first byte.
-        size: bytes.
+        stream: the open file.
+        start: the offset of the first byte.
+        size: how many bytes the part has.
     """
 
     def __init__(self, stream: IO[bytes], start: int, size: int) -> None:
         self._stream, self._start, self._size, self._place = stream, start, size, 0
 
     def readable(self) -> bool:
-        """It is."""
+        """Always true."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """Always true."""
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """Go to a place, as of any file."""
+        """Move to an offset; returns the new one."""
         self._place = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence])
         return self._place
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
-        """Fill a buffer as far as there is content."""
+        """Fill a buffer with the next bytes; returns how many there were."""
         self._stream.seek(self._start + self._place)
         content = self._stream.read(max(0, min(len(buffer), self._size - self._place)))
         buffer[: len(content)] = content

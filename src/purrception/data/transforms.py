@@ -1,4 +1,4 @@
-"""Between PIL images, uint8 arrays ``[H, W, C]`` and float tensors ``[B, C, H, W]`` in [−1, 1]."""
+"""Conversions between PIL images, uint8 arrays ``[H, W, C]`` and float tensors ``[B, C, H, W]`` in [−1, 1]."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ MODES = {1: "L", 3: "RGB"}
 
 
 def scale_short_side(image: Image.Image, size: int) -> Image.Image:
-    """Scale the short side to ``size`` pixels: halved by boxes while it is twice too large, then bicubic.
+    """Scale the short side to ``size`` pixels: by box filters while it is at least twice too large, then bicubic.
 
-    These are the steps of ADM (Dhariwal & Nichol, arXiv 2105.05233), whose reference statistics for
+    This is the procedure of ADM (Dhariwal & Nichol, arXiv 2105.05233), whose reference statistics for
     ImageNet are the field's convention.
     """
     while min(image.size) >= 2 * size:
@@ -28,15 +28,15 @@ def scale_short_side(image: Image.Image, size: int) -> Image.Image:
 
 
 def crop_to_square(image: Image.Image, size: int) -> Image.Image:
-    """Scale the short side to ``size`` pixels and cut the centre square out."""
+    """Scale the short side to ``size`` pixels and crop the square at the centre."""
     scaled = scale_short_side(image, size)
     left, top = (scaled.width - size) // 2, (scaled.height - size) // 2
     return scaled.crop((left, top, left + size, top + size))
 
 
 def pil_to_array(image: Image.Image, size: int, channels: int) -> np.ndarray:
-    """A centre crop as uint8 ``[size, size, channels]``; channels is 1 (grey) or 3 (RGB)."""
-    # A conversion copies even where it changes nothing, and a large image is large.
+    """The centre crop as uint8 ``[size, size, channels]``; channels is 1 (grey) or 3 (RGB)."""
+    # A conversion copies the image even where it changes nothing.
     plain = image if image.mode == MODES[channels] else image.convert(MODES[channels])
     square = crop_to_square(plain, size)
     return np.asarray(square, dtype=np.uint8).reshape(size, size, channels)
@@ -61,12 +61,13 @@ def images_to_tensor(images: Sequence[np.ndarray]) -> Tensor:
 
 
 def tensor_to_bytes(tensor: Tensor, *, truncate: bool = False) -> Tensor:
-    """float ``[B, C, H, W]`` → uint8 ``[B, H, W, C]``, rounded or cut, on the same device; clipped to [−1, 1]."""
+    """float ``[B, C, H, W]`` → uint8 ``[B, H, W, C]`` on the same device, rounded or truncated; clips to [−1,
+    1]."""
     scaled = (tensor.float().clamp(-1, 1) + 1.0) * 127.5
     levels = scaled if truncate else scaled.round()
     return levels.to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def tensor_to_images(tensor: Tensor) -> np.ndarray:
-    """float ``[B, C, H, W]`` → uint8 ``[B, H, W, C]``; values outside [−1, 1] are clipped."""
+    """float ``[B, C, H, W]`` → uint8 ``[B, H, W, C]`` in an array; values are clipped to [−1, 1]."""
     return tensor_to_bytes(tensor).cpu().numpy()

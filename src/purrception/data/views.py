@@ -1,4 +1,4 @@
-"""The views of an image that are encoded: its centre, its mirror image, or random crops."""
+"""Augmentation: which views of an image are encoded: its centre, its mirror image, or random crops."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from purrception.data.transforms import scale_short_side
 from purrception.utils.keyed_rng import Stream, keyed_rng
 
 LARGEST_ENLARGEMENT = 1.25
-"""A random crop shows at least 1/1.25 of the short side."""
+"""How much an image is enlarged for a random crop, at most: a crop shows at least 1/1.25 of its short side."""
 
 
 @dataclass(frozen=True)
 class Views:
-    """Which rows an image becomes."""
+    """Which views of an image are encoded, each as one row."""
 
     crops: int = 0
-    """Random crops in place of the centre; 0: the centre."""
+    """How many random crops take the place of the centre; 0 for the centre itself."""
     flips: bool = False
-    """With the centre, also its mirror image; with crops, each is mirrored with probability ½."""
+    """Whether the centre is followed by its mirror image, or each crop is mirrored with probability ½."""
     size: int = 0
-    """Side of a random crop, pixels."""
+    """The side of a random crop, in pixels."""
     seed: int = 0
-    """Of the crops: crop v of image i depends on (seed, i, v) alone."""
+    """The seed of the crops: crop v of image i depends on (seed, i, v) alone."""
 
     @classmethod
     def of(cls, config: DataConfig, seed: int = 0) -> Views:
-        """The views of training images that ``config`` asks for."""
+        """The views of a training image that ``config`` asks for."""
         return cls(config.views, config.flips, config.image_size, seed)
 
     @property
     def per_image(self) -> int:
-        """Rows that an image becomes."""
+        """The number of views of each image."""
         return self.crops or (2 if self.flips else 1)
 
     def read(self, source: ImageSource, index: int) -> tuple[np.ndarray, int]:
-        """Image ``index`` of ``source`` as (uint8 ``[views, H, W, C]``, label).
+        """The views of image ``index`` as (uint8 ``[views, H, W, C]``, label).
 
         Raises:
-            UnreadableImageError: the file is broken or too small.
+            UnreadableImageError: the image is broken or too small.
         """
         if not self.crops:
             array, label = source[index]
             return np.stack([array, array[:, ::-1]] if self.flips else [array]), label
-        picture, label = source.picture(index)
+        picture, label = source.pil_image(index)
         return np.stack([self._crop(picture, index, view) for view in range(self.crops)]), label
 
     def _crop(self, picture: Image.Image, index: int, view: int) -> np.ndarray:

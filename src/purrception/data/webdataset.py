@@ -1,4 +1,4 @@
-"""Images in tars, as webdataset lays them out: 00042.jpg beside 00042.cls or 00042.json."""
+"""Images in tars in webdataset's layout: 00042.jpg beside 00042.cls or 00042.json."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from purrception.data.decoding import (
     image_suffixes,
     not_an_image,
 )
-from purrception.data.encoded import EncodedImages, expected_classes, hash_names, in_split
+from purrception.data.image_files import ImageFiles, expected_classes, hash_names, in_split
 from purrception.data.labels import LABEL_NAMES, Label, class_names_of, read_label
-from purrception.data.skipped import Skipped
+from purrception.data.skip_report import Skipped
 from purrception.data.tars import CUT, Found, Part, walk_tar
 from purrception.storage import plain_reason, reading
 from purrception.utils.errors import InputError
@@ -38,17 +38,17 @@ COMPRESSED = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"PK\x03\x04": "zip",
 }
-"""How files begin that hold their content compressed."""
+"""The first bytes of compressed files."""
 LABEL_SUFFIXES = (".cls", ".json")
 LARGEST_LABEL_FILE = 2**20
-"""Bytes of a ``.cls`` or ``.json``."""
+"""The largest ``.cls`` or ``.json``, in bytes."""
 MOST_TARS = 10**6
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".zip")
 
 
 @dataclass(frozen=True)
 class Member:
-    """One image inside a tar, or the place of one that is lost."""
+    """One image in a tar, or the place of one that is lost."""
 
     name: str
     offset: int
@@ -59,23 +59,23 @@ class Member:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a tar holds."""
+    """What a tar contains."""
 
     images: list[Member]
-    left_over: list[Skipped]
-    """Members that are no image, nor of one that is there."""
+    ignored: list[Skipped]
+    """Members that are neither an image nor the label of one."""
 
 
-class TarImages(EncodedImages):
+class TarImages(ImageFiles):
     """Uncompressed tars of images, read in place.
 
-    What belongs together has one name up to its first dot, as in webdataset; the last suffix says what it is, in
-    small letters or large ones. A label is the content of ``KEY.cls``, or ``label``, ``cls`` or ``class`` in
-    ``KEY.json``, by the rule of :func:`read_label`. Only the number of images of each tar stays in memory, and the
-    list of a few tars at a time. A damaged header loses its member.
+    Members belong together if their names agree up to the first dot, as in webdataset; the last suffix, in any
+    case, says what a member is. A label is the content of ``KEY.cls``, or ``label``, ``cls`` or ``class`` in
+    ``KEY.json``, read by :func:`read_label`. Only the number of images in each tar stays in memory, and the lists
+    of a few tars. A damaged header loses its member.
 
     Raises:
-        InputError: a tar is missing or compressed, there are no images, or a label is none.
+        InputError: a tar is missing or compressed, there are no images, or a label is invalid.
     """
 
     def __init__(self, config: DataConfig, split: Split) -> None:
@@ -84,15 +84,15 @@ class TarImages(EncodedImages):
         self.tars = expand_pattern(config.root)
         self._members = lru_cache(maxsize=8)(self._list_members)
         labels: set[Label] = set()
-        left_over: list[Skipped] = []
+        ignored: list[Skipped] = []
         counts = []
         for number, tar in enumerate(self.tars):
-            contents = self._read(tar)  # of both splits: a class that one lacks is a class all the same
+            contents = self._read(tar)  # of both splits, for a class that one of them lacks
             labels |= {member.label for member in contents.images}
-            left_over += contents.left_over
+            ignored += contents.ignored
             counts.append(sum(self._is_mine(number, member) for member in contents.images))
         if split == "train":
-            self.passed_over = left_over
+            self.ignored_files = ignored
         self.class_names = expected_classes(class_names_of(labels, config.root), config)
         self._ends = np.cumsum(counts)
 
@@ -108,7 +108,7 @@ class TarImages(EncodedImages):
 
     @cached_property
     def listing(self) -> str:
-        """A hash of the tars' names and sizes."""
+        """A hash of the names and sizes of the tars."""
         sizes = (f"{Path(tar).name} {os.path.getsize(tar)}" for tar in self.tars)
         return hash_names([self._split, *sizes])
 
@@ -121,12 +121,12 @@ class TarImages(EncodedImages):
         return self.tars[number], members[index - int(self._ends[number]) + len(members)]
 
     def name(self, index: int) -> str:
-        """Tar and member."""
+        """The tar and the member."""
         tar, member = self._find(index)
         return f"{tar}:{member.name}"
 
     def read(self, index: int) -> tuple[bytes, int]:
-        """Content and label of image ``index``."""
+        """The content of image ``index``, and its label."""
         tar, member = self._find(index)
         if member.damage:
             raise UnreadableImageError(f"{tar}:{member.name}", member.damage)
@@ -140,14 +140,14 @@ class TarImages(EncodedImages):
 
 
 def read_members(tar: str, *, labelled: bool = True) -> Contents:
-    """The images of a tar in order, and what is left over; a gap of bytes that are no member is a lost image.
+    """The images of a tar in order, and the members that are ignored; bytes between members are a lost image.
 
     Args:
-        tar: its path.
-        labelled: whether labels are looked at.
+        tar: the path of the tar.
+        labelled: whether to read labels.
 
     Raises:
-        InputError: it cannot be opened, is compressed, or holds a label that is none.
+        InputError: the tar cannot be opened, is compressed, or has an invalid label.
     """
     images: dict[str, Member] = {}
     labels: dict[str, Label] = {}
@@ -160,12 +160,12 @@ def read_members(tar: str, *, labelled: bool = True) -> Contents:
                 images[place] = Member(place, file.offset, 0, damage=file.damage)
                 continue
             if any(part.startswith((".", "__")) and part != "." for part in file.name.split("/")):
-                continue  # what file managers leave behind
+                continue  # created by file managers
             key, name = _key(file.name), f"{tar}:{file.name}"
             suffix = Path(file.name).suffix.lower()
             if suffix in image_suffixes() or (not suffix and _is_image(file, stream)):
                 if key in images:
-                    reason = f"{images[key].name} has its name up to the first dot, and is taken"
+                    reason = f"{images[key].name} has its name up to the first dot, and is used"
                     others.append(("", Skipped(name, reason)))
                 images.setdefault(key, _member(file))
             elif suffix in LABEL_SUFFIXES:
@@ -196,7 +196,7 @@ def _member(file: Found) -> Member:
 
 
 def _key(name: str) -> str:
-    """What the members of one sample share: the folder, and the name up to its first dot."""
+    """What the members of one sample have in common: the folder, and the name up to its first dot."""
     folder, _, file = name.rpartition("/")
     return f"{folder}/{file.partition('.')[0]}"
 
@@ -205,15 +205,15 @@ def _refuse_compressed(tar: str, start: bytes) -> None:
     for mark, kind in COMPRESSED.items():
         if start.startswith(mark):
             raise InputError(
-                f"{tar} is compressed ({kind}), and images are read in place: unpack it into a tar or a folder"
+                f"{tar} is compressed ({kind}), but images are read in place: unpack it into a tar or a folder"
             )
 
 
 def _read_label(file: Found, stream: IO[bytes], suffix: str, name: str) -> tuple[Label, str]:
-    """What a member says of its image, and, if that is nothing, why it cannot be read.
+    """The label that a member gives, and, if there is none, why it cannot be read.
 
     Raises:
-        InputError: it can be read, and what it says is no label.
+        InputError: the member can be read, but its label is invalid.
     """
     if file.damage or file.size > LARGEST_LABEL_FILE:
         return None, file.damage or f"{file.size} bytes; labels have at most {LARGEST_LABEL_FILE}"
@@ -223,17 +223,17 @@ def _read_label(file: Found, stream: IO[bytes], suffix: str, name: str) -> tuple
         return read_label(text, name), ""
     try:
         values = json.loads(text)
-    except Exception as error:  # deep nesting and endless numbers have errors of their own
+    except Exception as error:  # deep nesting and endless numbers raise errors of their own
         return None, f"not JSON that can be read: {plain_reason(error)}"
     found = [values[key] for key in LABEL_NAMES if key in values] if isinstance(values, dict) else []
     return (read_label(found[0], name) if found else None), ""
 
 
 def expand_pattern(pattern: str) -> list[str]:
-    """Paths of tars: one file, a glob, braces such as {000..146} or {a,b}, in order and without repeats.
+    """The tars that a pattern means: one file, a glob, or braces such as {000..146} or {a,b}; none is repeated.
 
     Raises:
-        InputError: nothing is there, one of the files named is missing, or a range is endless.
+        InputError: there is nothing, one of the files named is missing, or a range is too long.
     """
     paths: list[str] = []
     for path in _braces(pattern):
@@ -259,7 +259,7 @@ def _braces(pattern: str) -> list[str]:
             parts.append(inner.split(","))
     if (count := math.prod(map(len, parts))) > MOST_TARS:
         raise InputError(
-            f"{pattern!r} stands for {count} tars; at most {MOST_TARS} are taken: give a glob or a folder"
+            f"{pattern!r} stands for {count} tars; at most {MOST_TARS} are accepted: give a glob or a folder"
         )
     texts = [
         [f"{number:0{widths[place]}d}" for number in part] if isinstance(part, range) else part

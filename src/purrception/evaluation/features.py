@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from purrception.data import Skipped, UnreadableImageError, images_to_tensor, passed_over, spread_rows
+from purrception.data import Skipped, UnreadableImageError, ignored_files, images_to_tensor, spread_rows
 from purrception.evaluation.extractors import Extracted, Extractor, extract_in_groups, with_channels
 from purrception.evaluation.image_sets import ImageSet
 from purrception.evaluation.metrics.statistics import FeatureStatistics, RunningStatistics, merged, require_finite
@@ -52,7 +52,7 @@ class ImageFeatures:
     """Height and width of the images; empty where they are not known."""
     skipped: tuple[Skipped, ...] = ()
     """Images that cannot be read and are left out."""
-    passed_over: tuple[Skipped, ...] = ()
+    ignored_files: tuple[Skipped, ...] = ()
     """Files beside the images that were not taken for such."""
 
     @property
@@ -83,7 +83,7 @@ class FeatureCache:
     def __init__(self, folder: str = "") -> None:
         self.folder: Path | None = None
         if folder != "none":
-            self.folder = Path(folder) if folder else user_cache() / "features"
+            self.folder = Path(folder) if folder else user_cache("features")
 
     def load(self, extractor: Extractor, content: str, count: int) -> Extracted | None:
         """Features of ``count`` images; a file that is damaged, altered or of an older version counts as none."""
@@ -248,7 +248,7 @@ def _joined(
         content=digest,
         size=next(part.shape[:2] for part in parts if part.extracted is not None),
         skipped=tuple(one for part in parts for one in part.skipped),
-        passed_over=tuple(passed_over(images)),
+        ignored_files=tuple(ignored_files(images)),
     )
 
 

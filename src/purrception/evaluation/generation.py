@@ -1,4 +1,4 @@
-"""Images for an evaluation: codes kept on disk as they are made, so that a killed job goes on where it stood."""
+"""Images generated for an evaluation: their codes are kept on disk, so that a killed job resumes where it was."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ from purrception.utils.keyed_rng import Stream, keyed_rng
 from purrception.utils.progress import ProgressBar, note
 
 PART = 128
-"""Images of one file of codes; also what processes are dealt."""
-WRITTEN = "a part of generated codes"
-LabelLaw = Literal["balanced", "data"]
+"""Images per file of codes; also the unit of work that is shared among processes."""
+PART_FILE = "a part of generated codes"
 
 
 @dataclass(frozen=True)
 class Request:
-    """Which images are made; image i depends on this and on i alone."""
+    """Which images are generated; image i depends on this and on i alone."""
 
     settings: SamplingConfig
     seed: int = 0
-    law: LabelLaw = "balanced"
+    labels: Literal["balanced", "data"] = "balanced"
     """balanced: classes take turns; data: each label is drawn as often as it occurs among the training images."""
-    shares: tuple[float, ...] = ()
-    """Of each class, for the law data."""
+    label_shares: tuple[float, ...] = ()
+    """How often each class occurs there."""
 
     def label(self, number: int, classes: int) -> int:
-        """Of image ``number``."""
+        """The label of image ``number``."""
         if classes == 0:
             return 0
-        if self.law == "balanced":
+        if self.labels == "balanced":
             return number % classes
-        return int(keyed_rng(self.seed, Stream.EVALUATION, number, part=3).choice(classes, p=self.shares))
+        rng = keyed_rng(self.seed, Stream.EVALUATION, number, part=3)
+        return int(rng.choice(classes, p=self.label_shares))
 
 
 def describe(pipeline: PurrceptionPipeline, request: Request) -> dict[str, Any]:
@@ -61,33 +61,44 @@ def describe(pipeline: PurrceptionPipeline, request: Request) -> dict[str, Any]:
         "objective": pipeline.config.objective,
         "sampling": asdict(request.settings),
         "seed": request.seed,
-        "labels": request.law,
-        "label_shares": list(request.shares),
+        "labels": request.labels,
+        "label_shares": list(request.label_shares),
         "precision": str(pipeline.dtype),
         "device": pipeline.device.type,
     }
 
 
+def request_key(description: dict[str, Any]) -> str:
+    """The name of a folder of codes: a hash of everything that they depend on, see :func:`describe`.
+
+    Settings that were renamed enter under their first names, so that codes of earlier versions are found again.
+    """
+    first_names = {name: first for first, name in SamplingConfig.RENAMED.items()}
+    sampling = {first_names.get(name, name): value for name, value in description["sampling"].items()}
+    text = json.dumps({**description, "sampling": sampling}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class Expected:
-    """What the codes of a request look like, whoever wrote them."""
+    """What the codes of a request must look like."""
 
     request: str
-    """The hash that their folder is named by."""
+    """The request's key, which names their folder."""
     codes: int
     """Codes in the codebook, K."""
     grid: tuple[int, ...]
     labels: Callable[[range], list[int]]
-    """Of images by number."""
+    """Labels of images, by their numbers."""
 
 
 class GeneratedCodes:
     """Files of codes in a folder, :data:`PART` images each, by number.
 
     Args:
-        folder: where they lie.
-        num: how many images are wanted.
-        expected: what they must look like; by default, what their digests say is believed.
+        folder: where they are.
+        num: how many images are requested.
+        expected: what they must look like; by default, their digests alone are checked.
     """
 
     def __init__(self, folder: Path, num: int, expected: Expected | None = None) -> None:
@@ -96,7 +107,7 @@ class GeneratedCodes:
         self._told = False
 
     def part(self, number: int) -> tuple[np.ndarray, np.ndarray, int] | None:
-        """Codes, labels and NFE of a part as far as it is wanted; ``None`` where it is missing or too short.
+        """Codes, labels and NFE of a part, no more than requested; ``None`` where it is missing or too short.
 
         Raises:
             InputError: it is damaged or altered.
@@ -105,8 +116,8 @@ class GeneratedCodes:
         rows = range(number * PART, min((number + 1) * PART, self.num))
         if not path.is_file():
             return None
-        kept = read_sealed(path, WRITTEN)
-        with reading(WRITTEN, path):
+        kept = read_sealed(path, PART_FILE)
+        with reading(PART_FILE, path):
             indices, labels = kept.tensors["indices"].numpy(), kept.tensors["labels"].numpy()
             nfe = int(kept.tensors["nfe"][0])
             if len(indices) < len(rows):
@@ -115,32 +126,32 @@ class GeneratedCodes:
         if not kept.has_digest and not self._told:
             self._told = True
             note(
-                f"the codes in {self.folder} are of an earlier version, which gave them no digest: they are taken "
-                "as they are; remove the folder to have them made again"
+                f"the codes in {self.folder} are of an earlier version, which gave them no digest: they are used "
+                "as they are; remove the folder to have them generated again"
             )
         return indices[: len(rows)], labels[: len(rows)], nfe
 
-    def sound(self, number: int) -> bool:
-        """Whether a part is there and good; of one that is damaged or altered a line is said."""
+    def is_valid(self, number: int) -> bool:
+        """Whether a part is there and valid; a line is printed about one that is damaged or altered."""
         try:
             return self.part(number) is not None
         except InputError as error:
-            note(f"{error}; its images are made again")
+            note(f"{error}; its images are generated again")
             return False
 
     def _check(self, number: int, kept: Sealed, indices: np.ndarray, labels: np.ndarray) -> None:
-        rows, wanted = range(number * PART, number * PART + len(indices)), self.expected
+        rows, expected = range(number * PART, number * PART + len(indices)), self.expected
         if indices.dtype.kind not in "iu" or labels.dtype.kind not in "iu" or labels.shape != indices.shape[:1]:
             raise ValueError(f"codes of shape {list(indices.shape)} do not go with labels of {list(labels.shape)}")
         if len(rows) > PART:
             raise ValueError(f"a part has at most {PART} images; this one has {len(rows)}")
-        if wanted is None:
+        if expected is None:
             return
         if kept.has_digest and kept.about != self._about(number):
             raise ValueError("it is another part, or of other images")
-        if indices.shape[1:] != wanted.grid or int(indices.min()) < 0 or int(indices.max()) >= wanted.codes:
-            raise ValueError(f"codes are below {wanted.codes}, on a grid of {'×'.join(map(str, wanted.grid))}")
-        if labels.tolist() != wanted.labels(rows):
+        if indices.shape[1:] != expected.grid or int(indices.min()) < 0 or int(indices.max()) >= expected.codes:
+            raise ValueError(f"codes are below {expected.codes}, on a grid of {'×'.join(map(str, expected.grid))}")
+        if labels.tolist() != expected.labels(rows):
             raise ValueError("its labels are not those that were asked for")
 
     def _path(self, number: int) -> Path:
@@ -150,7 +161,7 @@ class GeneratedCodes:
         return {"request": self.expected.request if self.expected else "", "part": number}
 
     def write(self, number: int, indices: torch.Tensor, labels: torch.Tensor, nfe: int, codes: int) -> None:
-        """Write a part whole."""
+        """Write a part; its file appears whole or not at all."""
         content = {
             "indices": indices.to(torch.uint16 if codes <= 2**16 else torch.int32),
             "labels": labels.to(torch.int32),
@@ -165,7 +176,7 @@ class GeneratedCodes:
 
     @property
     def nfe(self) -> int:
-        """Network evaluations per image, of the dearest part."""
+        """Network evaluations per image, in the part that took most."""
         return max(self._read(number)[2] for number in range(self.parts))
 
     def rows(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -195,54 +206,53 @@ def generate(
     parent: Path,
     batch_size: int = PART,
 ) -> GeneratedCodes:
-    """Make the codes that are missing, shared by all processes; each returns when all are there.
+    """Generate the codes that are missing, shared by all processes; each returns when all are there.
 
-    They lie below ``parent`` in a folder named by a hash of everything they depend on. What a killed job had
-    finished is found again, and asking for more images adds to those that are there.
+    They are kept below ``parent`` in a folder named by a hash of everything they depend on. What a killed job had
+    finished is found again, and a request for more images adds to those that are there.
 
     Args:
         pipeline: the network and its tokenizer.
         request: which images.
         num: how many.
-        parent: where folders of codes lie.
+        parent: holds the folders of codes.
         batch_size: images that the network sees at a time.
 
     Raises:
-        InputError: settings that the objective or the network cannot honour; another process makes the same
+        InputError: settings that the objective or the network cannot honour; another process generates the same
             images, or the disk is full.
     """
     if num < 2 or batch_size < 1:
         raise InputError(
             f"an evaluation needs at least 2 images and a batch_size of 1; given {num} and {batch_size}"
         )
-    described = describe(pipeline, request)
-    key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+    network, description = pipeline.transformer, describe(pipeline, request)
+    key = request_key(description)
 
     def labels_of(rows: range) -> list[int]:
         return [request.label(row, network.num_classes) for row in rows]
 
-    network = pipeline.transformer
     codes = GeneratedCodes(parent / key, num, Expected(key, len(network.codebook), network.grid, labels_of))
     with one_writer(codes.folder):
         if distributed.rank() == 0:
-            write_file(codes.folder / "request.json", json.dumps(described, indent=2))
-        _make_missing(codes, pipeline, request, batch_size)
+            write_file(codes.folder / "request.json", json.dumps(description, indent=2))
+        _generate_missing(codes, pipeline, request, batch_size)
         distributed.wait()
     return codes
 
 
-def _make_missing(codes: GeneratedCodes, pipeline: PurrceptionPipeline, request: Request, batch_size: int) -> None:
+def _generate_missing(
+    codes: GeneratedCodes, pipeline: PurrceptionPipeline, request: Request, batch_size: int
+) -> None:
     """This process's share of the parts that are not there."""
     network, objective, num = pipeline.transformer.eval(), pipeline.objective, codes.num
-    own = [number for number in distributed.share(codes.parts) if not codes.sound(number)]
+    own = [number for number in distributed.share(codes.parts) if not codes.is_valid(number)]
     total, done = sum(min(PART, num - number * PART) for number in own), 0
     with ProgressBar(f"guidance {request.settings.guidance_scale:g}", total, silent=not own) as bar:
         for number in own:
-            first = number * PART
-            count = min(PART, num - first)
-            numbers = range(first, first + count)
+            numbers = range(number * PART, min((number + 1) * PART, num))
             labels = torch.tensor([request.label(image, network.num_classes) for image in numbers])
-            made = sample_codes(
+            samples = sample_codes(
                 network,
                 objective,
                 labels,
@@ -250,10 +260,10 @@ def _make_missing(codes: GeneratedCodes, pipeline: PurrceptionPipeline, request:
                 request.seed,
                 batch_size,
                 on_progress=lambda part, before=done: bar.update(before + part),  # type: ignore[misc]
-                first=first,
+                first=numbers.start,
             )
-            codes.write(number, made.indices, labels, made.nfe, len(network.codebook))
-            done += count
+            codes.write(number, samples.indices, labels, samples.nfe, len(network.codebook))
+            done += len(numbers)
 
 
 def images_of(codes: GeneratedCodes, pipeline: PurrceptionPipeline, *, truncate: bool = False) -> CodeImages:
@@ -266,19 +276,19 @@ def images_of(codes: GeneratedCodes, pipeline: PurrceptionPipeline, *, truncate:
 def save_images(images: CodeImages, folder: Path, kind: Literal["png", "npz"], manifest: dict[str, Any]) -> Path:
     """Write generated images for other evaluators, beside their codes; returns where they are.
 
-    ``png-N/000000.png``, …: an image's number is its name, so that no two share one. ``images-N.npz`` is ADM's
-    layout. What a killed job had written is kept.
+    PNGs are named by their numbers, ``png-N/000000.png`` and so on, so that no two share a name; ``images-N.npz``
+    has ADM's layout. What a killed job had written is kept.
     """
     name = f"{len(images)}{'-truncated' if images.truncate else ''}"
-    place = folder / f"png-{name}" if kind == "png" else folder / f"images-{name}.npz"
+    path = folder / (f"png-{name}" if kind == "png" else f"images-{name}.npz")
     with one_writer(folder):
         if kind == "png":
-            _save_pngs(images, place)
-        elif distributed.rank() == 0 and not place.is_file():
-            with whole_file(place) as partial:
+            _save_pngs(images, path)
+        elif distributed.rank() == 0 and not path.is_file():
+            with whole_file(path) as partial:
                 _save_npz(images, partial, manifest)
         distributed.wait()
-    return place
+    return path
 
 
 def _save_pngs(images: CodeImages, folder: Path) -> None:
@@ -305,13 +315,13 @@ def _save_npz(images: CodeImages, path: Path, manifest: dict[str, Any]) -> None:
             np.lib.format.write_array_header_1_0(stream, header)
             for start in range(0, len(images), PART):
                 part = images.read(range(start, min(start + PART, len(images))))
-                stream.write(_colours([array for array, _ in part]).tobytes())
+                stream.write(_rgb([array for array, _ in part]).tobytes())
                 labels += [label for _, label in part]
         for name, array in ((NPZ_LABELS, np.array(labels)), ("manifest", np.array(json.dumps(manifest)))):
             with archive.open(f"{name}.npy", "w") as stream:
                 np.lib.format.write_array(stream, array)
 
 
-def _colours(arrays: Sequence[np.ndarray]) -> np.ndarray:
+def _rgb(arrays: Sequence[np.ndarray]) -> np.ndarray:
     stacked = np.stack(arrays)
     return np.ascontiguousarray(np.broadcast_to(stacked, (*stacked.shape[:3], 3)))

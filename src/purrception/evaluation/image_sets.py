@@ -18,8 +18,8 @@ from purrception.data import (
     Split,
     UnreadableImageError,
     decode_image,
+    ignored_files,
     open_images,
-    passed_over,
     spread_rows,
 )
 from purrception.data.decoding import LARGEST_IMAGE
@@ -72,7 +72,7 @@ class SourceImages:
         self.source, self.title, self.grey = source, title, grey
         self.rows = np.arange(len(source)) if rows is None else rows
         self.class_names = tuple(source.class_names)
-        self.passed_over = passed_over(source)
+        self.ignored_files = ignored_files(source)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -117,9 +117,9 @@ class FolderOfImages:
         return _without_colour(self)
 
     @property
-    def passed_over(self) -> Sequence[Skipped]:
+    def ignored_files(self) -> Sequence[Skipped]:
         """Files of the folder that were not taken."""
-        return self.files.passed_over
+        return self.files.ignored_files
 
     def __len__(self) -> int:
         return len(self.files)

@@ -114,7 +114,7 @@ class Reference:
                     self.saved.content,
                     seen.size,
                     seen.skipped,
-                    seen.passed_over,
+                    seen.ignored_files,
                 )
             if self.images is None:
                 how = f"take --features {theirs[0]}"

@@ -81,7 +81,7 @@ def evaluate(
     """
     classes = pipeline.transformer.num_classes
     cache = FeatureCache(procedure.cache)
-    reference = open_reference(procedure.reference, data, pipeline.tokenizer, procedure.protocol)
+    reference = open_reference(procedure.reference or "test", data, pipeline.tokenizer, procedure.protocol)
     classifier, origin = _classifier_of_run(data, classes, config, procedure, cache)
     evaluator = _evaluator(reference, _ToBeGenerated(data.channels == 1), classifier, cache, config, procedure)
     measured, rows = [], []
@@ -102,7 +102,7 @@ def evaluate(
     how |= {"levels": "truncated"} if config.truncate else {}
     del how["sampling"]["guidance_scale"]
     manifest = build_manifest(evaluator, how, config.num, origin)
-    floors = _floors(evaluator, config.num, _other_split(procedure.reference, data, config.num), tokens)
+    floors = _floors(evaluator, config.num, _other_split(procedure.reference or "test", data, config.num), tokens)
     return _report(evaluator, measured, rows, floors, manifest, procedure, folder)
 
 
@@ -138,7 +138,7 @@ def save_reference(
     evaluator, origin = _evaluator_of_images(reference, images, config, procedure)
     manifest = build_manifest(evaluator, {"path": str(target)}, evaluator.real.count, origin)
     _save_statistics(evaluator, procedure, manifest)
-    return Path(procedure.save_stats), (*evaluator.real.skipped, *evaluator.real.passed_over)
+    return Path(procedure.save_stats), (*evaluator.real.skipped, *evaluator.real.ignored_files)
 
 
 def open_images_at(target: Path) -> FolderOfImages | NpzImages:
@@ -284,7 +284,7 @@ def _report(
         with whole_folder(folder) as partial:
             result.write(partial)
             seen = [*(one.features for one in measured), evaluator.real]
-            write_report(partial, sorted({one for each in seen for one in (*each.skipped, *each.passed_over)}))
+            write_report(partial, sorted({one for each in seen for one in (*each.skipped, *each.ignored_files)}))
             real = (real_images, evaluator.real) if real_images is not None else None
             draw(result, (best.images, best.features), real, partial)
             if evaluator.classifier is not None:

@@ -1,4 +1,4 @@
-"""How an evaluation is done: what stands in a run's configuration, and what a command adds."""
+"""Settings of an evaluation: those of a run's configuration, and those that a command adds."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from purrception.utils.errors import InputError
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How many images are judged, by which classifier and in which features."""
+    """How many images are generated, and by which classifier and in which features they are evaluated."""
 
     num: int = 500
-    """Generated images; classes take turns."""
+    """Number of generated images per guidance scale; classes take turns."""
     guidances: tuple[float, ...] = (1.0, 1.5)
-    """Guidance scales to judge, one row of the report each."""
+    """Guidance scales to evaluate; each gives one row of the report."""
     seed: int = 0
-    """Of the generated images."""
+    """Seed of the generated images and of the classifier."""
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
-    """Trained on the real training images."""
+    """How the classifier is trained on the real training images."""
     features: str = "classifier"
-    """What distances, precision and recall are measured in: classifier (what it knows of the classes), texture
-    (fixed random filters, steadier where there are few classes), inception or dinov2 (which need weights)."""
+    """Features in which distances, precision and recall are measured: classifier (sensitive to the classes),
+    texture (fixed random filters, steadier where there are few classes), inception or dinov2 (which need weights).
+    """
     truncate: bool = False
-    """Cut the levels of generated images down to whole numbers, as the paper's code does, instead of rounding."""
+    """Round the pixel values of generated images down, as the paper's code does, instead of to the nearest."""
 
     def __post_init__(self) -> None:
         """Refuse an empty evaluation and unknown features."""
@@ -40,32 +41,33 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class Procedure:
-    """What an evaluation does besides its configuration; see the options of ``purrception evaluate``."""
+    """What ``purrception evaluate`` can be told in addition to the run's configuration."""
 
-    reference: str = "test"
-    """test, train, a folder of images, token shards, or an ``.npz``."""
+    reference: str = ""
+    """Real images to compare with: test or train (of the run's data; by default test), a folder, token shards, or
+    an .npz."""
     protocol: str = ""
-    """adm-train, val or custom; default: by the kind of reference."""
+    """Name of the protocol in the report: adm-train, val or custom; by default, that of the kind of reference."""
     weights: str = ""
-    """Of the extractor, where it needs some."""
+    """Weights of the feature extractor: a file for inception, a folder or hub:OWNER/NAME for dinov2."""
     classifier: str = ""
-    """A trained one, in place of the one that learns the real images."""
+    """The classifier.safetensors of an earlier report; by default, one is trained on the real images."""
     labels: Literal["balanced", "data"] = "balanced"
-    """Classes take turns, or come as often as in the data."""
+    """Labels of the generated images: classes take turns, or occur as often as in the training shards."""
     bootstrap: int = 100
-    """Rounds of the intervals; 0: none."""
+    """Bootstrap rounds for the intervals, at most 20 above 512 dimensions; 0 leaves the intervals out."""
     strict: bool = False
-    """Refuse broken images instead of leaving them out."""
+    """Stop at a broken image instead of leaving it out and counting it."""
     cache: str = ""
-    """Folder for features; default: below the user's cache; "none" keeps nothing."""
+    """Folder where features are cached; by default, features in purrception's cache; none caches nothing."""
     save_images: Literal["", "png", "npz"] = ""
-    """Also write the generated images, for other evaluators."""
+    """Also save the generated images for other evaluators: as PNGs, or as one .npz in ADM's layout."""
     save_stats: str = ""
-    """File for the reference's statistics."""
+    """Save the reference's statistics to this .npz; of images without a reference, their own statistics."""
     batch_size: int = 128
-    """Images sampled at a time; does not change them."""
+    """Images sampled at a time; does not change the images."""
     device: str = "cpu"
-    """Where extractors with large networks run."""
+    """Device of large feature extractors."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 
 from purrception.experiment.config import RunConfig
@@ -11,7 +9,7 @@ from purrception.flow import build_objective
 from purrception.generation.pipeline import PurrceptionPipeline
 from purrception.models import PurrceptionTransformer
 from purrception.storage import dump_settings
-from purrception.storage.hub import SAMPLING
+from purrception.storage.pipeline_folder import SAMPLING
 from purrception.tokenizers import VQTokenizer
 from purrception.tokens import Manifest
 
@@ -25,16 +23,14 @@ def build_network(config: RunConfig, manifest: Manifest, tokenizer: VQTokenizer)
     objective = build_objective(config.objective)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        network = PurrceptionTransformer(
+        network = PurrceptionTransformer.from_configs(
+            config.network,
+            config.head.for_family(objective.head_family),
             grid=manifest.grid,
             codebook_size=manifest.codebook_size,
             codebook_dim=manifest.codebook_dim,
             num_classes=manifest.num_classes,
             input_channels=manifest.codebook_dim + objective.extra_channels,
-            **dataclasses.asdict(config.network),
-            head_kind="regression" if objective.head_family == "regression" else config.head.kind,
-            head_rank=config.head.rank,
-            evidence=config.head.evidence,
             token_embedding=objective.token_embedding,
         )
     codebook = tokenizer.codebook

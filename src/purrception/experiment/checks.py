@@ -42,7 +42,7 @@ def check_config(config: RunConfig, tokenizer: VQTokenizer | None = None) -> Non
             f"these images have no classes, so there is nothing to guide by; given sampling.guidance_scale "
             f"{config.sampling.guidance_scale}, accepted 1"
         )
-    config.network.tokens(grid)
+    config.network.patches(grid)
 
 
 def _check_images(config: RunConfig, tokenizer: VQTokenizer | None) -> tuple[tuple[str, ...], tuple[int, int]]:

@@ -18,8 +18,8 @@ from purrception.models import DiTConfig, HeadConfig
 from purrception.storage import is_plain_name, load_settings
 from purrception.tokenizers import LossConfig, TokenizerTrainingConfig, VQConfig
 from purrception.training import TrainingConfig
-from purrception.utils.errors import InputError, check_numbers
-from purrception.utils.options import ProcessOptions
+from purrception.utils.errors import InputError
+from purrception.utils.settings import ProcessOptions, check_numbers
 
 
 @dataclass(frozen=True)

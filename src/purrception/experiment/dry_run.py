@@ -28,7 +28,7 @@ from purrception.tokens import Manifest
 from purrception.training import RunDirectory
 from purrception.training.batches import blank_batch
 from purrception.utils.errors import InputError
-from purrception.utils.units import BYTES, COUNTS, FLOPS, in_units
+from purrception.utils.text import BYTES, COUNTS, FLOPS, in_units
 
 WHOLE_ON_CPU = 200_000_000
 """Number of parameters up to which the real step is taken with all blocks on a CPU."""

@@ -14,13 +14,13 @@ from purrception.experiment.config import RunConfig, load_config, map_paths
 from purrception.experiment.saved_run import load_pipeline
 from purrception.generation.pipeline import PurrceptionPipeline
 from purrception.storage import dump_settings, read_json, read_json_lines, whole_folder
-from purrception.storage.foreign_weights import check_variant
-from purrception.storage.hub import CARD, GRID, RECIPE
+from purrception.storage.model_folder import check_variant
+from purrception.storage.pipeline_folder import CARD, CONFIG, SAMPLES
 from purrception.tokenizers import PUBLIC_TOKENIZERS
 from purrception.tokenizers.saved import ORIGIN_FILE
 from purrception.training import CheckpointStore, RunDirectory
 from purrception.utils.errors import unknown_name
-from purrception.utils.terminal import command_line
+from purrception.utils.text import command_line
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DATA = {
@@ -63,11 +63,11 @@ def export_run(
     pipeline = load_pipeline(root)
     pipeline.companions = {
         CARD: model_card(run, config, pipeline, dtype, licence).encode(),
-        RECIPE: dump_settings(map_paths(replace(config, runs=_last_part(config.runs)), _last_part)).encode(),
+        CONFIG: dump_settings(map_paths(replace(config, runs=_last_part(config.runs)), _last_part)).encode(),
         **sampling_companion(config),
     }
     if grids := sorted(run.samples.glob("step-*.png")):
-        pipeline.companions[GRID] = grids[-1].read_bytes()
+        pipeline.companions[SAMPLES] = grids[-1].read_bytes()
     torch.nn.Module.to(pipeline.transformer, PRECISIONS[dtype])
     with whole_folder(folder) as partial:
         pipeline.save_pretrained(partial, variant=variant or None)
@@ -82,11 +82,11 @@ def model_card(
     steps = sampling.num_inference_steps
     height, width = network.grid
     size, dim = network.codebook.shape
-    canvas = pipeline.canvas
+    processor = pipeline.image_processor
     parameters = sum(parameter.numel() for parameter in network.parameters())
     head = {"library_name": "purrception", "pipeline_tag": "unconditional-image-generation"}
     head |= {"license": licence} if licence else {}
-    grid = f"\n![samples]({GRID})\n" if any(run.samples.glob("step-*.png")) else ""
+    grid = f"\n![samples]({SAMPLES})\n" if any(run.samples.glob("step-*.png")) else ""
     classes = ", ".join(pipeline.class_names[:20]) + (", …" if len(pipeline.class_names) > 20 else "")
     return f"""---
 {chr(10).join(f"{key}: {value}" for key, value in head.items())}
@@ -96,7 +96,7 @@ tags: [flow-matching, vector-quantisation, image-generation]
 # {config.name}
 
 A variational flow matching model in a vector-quantised latent space (Purrception, arXiv 2510.01478), trained with
-`purrception`. It generates images of {canvas.width}×{canvas.height} pixels,
+`purrception`. It generates images of {processor.width}×{processor.height} pixels,
 {"under one of " + str(network.num_classes) + " classes" if network.num_classes else "without classes"}.
 {grid}
 ```python
@@ -125,7 +125,7 @@ out = pipe(num_images=8, num_inference_steps={steps}, temperature={sampling.temp
 
 ## The command that made it
 
-With `{RECIPE}`, which lies beside this card:
+With `{CONFIG}`, which lies beside this card:
 
 ```bash
 {_command(config)}
@@ -152,7 +152,7 @@ def _command(config: RunConfig) -> str:
         "init_from": (config.init_from, "PIPELINE"),
     }
     elsewhere = {name: word for name, (path, word) in paths.items() if Path(path).is_absolute()}
-    return command_line(["train", RECIPE], elsewhere)
+    return command_line(["train", CONFIG], elsewhere)
 
 
 def _training(run: RunDirectory, config: RunConfig) -> str:

@@ -13,8 +13,8 @@ from purrception.tokens import SUMMARY_FILE, EncodingConfig, prepare_splits
 from purrception.utils import distributed
 from purrception.utils.devices import resolve_device
 from purrception.utils.errors import InputError
-from purrception.utils.options import ProcessOptions
-from purrception.utils.terminal import command_line
+from purrception.utils.settings import ProcessOptions
+from purrception.utils.text import command_line
 
 
 @dataclass(frozen=True)

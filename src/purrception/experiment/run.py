@@ -14,7 +14,7 @@ from purrception.experiment.warm_start import warm_start
 from purrception.flow import build_objective
 from purrception.instruments.training_monitor import TrainingMonitor
 from purrception.storage import dump_settings, one_writer, put, whole_folder, write_file
-from purrception.storage.hub import write_companions
+from purrception.storage.pipeline_folder import write_companions
 from purrception.tokenizers import VQTokenizer, convert_tokenizer, train_tokenizer
 from purrception.tokens import MANIFEST_FILE, TokenDataset, describe_skipped, prepare_splits
 from purrception.training import CheckpointStore, RunDirectory, Trainer

@@ -1,71 +1,75 @@
 """Variational flow matching as pure tensors and callables: no network, no files.
 
-paths · posterior operations · evidence · guidance · time grids · solvers · objectives
+paths · posterior · truncation · temperature · evidence · guidance · timesteps · solvers · objectives
 """
 
-from purrception.flow.conditioning import AUTOMATIC, CONDITIONINGS, Given
-from purrception.flow.evidence import Evidence
-from purrception.flow.guidance import Guidance
-from purrception.flow.nearest import nearest_codes
-from purrception.flow.objectives import (
-    CFM,
-    DFM,
-    OBJECTIVES,
-    CFMEndpoint,
-    Draws,
-    GaussianObjective,
-    Generation,
-    HeadLosses,
-    Losses,
-    Network,
-    Objective,
-    ObjectiveConfig,
-    Prediction,
-    PredictionOptions,
-    Purrception,
-    SiteLosses,
-    State,
-    TrainingBatch,
-    Watcher,
-    build_objective,
-    unwatched,
-)
-from purrception.flow.paths import LinearPath, PathSample
-from purrception.flow.posterior import (
-    LAST_STEPS,
-    Posterior,
-    PosteriorSums,
-    TopCodes,
-    Truncation,
-    draw_codes,
-    get_last_step,
-    posterior_from_logits,
-    truncate,
-)
-from purrception.flow.settings import SamplingConfig
-from purrception.flow.solvers import (
-    SOLVERS,
-    SolverOptions,
-    dopri5,
-    dpmpp_2m,
-    euler,
-    get_solver,
-    heun,
-    midpoint,
-    stochastic,
-)
-from purrception.flow.temperature import TemperatureSchedule, check_temperature
-from purrception.flow.timesteps import (
-    SPACINGS,
-    TimeSampling,
-    Timesteps,
-    cosine_timesteps,
-    get_timesteps,
-    log_snr_timesteps,
-    shifted_timesteps,
-    uniform_timesteps,
-)
+from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from purrception.utils.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from purrception.flow.conditioning import AUTOMATIC, CONDITIONINGS, KnownCodes
+    from purrception.flow.evidence import Evidence
+    from purrception.flow.guidance import SPACES, Guidance
+    from purrception.flow.last_step import LAST_STEPS, get_last_step
+    from purrception.flow.nearest import nearest_codes
+    from purrception.flow.network import (
+        CategoricalHead,
+        HeadLosses,
+        Losses,
+        Network,
+        PredictionOptions,
+        RegressionHead,
+        SiteLosses,
+    )
+    from purrception.flow.objectives import (
+        CFM,
+        DFM,
+        OBJECTIVES,
+        CFMEndpoint,
+        Draws,
+        GaussianObjective,
+        Generation,
+        Objective,
+        ObjectiveConfig,
+        Prediction,
+        Purrception,
+        State,
+        TrainingBatch,
+        Watcher,
+        build_objective,
+        no_watcher,
+    )
+    from purrception.flow.paths import LinearPath, PathSample
+    from purrception.flow.posterior import Posterior, PosteriorSums, TopCodes, draw_codes, posterior_from_logits
+    from purrception.flow.settings import SamplingConfig
+    from purrception.flow.solvers import (
+        SOLVERS,
+        SolverOptions,
+        dopri5,
+        dpmpp_2m,
+        euler,
+        get_solver,
+        heun,
+        midpoint,
+        stochastic,
+    )
+    from purrception.flow.temperature import TemperatureSchedule, check_temperature
+    from purrception.flow.timesteps import (
+        SPACINGS,
+        TimeSampling,
+        Timesteps,
+        cosine_timesteps,
+        get_timesteps,
+        log_snr_timesteps,
+        shifted_timesteps,
+        uniform_timesteps,
+    )
+    from purrception.flow.truncation import Truncation, truncate
+
+__getattr__, __dir__ = lazy_names(__name__)
 __all__ = [
     "AUTOMATIC",
     "CFM",
@@ -74,15 +78,17 @@ __all__ = [
     "LAST_STEPS",
     "OBJECTIVES",
     "SOLVERS",
+    "SPACES",
     "SPACINGS",
     "CFMEndpoint",
+    "CategoricalHead",
     "Draws",
     "Evidence",
     "GaussianObjective",
     "Generation",
-    "Given",
     "Guidance",
     "HeadLosses",
+    "KnownCodes",
     "LinearPath",
     "Losses",
     "Network",
@@ -94,6 +100,7 @@ __all__ = [
     "Prediction",
     "PredictionOptions",
     "Purrception",
+    "RegressionHead",
     "SamplingConfig",
     "SiteLosses",
     "SolverOptions",
@@ -119,10 +126,10 @@ __all__ = [
     "log_snr_timesteps",
     "midpoint",
     "nearest_codes",
+    "no_watcher",
     "posterior_from_logits",
     "shifted_timesteps",
     "stochastic",
     "truncate",
     "uniform_timesteps",
-    "unwatched",
 ]

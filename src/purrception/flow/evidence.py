@@ -4,7 +4,7 @@ The exact posterior factorises per site:
 
     p(c_i = k | z_t) ∝ p(c_i = k | z_t elsewhere) · N(z_t,i ; t e_k, (1 − t)² I).
 
-Given the second factor, the *evidence*, a network has only the first left to learn (the "output prior" of
+KnownCodes the second factor, the *evidence*, a network has only the first left to learn (the "output prior" of
 Plaid, arXiv 2305.18619).
 """
 
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from purrception.utils.devices import full_precision
 
 MIN_NOISE = 1e-2
 """Least standard deviation that the evidence supposes; it differs from 1 − t only for t > 0.99.
@@ -57,7 +59,7 @@ class Evidence:
         At t near 1 it reaches 10⁵ and small differences decide, so matrix products must not be rounded to
         TF32: leave ``torch.set_float32_matmul_precision`` at "highest".
         """
-        with torch.autocast(codebook.device.type, enabled=False):
+        with full_precision(codebook.device):
             return self.coefficients @ evidence_columns(codebook).T
 
 

@@ -29,16 +29,16 @@ class Guidance:
     """
 
     scale: float = 1.0
-    """w: 1 is the conditional model, 0 the unconditional one, above 1 exaggerates the class."""
+    """Scale w: 1 is the conditional model, 0 the unconditional one; above 1 exaggerates the class."""
     interval: tuple[float, float] = (0.0, 1.0)
-    """Times from and to which (both included) the scale holds; outside them the model is conditional."""
+    """Times between which the scale holds, both included; outside them the model is conditional."""
     space: Literal["logits", "mean"] = "logits"
-    """logits: features are extrapolated, f = f_∅ + w (f_y − f_∅); an affine head makes of them the logits
-    guided by w. mean: the data predictions are, μ = μ_∅ + w (μ_y − μ_∅), at the cost of a second head pass; μ
-    may leave the hull of the codebook."""
+    """What is extrapolated. logits: the features, f = f_∅ + w (f_y − f_∅), from which an affine head makes the
+    logits guided by w. mean: the data predictions, μ = μ_∅ + w (μ_y − μ_∅), at the cost of a second head pass; μ
+    may leave the convex hull of the codebook."""
 
     def __post_init__(self) -> None:
-        """Refuse what means nothing."""
+        """Refuse impossible values."""
         if not math.isfinite(self.scale):
             raise InputError(f"guidance is a finite number; given {self.scale}")
         low, high = self.interval
@@ -59,12 +59,12 @@ class Guidance:
     def features(self, backbone: FeatureFunction, z: Tensor, t: float, labels: Tensor, null_label: int) -> Tensor:
         """Features of ``z`` ``[B, D, h, w]`` under ``labels`` ``[B]``, guided in the space of logits.
 
-        Two passes are one batch.
+        Two passes run as one batch.
         """
         scale = self.scale_at(t)
         if self.passes_at(t) == 1:
-            given = labels if scale == 1 else torch.full_like(labels, null_label)
-            return backbone(z, z.new_full((len(z),), t), given)
+            labels = labels if scale == 1 else torch.full_like(labels, null_label)
+            return backbone(z, z.new_full((len(z),), t), labels)
         conditional, unconditional = _both(backbone, z, t, labels, null_label)
         return torch.lerp(unconditional, conditional, scale)
 
@@ -79,7 +79,7 @@ class Guidance:
     ) -> Posterior:
         """The guided posterior of ``z`` ``[B, D, h, w]`` at ``t`` under ``labels`` ``[B]``.
 
-        Guided in the mean, only the mean is: entropy, probability and codes are the conditional model's,
+        Guidance in the mean changes only the mean: entropy, probability and codes are the conditional model's,
         since an extrapolated mean belongs to no distribution.
         """
         if self.space == "logits" or self.passes_at(t) == 1:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from purrception.utils.devices import full_precision
+
 CHUNK_BYTES = 64 * 2**20
 """Distances held at a time: sites × codes of a batch of 256-pixel images would take gigabytes."""
 
@@ -26,6 +28,6 @@ def nearest_codes(z: Tensor, codebook: Tensor, chunk_bytes: int = CHUNK_BYTES) -
     squares = codes.square().sum(1)
     count = max(1, chunk_bytes // (4 * len(codes)))
     # |z − e|² = |z|² − 2 z·e + |e|²; the first term is the same for every code.
-    with torch.autocast(z.device.type, enabled=False):  # rounded to bfloat16, neighbours are confused
+    with full_precision(z.device):  # in bfloat16 neighbouring codes would be confused
         found = [torch.addmm(squares, part, codes.T, alpha=-2).argmin(dim=1) for part in sites.split(count)]
     return torch.cat(found).view(batch, height, width)

@@ -1,58 +1,70 @@
-"""How to sample: plain values that can stand in a file or on a command line, and what they build."""
+"""How to sample: the one definition of its settings; commands, files, the pipeline and the page derive theirs.
+
+Reading the fields needs no PyTorch, so that a command can explain its options at once; building does.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from purrception.flow.guidance import Guidance
-from purrception.flow.posterior import LastStep, Truncation, get_last_step
-from purrception.flow.solvers import NoiseFunction, Solver, SolverOptions, get_solver
 from purrception.flow.temperature import TemperatureSchedule
 from purrception.flow.timesteps import Timesteps, get_timesteps
-from purrception.utils.errors import check_numbers
+from purrception.utils.settings import check_numbers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from purrception.flow.guidance import Guidance
+    from purrception.flow.last_step import LastStep
+    from purrception.flow.network import PredictionOptions
+    from purrception.flow.solvers import NoiseFunction, Solver
+    from purrception.flow.truncation import Truncation
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
     """How to go from noise to codes."""
 
+    OPTIONS: ClassVar[dict[str, str]] = {"num_inference_steps": "steps", "guidance_scale": "guidance"}
+    """What fields are called on the command line, where it is not their own name."""
     RENAMED: ClassVar[dict[str, str]] = {
         "steps": "num_inference_steps",
         "grid": "timestep_spacing",
         "guidance": "guidance_scale",
         "strength": "eta",
     }
+    """Names that fields had in older files and commands."""
 
     num_inference_steps: int = 50
     """Number of steps from noise to data."""
     solver: str = "euler"
-    """euler, heun, midpoint, dpmpp_2m, stochastic or dopri5."""
+    """Solver of the flow: euler, heun, midpoint, dpmpp_2m, stochastic or dopri5."""
     timestep_spacing: str = "uniform"
-    """Where the steps lie: uniform, cosine, shifted or log_snr."""
+    """How the timesteps are spaced: uniform, cosine, shifted or log_snr."""
     temperature: float | str = 1.0
-    """τ of the posterior, below 1 sharper: a number, or a schedule over t such as linear:1.0:0.7."""
+    """Temperature τ of the posterior, sharper below 1: a number, or a schedule over t such as linear:1.0:0.7."""
     top_k: int = 0
-    """Codes kept per site, the most probable ones; 0 keeps all."""
+    """Number of most probable codes kept at each site; 0 keeps all."""
     top_p: float = 1.0
-    """Probability kept per site, in the fewest codes; 1 keeps all."""
+    """Probability kept at each site, in as few codes as possible; 1 keeps all."""
     guidance_scale: float = 1.0
-    """Strength of the class: 1 conditional, 0 unconditional, above 1 exaggerated."""
+    """Classifier-free guidance: 0 is unconditional, 1 conditional, and above 1 the class is exaggerated."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
-    """Times between which guidance holds."""
+    """Interval of time in which guidance acts; elsewhere its scale is 1."""
     guidance_space: Literal["logits", "mean"] = "logits"
-    """Where guidance acts; in the logits it needs one head pass, in the mean two."""
+    """Where guidance acts: on the logits, with one pass through the head, or on the mean, with two."""
     last_step: str = "nearest"
-    """How a code is chosen at t = 1: nearest (the paper's), argmax or draw."""
+    """How codes are chosen at t = 1: nearest (as in the paper), argmax or draw."""
     eta: float = 0.5
-    """Share of noise drawn anew by solver stochastic; for dfm, the weight of its corrector."""
+    """Share of the noise that solver stochastic draws anew at each step; for dfm, the weight of its corrector."""
     tolerance: float = 1e-4
-    """Of a step of solver dopri5, relative and absolute."""
+    """Relative and absolute tolerance of a step of solver dopri5."""
     redraw: bool = False
-    """dfm, as the paper's code samples it: known sites are drawn anew as often as masked ones are drawn."""
+    """For dfm, as in the paper's code: known sites are drawn again as often as masked ones are drawn."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
+        """Refuse settings from which nothing can be built."""
         check_numbers(self, "sampling.", num_inference_steps=100_000)
         self.build_timesteps()
         self.build_solver(None)
@@ -62,11 +74,13 @@ class SamplingConfig:
         self.build_last_step()
 
     def build_timesteps(self) -> Timesteps:
-        """The timesteps."""
+        """The points in time between which the solver steps."""
         return get_timesteps(self.timestep_spacing, self.num_inference_steps)
 
     def build_solver(self, noise: NoiseFunction | None) -> Solver:
         """The solver, with ``noise`` for the stochastic one."""
+        from purrception.flow.solvers import SolverOptions, get_solver
+
         return get_solver(self.solver, SolverOptions(self.eta, rtol=self.tolerance, atol=self.tolerance), noise)
 
     def build_temperature(self) -> TemperatureSchedule:
@@ -75,18 +89,31 @@ class SamplingConfig:
 
     def build_truncation(self) -> Truncation:
         """What is kept of the posterior."""
+        from purrception.flow.truncation import Truncation
+
         return Truncation(self.top_k, self.top_p)
 
     def build_guidance(self) -> Guidance:
-        """Scale, interval and space."""
+        """Scale, interval and space of the guidance."""
+        from purrception.flow.guidance import Guidance
+
         return Guidance(self.guidance_scale, self.guidance_interval, self.guidance_space)
 
     def build_last_step(self) -> LastStep:
         """How codes are chosen at the end."""
+        from purrception.flow.last_step import get_last_step
+
         return get_last_step(self.last_step)
 
+    def options_at(self, t: float, uniforms: Tensor | None = None) -> PredictionOptions:
+        """How the model is evaluated at ``t``; ``uniforms`` ``[B, h, w]`` draw a code of each site."""
+        from purrception.flow.network import PredictionOptions
+
+        temperature = self.build_temperature()(t)
+        return PredictionOptions(temperature, self.build_truncation(), self.build_guidance(), uniforms)
+
     def posterior_settings(self) -> dict[str, object]:
-        """The settings that act on a posterior and are not at their neutral value, by name."""
+        """The settings that act on a posterior and differ from their neutral values, by name."""
         neutral = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "last_step": "nearest"}
         values = {name: getattr(self, name) for name in neutral}
         if self.build_temperature() == TemperatureSchedule.parse("1.0"):

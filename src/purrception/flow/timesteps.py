@@ -6,10 +6,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from purrception.utils.errors import InputError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Timesteps = tuple[float, ...]
 

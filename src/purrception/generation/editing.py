@@ -9,7 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from purrception.flow import AUTOMATIC, Draws, Generation, Given, Objective, SamplingConfig, Watcher, unwatched
+from purrception.flow import (
+    AUTOMATIC,
+    Draws,
+    Generation,
+    KnownCodes,
+    Objective,
+    SamplingConfig,
+    Watcher,
+    no_watcher,
+)
 from purrception.generation.sampler import KeyedDraws, in_batches
 from purrception.models import PurrceptionTransformer
 from purrception.utils.devices import upload
@@ -35,7 +44,7 @@ class Editor:
     """Of the noise."""
     batch_size: int = 64
     """Images at a time."""
-    watch: Watcher = unwatched
+    watch: Watcher = no_watcher
     """Told of every evaluation; it may raise, to stop."""
     conditioning: str = AUTOMATIC
     """How given tokens act on the free ones: posterior, resampling or replacement; auto: the objective's best."""
@@ -54,7 +63,7 @@ class Editor:
         """
         if not bool(free.any()):
             raise InputError("there is nothing to make anew: every token is to be kept; free some of them")
-        given = Given(indices, free, start=_start(strength), conditioning=self.conditioning)
+        given = KnownCodes(indices, free, start=_start(strength), conditioning=self.conditioning)
         return self._generate(labels, given)
 
     def vary(self, indices: Tensor, labels: Tensor, strength: float) -> Generation:
@@ -119,7 +128,7 @@ class Editor:
         return in_batches(len(labels), self.batch_size, make)
 
     @torch.no_grad()
-    def _generate(self, labels: Tensor, given: Given) -> Generation:
+    def _generate(self, labels: Tensor, given: KnownCodes) -> Generation:
         """Each image under its label and what is given of it."""
         device = self.network.device
 

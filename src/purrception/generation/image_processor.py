@@ -20,14 +20,14 @@ PAINTED = 128
 
 
 @dataclass(frozen=True)
-class Canvas:
+class ImageProcessor:
     """Size and channels of the images of a model."""
 
     height: int
     width: int
     channels: int
 
-    def fit(self, picture: Image.Image) -> Image.Image:
+    def preprocess(self, picture: Image.Image) -> Image.Image:
         """A picture as training images are shown: its centre, scaled, in mode L or RGB.
 
         Raises:
@@ -43,7 +43,7 @@ class Canvas:
             )
         return crop_to_square(picture, self.height)
 
-    def fit_mask(self, mask: Image.Image | np.ndarray, picture: Image.Image) -> np.ndarray:
+    def preprocess_mask(self, mask: Image.Image | np.ndarray, picture: Image.Image) -> np.ndarray:
         """Pixels of the fitted picture that a mask touches, however lightly: bool ``[height, width]``.
 
         Args:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -22,21 +24,40 @@ from purrception.flow import (
     SamplingConfig,
     Watcher,
     build_objective,
-    unwatched,
+    no_watcher,
 )
 from purrception.generation.editing import Editor, free_sites
-from purrception.generation.image_processor import Canvas
+from purrception.generation.image_processor import ImageProcessor
 from purrception.generation.outputs import PurrceptionOutput
-from purrception.generation.sampler import sample_together
+from purrception.generation.sampler import sample_distributed
 from purrception.models import PurrceptionTransformer
-from purrception.storage.foreign_weights import check_variant, require_finite
-from purrception.storage.hub import check_pipeline, local_folder, read_companions, sealed, upload, variants
+from purrception.storage.finite import require_finite
+from purrception.storage.hub import local_folder, upload
+from purrception.storage.model_folder import check_variant
+from purrception.storage.pipeline_folder import check_pipeline, part_variants, read_companions, saving_pipeline
 from purrception.tokenizers import VQTokenizer
-from purrception.utils.devices import ready
-from purrception.utils.errors import InputError
+from purrception.utils.devices import on_device
+from purrception.utils.errors import InputError, unknown_name
 from purrception.utils.progress import ProgressBar
 
 DEFAULTS = SamplingConfig()
+SETTINGS = {setting.name: setting for setting in fields(SamplingConfig)}
+"""What a call of the pipeline takes besides what it names."""
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _with_settings(call: F) -> F:
+    """``call`` with a signature that lists each setting instead of ``**sampling``, for editors and ``help``."""
+    signature = inspect.signature(call)
+    own = [given for given in signature.parameters.values() if given.kind is not inspect.Parameter.VAR_KEYWORD]
+    settings = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=setting.default, annotation=setting.type)
+        for name, setting in SETTINGS.items()
+    ]
+    call.__signature__ = signature.replace(parameters=[*own, *settings])  # type: ignore[attr-defined]
+    return call
 
 
 class PurrceptionPipeline(DiffusionPipeline):
@@ -68,7 +89,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         self.register_to_config(objective=objective, tokenizer_hash=tokenizer_hash, class_names=class_names or [])
         self.tokenizer = VQTokenizer(vqvae)
         self.companions: dict[str, bytes] = {}
-        """Files that describe the weights and travel with them, by name; see ``storage.hub.COMPANIONS``."""
+        """Files that describe the weights and travel with them, by name: a card, a recipe, sampling settings."""
         self.objective = build_objective(ObjectiveConfig(name=objective))
         exact = vqvae.dtype == torch.float32  # rounded weights have another hash
         if tokenizer_hash and exact and self.tokenizer.fingerprint != tokenizer_hash:
@@ -103,7 +124,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         """
         folder = local_folder(source, revision)
         index = check_pipeline(folder, verify)
-        held = variants(folder, variant)
+        held = part_variants(folder, variant)
         network = PurrceptionTransformer.from_pretrained(
             folder / "transformer", variant=held["transformer"], torch_dtype=torch_dtype
         )
@@ -116,7 +137,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         """Write what diffusers expects, weights as safetensors with ``variant`` in their names, and any card."""
         check_variant(variant)
         require_finite(self.transformer.state_dict(), "the network, in the precision in which it is to be saved,")
-        with sealed(Path(folder), self.companions):
+        with saving_pipeline(Path(folder), self.companions):
             super().save_pretrained(str(folder), safe_serialization=True, variant=variant)
 
     def push_to_hub(
@@ -160,66 +181,35 @@ class PurrceptionPipeline(DiffusionPipeline):
             raise InputError("at least one image must be asked for; given none")
         return labels
 
+    @_with_settings
     def __call__(
         self,
         class_labels: Sequence[int | str] | None = None,
         num_images: int | None = None,
-        num_inference_steps: int = 50,
-        solver: str = "euler",
-        grid: str = "uniform",
-        temperature: float | str = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        guidance_scale: float = 1.0,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
-        guidance_space: Literal["logits", "mean"] = "logits",
-        last_step: str = "nearest",
-        strength: float = 0.5,
-        tolerance: float = 1e-4,
+        *,
         seed: int = 0,
         batch_size: int = 64,
+        **sampling: Any,
     ) -> PurrceptionOutput:
         """Generate one image per label.
 
-        Image i depends on (seed, i) and its label, not on the batch size.
-
         Args:
-            class_labels: labels or class names; left out, classes take turns.
-            num_images: how many images, when no labels are given; default 1.
-            num_inference_steps: intervals of the time grid.
-            solver: how to integrate; see :class:`SamplingConfig`, as for what follows.
-            grid: where the steps lie.
-            temperature: τ of the posterior, or a schedule.
-            top_k: codes kept per site; 0: all.
-            top_p: probability kept per site; 1: all.
-            guidance_scale: strength of the class.
-            guidance_interval: times between which guidance holds.
-            guidance_space: where guidance acts.
-            last_step: how codes are chosen at t = 1.
-            strength: noise drawn anew by the stochastic solver.
-            tolerance: of a step of dopri5.
-            seed: of the noise.
+            class_labels: labels or class names; without any, classes take turns.
+            num_images: number of images, when no labels are given; default 1.
+            seed: seed of the noise: image i depends on (seed, i) and its label, not on the batch size.
             batch_size: images at a time.
+            sampling: settings of :class:`purrception.flow.SamplingConfig`: ``num_inference_steps``, ``solver``,
+                ``temperature``, ``guidance_scale``, …
 
         Raises:
-            InputError: an unknown label or solver, a number out of its range, or a setting that the objective
-                cannot honour.
+            InputError: an unknown label, solver or setting, a number out of its range, or a setting that the
+                objective cannot honour.
         """
-        settings = SamplingConfig(
-            num_inference_steps,
-            solver,
-            grid,
-            temperature,
-            top_k,
-            top_p,
-            guidance_scale,
-            guidance_interval,
-            guidance_space,
-            last_step,
-            strength,
-            tolerance,
-        )
-        return self.sample(self.resolve_labels(class_labels, num_images), settings, seed, batch_size)
+        for name in sampling.keys() - SETTINGS:
+            now = SamplingConfig.RENAMED.get(name)
+            raise InputError(f"{name} is now called {now}") if now else unknown_name("setting", name, SETTINGS)
+        labels = self.resolve_labels(class_labels, num_images)
+        return self.sample(labels, SamplingConfig(**sampling), seed, batch_size)
 
     @torch.no_grad()
     def sample(
@@ -228,7 +218,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         settings: SamplingConfig,
         seed: int = 0,
         batch_size: int = 64,
-        watch: Watcher = unwatched,
+        watch: Watcher = no_watcher,
         record: bool = False,
     ) -> PurrceptionOutput:
         """As calling the pipeline, with settings as one object and labels as numbers.
@@ -236,9 +226,9 @@ class PurrceptionPipeline(DiffusionPipeline):
         ``watch`` is told of every evaluation, as ``(t, state, prediction)``, and may raise to stop. ``record``
         makes a CUDA graph of the steps of a batch and replays it for the others.
         """
-        wanted, network = torch.tensor(labels), ready(self.transformer).eval()
+        wanted, network = torch.tensor(labels), on_device(self.transformer).eval()
         with ProgressBar("sampling", len(labels)) as bar:
-            made = sample_together(
+            made = sample_distributed(
                 network, self.objective, wanted, settings, seed, batch_size, bar.update, watch, record
             )
         return self._decoded(made, labels)
@@ -254,7 +244,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         strength: float = 1.0,
         margin: int = 0,
         keep_pixels: bool = False,
-        watch: Watcher = unwatched,
+        watch: Watcher = no_watcher,
         conditioning: str = AUTOMATIC,
     ) -> PurrceptionOutput:
         """Make what is painted anew, in ``num_images`` ways; tokens that it does not touch stay, to the bit.
@@ -281,8 +271,8 @@ class PurrceptionPipeline(DiffusionPipeline):
             InputError: a mask of another size or without paint, an unknown class, or settings that the model
                 cannot honour.
         """
-        painted = self.canvas.fit_mask(mask, image)
-        fitted = self.canvas.fit(image)
+        painted = self.image_processor.preprocess_mask(mask, image)
+        fitted = self.image_processor.preprocess(image)
         free = free_sites(painted, self.transformer.grid, margin)
         indices, labels = self._repeated(fitted, class_label, num_images)
         made = self._editor(settings, seed, watch, conditioning).inpaint(
@@ -302,7 +292,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         num_images: int = 1,
         settings: SamplingConfig = DEFAULTS,
         seed: int = 0,
-        watch: Watcher = unwatched,
+        watch: Watcher = no_watcher,
     ) -> PurrceptionOutput:
         """Variations of a whole image: it is noised to t = 1 − ``strength`` and sampled from there.
 
@@ -312,7 +302,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         Raises:
             InputError: a strength outside (0, 1]; see also :meth:`inpaint`.
         """
-        indices, labels = self._repeated(self.canvas.fit(image), class_label, num_images)
+        indices, labels = self._repeated(self.image_processor.preprocess(image), class_label, num_images)
         made = self._editor(settings, seed, watch).vary(indices, torch.tensor(labels), strength)
         return self._decoded(made, labels)
 
@@ -323,7 +313,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         settings: SamplingConfig = DEFAULTS,
         seed: int = 0,
         strength: float = 0.5,
-        watch: Watcher = unwatched,
+        watch: Watcher = no_watcher,
     ) -> PurrceptionOutput:
         """Make anew, from t = 1 − ``strength``, tokens of ``out`` with an entropy above ``threshold`` (nats).
 
@@ -343,7 +333,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         num_images: int = 8,
         class_label: int | str | None = None,
         settings: SamplingConfig = DEFAULTS,
-        watch: Watcher = unwatched,
+        watch: Watcher = no_watcher,
     ) -> PurrceptionOutput:
         """Images from noise on the way between that of two seeds; the ends are what those seeds draw first.
 
@@ -357,16 +347,16 @@ class PurrceptionPipeline(DiffusionPipeline):
         return self._decoded(made, labels)
 
     @property
-    def canvas(self) -> Canvas:
+    def image_processor(self) -> ImageProcessor:
         """Size and channels of this model's images."""
         height, width = (sites * self.tokenizer.downsampling for sites in self.transformer.grid)
-        return Canvas(height, width, self.tokenizer.image_channels)
+        return ImageProcessor(height, width, self.tokenizer.image_channels)
 
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
         """Codes of images, long ``[n, h, w]``; each is brought to the model's size first."""
-        arrays = [np.asarray(self.canvas.fit(image)) for image in images]
+        arrays = [np.asarray(self.image_processor.preprocess(image)) for image in images]
         pixels = images_to_tensor([array.reshape(*array.shape[:2], -1) for array in arrays])
-        ready(self.vqvae)
+        on_device(self.vqvae)
         return self.tokenizer.encode(pixels).cpu()
 
     def decode_means(self, means: Tensor) -> list[Image.Image]:
@@ -375,7 +365,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         scale = (raw - raw.mean(0)).norm() / (standard - standard.mean(0)).norm()  # one deviation for all channels
         shift = raw.mean(0) - scale * standard.mean(0)
         latents = scale * means + shift.view(1, -1, 1, 1)
-        ready(self.vqvae)
+        on_device(self.vqvae)
         return [array_to_pil(array) for array in tensor_to_images(self.tokenizer.decode_latents(latents))]
 
     def label_or_null(self, class_label: int | str | None) -> int:
@@ -393,7 +383,7 @@ class PurrceptionPipeline(DiffusionPipeline):
     def _editor(
         self, settings: SamplingConfig, seed: int, watch: Watcher, conditioning: str = AUTOMATIC
     ) -> Editor:
-        network = ready(self.transformer).eval()
+        network = on_device(self.transformer).eval()
         return Editor(network, self.objective, settings, seed, watch=watch, conditioning=conditioning)
 
     def enable_sequential_cpu_offload(self, *arguments: object, **options: object) -> None:
@@ -401,7 +391,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         raise InputError("layers cannot be offloaded one by one; enable_model_cpu_offload() moves whole parts")
 
     def _decoded(self, made: Generation, labels: Sequence[int]) -> PurrceptionOutput:
-        ready(self.vqvae)
+        on_device(self.vqvae)
         images = [array_to_pil(array) for array in self.tokenizer.decode_images(made.indices)]
         self.maybe_free_model_hooks()
         return PurrceptionOutput(

@@ -24,7 +24,7 @@ from purrception.generation.pipeline import PurrceptionPipeline
 from purrception.models import DIT_SIZES, PurrceptionTransformer
 from purrception.storage import dump_settings, read_json, reading
 from purrception.storage.foreign_weights import account_for, read_weights, renamed, tensors_in
-from purrception.storage.hub import SAMPLING
+from purrception.storage.pipeline_folder import SAMPLING
 from purrception.tokenizers import VQTokenizer
 from purrception.utils.errors import InputError, unknown_name
 from purrception.utils.progress import note
@@ -105,7 +105,7 @@ class Sizes:
         )
 
 
-def migrate(
+def convert_public_checkpoint(
     path: Path | str, tokenizer: VQTokenizer, objective: str = "", heads: int = 0, ema: bool = True
 ) -> PurrceptionPipeline:
     """A pipeline that gives the logits of the checkpoint's network.
@@ -242,7 +242,7 @@ def _load(network: PurrceptionTransformer, tensors: dict[str, Tensor], sizes: Si
             given[name] = rows.flatten(0, 1)
     names = {name: _source_name(name) for name in shapes}
     account = account_for(given, names, shapes)
-    if not account.settled:
+    if not account.is_complete:
         raise InputError(f"{path} is not a network of the public implementation. {account}")
     network.load_state_dict(state | renamed(given, names, shapes, path))
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from purrception.flow import Draws, Generation, Objective, SamplingConfig, Watcher, unwatched
+from purrception.flow import Draws, Generation, Objective, SamplingConfig, Watcher, no_watcher
 from purrception.generation.cuda_graphs import Recording
 from purrception.models import PurrceptionTransformer
 from purrception.utils import distributed
@@ -61,7 +61,7 @@ def sample_codes(
     batch_size: int,
     on_progress: Callable[[int], None] = lambda done: None,
     first: int = 0,
-    watch: Watcher = unwatched,
+    watch: Watcher = no_watcher,
     record: bool = False,
 ) -> Generation:
     """Codes of the images ``first``, ``first`` + 1, …, one per label, in batches.
@@ -127,7 +127,7 @@ def in_batches(
     return _joined(parts)
 
 
-def sample_together(
+def sample_distributed(
     network: PurrceptionTransformer,
     objective: Objective,
     labels: Tensor,
@@ -135,7 +135,7 @@ def sample_together(
     seed: int,
     batch_size: int,
     on_progress: Callable[[int], None] = lambda done: None,
-    watch: Watcher = unwatched,
+    watch: Watcher = no_watcher,
     record: bool = False,
 ) -> Generation:
     """As :func:`sample_codes`, shared by all processes; each returns all codes.

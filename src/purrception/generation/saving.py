@@ -20,16 +20,15 @@ from purrception.storage import whole_folder, write_file
 from purrception.tokenizers import fingerprint
 from purrception.utils.folders import absolute
 from purrception.utils.packages import versions
-from purrception.utils.terminal import command_line
+from purrception.utils.settings import as_options
+from purrception.utils.text import command_line
 from purrception.utils.visualisation import heat_map, image_grid
 
 MANIFEST_FILE = "manifest.json"
-NOT_OF_EDITS = ("guidance_space", "strength", "tolerance", "redraw")
-"""Settings that ``purrception edit`` leaves to the run; an edit has a strength of its own."""
 LARGEST_GRID = 100
 
 
-def save_gallery(
+def save_outputs(
     pipeline: PurrceptionPipeline,
     out: PurrceptionOutput,
     settings: SamplingConfig,
@@ -111,19 +110,18 @@ def sample_command(
     pipeline: PurrceptionPipeline, source: str, labels: Sequence[int], settings: SamplingConfig, seed: int
 ) -> str:
     """The command line that makes the same images again, from any folder."""
-    wanted = images_wanted(pipeline, labels)
     precision = {"precision": "bfloat16"} if pipeline.transformer.half_backbone else {}
-    return command_line(["sample", absolute(source)], {**wanted, **asdict(settings), "seed": seed, **precision})
+    options = {**requested_images(pipeline, labels), **as_options(settings), "seed": seed, **precision}
+    return command_line(["sample", absolute(source)], options)
 
 
 def edit_command(verb: str, source: str, options: Mapping[str, Any], settings: SamplingConfig) -> str:
     """The command line that makes an edit again; ``options`` are what its verb takes besides ``settings``."""
-    sampling = {name: value for name, value in asdict(settings).items() if name not in NOT_OF_EDITS}
     files = {name: absolute(options[name]) for name in ("image", "mask") if name in options}
-    return command_line(["edit", verb, absolute(source)], {**options, **files, **sampling})
+    return command_line(["edit", verb, absolute(source)], {**options, **files, **as_options(settings)})
 
 
-def images_wanted(pipeline: PurrceptionPipeline, labels: Sequence[int]) -> dict[str, Any]:
+def requested_images(pipeline: PurrceptionPipeline, labels: Sequence[int]) -> dict[str, Any]:
     """The option of ``sample`` that asks for images of these labels."""
     classes = pipeline.classes
     return {"classes": tuple(map(classes.text, labels))} if classes.count else {"num": len(labels)}

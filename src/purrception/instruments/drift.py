@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from purrception.flow import Objective, TrainingBatch
-from purrception.models import PurrceptionTransformer
+from purrception.models import CategoricalHead, PurrceptionTransformer
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ def drift_over_time(
     for t in times:
         state = objective.state_at(network, batch.indices, batch.noise, t)
         features = network(state.z, torch.full_like(batch.time, t), batch.labels)
+        assert isinstance(network.head, CategoricalHead)
         drift = network.head.nll(features, batch.indices).logsumexp.double()
         found.append(
             DriftOverTime(

@@ -35,7 +35,8 @@ def network_posterior(
     Raises:
         InputError: the network has no posterior.
     """
-    if not isinstance(network.head, CategoricalHead):
+    head = network.head
+    if not isinstance(head, CategoricalHead):
         raise InputError(
             "this model predicts a vector per site and has no posterior: use a run of purrception or dfm"
         )
@@ -43,7 +44,7 @@ def network_posterior(
     guidance = Guidance(guidance.scale, guidance.interval)
 
     def log_posterior(z: Tensor, t: float) -> Tensor:
-        logits = network.head.logits(guidance.features(network, z, t, labels, network.num_classes))
+        logits = head.logits(guidance.features(network, z, t, labels, network.num_classes))
         if network.evidence:
             logits = logits + Evidence.of(z, z.new_full((len(z),), t)).logits(network.codebook)
         logits = logits / options.temperature

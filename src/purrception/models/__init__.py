@@ -1,10 +1,10 @@
 """The network: a DiT backbone and a head."""
 
-from purrception.models.chunked_loss import Kernel, SoftTargets
+from purrception.models.chunked_loss import SoftTargets, plain_loss
 from purrception.models.dit import DIT_SIZES, DiT, DiTConfig
 from purrception.models.factored_logits import chunk_budget
 from purrception.models.flops import TRAINING_PASSES, forward_flops, training_flops
-from purrception.models.fused import check_kernel
+from purrception.models.fused import Kernel, check_kernel
 from purrception.models.head import (
     HEADS,
     CategoricalHead,
@@ -38,5 +38,6 @@ __all__ = [
     "check_kernel",
     "chunk_budget",
     "forward_flops",
+    "plain_loss",
     "training_flops",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -11,8 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from purrception.models.modern import SwiGLU, rotary_turns, rotate
-from purrception.utils.errors import InputError, check_numbers, unknown_name
+from purrception.models.layers import (
+    SwiGLU,
+    TimeEmbedding,
+    apply_rotary,
+    modulate,
+    rotary_cos_sin,
+    sinusoidal_positions,
+)
+from purrception.utils.errors import InputError, unknown_name
+from purrception.utils.settings import check_numbers
 
 Norm = Literal["layer", "rms"]
 MLP = Literal["gelu", "swiglu"]
@@ -37,23 +44,23 @@ class DiTConfig:
     depth: int = 4
     """Number of blocks."""
     width: int = 128
-    """Channels of a token."""
+    """Channels of a patch."""
     heads: int = 4
-    """Attention heads; they divide the width."""
+    """Number of attention heads; it divides the width."""
     patch_size: int = 2
-    """Sites per token along one side."""
+    """Sites of a patch along one side."""
     mlp_ratio: float = 4.0
-    """Hidden width of a block's MLP, in widths."""
+    """Hidden width of a block's MLP, as a multiple of the width."""
     time_scale: float = 1000.0
-    """What t in [0, 1] is multiplied with before its sinusoidal embedding."""
+    """Factor by which t in [0, 1] is multiplied before its sinusoidal embedding."""
     norm: Norm = "layer"
-    """layer (DiT's) or rms: without taking off the mean."""
+    """Kind of normalisation: layer (DiT's), or rms, which does not subtract the mean."""
     mlp: MLP = "gelu"
-    """gelu (DiT's) or swiglu, which has about as many weights."""
+    """Kind of MLP: gelu (DiT's), or swiglu, which has about as many weights."""
     positions: Positions = "sinusoidal"
-    """sinusoidal (DiT's): added to the tokens; rotary: queries and keys are turned by their row and column."""
+    """Kind of positions: sinusoidal (DiT's), added to the patches, or rotary, which rotate queries and keys."""
     qk_norm: bool = False
-    """Normalise queries and keys, so that attention cannot saturate."""
+    """Whether queries and keys are normalised, so that attention cannot saturate."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit each other."""
@@ -75,8 +82,8 @@ class DiTConfig:
                 raise unknown_name(f"network.{name}", getattr(self, name), get_args(kind))
         if self.positions == "rotary" and self.head_width % 4:
             raise InputError(
-                "rotary positions turn pairs of channels by row and by column: network.width / network.heads is a "
-                f"multiple of 4; given {self.width} and {self.heads}"
+                "rotary positions rotate pairs of channels by row and by column: network.width / network.heads is "
+                f"a multiple of 4; given {self.width} and {self.heads}"
             )
 
     @property
@@ -86,7 +93,7 @@ class DiTConfig:
 
     @classmethod
     def preset(cls, name: str) -> DiTConfig:
-        """Sizes by name and patch, as in the literature: ``"XL/2"``, ``"B/2"``, ``"mini/1"``.
+        """Sizes by name and patch size, as in the literature: ``"XL/2"``, ``"B/2"``, ``"mini/1"``.
 
         Raises:
             InputError: no such size, or a patch that is not a number.
@@ -99,8 +106,8 @@ class DiTConfig:
         depth, width, heads = DIT_SIZES[size]
         return cls(depth=depth, width=width, heads=heads, patch_size=int(patch))
 
-    def tokens(self, grid: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of tokens for a grid of (h, w) sites.
+    def patches(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of patches of a grid of (h, w) sites.
 
         Raises:
             InputError: the patch does not divide the grid.
@@ -110,47 +117,8 @@ class DiTConfig:
         return grid[0] // self.patch_size, grid[1] // self.patch_size
 
 
-def sinusoidal_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
-    """cos and sin of ``t`` ``[B]`` at geometric frequencies, float32 ``[B, dim]``; dim is even."""
-    half = dim // 2
-    frequencies = torch.exp(
-        torch.arange(half, dtype=torch.float32, device=t.device) * (-math.log(max_period) / half)
-    )
-    angles = t.float()[:, None] * frequencies
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
-
-
-def sinusoidal_grid(height: int, width: int, dim: int) -> Tensor:
-    """Fixed 2-D positions, float32 ``[height, width, dim]``: half the channels for each axis."""
-    rows = sinusoidal_embedding(torch.arange(height), dim // 2)
-    columns = sinusoidal_embedding(torch.arange(width), dim // 2)
-    return torch.cat([rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)], dim=-1)
-
-
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x ``[B, N, C]`` scaled by 1 + ``scale`` and shifted by ``shift``, both ``[B, C]``."""
-    return torch.addcmul(shift[:, None], x, 1 + scale[:, None])
-
-
-class TimeEmbedding(nn.Module):
-    """t ``[B]`` in [0, 1] → ``[B, width]`` through a sinusoidal embedding and an MLP."""
-
-    frequencies = 256
-
-    def __init__(self, width: int, time_scale: float) -> None:
-        super().__init__()
-        self.time_scale = time_scale
-        self.input = nn.Linear(self.frequencies, width)
-        self.output = nn.Linear(width, width)
-
-    def forward(self, t: Tensor) -> Tensor:
-        """Time ``[B]`` → condition ``[B, width]``; the angles are float32."""
-        embedding = sinusoidal_embedding(t.float() * self.time_scale, self.frequencies)
-        return self.output(F.silu(self.input(embedding.to(self.input.weight.dtype))))
-
-
 class Attention(nn.Module):
-    """Multi-head self-attention over all tokens ``[B, N, C]``."""
+    """Multi-head self-attention over all patches ``[B, N, C]``."""
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -162,17 +130,17 @@ class Attention(nn.Module):
         )
 
     def forward(self, x: Tensor, rotation: Tensor | None = None) -> Tensor:
-        """Tokens ``[B, N, C]`` → the same shape; ``rotation`` as :func:`rotate` takes it."""
-        batch, tokens, width = x.shape
-        qkv = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads)
-        # Taken apart before they are turned, so that their gradients come together in the order of qkv.
+        """Patches ``[B, N, C]`` → the same shape; ``rotation`` as :func:`apply_rotary` takes it."""
+        batch, patches, width = x.shape
+        qkv = self.qkv(x).view(batch, patches, 3, self.heads, width // self.heads)
+        # Split before they are transposed, so that their gradients are put together in the order of qkv.
         q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
         if self.q_norm is not None and self.k_norm is not None:  # in the precision of their weights
             q, k = (norm(part.to(norm.weight)).to(v) for norm, part in ((self.q_norm, q), (self.k_norm, k)))
         if rotation is not None:
-            q, k = rotate(q, rotation), rotate(k, rotation)
+            q, k = apply_rotary(q, rotation), apply_rotary(k, rotation)
         attended = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(attended.transpose(1, 2).reshape(batch, tokens, width))
+        return self.proj(attended.transpose(1, 2).reshape(batch, patches, width))
 
 
 class Block(nn.Module):
@@ -186,7 +154,7 @@ class Block(nn.Module):
         self.modulation = nn.Linear(config.width, 6 * config.width)
 
     def forward(self, x: Tensor, condition: Tensor, rotation: Tensor | None = None) -> Tensor:
-        """Tokens ``[B, N, C]`` under a condition ``[B, C]`` → the same shape as the tokens."""
+        """Patches ``[B, N, C]`` under a condition ``[B, C]`` → the same shape as the patches."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition).chunk(6, dim=-1)
         attended = self.attn(modulate(self.norm1(x), shift1, scale1), rotation)
         x = torch.addcmul(x, gate1[:, None], attended)
@@ -194,7 +162,7 @@ class Block(nn.Module):
 
 
 def _norm(config: DiTConfig) -> nn.Module:
-    """Without scale and shift of its own: the condition gives them."""
+    """Normalisation without a scale and shift of its own, which the condition provides."""
     kind = nn.LayerNorm if config.norm == "layer" else nn.RMSNorm
     return kind(config.width, elementwise_affine=False, eps=1e-6)
 
@@ -207,14 +175,14 @@ def _mlp(config: DiTConfig) -> nn.Module:
 
 
 class DiT(nn.Module):
-    """(z_t, t, label) → features per token, ready for a head.
+    """(z_t, t, label) → features of each patch, ready for a head.
 
     Args:
         config: sizes.
         grid: (h, w), sites; any rectangle that the patch divides.
         latent_dim: D, channels of z.
         num_classes: classes without the null class, whose label is ``num_classes``; 0: unconditional.
-        stored_positions: positions are part of the weights, for a network that was trained with others than ours.
+        stored_positions: whether positions are part of the weights, for a network trained with other ones.
 
     Raises:
         InputError: the patch does not divide the grid.
@@ -232,13 +200,13 @@ class DiT(nn.Module):
         stored_positions: bool = False,
     ) -> None:
         super().__init__()
-        height, width = config.tokens(grid)
+        height, width = config.patches(grid)
         self.patch = nn.Conv2d(latent_dim, config.width, config.patch_size, config.patch_size)
         rotary = config.positions == "rotary"
-        added = None if rotary else sinusoidal_grid(height, width, config.width)
-        turned = rotary_turns(height, width, config.head_width) if rotary else None
+        added = None if rotary else sinusoidal_positions(height, width, config.width)
+        rotation = rotary_cos_sin(height, width, config.head_width) if rotary else None
         self.register_buffer("positions", added, persistent=stored_positions)
-        self.register_buffer("rotation", turned, persistent=False)
+        self.register_buffer("rotation", rotation, persistent=False)
         self.time = TimeEmbedding(config.width, config.time_scale)
         self.label = nn.Embedding(num_classes + 1, config.width) if num_classes else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
@@ -264,12 +232,12 @@ class DiT(nn.Module):
                 nn.init.zeros_(parameter)
 
     def compile_blocks(self) -> None:
-        """Compile each block in place (torch.compile); they share one shape, and thus one compilation."""
+        """Compile each block in place (torch.compile); they have one shape, so one compilation serves all."""
         for block in self.blocks:
             block.compile()
 
     def forward(self, z: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        """Features of every token.
+        """Features of every patch.
 
         Args:
             z: noisy latents ``[B, D, h, w]``.
@@ -279,8 +247,8 @@ class DiT(nn.Module):
         Returns:
             ``[B, h/p, w/p, width]``, normalised and modulated.
         """
-        # A token's channels side by side: the convolution leaves them furthest apart, and every later operation
-        # would keep that layout.
+        # Made contiguous along the channels of a patch: the convolution leaves them furthest apart in memory, and
+        # every later operation would keep that layout.
         x = self.patch(z.to(self.patch.weight.dtype)).permute(0, 2, 3, 1).contiguous()
         batch, height, width, channels = x.shape
         if self.positions is not None:

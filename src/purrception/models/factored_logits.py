@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -11,29 +11,46 @@ from torch import Tensor
 
 from purrception.flow import Evidence
 from purrception.flow.evidence import evidence_columns
+from purrception.utils.devices import autocast_device, full_precision
 
-CHUNK_BYTES = {"cpu": 16 * 2**20}
-"""Size of a chunk of logits by kind of device: what stays near a processor's caches."""
+CPU_CHUNK_BYTES = 16 * 2**20
+"""Size of a chunk of logits on a CPU: about what its caches hold."""
 ACCELERATOR_CHUNK_BYTES = 512 * 2**20
-"""On any other device: enough rows to keep it busy."""
+"""Size of a chunk of logits on any other device: enough rows to keep it busy."""
 FEW_ROWS, TILE_ROWS = 64, 256
-"""A chunk of fewer rows takes more rows and not all codes, where what is wanted allows it."""
-EVERY = slice(None)
+"""A chunk that would hold fewer than FEW_ROWS rows becomes a tile of TILE_ROWS rows and some of the codes."""
+ALL = slice(None)
 
 
 def chunk_budget(device: str) -> int:
-    """Bytes of a chunk of logits on a kind of device."""
-    return CHUNK_BYTES.get(device, ACCELERATOR_CHUNK_BYTES)
+    """Bytes of a chunk of logits on a type of device, such as cpu or cuda."""
+    return CPU_CHUNK_BYTES if device == "cpu" else ACCELERATOR_CHUNK_BYTES
 
 
 def slices(length: int, size: int) -> list[slice]:
-    """``length`` cut into pieces of ``size``, the last of what is left."""
+    """Cut ``length`` into slices of ``size``; the last one holds the rest."""
     return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
 @dataclass(frozen=True)
+class FactoredEvidence:
+    """Evidence in the order of groups and rows of :class:`FactoredLogits`."""
+
+    coefficients: Tensor
+    """``[G, N, D + 1]``."""
+    columns: Tensor
+    """(e_k, |e_k|²), ``[K, D + 1]``."""
+
+    def add_to(self, logits: Tensor, group: int, rows: slice, codes: slice = ALL) -> Tensor:
+        """Logits of a chunk with its evidence, ``[n, K]``: a new tensor, never rounded by autocast."""
+        with full_precision(logits.device):
+            coefficients, columns = self.coefficients[group, rows].to(logits), self.columns[codes].to(logits)
+            return torch.addmm(logits, coefficients, columns.T)
+
+
+@dataclass(frozen=True)
 class FactoredLogits:
-    """Logits not yet multiplied out: of group g, ``rows`` · ``weight[g]``ᵀ + ``bias[g]``.
+    """Logits not yet multiplied out: in group g, ``rows`` · ``weight[g]``ᵀ + ``bias[g]``, plus the evidence.
 
     A group is a place within a patch. A head whose patch of p² sites shares one feature vector has p² groups
     of weights over N = B·h·w/p² rows; one with a feature vector per site has one group over B·h·w rows.
@@ -47,6 +64,15 @@ class FactoredLogits:
     """``[G, K]``."""
     sites: tuple[int, int, int]
     """(B, h, w)."""
+    evidence: FactoredEvidence | None = None
+    """What is added to the network's own logits."""
+
+    def with_evidence(self, evidence: Evidence | None, codebook: Tensor) -> FactoredLogits:
+        """These logits plus the evidence of the same sites for the codes ``[K, D]``."""
+        if evidence is None:
+            return self
+        factors = FactoredEvidence(self.split(evidence.coefficients), evidence_columns(codebook))
+        return replace(self, evidence=factors)
 
     @property
     def _patch(self) -> int:
@@ -69,23 +95,23 @@ class FactoredLogits:
         return patches.reshape(batch, height, width, *tail)
 
     def chunks(self, copies: int, chunk_bytes: int | None = None) -> Iterator[tuple[int, slice]]:
-        """(group, rows) of chunks so small that ``copies`` of their logits in float32 stay within the budget.
+        """(group, rows) of chunks small enough for ``copies`` of their logits in float32 to stay in the budget.
 
-        A chunk holds at least one row, and all chunks but the last of a group are of one size.
+        A chunk holds at least one row. All chunks of a group but its last have the same size.
         """
         budget = chunk_bytes or chunk_budget(self.rows.device.type)
         return self._by_rows(max(1, budget // (4 * copies * self.codes)))
 
     def tiles(self, copies: int, chunk_bytes: int | None = None) -> Iterator[tuple[int, slice, list[slice]]]:
-        """(group, rows, slices of the codes): as :meth:`chunks`, but of some codes where rows would be few.
+        """(group, rows, slices of the codes): like :meth:`chunks`, but split by codes where rows would be few.
 
-        Each row chunk reads all class weights: with few rows to a chunk that is what takes the time.
+        Every chunk of rows reads all class weights, which would take most of the time if its rows were few.
         """
         budget = chunk_bytes or chunk_budget(self.rows.device.type)
         capacity = max(1, budget // (4 * copies))
         count = capacity // self.codes
         if count < min(FEW_ROWS, len(self.rows)):
-            capacity = max(1, capacity // 4)  # two tiles may be there at once, and small ones stay near a core
+            capacity = max(1, capacity // 4)  # two tiles may be alive at once, and small ones fit a core's cache
             count = min(TILE_ROWS, len(self.rows), capacity)
         codes = slices(self.codes, capacity // count)
         for group, rows in self._by_rows(count):
@@ -101,53 +127,38 @@ class FactoredLogits:
             for rows in slices(len(self.rows), count):
                 yield group, rows
 
-    def own(self, group: int, rows: slice, codes: slice = EVERY) -> Tensor:
-        """The logits of a chunk, ``[n, K]``, in float32 (float64 for a head in float64)."""
+    def own(self, group: int, rows: slice, codes: slice = ALL) -> Tensor:
+        """The network's own logits of a chunk, ``[n, K]``, in float32 (float64 for a head in float64)."""
         features = self.rows[rows].to(self.weight.dtype)
         logits = F.linear(features, self.weight[group, codes], self.bias[group, codes])
         return logits.to(statistics_type(self.weight))
 
+    def own_and_sum(self, group: int, rows: slice, codes: slice = ALL) -> tuple[Tensor, Tensor | None]:
+        """The network's own logits of a chunk, and those with evidence where there is any, each ``[n, K]``."""
+        own = self.own(group, rows, codes)
+        return own, None if self.evidence is None else self.evidence.add_to(own, group, rows, codes)
+
+    def chunk(self, group: int, rows: slice, codes: slice = ALL) -> Tensor:
+        """The logits of a chunk, ``[n, K]``: with evidence where there is any."""
+        own, total = self.own_and_sum(group, rows, codes)
+        return own if total is None else total
+
     def detached(self, dtype: torch.dtype) -> FactoredLogits:
-        """The same without a gradient, features, weights and bias in one precision."""
+        """The same without a gradient; features, weights and bias in one precision."""
         rows, weight, bias = (part.detach().to(dtype) for part in (self.rows, self.weight, self.bias))
-        return FactoredLogits(rows, weight, bias, self.sites)
+        return replace(self, rows=rows, weight=weight, bias=bias)
 
     def full(self) -> Tensor:
-        """All of them, ``[B, h, w, K]``: for tests and small vocabularies."""
-        return self.join(torch.stack([self.own(group, EVERY) for group in range(len(self.weight))]))
-
-
-@dataclass(frozen=True)
-class GroupedEvidence:
-    """Evidence in the order of groups and rows."""
-
-    coefficients: Tensor
-    """``[G, N, D + 1]``."""
-    columns: Tensor
-    """(e_k, |e_k|²), ``[K, D + 1]``."""
-
-    def add_to(self, logits: Tensor, group: int, rows: slice, codes: slice = EVERY) -> Tensor:
-        """Logits of a chunk with its evidence, ``[n, K]``; not in place, and never rounded by autocast."""
-        with torch.autocast(logits.device.type, enabled=False):
-            chosen, columns = self.coefficients[group, rows].to(logits), self.columns[codes].to(logits)
-            return torch.addmm(logits, chosen, columns.T)
-
-
-def group_evidence(logits: FactoredLogits, evidence: Evidence | None, codebook: Tensor) -> GroupedEvidence | None:
-    """``evidence`` in the order of ``logits``."""
-    if evidence is None:
-        return None
-    return GroupedEvidence(logits.split(evidence.coefficients), evidence_columns(codebook))
+        """All of the network's own logits, ``[B, h, w, K]``: for tests and small codebooks."""
+        return self.join(torch.stack([self.own(group, ALL) for group in range(len(self.weight))]))
 
 
 def statistics_type(weight: Tensor) -> torch.dtype:
-    """Softmax and its kin are float32 whatever the network's precision (float64 in float64)."""
+    """Float32 for softmax, logsumexp and the like whatever the network's precision (float64 in float64)."""
     return torch.promote_types(weight.dtype, torch.float32)
 
 
 def working_type(weight: Tensor) -> torch.dtype:
-    """The precision in which a head multiplies: autocast's, where it is on, else its own."""
-    device = weight.device.type
-    if not torch.amp.is_autocast_available(device):  # the meta device, where shapes are rehearsed
-        device = "cpu"
+    """The precision in which a head multiplies: that of autocast where it is on, else its own."""
+    device = autocast_device(weight.device)
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype

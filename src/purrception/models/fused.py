@@ -1,4 +1,4 @@
-"""The vocabulary's losses and posterior by Triton kernels: what launches :mod:`models.kernels`, how it adds up.
+"""Losses and posteriors over the codebook by Triton kernels: launches :mod:`models.kernels`, adds up its results.
 
 A training step of XL/2 on 64 images (N = 16384 rows of r = 1152 channels, 4 groups, K = 16384) has 1.07e9 logits:
 2.1 GB in 16 bits, 4.3 GB in 32. On an H100, by arithmetic (650 of its 989 TFLOP/s reached by a matrix product, 2.8
@@ -9,20 +9,20 @@ through a chunk, see docs/results/performance.md):
   gradients), 11.4 ms;
 - torch on chunks, compiled, moves about 34 GB beside them, 65 GB with evidence, mostly chunks in float32: 12 and
   23 ms;
-- multiplied out on chip, twice (for the normalisers, for the slopes), so that only slopes are ever in memory, in
-  16 bits: hardly a byte but one more product, 3.8 ms at the least, nearer to 5 as Triton multiplies: 16.5 ms;
-- multiplied out once, by cuBLAS, into a chunk in 16 bits that a kernel reads twice and overwrites with its slopes:
-  6.4 GB, 2.3 ms: 14 ms.
+- multiplied out on chip, twice (for the normalisers and for the derivative), so that only the derivative is ever
+  in memory, in 16 bits: almost no traffic but one more product, at least 3.8 ms, nearer to 5 in Triton: 16.5 ms;
+- multiplied out once, by cuBLAS, into a chunk in 16 bits that a kernel reads twice and overwrites with the
+  derivative: 6.4 GB, 2.3 ms: 14 ms.
 
-A product costs 2r/650e12 s a logit and the chunk 6/2.8e12 s, which is equal at r ≈ 700; nearer to 500, as Triton
-multiplies. So heads of few channels stay on chip, and wide ones go through a chunk: :data:`ON_CHIP_WIDTH`.
-Evidence and soft targets add multiply-adds and exponentials (1.07e9 exponentials: 0.3 ms), no pass over memory,
-except for the chunk of a wide teacher. The posterior multiplies out once in either form, and stays on chip at any
-width.
+A product costs 2r/650e12 s a logit and the chunk 6/2.8e12 s, which is equal at r ≈ 700, or nearer to 500 at
+Triton's speed. So heads of few channels stay on chip, and wide ones go through a chunk: :data:`ON_CHIP_WIDTH`.
+Evidence and soft targets add multiply-adds and exponentials (1.07e9 exponentials: 0.3 ms), but no pass over
+memory, except for the chunk of a wide teacher. The posterior multiplies out once in either form, and stays on chip
+at any width.
 
-The gradients are cuBLAS products of the slopes: an accumulator of a block of rows by r = 1152 in float32, 295 KB
-for 64 rows, fits no processor's registers. No atomics: sums over rows and over parts of the codes are stored apart
-and added up in order, so equal inputs give equal bits.
+The gradients are cuBLAS products of the derivative: an accumulator of a block of rows by r = 1152 in float32,
+295 KB for 64 rows, fits no processor's registers. There are no atomics: sums over rows and over parts of the codes
+are stored separately and added up in order, so equal inputs give equal bits.
 """
 
 from __future__ import annotations
@@ -31,46 +31,54 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from purrception.flow import Posterior, PosteriorSums
-from purrception.models.chunked_loss import KERNELS, Kernel, LossProblem, Piece, figures_of
-from purrception.models.chunked_posterior import Reading
-from purrception.models.factored_logits import EVERY, FactoredLogits, GroupedEvidence, chunk_budget, slices
+from purrception.flow import Posterior, PosteriorSums, Truncation
+from purrception.flow.temperature import check_temperature
+from purrception.flow.truncation import ALL_CODES
+from purrception.models.chunked_loss import ChunkLoss, LossInputs, SoftTargets, weighted_sums
+from purrception.models.chunked_posterior import join_posteriors
+from purrception.models.factored_logits import ALL, FactoredLogits, chunk_budget, slices, working_type
 from purrception.utils.errors import InputError, unknown_name
 
+Kernel = Literal["auto", "torch", "triton"]
+"""What turns logits into losses and posteriors: torch operations on chunks (:mod:`models.chunked_loss` and
+:mod:`models.chunked_posterior`), or the Triton kernels of this module; auto takes these on a CUDA device that has
+Triton."""
+KERNELS: tuple[Kernel, ...] = get_args(Kernel)
 ON_CHIP_WIDTH = {2: 512, 4: 0}
 """Most channels, by bytes of a number, at which the loss multiplies logits out twice rather than keep a chunk."""
 POSTERIOR_ON_CHIP_WIDTH = {2: 1 << 20, 4: 0}
-"""Likewise for the posterior. In float32 cuBLAS is faster by more than a chunk costs."""
-MOST_DIMENSIONS = 32
-"""Of a code, up to which a kernel takes evidence and means; its loop over them is written out."""
+"""The same for the posterior. In float32 cuBLAS is faster by more than a chunk costs."""
+MAX_DIMENSIONS = 32
+"""Most dimensions of a code for which a kernel takes evidence and means; its loop over them is unrolled."""
 PROGRAMS = 512
-"""Wanted of a posterior: about four for each of a large GPU's processors."""
+"""Programs that a posterior is spread over: about four for each multiprocessor of a large GPU."""
 
 
 @dataclass(frozen=True)
-class Blocks:
-    """Sizes of a tile and what computes it."""
+class Tile:
+    """Sizes of a tile of logits, and of the program that computes it."""
 
     rows: int
     codes: int
     channels: int
-    """Multiplied at a time; 0: logits are read from a chunk."""
+    """Channels multiplied at a time; 0: logits are read from a chunk."""
     warps: int
     stages: int
 
     def options(self) -> dict[str, int]:
-        """As Triton takes them."""
+        """The sizes as Triton's launch takes them."""
         return {"ROWS": self.rows, "CODES": self.codes, "num_warps": self.warps, "num_stages": self.stages}
 
 
-MULTIPLYING = {2: Blocks(128, 128, 64, 8, 3), 4: Blocks(64, 64, 32, 4, 2)}
-"""By bytes of a number."""
-READING = Blocks(16, 256, 0, 8, 2)
+ON_CHIP = {2: Tile(128, 128, 64, 8, 3), 4: Tile(64, 64, 32, 4, 2)}
+"""Tiles that are multiplied out on chip, by bytes of a number."""
+FROM_CHUNK = Tile(16, 256, 0, 8, 2)
+"""Tiles that are read from a chunk."""
 
 
 def triton_runs(device: torch.device) -> bool:
@@ -79,8 +87,9 @@ def triton_runs(device: torch.device) -> bool:
     return runs and importlib.util.find_spec("triton") is not None
 
 
-def chosen(kernel: Kernel, device: torch.device) -> bool:
-    """Whether these kernels are to do the work: asked for, or best where they run."""
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def uses_triton(kernel: Kernel, device: torch.device) -> bool:
+    """Whether the Triton kernels are to do the work: asked for, or left to a device where they run."""
     return kernel == "triton" or (kernel == "auto" and device.type == "cuda" and triton_runs(device))
 
 
@@ -103,16 +112,16 @@ def check_kernel(kernel: Kernel, device: torch.device) -> None:
     raise InputError(f"the kernel 'triton' runs on a CUDA device; given {device}: take 'torch'")
 
 
-def _blocks(logits: list[FactoredLogits], most: dict[int, int], crowded: bool) -> Blocks:
-    """The tiles of some heads' logits: multiplied out on chip if all of them are to be.
+def _tile(logits: list[FactoredLogits], most: dict[int, int], crowded: bool) -> Tile:
+    """The tiles of some heads' logits: multiplied out on chip if the channels of all of them are few enough.
 
-    ``crowded``: with so much beside a tile that the registers would not hold it at full size.
+    ``crowded``: so much is kept beside a tile that the registers would not hold it at full size.
     """
     size = logits[0].weight.element_size()
     if max(each.rows.shape[1] for each in logits) > most[size]:
-        return READING
-    blocks = MULTIPLYING[size]
-    return replace(blocks, codes=blocks.codes // 2) if crowded else blocks
+        return FROM_CHUNK
+    tile = ON_CHIP[size]
+    return replace(tile, codes=tile.codes // 2) if crowded else tile
 
 
 @dataclass(frozen=True)
@@ -124,21 +133,14 @@ class _Operands:
     bias: Tensor
     chunk: Tensor
     coefficients: Tensor
-    """Of evidence, ``[n, D + 1]``; anything where there is none, as for the columns."""
+    """Of the evidence, ``[n, D + 1]``; a placeholder where there is none, as for the columns."""
     columns: Tensor
     """``[D + 1, K]``."""
 
     @classmethod
-    def of(
-        cls,
-        logits: FactoredLogits,
-        evidence: GroupedEvidence | None,
-        group: int,
-        rows: slice,
-        chunk: Tensor | None,
-    ) -> _Operands:
+    def of(cls, logits: FactoredLogits, group: int, rows: slice, chunk: Tensor | None) -> _Operands:
         """Multiply logits out into ``chunk``, if there is one."""
-        features, weight = logits.rows[rows], logits.weight[group]
+        features, weight, evidence = logits.rows[rows], logits.weight[group], logits.evidence
         if chunk is not None:
             chunk = torch.mm(features, weight.T, out=chunk[: len(features)])
         product = features if chunk is None else chunk
@@ -153,13 +155,14 @@ class _Operands:
         return [getattr(self, field.name) for field in fields(self)]
 
 
-def _terms(evidence: GroupedEvidence | None) -> int:
-    return 0 if evidence is None else evidence.columns.shape[1]
+def _terms(logits: FactoredLogits) -> int:
+    """Numbers of the evidence for each code: D + 1, or 0 without evidence."""
+    return 0 if logits.evidence is None else logits.evidence.columns.shape[1]
 
 
-def _channels(blocks: Blocks, width: int) -> int:
+def _channels(tile: Tile, width: int) -> int:
     """Channels multiplied at a time; at least 16, a power of two."""
-    return min(blocks.channels, max(16, _power_of_two(width)))
+    return min(tile.channels, max(16, _power_of_two(width)))
 
 
 def _power_of_two(least: int) -> int:
@@ -173,144 +176,158 @@ def _chunk_rows(logits: FactoredLogits, copies: int, chunk_bytes: int | None) ->
     return min(len(logits.rows), max(1, budget // size)) if copies else len(logits.rows)
 
 
-def _room(logits: FactoredLogits, rows: int) -> Tensor:
+def _empty_chunk(logits: FactoredLogits, rows: int) -> Tensor:
     return logits.rows.new_empty(rows, logits.codes, dtype=logits.weight.dtype)
 
 
-def loss_fits(logits: FactoredLogits, problem: LossProblem) -> bool:
-    """Whether the kernel takes a loss: not in float64, nor with evidence of many dimensions."""
-    taught = None if problem.soft is None else problem.soft.evidence
-    terms = max(_terms(problem.evidence), _terms(taught))
-    return logits.weight.element_size() in MULTIPLYING and terms <= MOST_DIMENSIONS + 1
+def fits_loss(logits: FactoredLogits, soft: SoftTargets | None) -> bool:
+    """Whether the kernel can compute a loss: not in float64, nor with evidence of many dimensions."""
+    terms = max(_terms(logits), 0 if soft is None else _terms(soft.logits))
+    return working_type(logits.weight).itemsize in ON_CHIP and terms <= MAX_DIMENSIONS + 1
 
 
-def loss_pieces(logits: FactoredLogits, problem: LossProblem) -> Iterator[Piece]:
-    """Figures and slopes of all logits, chunk by chunk; see :func:`models.vocabulary.total_loss`.
+def triton_loss_chunks(logits: FactoredLogits, inputs: LossInputs) -> Iterator[ChunkLoss]:
+    """The losses of all logits, chunk by chunk, for :func:`models.chunked_loss.chunked_loss`.
 
-    Features and weights are of one precision, and the slopes have it too.
+    Features and weights have one precision, and so does the derivative.
     """
-    soft = problem.soft
+    soft = inputs.soft
     heads = [logits] if soft is None else [logits, soft.logits]
-    blocks = _blocks(heads, ON_CHIP_WIDTH, crowded=soft is not None)
-    kept = not blocks.channels
-    slope_too = problem.needs_gradient
-    count = _chunk_rows(logits, len(heads) if kept else int(slope_too), problem.chunk_bytes)
-    room = _room(logits, count) if kept or slope_too else None
-    taught_room = _room(logits, count) if kept and soft is not None else None
+    tile = _tile(heads, ON_CHIP_WIDTH, crowded=soft is not None)
+    kept = not tile.channels
+    count = _chunk_rows(logits, len(heads) if kept else int(inputs.needs_gradient), inputs.chunk_bytes)
+    space = _empty_chunk(logits, count) if kept or inputs.needs_gradient else None
+    teacher_space = _empty_chunk(logits, count) if kept and soft is not None else None
     for group in range(len(logits.weight)):
         for rows in slices(len(logits.rows), count):
-            own = _Operands.of(logits, problem.evidence, group, rows, room if kept else None)
-            taught = own if soft is None else _Operands.of(soft.logits, soft.evidence, group, rows, taught_room)
-            yield group, rows, *_launch_loss(logits, problem, blocks, group, rows, own, taught, room)
+            own = _Operands.of(logits, group, rows, space if kept else None)
+            teacher = own if soft is None else _Operands.of(soft.logits, group, rows, teacher_space)
+            yield _launch_loss(logits, inputs, tile, group, rows, own, teacher, space)
 
 
 def _launch_loss(
     logits: FactoredLogits,
-    problem: LossProblem,
-    blocks: Blocks,
+    inputs: LossInputs,
+    tile: Tile,
     group: int,
     rows: slice,
     own: _Operands,
-    taught: _Operands,
-    room: Tensor | None,
-) -> tuple[Tensor, Any]:
-    """(figures, slopes) of a chunk, as in :data:`models.vocabulary.Piece`."""
+    teacher: _Operands,
+    space: Tensor | None,
+) -> ChunkLoss:
     from purrception.models.kernels import loss_kernel
 
-    soft, evidence = problem.soft, problem.evidence
-    targets = problem.targets[group, rows].contiguous()
-    weights = problem.weights[group, rows].float().contiguous()
+    soft = inputs.soft
+    targets = inputs.targets[group, rows].contiguous()
+    weights = inputs.weights[group, rows].float().contiguous()
     count, codes = len(targets), logits.codes
-    programs = -(-count // blocks.rows)
-    figures = weights.new_empty(3, count)
-    bias_slopes = weights.new_empty(programs, codes) if problem.needs_gradient else figures
+    programs = -(-count // tile.rows)
+    statistics = weights.new_empty(3, count)
+    bias_derivative = weights.new_empty(programs, codes) if inputs.needs_gradient else statistics
     loss_kernel[(programs,)](
         *own.pointers(),
         targets,
         weights,
-        *taught.pointers(),
-        figures,
-        own.chunk if room is None else room,
-        bias_slopes,
+        *teacher.pointers(),
+        statistics,
+        own.chunk if space is None else space,
+        bias_derivative,
         count,
         codes,
-        float(problem.z_loss),
+        float(inputs.z_loss),
         0.0 if soft is None else float(soft.share),
         WIDTH=own.features.shape[1],
-        TERMS=_terms(evidence),
-        CHANNELS=_channels(blocks, own.features.shape[1]),
-        T_WIDTH=taught.features.shape[1],
-        T_TERMS=0 if soft is None else _terms(soft.evidence),
-        T_CHANNELS=_channels(blocks, taught.features.shape[1]),
+        TERMS=_terms(logits),
+        CHANNELS=_channels(tile, own.features.shape[1]),
+        T_WIDTH=teacher.features.shape[1],
+        T_TERMS=0 if soft is None else _terms(soft.logits),
+        T_CHANNELS=_channels(tile, teacher.features.shape[1]),
         SOFT=soft is not None,
-        SLOPES=problem.needs_gradient,
-        PENALTY=problem.z_loss != 0,
-        **blocks.options(),
+        DERIVATIVE=inputs.needs_gradient,
+        PENALTY=inputs.z_loss != 0,
+        **tile.options(),
     )
-    nll, drift, correct = figures
-    part = figures_of(nll, drift, correct, weights, problem.z_loss)
-    if room is None or not problem.needs_gradient:
-        return part, iter(())
-    return part, iter([(EVERY, room[:count], bias_slopes.sum(0))])
+    nll, logsumexp, correct = statistics
+    sums = weighted_sums(nll, logsumexp, correct, weights, inputs.z_loss)
+    if space is None or not inputs.needs_gradient:
+        return ChunkLoss(group, rows, sums, iter(()))
+    return ChunkLoss(group, rows, sums, iter([(ALL, space[:count], bias_derivative.sum(0))]))
 
 
-def posterior_fits(logits: FactoredLogits, reading: Reading) -> bool:
-    """Whether the kernel takes a posterior: not in float64, nor of codes of many dimensions."""
-    return logits.weight.element_size() in MULTIPLYING and reading.codebook.shape[1] <= MOST_DIMENSIONS
+def fits_posterior(
+    logits: FactoredLogits, codebook: Tensor, truncation: Truncation | None, uniforms: Tensor | None, top: int
+) -> bool:
+    """Whether the kernel can compute a posterior.
+
+    It does not take float64 or codes of many dimensions, does not truncate, draw or name the likeliest codes, and
+    cannot be differentiated.
+    """
+    differentiated = torch.is_grad_enabled() and any(
+        part.requires_grad for part in (logits.rows, logits.weight, logits.bias)
+    )
+    plain = uniforms is None and truncation in (None, ALL_CODES) and not top and not differentiated
+    return plain and working_type(logits.weight).itemsize in ON_CHIP and codebook.shape[1] <= MAX_DIMENSIONS
 
 
-def posterior_parts(
-    logits: FactoredLogits, evidence: GroupedEvidence | None, reading: Reading, chunk_bytes: int | None
-) -> Iterator[Posterior]:
-    """The posterior of all sites, ``[1, 1, n]`` at a time; see :func:`models.reading.chunked_posterior`."""
-    blocks = _blocks([logits], POSTERIOR_ON_CHIP_WIDTH, crowded=reading.codebook.shape[1] > 8)
-    kept = not blocks.channels
-    count = _chunk_rows(logits, int(kept), chunk_bytes)
-    room = _room(logits, count) if kept else None
-    codebook = reading.codebook.T.float().contiguous()
-    for group in range(len(logits.weight)):
-        for rows in slices(len(logits.rows), count):
-            own = _Operands.of(logits, evidence, group, rows, room)
-            yield _launch_posterior(own, _terms(evidence), codebook, reading.temperature, blocks)
-
-
-def _launch_posterior(
-    own: _Operands, terms: int, codebook: Tensor, temperature: float, blocks: Blocks
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def triton_posterior(
+    logits: FactoredLogits, codebook: Tensor, temperature: float = 1.0, chunk_bytes: int | None = None
 ) -> Posterior:
-    """The posterior of some rows. Where they are few, several programs share the codes."""
+    """:func:`models.chunked_posterior.chunked_posterior` by Triton, where :func:`fits_posterior` says so."""
+    check_temperature(temperature)
+    low = logits.detached(working_type(logits.weight))
+    tile = _tile([low], POSTERIOR_ON_CHIP_WIDTH, crowded=codebook.shape[1] > 8)
+    kept = not tile.channels
+    count = _chunk_rows(low, int(kept), chunk_bytes)
+    space = _empty_chunk(low, count) if kept else None
+    transposed = codebook.T.float().contiguous()
+    parts = []
+    for group in range(len(low.weight)):
+        for rows in slices(len(low.rows), count):
+            own = _Operands.of(low, group, rows, space)
+            parts.append(_launch_posterior(own, _terms(low), transposed, temperature, tile))
+    return join_posteriors(logits, parts)
+
+
+def _launch_posterior(own: _Operands, terms: int, codebook: Tensor, temperature: float, tile: Tile) -> Posterior:
+    """The posterior of some rows, ``[1, 1, n]``. Where they are few, several programs share the codes."""
     from purrception.models.kernels import posterior_kernel
 
     (number, width), (dim, codes) = own.features.shape, codebook.shape
-    programs = -(-number // blocks.rows)
-    tiles = -(-codes // blocks.codes)
+    programs = -(-number // tile.rows)
+    tiles = -(-codes // tile.codes)
     parts = min(_power_of_two(tiles), _power_of_two(-(-PROGRAMS // programs)))
     sums = codebook.new_empty(parts, 3 + dim, number)
-    likeliest = torch.empty(parts, number, dtype=torch.long, device=sums.device)
+    best = torch.empty(parts, number, dtype=torch.long, device=sums.device)
     posterior_kernel[(programs, parts)](
         *own.pointers(),
         codebook,
         sums,
-        likeliest,
+        best,
         number,
         codes,
-        blocks.codes * -(-tiles // parts),
+        tile.codes * -(-tiles // parts),
         float(temperature),
         WIDTH=width,
         TERMS=terms,
-        CHANNELS=_channels(blocks, width),
+        CHANNELS=_channels(tile, width),
         DIM=dim,
         PADDED=_power_of_two(dim),
-        **blocks.options(),
+        **tile.options(),
     )
-    height, total, surprise = sums[:, :3].movedim(1, 0)[:, :, None]
+    max_logit, total, weighted_log = sums[:, :3].movedim(1, 0)[:, :, None]
     none = sums.new_empty(parts, 1, number, 0)
-    weighted = sums[:, None, 3:].movedim(2, 3)
-    found = PosteriorSums(height, total, weighted, surprise, likeliest[:, None], none, none.long(), wanted=0)
+    weighted_codes = sums[:, None, 3:].movedim(2, 3)
+    found = PosteriorSums(
+        max_logit, total, weighted_codes, weighted_log, best[:, None], none, none.long(), top_count=0
+    )
     while parts > 1:  # neighbours first: of equal logits the first code counts as the largest
         found, parts = _every_other(found, 0) + _every_other(found, 1), parts // 2
     return found.posterior()
 
 
 def _every_other(sums: PosteriorSums, first: int) -> PosteriorSums:
-    parts = {field.name: getattr(sums, field.name)[first::2] for field in fields(sums) if field.name != "wanted"}
+    parts = {
+        field.name: getattr(sums, field.name)[first::2] for field in fields(sums) if field.name != "top_count"
+    }
     return replace(sums, **parts)

@@ -1,15 +1,16 @@
-"""Heads: features per token → a categorical posterior over the codebook, or a vector, per site.
+"""Heads: features of each patch → a categorical posterior over the codebook, or a vector, per site.
 
-Every head is affine in the features, so that guidance may act on them (see :class:`flow.Guidance`), and
-starts at zero: the first posterior is uniform, the first cross-entropy ln K.
+Every head is affine in the features, so that guidance may act on them (see :class:`flow.Guidance`), and its output
+starts at zero: the first posterior is uniform, and the first cross-entropy is ln K.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -24,17 +25,26 @@ from purrception.flow import (
     Truncation,
 )
 from purrception.models.chunked_loss import (
-    Kernel,
+    ChunkTerms,
     SoftTargets,
-    Terms,
     chunk_terms,
+    chunked_loss,
     site_losses,
-    total_loss,
+    torch_loss_chunks,
 )
-from purrception.models.chunked_posterior import Reading, Sums, chunked_posterior
-from purrception.models.factored_logits import FactoredLogits, group_evidence
-from purrception.models.fused import check_kernel
-from purrception.utils.errors import InputError, check_numbers, unknown_name
+from purrception.models.chunked_posterior import SumsFunction, chunked_posterior
+from purrception.models.factored_logits import FactoredLogits
+from purrception.models.fused import (
+    Kernel,
+    check_kernel,
+    fits_loss,
+    fits_posterior,
+    triton_loss_chunks,
+    triton_posterior,
+    uses_triton,
+)
+from purrception.utils.errors import InputError, unknown_name
+from purrception.utils.settings import check_numbers
 
 
 @dataclass(frozen=True)
@@ -42,16 +52,15 @@ class HeadConfig:
     """Which head, and its size."""
 
     kind: str = "linear"
-    """Vocabulary head of objectives with a posterior: linear (the paper's), factored (low rank) or geometric (low
-    rank, codes near each other share what they learn). The continuous objectives take a vector per site by
-    themselves (regression)."""
+    """The head of an objective with a posterior: linear (the paper's), factored (low rank) or geometric (low rank,
+    and codes near each other share what they learn). The continuous objectives always take the regression head."""
     rank: int = 64
     """Channels of a site's features in the factored and geometric heads."""
     evidence: bool = False
-    """Add what z_t itself says of its code, in closed form, to the logits of a categorical head."""
+    """Whether the closed-form evidence in z_t about its own code is added to the logits of a categorical head."""
 
     def __post_init__(self) -> None:
-        """Refuse a head that does not exist or cannot be.
+        """Refuse a head that does not exist, or that cannot be built.
 
         Raises:
             InputError: an unknown kind (with the nearest known one), a rank below 1, or evidence for a head
@@ -68,17 +77,21 @@ class HeadConfig:
                 f"out, or take one of {', '.join(categorical_heads())}"
             )
 
+    def for_family(self, family: Literal["categorical", "regression"]) -> HeadConfig:
+        """The head of an objective that needs a head of this family."""
+        return replace(self, kind="regression") if family == "regression" else self
+
     def build(self, width: int, codebook: Tensor, patch_size: int) -> Head:
         """The head for features of ``width`` channels over a standardised ``codebook`` ``[K, D]``."""
         return HEADS[self.kind].from_config(self, width, codebook, patch_size)
 
 
-def to_sites(tokens: Tensor, patch_size: int) -> Tensor:
-    """Cut tokens into the sites of their patches: ``[B, h/p, w/p, p² C]`` → ``[B, h, w, C]``."""
+def to_sites(patches: Tensor, patch_size: int) -> Tensor:
+    """Split the channels of patches among their sites: ``[B, h/p, w/p, p² C]`` → ``[B, h, w, C]``."""
     p = patch_size
-    batch, height, width, channels = tokens.shape
-    patches = tokens.view(batch, height, width, p, p, channels // p**2)
-    return patches.permute(0, 1, 3, 2, 4, 5).reshape(batch, height * p, width * p, -1)
+    batch, height, width, channels = patches.shape
+    sites = patches.view(batch, height, width, p, p, channels // p**2)
+    return sites.permute(0, 1, 3, 2, 4, 5).reshape(batch, height * p, width * p, -1)
 
 
 def _zero(layer: nn.Linear) -> nn.Linear:
@@ -88,13 +101,13 @@ def _zero(layer: nn.Linear) -> nn.Linear:
 
 
 class Head(nn.Module, ABC):
-    """What all heads have: the codes, and a price.
+    """What all heads have: the codebook, and a cost.
 
     Args:
         width: channels of the features.
         codebook: standardised codes, float32 ``[K, D]``; kept as a buffer, so that the codes that are
             averaged are the codes of the data.
-        patch_size: p, sites per token along one side.
+        patch_size: p, sites of a patch along one side.
     """
 
     codebook: Tensor
@@ -105,7 +118,7 @@ class Head(nn.Module, ABC):
         self.register_buffer("codebook", codebook.float())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move and cast like any module, but keep the codes in float32: they are data, and round nowhere."""
+        """Move and cast like any module, but keep the codes in float32: they are data, and are never rounded."""
         exact = self.codebook
         super()._apply(fn, recurse)
         if self.codebook.dtype != exact.dtype:
@@ -122,12 +135,12 @@ class Head(nn.Module, ABC):
         return F.embedding(indices, self.codebook).permute(0, 3, 1, 2).contiguous()
 
     def parameter_count(self) -> int:
-        """Learned numbers."""
+        """Number of learned parameters."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     @abstractmethod
     def flops(self, sites: int) -> int:
-        """Floating-point operations, two a multiply–add, of the matrix products of one forward pass.
+        """Floating-point operations (two for a multiply–add) in the matrix products of one forward pass.
 
         Args:
             sites: h·w of one image.
@@ -141,31 +154,31 @@ class Head(nn.Module, ABC):
 class CategoricalHead(Head):
     """A head whose logits make a posterior over the K codes, one per site.
 
-    With evidence, the posterior is softmax(own logits + evidence): the head then learns what the other sites
-    and the label say of a code, and z_t's own say is exact. Under guidance features are extrapolated and the
-    evidence is added once, which is the same as extrapolating the sums: weights of one share.
+    With evidence, the posterior is softmax(own logits + evidence): the head then learns only what the other sites
+    and the label say of a code, and what z_t says is exact. Guidance extrapolates the features, and the evidence
+    is added once afterwards; this equals extrapolating the sums, because the weights of guidance add up to one.
     """
 
     chunk_bytes: int | None = None
-    """Memory of a chunk of logits; left out, chosen by the device."""
-    terms: Terms = staticmethod(chunk_terms)
-    """What makes losses and their derivative of a chunk; see :meth:`compile_chunks`."""
-    sums: Sums = PosteriorSums.of
-    """What makes a posterior's sums of a tile, likewise."""
+    """Memory of a chunk of logits; chosen by the device if none."""
+    terms: ChunkTerms = staticmethod(chunk_terms)
+    """Turns a chunk into losses and their derivative; see :meth:`compile_chunks`."""
+    sums: SumsFunction = PosteriorSums.of
+    """Turns a tile into the sums of a posterior; see :meth:`compile_chunks`."""
     kernel: Kernel = "auto"
     """See :meth:`use_kernel`."""
 
     def compile_chunks(self, backend: str = "inductor") -> None:
-        """Compile what :meth:`loss` and :meth:`posterior` make of a chunk of logits (torch.compile)."""
+        """Compile what :meth:`loss` and :meth:`posterior` do with a chunk of logits (torch.compile)."""
         self.terms = torch.compile(chunk_terms, backend=backend)
         self.sums = torch.compile(PosteriorSums.of, backend=backend)
 
     def use_kernel(self, kernel: Kernel) -> None:
-        """Choose what does the work of :meth:`loss` and :meth:`posterior`, for as long as the head stays there.
+        """Choose what computes :meth:`loss` and :meth:`posterior`; call it on the final device.
 
         Args:
-            kernel: torch (operations on chunks of logits), triton (:mod:`models.fused`; what its kernels do
-                not do stays with torch), or auto: triton where there is a CUDA device that has it.
+            kernel: torch (operations on chunks of logits), triton (:mod:`models.fused`; what its kernels cannot do
+                stays with torch), or auto: triton where there is a CUDA device that has it.
 
         Raises:
             InputError: an unknown kernel, or one that cannot run where the head is.
@@ -178,8 +191,12 @@ class CategoricalHead(Head):
         """Own logits, affine in the features ``[B, h/p, w/p, width]``, before they are multiplied out."""
 
     def logits(self, features: Tensor) -> Tensor:
-        """Own logits ``[B, h, w, K]``, all at once: for tests and small vocabularies."""
+        """Own logits ``[B, h, w, K]``, all at once: for tests and small codebooks."""
         return self.factors(features).full()
+
+    def _factors(self, features: Tensor, evidence: Evidence | None) -> FactoredLogits:
+        """Own logits and evidence, before they are multiplied out."""
+        return self.factors(features).with_evidence(evidence, self.codebook)
 
     def loss(
         self,
@@ -192,16 +209,16 @@ class CategoricalHead(Head):
     ) -> HeadLosses:
         """Cross-entropy of softmax(own logits + evidence), and λ_z logsumexp² of the own logits, in float32.
 
-        The z-loss is there to keep the network's own logits from drifting; the evidence, which is 10⁴ and more
-        near t = 1, would drown them.
+        :func:`purrception.models.chunked_loss.plain_loss` is the definition. The z-loss keeps the network's own
+        logits from drifting; it leaves out the evidence, which would dominate it near t = 1 (10⁴ and more).
 
         Args:
             features: ``[B, h/p, w/p, width]``.
             targets: codes, long ``[B, h, w]``.
             z_loss: λ_z.
-            evidence: of the state that the features were computed from.
-            weights: of the sites, ``[B, h, w]``; left out, their mean is taken.
-            soft: a distribution over the codes to learn, beside ``targets`` or instead; see
+            evidence: evidence in the state that the features were computed from.
+            weights: weights of the sites, ``[B, h, w]``; the mean is taken if left out.
+            soft: a distribution over the codes to learn, beside ``targets`` or in place of them; see
                 :meth:`soft_targets`.
 
         Raises:
@@ -209,31 +226,28 @@ class CategoricalHead(Head):
         """
         if weights is None:
             weights = torch.full(targets.shape, 1 / targets.numel(), device=targets.device)
-        factors = self.factors(features)
-        grouped = group_evidence(factors, evidence, self.codebook)
-        return total_loss(
-            factors, targets, weights, z_loss, grouped, self.terms, self.chunk_bytes, soft, self.kernel
-        )
+        logits = self._factors(features, evidence)
+        fused = uses_triton(self.kernel, self.codebook.device) and fits_loss(logits, soft)
+        chunks = triton_loss_chunks if fused else partial(torch_loss_chunks, terms=self.terms)
+        return chunked_loss(logits, targets, weights, z_loss, soft, self.chunk_bytes, chunks)
 
     @torch.no_grad()
     def soft_targets(self, features: Tensor, evidence: Evidence | None = None, share: float = 1.0) -> SoftTargets:
-        """This head's posterior as what another head of its kind is to learn, without a gradient.
+        """This head's posterior as the target of another head of its kind, without a gradient.
 
         Args:
-            features: ``[B, h/p, w/p, width]``, of this head's network.
-            evidence: of the state that they were computed from.
-            share: of the posterior in the other's targets; the rest is the code itself.
+            features: ``[B, h/p, w/p, width]``, from this head's network.
+            evidence: evidence in the state that they were computed from.
+            share: share of the posterior in the target; the rest is the code itself.
         """
-        factors = self.factors(features)
-        return SoftTargets(factors, group_evidence(factors, evidence, self.codebook), share)
+        return SoftTargets(self._factors(features, evidence), share)
 
     def nll(self, features: Tensor, targets: Tensor, evidence: Evidence | None = None) -> SiteLosses:
         """Negative log-likelihood of ``targets`` per site under softmax(own logits + evidence), in float32.
 
-        Arguments as in :meth:`loss`, which is cheaper where one number is all that is wanted.
+        The arguments are those of :meth:`loss`, which is cheaper where one number is enough.
         """
-        factors = self.factors(features)
-        return site_losses(factors, targets, group_evidence(factors, evidence, self.codebook), self.chunk_bytes)
+        return site_losses(self._factors(features, evidence), targets, self.chunk_bytes)
 
     def posterior(
         self,
@@ -246,30 +260,33 @@ class CategoricalHead(Head):
     ) -> Posterior:
         """Statistics of softmax((own logits + evidence)/τ) per site, truncated, in float32.
 
-        ``uniforms``, ``[B, h, w]``, also draw a code of each site; ``top`` also names that many of the likeliest.
+        With ``uniforms`` ``[B, h, w]`` a code of each site is also drawn; with ``top`` that many of the likeliest
+        codes are also named.
 
-        τ divides the evidence too. It is a property of the posterior, π^(1/τ), and means the same with
-        evidence as for a head that had to learn the evidence. Dividing the own logits alone would temper the
-        prior, and vanish as t → 1, where the evidence decides.
+        τ divides the evidence too: it belongs to the posterior, π^(1/τ), and means the same as for a head that had
+        to learn the evidence. Dividing the own logits alone would temper the prior, which has no effect as t → 1,
+        where the evidence decides.
 
         Raises:
             InputError: the temperature is not positive.
         """
-        factors = self.factors(features)
-        grouped = group_evidence(factors, evidence, self.codebook)
-        reading = Reading(self.codebook, temperature, truncation or Truncation(), top, self.sums, self.kernel)
-        return chunked_posterior(factors, grouped, reading, uniforms, self.chunk_bytes)
+        logits, codes = self._factors(features, evidence), self.codebook
+        if uses_triton(self.kernel, codes.device) and fits_posterior(logits, codes, truncation, uniforms, top):
+            return triton_posterior(logits, codes, temperature, self.chunk_bytes)
+        return chunked_posterior(
+            logits, codes, temperature, truncation, uniforms, top, self.chunk_bytes, self.sums
+        )
 
 
 class LinearHead(CategoricalHead):
-    """The paper's head: one linear map from a token's features to K logits for each of its p² sites."""
+    """The paper's head: one linear map from a patch's features to K logits for each of its p² sites."""
 
     def __init__(self, width: int, codebook: Tensor, patch_size: int) -> None:
         super().__init__(width, codebook, patch_size)
         self.linear = _zero(nn.Linear(width, patch_size**2 * len(codebook)))
 
     def factors(self, features: Tensor) -> FactoredLogits:
-        """A row a token, and a group of class weights for each site of a patch."""
+        """One row for each patch, and one group of class weights for each site of a patch."""
         batch, height, width, _ = features.shape
         p, codes = self.patch_size, len(self.codebook)
         return FactoredLogits(
@@ -285,7 +302,7 @@ class LinearHead(CategoricalHead):
 
 
 class FactoredHead(CategoricalHead):
-    """Token → r features per site → logits through one vector per code, shared by all sites of a patch.
+    """Patch → r features per site → logits through one vector per code, shared by all sites of a patch.
 
     The logit of code k is s·w_k + b_k. The parameters are (width + 1) p² r + K (r + 1), where the linear head
     has (width + 1) p² K. Only w and b start at zero, so that they learn from the first step on, and the map
@@ -294,7 +311,7 @@ class FactoredHead(CategoricalHead):
     Args:
         width: channels of the features.
         codebook: standardised codes ``[K, D]``.
-        patch_size: p, sites per token along one side.
+        patch_size: p, sites of a patch along one side.
         rank: r.
     """
 
@@ -319,7 +336,7 @@ class FactoredHead(CategoricalHead):
         return self.weight
 
     def factors(self, features: Tensor) -> FactoredLogits:
-        """A row a site, and one group of class weights."""
+        """One row for each site, and a single group of class weights."""
         sites = self.site_features(features)
         batch, height, width, _ = sites.shape
         return FactoredLogits(
@@ -334,14 +351,14 @@ class FactoredHead(CategoricalHead):
 class GeometricHead(FactoredHead):
     """A factored head that knows where the codes lie: w_k = φ(e_k) + u_k.
 
-    φ is a small MLP of the standardised codeword, so that what is learned for one code moves the codes near
-    it; u, zero at first, holds what is a code's own. Here the map to sites starts at zero instead of w: the
-    first steps then go along φ, which all codes share, and u follows.
+    φ is a small MLP of the standardised codeword, so that what is learned for one code also moves the codes near
+    it; u, zero at first, holds what is specific to a code. Here the map to sites starts at zero instead of w: the
+    first steps then change φ, which all codes share, and u follows.
 
     Args:
         width: channels of the features.
         codebook: standardised codes ``[K, D]``; φ reads the buffer at each call.
-        patch_size: p, sites per token along one side.
+        patch_size: p, sites of a patch along one side.
         rank: r, also the hidden width of φ.
     """
 
@@ -355,7 +372,7 @@ class GeometricHead(FactoredHead):
         return self.phi(self.codebook.to(self.weight.dtype)) + self.weight
 
     def flops(self, sites: int) -> int:
-        """The factored head's, and 2 K r (D + r) for φ, which a batch shares; see :meth:`Head.flops`."""
+        """Those of the factored head, and 2 K r (D + r) for φ, once a batch; see :meth:`Head.flops`."""
         return super().flops(sites) + self.shared_flops()
 
     def shared_flops(self) -> int:

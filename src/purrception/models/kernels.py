@@ -1,10 +1,10 @@
-"""The vocabulary's inner loops as Triton kernels; what launches them, and when, is in :mod:`models.fused`.
+"""The loops over the codes as Triton kernels; :mod:`models.fused` launches them.
 
-A program owns a block of rows and goes through the codes tile by tile. What a tile becomes, exponentials, sums,
-a slope, stays in registers. A tile's own logits are either multiplied out here, or read from a chunk into which
-a matrix product has written them; see :data:`models.fused.ON_CHIP_WIDTH`.
+A program owns a block of rows and goes through the codes tile by tile. What is computed from a tile (exponentials,
+sums, a derivative) stays in registers. A tile's logits are either multiplied out here, or read from a chunk into
+which a matrix product has written them; see :data:`models.fused.ON_CHIP_WIDTH`.
 
-Names with ``T_`` and ``t_`` are of a teacher's logits; see :class:`models.vocabulary.SoftTargets`.
+Names with ``T_`` and ``t_`` belong to a teacher's logits; see :class:`models.chunked_loss.SoftTargets`.
 """
 # Compile-time constants are written in capitals, and a kernel takes pointers: no dataclass could group them.
 # ruff: noqa: N803
@@ -66,10 +66,10 @@ def _existing(tile, code, codes):
 
 
 @triton.jit
-def _onward(height, total, tile, peak):
+def _online_logsumexp(max_logit, total, tile, peak):
     """Running (largest logit, Σ exp(logit − that)) of each row after another tile, whose largest is ``peak``."""
-    top = tl.maximum(height, peak)
-    return top, total * tl.exp(height - top) + tl.sum(tl.exp(tile - top[:, None]), axis=1)
+    top = tl.maximum(max_logit, peak)
+    return top, total * tl.exp(max_logit - top) + tl.sum(tl.exp(tile - top[:, None]), axis=1)
 
 
 @triton.jit
@@ -88,9 +88,9 @@ def loss_kernel(
     t_chunk,
     t_coefficients,
     t_columns,
-    figures,
-    slopes,
-    bias_slopes,
+    statistics,
+    derivative,
+    bias_derivative,
     rows,
     codes,
     z_loss,
@@ -102,20 +102,21 @@ def loss_kernel(
     T_TERMS: tl.constexpr,
     T_CHANNELS: tl.constexpr,
     SOFT: tl.constexpr,
-    SLOPES: tl.constexpr,
+    DERIVATIVE: tl.constexpr,
     PENALTY: tl.constexpr,
     ROWS: tl.constexpr,
     CODES: tl.constexpr,
 ):
-    """Figures (−Σ y ln q, ℓ, [argmax q = c]) ``[3, rows]`` and slopes of a block of rows.
+    """Statistics (−Σ y ln q, ℓ, [argmax q = c]) ``[3, rows]`` and derivative of a block of rows.
 
-    ``slopes`` ``[rows, codes]`` may be ``chunk`` itself: a program reads a tile before it writes it, and no
-    other's. ``bias_slopes`` ``[programs, codes]`` are their sums over the block. With PENALTY, λ_z is not 0.
+    ``derivative`` ``[rows, codes]`` may be ``chunk`` itself: a program reads a tile before it writes it, and no
+    other program reads it. ``bias_derivative`` ``[programs, codes]`` is the sum over the block. With PENALTY, λ_z
+    is not 0.
     """
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     there = row < rows
     target = tl.load(targets + row, mask=there, other=-1)
-    drift, at_target, right, normaliser, t_normaliser = _levels(
+    logsumexp, at_target, right, normaliser, t_normaliser = _row_statistics(
         features,
         weight,
         bias,
@@ -142,38 +143,40 @@ def loss_kernel(
         SOFT,
         CODES,
     )
-    tl.store(figures + row, normaliser - at_target, mask=there)
-    tl.store(figures + rows + row, drift, mask=there)
-    tl.store(figures + 2 * rows + row, right.to(tl.float32), mask=there)
-    if SLOPES:
-        by_sums = tl.load(weights + row, mask=there, other=0.0)  # 0 where there is no row, and so its slope
-        by_own, by_target = 2 * z_loss * drift * by_sums, by_sums
+    tl.store(statistics + row, normaliser - at_target, mask=there)
+    tl.store(statistics + rows + row, logsumexp, mask=there)
+    tl.store(statistics + 2 * rows + row, right.to(tl.float32), mask=there)
+    if DERIVATIVE:
+        w = tl.load(weights + row, mask=there, other=0.0)  # 0 where there is no row, and so its gradient
+        by_own, by_target = 2 * z_loss * logsumexp * w, w
         if SOFT:
-            by_target = by_sums * (1 - share)
+            by_target = w * (1 - share)
         for start in range(0, codes, CODES):
             code = start + tl.arange(0, CODES)
             tile = _own(features, weight, bias, chunk, row, code, rows, codes, WIDTH, CHANNELS)
             tile = _existing(tile, code, codes)
             if TERMS > 0:
                 sums = _with_evidence(tile, coefficients, columns, row, code, rows, codes, TERMS)
-                slope = tl.exp(sums - normaliser[:, None]) * by_sums[:, None]
+                gradient = tl.exp(sums - normaliser[:, None]) * w[:, None]
                 if PENALTY:
-                    slope += tl.exp(tile - drift[:, None]) * by_own[:, None]
+                    gradient += tl.exp(tile - logsumexp[:, None]) * by_own[:, None]
             else:
-                slope = tl.exp(tile - drift[:, None]) * (by_sums + by_own)[:, None]
-            slope -= tl.where(code[None, :] == target[:, None], by_target[:, None], 0.0)
+                gradient = tl.exp(tile - logsumexp[:, None]) * (w + by_own)[:, None]
+            gradient -= tl.where(code[None, :] == target[:, None], by_target[:, None], 0.0)
             if SOFT:
-                taught = _own(t_features, t_weight, t_bias, t_chunk, row, code, rows, codes, T_WIDTH, T_CHANNELS)
-                taught = _with_evidence(taught, t_coefficients, t_columns, row, code, rows, codes, T_TERMS)
-                slope -= tl.exp(taught - t_normaliser[:, None]) * (by_sums * share)[:, None]
+                teacher = _own(t_features, t_weight, t_bias, t_chunk, row, code, rows, codes, T_WIDTH, T_CHANNELS)
+                teacher = _with_evidence(teacher, t_coefficients, t_columns, row, code, rows, codes, T_TERMS)
+                gradient -= tl.exp(teacher - t_normaliser[:, None]) * (w * share)[:, None]
             inside = there[:, None] & (code < codes)[None, :]
-            tl.store(slopes + row[:, None] * codes + code[None, :], slope.to(slopes.dtype.element_ty), mask=inside)
+            tl.store(
+                derivative + row[:, None] * codes + code[None, :], gradient.to(derivative.dtype.element_ty), inside
+            )
             place = tl.program_id(0).to(tl.int64) * codes + code
-            tl.store(bias_slopes + place, tl.sum(slope, axis=0), mask=code < codes)
+            tl.store(bias_derivative + place, tl.sum(gradient, axis=0), mask=code < codes)
 
 
 @triton.jit
-def _levels(
+def _row_statistics(
     features,
     weight,
     bias,
@@ -200,7 +203,7 @@ def _levels(
     SOFT: tl.constexpr,
     CODES: tl.constexpr,
 ):
-    """(ℓ, Σ y l, whether the likeliest code is the target, ln Σ exp l, ln Σ exp of the teacher's) of each row."""
+    """(ℓ, Σ y l, whether the likeliest code is the target, ln Σ exp l, the same of the teacher) for each row."""
     nothing = tl.zeros([row.shape[0]], tl.float32)
     top, own_top, t_top = nothing + OUTSIDE, nothing + OUTSIDE, nothing + OUTSIDE
     total, own_total, t_total, at_target, expected = nothing, nothing, nothing, nothing, nothing
@@ -210,30 +213,30 @@ def _levels(
         sums = _own(features, weight, bias, chunk, row, code, rows, codes, WIDTH, CHANNELS)
         sums = _existing(sums, code, codes)
         if TERMS > 0:
-            own_top, own_total = _onward(own_top, own_total, sums, tl.max(sums, axis=1))
+            own_top, own_total = _online_logsumexp(own_top, own_total, sums, tl.max(sums, axis=1))
             sums = _with_evidence(sums, coefficients, columns, row, code, rows, codes, TERMS)
             sums = _existing(sums, code, codes)
         at_target += tl.sum(tl.where(code[None, :] == target[:, None], sums, 0.0), axis=1)
         peak, place = tl.max(sums, axis=1, return_indices=True)
         best = tl.where(peak > top, start + place, best)
-        top, total = _onward(top, total, sums, peak)
+        top, total = _online_logsumexp(top, total, sums, peak)
         if SOFT:
-            taught = _own(t_features, t_weight, t_bias, t_chunk, row, code, rows, codes, T_WIDTH, T_CHANNELS)
-            taught = _with_evidence(taught, t_coefficients, t_columns, row, code, rows, codes, T_TERMS)
-            taught = _existing(taught, code, codes)
-            new_top = tl.maximum(t_top, tl.max(taught, axis=1))
-            powers, fall = tl.exp(taught - new_top[:, None]), tl.exp(t_top - new_top)
+            teacher = _own(t_features, t_weight, t_bias, t_chunk, row, code, rows, codes, T_WIDTH, T_CHANNELS)
+            teacher = _with_evidence(teacher, t_coefficients, t_columns, row, code, rows, codes, T_TERMS)
+            teacher = _existing(teacher, code, codes)
+            new_top = tl.maximum(t_top, tl.max(teacher, axis=1))
+            powers, fall = tl.exp(teacher - new_top[:, None]), tl.exp(t_top - new_top)
             expected = fall * expected + tl.sum(powers * sums, axis=1)
             t_total, t_top = fall * t_total + tl.sum(powers, axis=1), new_top
     normaliser = top + tl.log(total)
-    drift = normaliser
+    logsumexp = normaliser
     if TERMS > 0:
-        drift = own_top + tl.log(own_total)
+        logsumexp = own_top + tl.log(own_total)
     t_normaliser = normaliser
     if SOFT:
         at_target += share * (expected / t_total - at_target)
         t_normaliser = t_top + tl.log(t_total)
-    return drift, at_target, best == target, normaliser, t_normaliser
+    return logsumexp, at_target, best == target, normaliser, t_normaliser
 
 
 @triton.jit
@@ -246,7 +249,7 @@ def posterior_kernel(
     columns,
     codebook,
     sums,
-    likeliest,
+    best_codes,
     rows,
     codes,
     part,
@@ -261,13 +264,14 @@ def posterior_kernel(
 ):
     """The sums of :class:`flow.PosteriorSums` over a part of the codes, for a block of rows.
 
-    ``sums`` ``[parts, 3 + DIM, rows]``: height, total, surprise, weighted; ``likeliest`` ``[parts, rows]``.
+    ``sums`` ``[parts, 3 + DIM, rows]``: max_logit, total, weighted_log, weighted_codes; ``best_codes``
+    ``[parts, rows]``.
     ``codebook`` is ``[DIM, codes]``, and PADDED the power of two from DIM on.
     """
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     first = tl.program_id(1) * part
-    height = tl.zeros([ROWS], tl.float32) + OUTSIDE
-    total, surprise = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
+    max_logit = tl.zeros([ROWS], tl.float32) + OUTSIDE
+    total, weighted_log = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
     best = tl.zeros([ROWS], tl.int32)
     axis = tl.arange(0, PADDED)
     weighted = tl.zeros([ROWS, PADDED], tl.float32)
@@ -277,25 +281,25 @@ def posterior_kernel(
         tile = _with_evidence(tile, coefficients, columns, row, code, rows, codes, TERMS) / temperature
         tile = _existing(tile, code, codes)
         peak, place = tl.max(tile, axis=1, return_indices=True)
-        best = tl.where(peak > height, start + place, best)
-        top = tl.maximum(height, peak)
-        fall = height - top
+        best = tl.where(peak > max_logit, start + place, best)
+        top = tl.maximum(max_logit, peak)
+        fall = max_logit - top
         factor = tl.exp(fall)
         shifted = tile - top[:, None]
         powers = tl.exp(shifted)
-        surprise = factor * (surprise + fall * total) + tl.sum(powers * shifted, axis=1)
+        weighted_log = factor * (weighted_log + fall * total) + tl.sum(powers * shifted, axis=1)
         total = factor * total + tl.sum(powers, axis=1)
         weighted *= factor[:, None]
         near = tl.minimum(code, codes - 1)
         for d in tl.static_range(DIM):
             along = tl.sum(powers * tl.load(codebook + d * codes + near)[None, :], axis=1)
             weighted += tl.where(axis[None, :] == d, along[:, None], 0.0)
-        height = top
+        max_logit = top
     there, part_of = row < rows, tl.program_id(1).to(tl.int64)
     out = sums + part_of * (3 + DIM) * rows + row
-    tl.store(out, height, mask=there)
+    tl.store(out, max_logit, mask=there)
     tl.store(out + rows, total, mask=there)
-    tl.store(out + 2 * rows, surprise, mask=there)
+    tl.store(out + 2 * rows, weighted_log, mask=there)
     places = out[:, None] + (3 + axis)[None, :] * rows
     tl.store(places, weighted, mask=there[:, None] & (axis < DIM)[None, :])
-    tl.store(likeliest + part_of * rows + row, best.to(tl.int64), mask=there)
+    tl.store(best_codes + part_of * rows + row, best.to(tl.int64), mask=there)

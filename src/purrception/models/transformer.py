@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Self, get_type_hints
 
@@ -14,11 +15,12 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
-from purrception.models.chunked_loss import Kernel
 from purrception.models.dit import MLP, DiT, DiTConfig, Norm, Positions
-from purrception.models.head import CategoricalHead, HeadConfig
+from purrception.models.fused import Kernel
+from purrception.models.head import CategoricalHead, Head, HeadConfig
 from purrception.storage import plain_reason, read_json, reading
-from purrception.storage.foreign_weights import check_codes, check_size, require_finite
+from purrception.storage.finite import check_codes, require_finite
+from purrception.storage.model_folder import check_size
 from purrception.utils.errors import InputError, unknown_name
 
 LARGEST = {
@@ -34,31 +36,30 @@ LARGEST = {
 class PurrceptionTransformer(ModelMixin, ConfigMixin):
     """A DiT backbone and a head over a standardised codebook.
 
-    Calling it gives features; ``head`` turns them into losses and a posterior, or into vectors. It knows
-    nothing of objectives. The codebook is part of the weights: set it with :meth:`set_codebook` before
-    training.
+    Calling it gives features; ``head`` turns them into losses and a posterior, or into vectors. It knows nothing
+    of objectives. The codebook is part of the weights: set it with :meth:`set_codebook` before training.
 
     Args:
         grid: (h, w), sites of the latent grid.
         codebook_size: K.
         codebook_dim: D.
         num_classes: classes without the null class, whose label is ``num_classes``; 0: unconditional.
-        depth: see :class:`DiTConfig`, as for the arguments that follow.
-        width: channels of a token.
-        heads: attention heads.
-        patch_size: sites per token along one side.
-        mlp_ratio: hidden width of an MLP, in widths.
-        time_scale: what t is multiplied with before its sinusoidal embedding.
-        input_channels: channels of the state z; default: D.
-        head_kind: see :class:`HeadConfig`, as for the arguments that follow: which head.
+        depth: number of blocks; see :class:`DiTConfig` for this and what follows.
+        width: channels of a patch.
+        heads: number of attention heads.
+        patch_size: sites of a patch along one side.
+        mlp_ratio: hidden width of an MLP, as a multiple of the width.
+        time_scale: factor by which t is multiplied before its sinusoidal embedding.
+        input_channels: channels of the state z; by default D.
+        head_kind: which head; see :class:`HeadConfig` for this and what follows.
         head_rank: channels of a site's features in the low-rank heads.
-        evidence: whether the objective is to give the head the evidence in z_t.
+        evidence: whether the objective gives the head the evidence in z_t.
         stored_positions: see :class:`DiT`; for converted networks.
-        token_embedding: a masked grid enters as a learned vector of ``width`` per code and one for the mask, not
-            as standardised embeddings.
-        norm: see :class:`DiTConfig`, as for the arguments that follow.
+        token_embedding: whether a masked grid enters as learned vectors of ``width``, one for each code and one
+            for the mask, rather than as standardised embeddings.
+        norm: kind of normalisation; see :class:`DiTConfig` for this and what follows.
         mlp: kind of a block's MLP.
-        positions: how tokens know their place.
+        positions: how patches know their place.
         qk_norm: whether queries and keys are normalised.
 
     Raises:
@@ -67,9 +68,9 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
 
     config_name = "config.json"
     half_backbone = False
-    """Whether calling it runs under bfloat16 autocast whatever the caller's precision; the head's products do so
-    within :meth:`reduced_precision` alone."""
-    head: Any  # a CategoricalHead or a RegressionHead, as the configuration says
+    """Whether calling it runs under bfloat16 autocast whatever the caller's precision; the head does so only
+    within :meth:`reduced_precision`."""
+    head: Head
 
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
@@ -96,7 +97,7 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         qk_norm: bool = False,
     ) -> None:
         super().__init__()
-        sizes = DiTConfig(depth, width, heads, patch_size, mlp_ratio, time_scale, norm, mlp, positions, qk_norm)
+        sizes = DiTConfig(**{field.name: self.config[field.name] for field in fields(DiTConfig)})
         self.grid = (int(grid[0]), int(grid[1]))
         self.num_classes = num_classes
         self.input_channels = width if token_embedding else input_channels or codebook_dim
@@ -107,6 +108,22 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         self.evidence = evidence
         codebook = torch.zeros(codebook_size, codebook_dim)
         self.head = HeadConfig(head_kind, head_rank, evidence).build(width, codebook, patch_size)
+
+    @classmethod
+    def from_configs(
+        cls,
+        network: DiTConfig,
+        head: HeadConfig,
+        *,
+        grid: tuple[int, int],
+        codebook_size: int,
+        codebook_dim: int,
+        num_classes: int,
+        **options: Any,
+    ) -> Self:
+        """A new network with these settings; ``options`` are other arguments of the constructor."""
+        options |= {"head_kind": head.kind, "head_rank": head.rank, "evidence": head.evidence}
+        return cls(grid, codebook_size, codebook_dim, num_classes, **asdict(network), **options)
 
     def set_codebook(self, codebook: Tensor) -> None:
         """Set the standardised codes, ``[K, D]``.
@@ -122,23 +139,23 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         self.head.codebook.copy_(codebook)
 
     def compile_parts(self) -> None:
-        """Compile, each by itself, the blocks of the backbone and what the head does to a chunk of logits."""
+        """Compile separately the blocks of the backbone and what the head does with a chunk of logits."""
         self.backbone.compile_blocks()
         if isinstance(self.head, CategoricalHead):
             self.head.compile_chunks()
 
     def reduced_precision(self) -> contextlib.AbstractContextManager[object]:
-        """A context for sampling: on a GPU, a half backbone's head multiplies in bfloat16 too, as in training.
+        """A context for sampling: on a GPU the head of a half backbone multiplies in bfloat16 too, as in training.
 
-        What is made of the logits is float32 in any case. A processor gains nothing by it.
+        What is computed from the logits is float32 in any case. A CPU would gain nothing from it.
         """
         if not self.half_backbone or self.device.type != "cuda":
             return contextlib.nullcontext()  # the caller's own precision
-        # Weights are cast anew in each call: a recording must not lean on copies that are gone at its replay.
+        # Weights are cast anew in each call: a CUDA graph must not use copies that no longer exist at its replay.
         return torch.autocast("cuda", dtype=torch.bfloat16, cache_enabled=False)
 
     def use_kernel(self, kernel: Kernel) -> None:
-        """Choose what makes losses and posteriors of logits, where the head has any; call it on the final device.
+        """Choose what computes losses and posteriors, if the head has any; call it on the final device.
 
         Raises:
             InputError: see :meth:`CategoricalHead.use_kernel`.
@@ -163,8 +180,8 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
             masked: bool ``[B, h, w]``.
 
         Returns:
-            ``[B, D + 1, h, w]``: the standardised embedding of a code that is shown, and zeros with a one in the
-            last channel for a mask; with ``token_embedding``, ``[B, width, h, w]``.
+            ``[B, D + 1, h, w]``: the standardised embedding of a code that is shown, and zeros with a 1 in the
+            last channel for a mask. With ``token_embedding``, ``[B, width, h, w]``.
         """
         if self.tokens is not None:
             return self.tokens(indices.masked_fill(masked, len(self.codebook))).permute(0, 3, 1, 2)

@@ -1,6 +1,6 @@
 """What lies on disk: written whole or not at all, by one process at a time, verified, read within limits."""
 
-from purrception.storage.damaged import refuse_to_begin_anew, set_aside
+from purrception.storage.checkpoints import load_optimizer_state, optimizer_state, refuse_to_start_over, set_aside
 from purrception.storage.digests import (
     DIGESTS_FILE,
     check_digests,
@@ -47,8 +47,10 @@ __all__ = [
     "dump_settings",
     "is_plain_name",
     "is_unused",
+    "load_optimizer_state",
     "load_settings",
     "one_writer",
+    "optimizer_state",
     "output_folder",
     "plain_name",
     "plain_reason",
@@ -58,7 +60,7 @@ __all__ = [
     "read_limited",
     "read_yaml",
     "reading",
-    "refuse_to_begin_anew",
+    "refuse_to_start_over",
     "remove",
     "renewing",
     "save_png",

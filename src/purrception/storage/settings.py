@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from purrception.storage.readers import read_yaml, reading
 from purrception.utils.errors import InputError, unknown_name
 from purrception.utils.folders import check_name
-from purrception.utils.options import option_names
+from purrception.utils.settings import option_names
 
 T = TypeVar("T")
 

@@ -12,7 +12,15 @@ import torch
 
 from purrception.flow import SamplingConfig
 from purrception.generation.outputs import PurrceptionOutput
-from purrception.studio.controls import MODEL, SamplingControls, check_number, seed_of, session_of, stops, told
+from purrception.studio.controls import (
+    ON_MODEL,
+    SamplingControls,
+    check_number,
+    connect_stop,
+    seed_of,
+    session_of,
+    shows_errors,
+)
 from purrception.studio.session import Studio, check_size, display
 from purrception.utils.errors import InputError
 
@@ -65,14 +73,13 @@ class CompareTab:
             self._compare,
             inputs,
             [*galleries, *costs, verdict],
-            concurrency_id=MODEL,
-            concurrency_limit=1,
+            **ON_MODEL,
             show_progress_on=galleries,
             api_visibility="private",
         )
-        stops(stop, studio, [run])
+        connect_stop(stop, studio, [run])
 
-    @told
+    @shows_errors
     def _compare(self, request: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008
         number, seed, first, second, *rest = values
         half = len(rest) // 2

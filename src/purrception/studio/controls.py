@@ -4,26 +4,47 @@ from __future__ import annotations
 
 import functools
 import html
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 import gradio as gr
 from gradio.events import Dependency
 
-from purrception.flow import LAST_STEPS, SOLVERS, SPACINGS, SamplingConfig
-from purrception.studio.session import MOST_STEPS, Made, StoppedError, Studio
+from purrception.flow import LAST_STEPS, SOLVERS, SPACES, SPACINGS, SamplingConfig
+from purrception.studio.session import MOST_STEPS, Generated, StoppedError, Studio
 from purrception.utils.errors import InputError
+from purrception.utils.settings import field_docs
 
 ANY_CLASS = "any class"
-MODEL = "model"
-"""What all work shares in the queue: one piece at a time, in the order of asking."""
-BESIDE: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private"}
-"""Queued beside the model's work, not behind it: what is not queued can show no notice on the page."""
+ON_MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
+"""Work for the model: one piece at a time, in the order of asking."""
+SIDE_QUEUE: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private"}
+"""Work that does not wait behind the model's; it is queued all the same, since nothing else can show a notice."""
+
+
+SHOWN = ("num_inference_steps", "solver", "temperature", "guidance_scale")
+"""Settings that stand open on the page; the others are behind *More*."""
+RANGES: dict[str, tuple[float, float, float]] = {
+    "num_inference_steps": (1, 200, 1),
+    "temperature": (0.1, 1.5, 0.05),
+    "guidance_scale": (0, 5, 0.1),
+    "guidance_interval": (0, 1, 0.05),
+    "top_p": (0.05, 1, 0.05),
+    "eta": (0, 1, 0.05),
+}
+"""Lowest, highest and step of what has a slider."""
+CHOICES: dict[str, Iterable[str]] = {
+    "solver": SOLVERS,
+    "timestep_spacing": SPACINGS,
+    "guidance_space": SPACES,
+    "last_step": LAST_STEPS,
+}
+HELP = field_docs(SamplingConfig)
 
 
 class SamplingControls:
-    """Steps, solver, temperature and guidance, and behind them what is rarely changed.
+    """A control for every setting of :class:`SamplingConfig`.
 
     Args:
         defaults: what the run samples with.
@@ -33,59 +54,54 @@ class SamplingControls:
 
     def __init__(self, defaults: SamplingConfig, has_classes: bool, prefix: str) -> None:
         self._defaults = defaults
-        schedule = defaults.temperature if isinstance(defaults.temperature, str) else ""
-        with gr.Row():
-            steps = gr.Slider(
-                1, 200, defaults.num_inference_steps, step=1, precision=0, label="Steps", elem_id=f"{prefix}-steps"
-            )
-            solver = gr.Dropdown(list(SOLVERS), value=defaults.solver, label="Solver")
-        with gr.Row():
-            temperature = gr.Slider(
-                0.1,
-                1.5,
-                1.0 if schedule else float(defaults.temperature),
-                step=0.05,
-                label="Temperature",
-                info="below 1 bolder, above 1 more varied",
-            )
-            guidance = gr.Slider(
-                0,
-                5,
-                defaults.guidance_scale,
-                step=0.1,
-                label="Guidance",
-                visible=has_classes,
-                info="1: none; above: more of the class",
-            )
+        self._controls: dict[str, list[gr.components.Component]] = {}
+        names = [item.name for item in fields(SamplingConfig) if has_classes or "guidance" not in item.name]
+        with gr.Group():
+            for name in SHOWN:
+                if name in names:
+                    self._controls[name] = self._control(name, getattr(defaults, name), prefix)
         with gr.Accordion("More", open=False):
-            with gr.Row():
-                start = gr.Slider(0, 1, defaults.guidance_interval[0], step=0.05, label="Guidance from t")
-                end = gr.Slider(0, 1, defaults.guidance_interval[1], step=0.05, label="Guidance to t")
-            with gr.Row():
-                grid = gr.Dropdown(list(SPACINGS), value=defaults.timestep_spacing, label="Time grid")
-                last_step = gr.Dropdown(list(LAST_STEPS), value=defaults.last_step, label="Last step")
-            with gr.Row():
-                top_k = gr.Number(defaults.top_k, precision=0, minimum=0, label="Top-k", info="0 keeps every code")
-                top_p = gr.Slider(0.05, 1, defaults.top_p, step=0.05, label="Top-p")
-            schedule_box = gr.Textbox(
-                schedule,
-                label="Temperature schedule",
-                placeholder="linear:1.0:0.7",
-                info="over time, in place of the slider",
+            for name in names:
+                if name not in SHOWN:
+                    self._controls[name] = self._control(name, getattr(defaults, name), prefix)
+
+    @property
+    def components(self) -> list[gr.components.Component]:
+        """The inputs whose values :meth:`read` takes."""
+        return [component for control in self._controls.values() for component in control]
+
+    def _control(self, name: str, value: Any, prefix: str) -> list[gr.components.Component]:
+        option = SamplingConfig.OPTIONS.get(name, name)
+        about: dict[str, Any] = {
+            "label": option.replace("_", " ").capitalize(),
+            "info": HELP[name],
+            "elem_id": f"{prefix}-{option}",
+        }
+        if name == "temperature":  # a number, or a schedule in words
+            schedule = value if isinstance(value, str) else ""
+            low, high, step = RANGES[name]
+            slider = gr.Slider(low, high, 1.0 if schedule else float(value), step=step, **about)
+            text = gr.Textbox(
+                schedule, label="Temperature schedule, in place of the slider", placeholder="linear:1.0:0.7"
             )
-        self.components: list[gr.components.Component] = [
-            steps,
-            solver,
-            temperature,
-            guidance,
-            start,
-            end,
-            grid,
-            last_step,
-            top_k,
-            top_p,
-            schedule_box,
-        ]
+            return [slider, text]
+        if name in CHOICES:
+            return [gr.Dropdown(list(CHOICES[name]), value=value, **about)]
+        if isinstance(value, bool):
+            return [gr.Checkbox(value, **about)]
+        if isinstance(value, tuple):
+            low, high, step = RANGES[name]
+            about["info"], ends = None, (f"{about['label']} from t =", "to t =")
+            with gr.Row():
+                return [
+                    gr.Slider(low, high, end, step=step, label=label, info=HELP[name] if n == 0 else None)
+                    for n, (end, label) in enumerate(zip(value, ends, strict=True))
+                ]
+        whole: dict[str, Any] = {"precision": 0} if isinstance(value, int) else {}
+        if name in RANGES:
+            low, high, step = RANGES[name]
+            return [gr.Slider(low, high, value, step=step, **whole, **about)]
+        return [gr.Number(value, minimum=0, **whole, **about)]
 
     def read(self, values: tuple[Any, ...]) -> SamplingConfig:
         """The components' values, in their order, as settings.
@@ -93,20 +109,34 @@ class SamplingControls:
         Raises:
             InputError: a value that no sampler takes.
         """
-        steps, solver, temperature, guidance, start, end, grid, last_step, top_k, top_p, schedule = values
-        check_number("steps", steps, MOST_STEPS)
-        return replace(
-            self._defaults,
-            num_inference_steps=int(steps),
-            solver=solver,
-            temperature=str(schedule).strip() or float(temperature),
-            guidance_scale=float(guidance),
-            guidance_interval=(float(start), float(end)),
-            timestep_spacing=grid,
-            last_step=last_step,
-            top_k=int(top_k or 0),
-            top_p=float(top_p),
-        )
+        left = iter(values)
+        settings: dict[str, Any] = {}
+        for name, control in self._controls.items():
+            given = [next(left) for _ in control]
+            default, option = getattr(self._defaults, name), SamplingConfig.OPTIONS.get(name, name)
+            if name == "temperature":
+                settings[name] = str(given[1]).strip() or number(option, given[0])
+            elif isinstance(default, tuple):
+                settings[name] = tuple(number(option, end) for end in given)
+            elif isinstance(default, str | bool):
+                settings[name] = given[0]
+            elif isinstance(default, int):
+                largest = MOST_STEPS if name == "num_inference_steps" else 2**31
+                settings[name] = check_number(option, given[0], largest)
+            else:
+                settings[name] = number(option, given[0])
+        return replace(self._defaults, **settings)
+
+
+def number(name: str, value: Any) -> float:
+    """A number from a field that somebody may have emptied.
+
+    Raises:
+        InputError: it is empty.
+    """
+    if not isinstance(value, int | float):
+        raise InputError(f"{name} is a number; given {value!r}")
+    return float(value)
 
 
 def check_number(name: str, value: Any, largest: float) -> int:
@@ -133,7 +163,7 @@ def class_menu(studio: Studio, label: str, elem_id: str, *, anything: str = ANY_
     )
 
 
-def told(function: Callable[..., Any]) -> Callable[..., Any]:
+def shows_errors(function: Callable[..., Any]) -> Callable[..., Any]:
     """``function`` with mistakes told on the page in a sentence, and what was stopped left as it is."""
 
     @functools.wraps(function)
@@ -152,7 +182,7 @@ def told(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def stops(button: gr.Button, studio: Studio, work: Sequence[Dependency]) -> None:
+def connect_stop(button: gr.Button, studio: Studio, work: Sequence[Dependency]) -> None:
     """Have a button stop a visitor's work: what is under way at its next evaluation, what still waits at once.
 
     Args:
@@ -165,7 +195,7 @@ def stops(button: gr.Button, studio: Studio, work: Sequence[Dependency]) -> None
         studio.stop(session_of(request))
         gr.Info("Stopping at the next evaluation.", title="Stop")
 
-    button.click(stop, None, None, cancels=list(work), **BESIDE)
+    button.click(stop, None, None, cancels=list(work), **SIDE_QUEUE)
 
 
 def session_of(request: gr.Request) -> str:
@@ -173,7 +203,7 @@ def session_of(request: gr.Request) -> str:
     return request.session_hash or "somebody"
 
 
-def facts(made: Made) -> str:
+def cost_line(made: Generated) -> str:
     """Cost of a generation, in a line."""
     count = len(made.out.images)
     each = made.seconds / count

@@ -11,22 +11,22 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from purrception.generation.saving import edit_command, images_wanted
+from purrception.generation.saving import edit_command, requested_images
 from purrception.storage import save_png
 from purrception.studio.controls import (
-    MODEL,
+    ON_MODEL,
     SamplingControls,
     check_number,
     class_menu,
-    facts,
+    connect_stop,
+    cost_line,
     seed_of,
     session_of,
-    stops,
-    told,
+    shows_errors,
 )
 from purrception.studio.generate import GenerateTab
-from purrception.studio.session import Made, Report, Studio, display
-from purrception.studio.uploads import easel, painted_pixels, take_picture
+from purrception.studio.session import Generated, Report, Studio, display
+from purrception.studio.uploads import editor_value, painted_pixels, take_picture
 from purrception.utils.errors import InputError
 
 
@@ -43,7 +43,7 @@ class Request:
 
 
 class EditTab:
-    """One picture on an easel, and four things to do with it."""
+    """One picture on an editor_value, and four things to do with it."""
 
     def __init__(self, studio: Studio, generated: GenerateTab) -> None:
         self._studio = studio
@@ -66,7 +66,7 @@ class EditTab:
                     brush=gr.Brush(default_size=40, colors=["#ff7a1a"], color_mode="fixed"),
                     canvas_size=(384, 384),
                     height=460,
-                    elem_id="edit-easel",
+                    elem_id="edit-editor",
                     elem_classes="pixels",
                     format="png",
                     visible=False,
@@ -95,14 +95,13 @@ class EditTab:
                 function,
                 [*inputs, *common],
                 outputs,
-                concurrency_id=MODEL,
-                concurrency_limit=1,
+                **ON_MODEL,
                 show_progress_on=[outputs[1]],
                 api_visibility="private",
             )
             for button, function, inputs in actions
         ]
-        stops(stop, studio, runs)
+        connect_stop(stop, studio, runs)
 
     def _actions(
         self, picture: gr.State, editor: gr.ImageEditor, made: gr.State
@@ -159,20 +158,20 @@ class EditTab:
         )
         return [gallery, cost, command, gr.DownloadButton("Download PNGs and manifest", visible=False)]
 
-    @told
+    @shows_errors
     def _upload(self, path: Any, request: gr.Request) -> Any:
         self._studio.uploads.bring(session_of(request), path)
-        taken = take_picture(path, self._studio.pipeline.canvas, self._studio.uploads.folder)
-        return taken, *_on_easel(taken)
+        taken = take_picture(path, self._studio.pipeline.image_processor, self._studio.uploads.folder)
+        return taken, *_in_editor(taken)
 
-    @told
-    def _take(self, made: Made | None, chosen: int) -> Any:
+    @shows_errors
+    def _take(self, made: Generated | None, chosen: int) -> Any:
         if made is None:
             raise InputError("nothing has been generated yet: make images in the tab Generate, and click one")
         number = min(int(chosen or 0), len(made.out.images) - 1)
         picture, label = made.out.images[number], made.out.labels[number]
         names = self._studio.class_names
-        return picture, *_on_easel(picture), names[label] if label < len(names) else gr.skip()
+        return picture, *_in_editor(picture), names[label] if label < len(names) else gr.skip()
 
     def _asked(self, values: list[Any], request: gr.Request, progress: gr.Progress) -> Request:
         menu, number, seed, *controls = values
@@ -181,10 +180,10 @@ class EditTab:
             menu, count, seed_of(seed), tuple(controls), session_of(request), lambda share: progress(share)
         )
 
-    @told
+    @shows_errors
     def _repaint(self, request: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008
         picture, editor, margin, keep, *common = values
-        asked, picture = self._asked(common, request, progress), _there(picture)
+        asked, picture = self._asked(common, request, progress), _require_picture(picture)
         mask = painted_pixels(editor, picture)
         files = self._keep(image=picture, mask=Image.fromarray(mask.astype(np.uint8) * 255))
         options = {**files, "margin": int(margin), "keep_pixels": bool(keep), "num": asked.count}
@@ -196,10 +195,10 @@ class EditTab:
 
         return self._edited("inpaint", asked, options | {"seed": asked.seed}, run)
 
-    @told
+    @shows_errors
     def _vary(self, request: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008
         picture, strength, *common = values
-        asked, picture = self._asked(common, request, progress), _there(picture)
+        asked, picture = self._asked(common, request, progress), _require_picture(picture)
         options = {**self._keep(image=picture), "strength": strength, "num": asked.count, "seed": asked.seed}
 
         def run(label: str | None, settings: Any, watch: Any) -> Any:
@@ -207,7 +206,7 @@ class EditTab:
 
         return self._edited("vary", asked, options, run)
 
-    @told
+    @shows_errors
     def _refine(self, request: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008
         made, threshold, *common = values
         asked = self._asked(common, request, progress)
@@ -217,13 +216,13 @@ class EditTab:
         with self._studio.work(asked.session, asked.report) as watch:
             out = self._studio.pipeline.refine(made.out, threshold, made.settings, made.seed, watch=watch)
         changed = int((out.indices != made.out.indices).sum())
-        wanted = images_wanted(self._studio.pipeline, out.labels)
-        options = {**wanted, "threshold": threshold, "seed": made.seed}
+        images = requested_images(self._studio.pipeline, out.labels)
+        options = {**images, "threshold": threshold, "seed": made.seed}
         command = edit_command("refine", self._studio.target, options, made.settings)
         note = f" · **{changed}** of {out.indices.numel()} tokens changed"
         return _shown(self._studio.finish(out, made.settings, made.seed, began, command), note)
 
-    @told
+    @shows_errors
     def _between(self, request: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008
         other, *common = values
         asked, end = self._asked(common, request, progress), seed_of(other)
@@ -253,21 +252,21 @@ class EditTab:
         return {name: str(folder / f"{name}.png") for name in pictures}
 
 
-def _on_easel(picture: Image.Image) -> Any:
+def _in_editor(picture: Image.Image) -> Any:
     """The editor with a picture, and no hint."""
-    return gr.update(value=easel(picture), visible=True), gr.Markdown(visible=False)
+    return gr.update(value=editor_value(picture), visible=True), gr.Markdown(visible=False)
 
 
-def _there(picture: Image.Image | None) -> Image.Image:
+def _require_picture(picture: Image.Image | None) -> Image.Image:
     if picture is None:
         raise InputError("there is no picture yet: upload one, or take a generated one")
     return picture
 
 
-def _shown(made: Made, note: str = "") -> Any:
+def _shown(made: Generated, note: str = "") -> Any:
     return (
         gr.Gallery([display(image) for image in made.out.images], visible=True),
-        facts(made) + note,
+        cost_line(made) + note,
         gr.Code(made.command, visible=True),
         gr.DownloadButton(value=str(made.download), visible=True),
     )

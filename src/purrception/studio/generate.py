@@ -9,22 +9,22 @@ import gradio as gr
 from PIL import Image
 
 from purrception.studio.controls import (
-    BESIDE,
-    MODEL,
+    ON_MODEL,
+    SIDE_QUEUE,
     SamplingControls,
     check_number,
     class_menu,
-    facts,
+    connect_stop,
+    cost_line,
     seed_of,
     session_of,
-    stops,
-    told,
+    shows_errors,
 )
-from purrception.studio.session import MOST_IMAGES, Made, Studio, display
+from purrception.studio.session import MOST_IMAGES, Generated, Studio, display
 from purrception.utils.visualisation import heat_map
 
 TURNS = "classes in turn"
-IMAGES, DOUBT = "Images", "Doubt"
+IMAGES, UNCERTAINTY = "Images", "Uncertainty"
 
 
 class GenerateTab:
@@ -50,7 +50,7 @@ class GenerateTab:
                     stop = gr.Button("Stop", variant="stop", elem_id="generate-stop", min_width=90)
             with gr.Column(scale=6, min_width=320):
                 view = gr.Radio(
-                    [IMAGES, DOUBT], value=IMAGES, show_label=False, container=False, elem_id="generate-view"
+                    [IMAGES, UNCERTAINTY], value=IMAGES, show_label=False, container=False, elem_id="generate-view"
                 )
                 gallery = gr.Gallery(
                     show_label=False,
@@ -85,8 +85,7 @@ class GenerateTab:
             [*inputs, view],
             outputs,
             api_name="generate",
-            concurrency_id=MODEL,
-            concurrency_limit=1,
+            **ON_MODEL,
             show_progress_on=[gallery],
         )
         dealt = dice.click(lambda: secrets.randbelow(10**6), None, seed, queue=False, api_visibility="private")
@@ -94,13 +93,12 @@ class GenerateTab:
             self._make,
             [*inputs, view],
             outputs,
-            concurrency_id=MODEL,
-            concurrency_limit=1,
+            **ON_MODEL,
             show_progress_on=[gallery],
             api_visibility="private",
         )
-        stops(stop, studio, [run, anew])
-        view.change(self._view, [self.made, view], gallery, **BESIDE)
+        connect_stop(stop, studio, [run, anew])
+        view.change(self._view, [self.made, view], gallery, **SIDE_QUEUE)
         gallery.select(self._choose, None, self.chosen, queue=False, api_visibility="private")
         if thumbnails is not None:
             thumbnails.select(self._name, None, menu, queue=False, api_visibility="private")
@@ -129,7 +127,7 @@ class GenerateTab:
     def _choose(self, event: gr.SelectData) -> int:
         return int(event.index)
 
-    @told
+    @shows_errors
     def _make(self, request: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008
         menu, number, seed, *rest = values
         settings = self._controls.read(tuple(rest[:-1]))
@@ -142,26 +140,26 @@ class GenerateTab:
         return (
             made,
             self._view(made, rest[-1]),
-            facts(made),
+            cost_line(made),
             gr.Code(made.command, visible=True),
             gr.DownloadButton(value=str(made.download), visible=True),
         )
 
-    def _view(self, made: Made | None, view: str) -> Any:
+    def _view(self, made: Generated | None, view: str) -> Any:
         """The gallery: images, or heat maps of their last posterior."""
         if made is None:
             return gr.skip()
         names = self._studio.class_names
         captions = [names[label] if label < len(names) else "" for label in made.out.labels]
-        if view == DOUBT and made.out.entropy is None:
-            gr.Info("This model has no posterior, hence no doubt to show.")
+        if view == UNCERTAINTY and made.out.entropy is None:
+            gr.Info("This model has no posterior, hence no uncertainty to show.")
         shown = made.out.images
-        if view == DOUBT and made.out.entropy is not None:
+        if view == UNCERTAINTY and made.out.entropy is not None:
             shown = _maps(made)
         return [(display(image), caption) for image, caption in zip(shown, captions, strict=True)]
 
 
-def _maps(made: Made) -> list[Image.Image]:
+def _maps(made: Generated) -> list[Image.Image]:
     assert made.out.entropy is not None
     brightest = float(made.out.entropy.max())
     sizes = [image.size for image in made.out.images]

@@ -10,9 +10,17 @@ from typing import Any
 
 import gradio as gr
 
-from purrception.studio.controls import MODEL, SamplingControls, class_menu, seed_of, session_of, stops, told
-from purrception.studio.inside import Alternative, Trajectory, alternatives, curves, record
+from purrception.studio.controls import (
+    ON_MODEL,
+    SamplingControls,
+    class_menu,
+    connect_stop,
+    seed_of,
+    session_of,
+    shows_errors,
+)
 from purrception.studio.session import Studio
+from purrception.studio.trajectory import Alternative, Trajectory, alternatives, curves, record
 
 HINT = "*Move through time; click a token to see what else it could be.*"
 
@@ -42,7 +50,7 @@ class LookTab:
                 )
                 overlay = gr.Checkbox(
                     False,
-                    label="Show doubt: the brighter, the less certain",
+                    label="Show uncertainty: the brighter, the less certain",
                     visible=False,
                     elem_id="look-overlay",
                 )
@@ -66,8 +74,7 @@ class LookTab:
             self._record,
             [menu, seed, *self._controls.components],
             [way, moment, overlay, *shown, token, others],
-            concurrency_id=MODEL,
-            concurrency_limit=1,
+            **ON_MODEL,
             show_progress_on=[when],
             api_visibility="private",
         )
@@ -85,14 +92,13 @@ class LookTab:
             self._others,
             [way, moment],
             [token, others],
-            concurrency_id=MODEL,
-            concurrency_limit=1,
+            **ON_MODEL,
             show_progress_on=[token],
             api_visibility="private",
         )
-        stops(stop, studio, [run, token_chosen])
+        connect_stop(stop, studio, [run, token_chosen])
 
-    @told
+    @shows_errors
     def _record(self, request: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008
         menu, seed, *rest = values
         label = self._studio.pipeline.label_or_null(menu if menu in self._studio.class_names else None)
@@ -115,11 +121,12 @@ class LookTab:
             return gr.skip(), gr.skip(), gr.skip()
         number = min(int(number), len(way.moments) - 1)
         moment = way.moments[number]
-        doubt = "" if moment.entropy is None else f" · mean entropy **{float(moment.entropy.mean()):.2f}** nats"
-        when = f"t = **{moment.t:.3f}** · evaluation {number + 1} of {len(way.moments)}{doubt}"
+        mean = None if moment.entropy is None else float(moment.entropy.mean())
+        entropy = "" if mean is None else f" · mean entropy **{mean:.2f}** nats"
+        when = f"t = **{moment.t:.3f}** · evaluation {number + 1} of {len(way.moments)}{entropy}"
         return gr.Image(way.picture(number, overlay), visible=True), when, curves(way, number)
 
-    @told
+    @shows_errors
     def _others(
         self,
         way: Trajectory | None,

@@ -116,7 +116,7 @@ def _head(studio: Studio) -> str:
     chips = (
         pipeline.config.objective,
         f"{parameters / 1e6:.1f} M parameters",
-        f"{pipeline.canvas.width}×{pipeline.canvas.height} pixels",
+        f"{pipeline.image_processor.width}×{pipeline.image_processor.height} pixels",
         f"{height}×{width} tokens of {len(network.codebook)} codes",
         f"{network.num_classes} classes" if network.num_classes else "no classes",
         str(studio.device),

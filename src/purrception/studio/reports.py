@@ -12,7 +12,7 @@ import gradio as gr
 from purrception.studio.session import Studio
 from purrception.training import RunDirectory
 from purrception.utils.folders import absolute
-from purrception.utils.terminal import command_line
+from purrception.utils.text import command_line
 
 EMPTY = """### No reports yet
 

@@ -21,7 +21,7 @@ from purrception.experiment.saved_run import load_pipeline, sampling_defaults
 from purrception.flow import Prediction, SamplingConfig, Watcher
 from purrception.generation.outputs import PurrceptionOutput
 from purrception.generation.pipeline import PurrceptionPipeline
-from purrception.generation.saving import sample_command, save_gallery
+from purrception.generation.saving import sample_command, save_outputs
 from purrception.storage import whole_file
 from purrception.studio.files import Uploads
 from purrception.tokens import TokenDataset
@@ -43,7 +43,7 @@ class StoppedError(Exception):
 
 
 @dataclass(frozen=True)
-class Made:
+class Generated:
     """Images, what they took, and how to make them again."""
 
     out: PurrceptionOutput
@@ -173,7 +173,7 @@ class Studio:
 
     def generate(
         self, labels: list[int], settings: SamplingConfig, seed: int, session: str, report: Report
-    ) -> Made:
+    ) -> Generated:
         """Images, and a download of them with their manifest."""
         check_size(len(labels), settings)
         began = time.monotonic()
@@ -183,20 +183,20 @@ class Studio:
 
     def finish(
         self, out: PurrceptionOutput, settings: SamplingConfig, seed: int, began: float, command: str = ""
-    ) -> Made:
+    ) -> Generated:
         """Write a download: a zip of the images and the manifest that says how to make them again."""
         seconds = time.monotonic() - began
         command = command or sample_command(self.pipeline, self.target, out.labels, settings, seed)
         folder = self.next_folder("downloads")
         archive = folder.with_suffix(".zip")
         try:
-            save_gallery(self.pipeline, out, settings, seed, self.target, folder, command)
+            save_outputs(self.pipeline, out, settings, seed, self.target, folder, command)
             with whole_file(archive) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as packed:
                 for file in sorted(folder.rglob("*")):
                     packed.write(file, file.relative_to(folder))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        return Made(out, settings, seed, seconds, command, archive)
+        return Generated(out, settings, seed, seconds, command, archive)
 
     def next_folder(self, kind: str) -> Path:
         """A new folder for one visitor's files, made; the oldest beyond 32 go."""

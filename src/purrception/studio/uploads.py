@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from purrception.generation.image_processor import Canvas, read_picture
+from purrception.generation.image_processor import ImageProcessor, read_picture
 from purrception.studio.session import display
 from purrception.utils.errors import InputError
 
 PAINTING_SIDE = 384
 
 
-def take_picture(path: Any, canvas: Canvas, folder: Path) -> Image.Image:
+def take_picture(path: Any, processor: ImageProcessor, folder: Path) -> Image.Image:
     """An uploaded file as the model sees it: its centre square, at the model's size.
 
     Args:
         path: where gradio put it.
-        canvas: of the model.
+        processor: that of the model.
         folder: below which gradio puts uploads; nothing else is opened.
 
     Raises:
@@ -30,10 +30,10 @@ def take_picture(path: Any, canvas: Canvas, folder: Path) -> Image.Image:
         raise InputError("no picture came: choose a file")
     if folder.resolve() not in Path(path).resolve().parents:
         raise InputError("a picture is a file that you upload, not a path on this machine")
-    return canvas.fit(read_picture(path, canvas.channels))
+    return processor.preprocess(read_picture(path, processor.channels))
 
 
-def easel(picture: Image.Image) -> dict[str, Any]:
+def editor_value(picture: Image.Image) -> dict[str, Any]:
     """A picture enlarged for painting, as gradio's editor takes it."""
     return {"background": np.asarray(display(picture, PAINTING_SIDE)), "layers": [], "composite": None}
 

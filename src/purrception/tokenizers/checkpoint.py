@@ -13,17 +13,17 @@ import torch
 from pydantic import TypeAdapter
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 
 from purrception.storage import (
     content_digest,
     reading,
-    refuse_to_begin_anew,
+    refuse_to_start_over,
     set_aside,
     skips_digests,
     whole_file,
 )
-from purrception.storage.foreign_weights import all_finite, require_finite
+from purrception.storage.finite import all_finite, require_finite
 from purrception.utils import distributed
 from purrception.utils.errors import InputError
 
@@ -102,7 +102,7 @@ def latest_checkpoint(folder: Path) -> TokenizerCheckpoint | None:
         if not (problem := distributed.first_problem(problem)):
             return checkpoint
         set_aside(file, problem)
-    refuse_to_begin_anew(folder, problem)
+    refuse_to_start_over(folder, problem)
     return None
 
 
@@ -149,27 +149,6 @@ def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if re.fullmatch(r"step-\d+\.safetensors", path.name))
-
-
-def optimizer_tensors(optimizer: optim.Optimizer, named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """An optimizer's moments by the names of its parameters."""
-    return {
-        f"{name}/{key}": value
-        for name, parameter in named.items()
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
-
-
-def restore_optimizer(
-    optimizer: optim.Optimizer, named: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
-) -> None:
-    """The reverse of :func:`optimizer_tensors`; ``named`` lists the parameters in the optimizer's order."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        parameter, key = name.rsplit("/", 1)
-        state.setdefault(list(named).index(parameter), {})[key] = value
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def generator_state(device: torch.device) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +13,6 @@ from torch import Tensor
 
 from purrception.storage import (
     DIGESTS_FILE,
-    plain_name,
-    plain_reason,
     read_limited,
     renewing,
     sha256_of,
@@ -22,18 +20,17 @@ from purrception.storage import (
     write_file,
 )
 from purrception.storage.foreign_weights import read_weights, renamed, tensors_in
-from purrception.storage.hub import HUB_PREFIX
+from purrception.storage.hub import HUB_PREFIX, download
 from purrception.tokenizers.public import PUBLIC_TOKENIZERS, PublicTokenizer
 from purrception.tokenizers.saved import CONFIG_FILE, ORIGIN_FILE
 from purrception.tokenizers.vq import VQTokenizer
 from purrception.utils.errors import InputError, unknown_name
-from purrception.utils.packages import require
 
 LARGEST_ORIGIN = 2**20
 """Bytes of its record."""
 AVERAGE_KEYS, STATE_KEYS = ("ema",), ("model", "state_dict")
 """Where checkpoints keep their tensors: LlamaGen's moving average; its weights, and Lightning's."""
-HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+(/[\w./-]+)?")
+HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+(/[\w./-]+)?")
 """A tokenizer on the hub, perhaps in a subfolder."""
 
 
@@ -132,26 +129,13 @@ def _open(
         return _from_file(path, arch.replace("_", "-"), sha256, ema)
     if str(source).startswith(HUB_PREFIX):
         name = str(source).removeprefix(HUB_PREFIX)
-        return VQTokenizer.load(_fetched(name), input_range), Origin(name)
+        if not HUB_NAME.fullmatch(name):
+            raise InputError(
+                f"a tokenizer on the hub is hub:owner/name or hub:owner/name/subfolder; given {name!r}"
+            )
+        folder = download(name, "tokenizer", [CONFIG_FILE, "*.safetensors", "*.bin", DIGESTS_FILE])
+        return VQTokenizer.load(folder, input_range), Origin(name)
     return VQTokenizer.load(path, input_range), None
-
-
-def _fetched(name: str) -> Path:
-    """Where ``owner/name`` or ``owner/name/subfolder`` of the hub lies on this machine: fetched, or in its cache.
-
-    Raises:
-        InputError: no such tokenizer can be had.
-    """
-    if not HUB_ID.fullmatch(name):
-        raise InputError(f"a tokenizer on the hub is hub:owner/name or hub:owner/name/subfolder; given {name!r}")
-    hub = require("huggingface_hub", f"a tokenizer of the hub, {name},")
-    owner, repository, *rest = (plain_name(part, f"{HUB_PREFIX}{name}") for part in name.split("/"))
-    files = [str(PurePosixPath(*rest, kind)) for kind in (CONFIG_FILE, "*.safetensors", "*.bin", DIGESTS_FILE)]
-    try:
-        folder = hub.snapshot_download(f"{owner}/{repository}", allow_patterns=files)
-    except Exception as error:  # no such repository, no network, no right to read it
-        raise InputError(f"no tokenizer at {name} on the hub: {plain_reason(error)}") from error
-    return Path(folder, *rest)
 
 
 def _from_file(path: Path, arch: str, sha256: str, ema: bool) -> tuple[VQTokenizer, Origin]:
@@ -168,8 +152,8 @@ def _from_file(path: Path, arch: str, sha256: str, ema: bool) -> tuple[VQTokeniz
     if not found.startswith(sha256.lower()):
         raise InputError(f"{path} is another file than expected: its SHA-256 is {found}, not {sha256}")
     account = public.account(tensors)
-    if not account.settled:
-        fitting = [name for name, other in PUBLIC_TOKENIZERS.items() if other.account(tensors).settled]
+    if not account.is_complete:
+        fitting = [name for name, other in PUBLIC_TOKENIZERS.items() if other.account(tensors).is_complete]
         advice = f"its tensors are those of {' or '.join(fitting)}" if fitting else "no known tokenizer fits it"
         raise InputError(f"{path} is no {arch}: {advice}. {account}")
     vq = public.build()

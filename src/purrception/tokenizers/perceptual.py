@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from purrception.storage.foreign_weights import read_weights, require_finite, tensors_in
+from purrception.storage.finite import require_finite
+from purrception.storage.foreign_weights import read_weights, tensors_in
 from purrception.utils.errors import InputError
 from purrception.utils.packages import require
 

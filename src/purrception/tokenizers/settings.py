@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from purrception.tokenizers.vq import VQConfig
-from purrception.utils.errors import InputError, check_numbers, unknown_name
-from purrception.utils.options import LARGEST_RATE
+from purrception.utils.errors import InputError, unknown_name
+from purrception.utils.settings import LARGEST_LEARNING_RATE, check_numbers
 
 QUANTISER_KINDS = ("ema", "cosine", "simvq", "fsq")
 
@@ -65,9 +65,9 @@ class AdversarialConfig:
                 "adversarial.weight and start are at least 0, channels a multiple of 8; given "
                 f"{self.weight}, {self.start} and {self.channels}"
             )
-        if self.layers < 1 or not 0 < self.learning_rate <= LARGEST_RATE:
+        if self.layers < 1 or not 0 < self.learning_rate <= LARGEST_LEARNING_RATE:
             raise InputError(
-                f"adversarial.layers is at least 1 and learning_rate positive, at most {LARGEST_RATE:g}; "
+                f"adversarial.layers is at least 1 and learning_rate positive, at most {LARGEST_LEARNING_RATE:g}; "
                 f"given {self.layers} and {self.learning_rate}"
             )
 
@@ -120,11 +120,11 @@ class TokenizerTrainingConfig:
                     "tokenizer training needs steps, batch_size, report_every and checkpoint_every of at least "
                     f"1; given {name} {getattr(self, name)}"
                 )
-        rate = 0 < self.learning_rate <= LARGEST_RATE
+        rate = 0 < self.learning_rate <= LARGEST_LEARNING_RATE
         if not rate or not 0 <= self.codebook_decay < 1 or not self.commitment >= 0:
             raise InputError(
-                f"learning_rate is positive and at most {LARGEST_RATE:g}, codebook_decay lies in [0, 1) and "
-                "commitment is at least 0; given "
+                f"learning_rate is positive and at most {LARGEST_LEARNING_RATE:g}, codebook_decay lies in [0, 1) "
+                "and commitment is at least 0; given "
                 f"{self.learning_rate}, {self.codebook_decay} and {self.commitment}"
             )
         if not self.dead_code_threshold >= 0:

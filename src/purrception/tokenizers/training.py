@@ -16,18 +16,24 @@ import torch.nn.functional as F
 from diffusers import VQModel
 from torch import Tensor, nn
 
-from purrception.data import ImageSource, ReadableImages, images_to_tensor, passed_over, write_report
-from purrception.storage import append_line, drop_lines_after, put, write_file, writing
+from purrception.data import ImageSource, ReadableImages, ignored_files, images_to_tensor, write_report
+from purrception.storage import (
+    append_line,
+    drop_lines_after,
+    load_optimizer_state,
+    optimizer_state,
+    put,
+    write_file,
+    writing,
+)
 from purrception.tokenizers.adversarial import PatchDiscriminator, adaptive_weight, hinge_loss
 from purrception.tokenizers.checkpoint import (
     Progress,
     TokenizerCheckpoint,
     generator_state,
     latest_checkpoint,
-    optimizer_tensors,
     refuse_not_finite,
     restore_generator,
-    restore_optimizer,
     save_checkpoint,
 )
 from purrception.tokenizers.perceptual import LPIPS
@@ -36,7 +42,7 @@ from purrception.tokenizers.quantisers import QUANTISERS, FrozenQuantiser, Quant
 from purrception.tokenizers.settings import TokenizerTrainingConfig
 from purrception.tokenizers.vq import VQConfig, VQTokenizer
 from purrception.utils import distributed
-from purrception.utils.devices import upload
+from purrception.utils.devices import autocast, upload
 from purrception.utils.errors import InputError
 from purrception.utils.keyed_rng import Stream, keyed_rng
 from purrception.utils.progress import ProgressBar
@@ -104,7 +110,7 @@ def train_tokenizer(
     tokenizer = VQTokenizer(vq)
     skipped = set().union(*distributed.gather(learned.skipped + reference.skipped))
     if distributed.rank() == 0:
-        write_report(folder, [*sorted(skipped), *passed_over(train)])
+        write_report(folder, [*sorted(skipped), *ignored_files(train)])
         _save_whole(tokenizer, folder, config.quantiser)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     distributed.wait()
@@ -219,10 +225,10 @@ class TokenizerTrainer:
         """One step of the autoencoder, and of the discriminator once it has begun; the losses."""
         images = self._batch()
         self.vq.train()
-        with self._autocast():
+        with autocast(self.config.precision, self.device):
             latents = self.vq.encode(images).latents
         quantised = self.quantiser(latents)
-        with self._autocast():
+        with autocast(self.config.precision, self.device):
             rebuilt = self.vq.decode(quantised.codes, force_not_quantize=True).sample.float()
             reconstruction = self._reconstruction_loss(rebuilt, images)
         loss = reconstruction + quantised.loss
@@ -258,11 +264,6 @@ class TokenizerTrainer:
         rows = rows[distributed.rank() * share : (distributed.rank() + 1) * share]
         return upload(images_to_tensor([self.train[int(row)][0] for row in rows]), self.device)
 
-    def _autocast(self) -> torch.autocast:
-        wanted = self.config.precision
-        enabled = wanted == "bfloat16" or (wanted == "auto" and self.device.type == "cuda")
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
-
     def _reconstruction_loss(self, rebuilt: Tensor, images: Tensor) -> Tensor:
         weights = self.config.loss
         loss = weights.l2 * F.mse_loss(rebuilt, images) + weights.l1 * F.l1_loss(rebuilt, images)
@@ -274,7 +275,7 @@ class TokenizerTrainer:
         """−E[D(x̂)], which reaches the autoencoder alone, and its adaptive weight."""
         assert self.discriminator is not None
         self.discriminator.requires_grad_(False)
-        with self._autocast():
+        with autocast(self.config.precision, self.device):
             adversarial = -self.discriminator(rebuilt).float().mean()
         self.discriminator.requires_grad_(True)
         return adversarial, adaptive_weight(reconstruction, adversarial, self.vq.decoder.conv_out.weight)
@@ -284,7 +285,7 @@ class TokenizerTrainer:
         fall = self.optimizer.param_groups[0]["lr"] / self.config.learning_rate
         for group in self.critic.param_groups:
             group["lr"] = self.config.adversarial.learning_rate * fall
-        with self._autocast():
+        with autocast(self.config.precision, self.device):
             loss = hinge_loss(self.discriminator(images), self.discriminator(rebuilt))
         self.critic.zero_grad(set_to_none=True)
         loss.backward()
@@ -329,12 +330,12 @@ class TokenizerTrainer:
         parts: dict[str, dict[str, Tensor]] = {
             "vq": self.vq.state_dict(),
             "quantiser": self.quantiser.state_dict(),
-            "optimizer": optimizer_tensors(self.optimizer, self.named),
+            "optimizer": optimizer_state(self.optimizer, self.named),
         }
         parts |= {f"generator-{number}": state for number, state in enumerate(generators)}
         if self.discriminator is not None:
             parts["discriminator"] = self.discriminator.state_dict()
-            parts["critic"] = optimizer_tensors(self.critic, dict(self.discriminator.named_parameters()))
+            parts["critic"] = optimizer_state(self.critic, dict(self.discriminator.named_parameters()))
         progress = Progress(
             step=self.step,
             setting=self._setting(),
@@ -356,11 +357,11 @@ class TokenizerTrainer:
             )
         self.vq.load_state_dict(checkpoint.part("vq"))
         self.quantiser.load_state_dict(checkpoint.part("quantiser"))
-        restore_optimizer(self.optimizer, self.named, checkpoint.part("optimizer"))
+        load_optimizer_state(self.optimizer, self.named, checkpoint.part("optimizer"))
         if self.discriminator is not None:
             self.discriminator.load_state_dict(checkpoint.part("discriminator"))
             named = dict(self.discriminator.named_parameters())
-            restore_optimizer(self.critic, named, checkpoint.part("critic"))
+            load_optimizer_state(self.critic, named, checkpoint.part("critic"))
         self.schedule.load_state_dict(checkpoint.progress.schedule)
         self.optimizer.param_groups[0]["lr"] = checkpoint.progress.learning_rate
         if state := checkpoint.part(f"generator-{distributed.rank()}"):  # none: more processes than before

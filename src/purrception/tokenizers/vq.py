@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from purrception.data.transforms import tensor_to_bytes
 from purrception.flow.nearest import nearest_codes
 from purrception.storage import DIGESTS_FILE, check_digests, plain_reason, write_digests
-from purrception.storage.foreign_weights import check_codes, check_size, forget_place, only_variant, require_finite
+from purrception.storage.finite import check_codes, require_finite
+from purrception.storage.model_folder import check_size, forget_load_path, only_variant
 from purrception.tokenizers.saved import CONFIG_FILE, SIGNED, UNIT, SavedVQ, is_own
 from purrception.utils.devices import downloads, upload
-from purrception.utils.errors import InputError, check_numbers, unknown_name
+from purrception.utils.errors import InputError, unknown_name
 from purrception.utils.progress import note
+from purrception.utils.settings import check_numbers
 
 GROUP_PIXELS, LARGEST_GROUP = 2**15, 32
 """How many images are decoded at a time: at most so many pixels, and so many images."""
@@ -277,7 +279,7 @@ class VQTokenizer:
         """Write ``config.json`` and safetensors weights, as diffusers lays them out, and their SHA-256."""
         (folder / DIGESTS_FILE).unlink(missing_ok=True)
         self.vq.save_pretrained(folder, safe_serialization=True)
-        forget_place(folder / CONFIG_FILE)
+        forget_load_path(folder / CONFIG_FILE)
         write_digests(folder, mine=is_own)
 
     @classmethod

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from purrception.data import ImageSource, Skipped, UnreadableImageError, Views, images_to_tensor
-from purrception.utils.errors import InputError, check_numbers
+from purrception.utils.errors import InputError
+from purrception.utils.settings import check_numbers
 
 if TYPE_CHECKING:
     from purrception.tokenizers import Tokenizer

@@ -25,8 +25,8 @@ from purrception.data import (
     Skipped,
     Views,
     describe_report,
+    ignored_files,
     open_images,
-    passed_over,
     report_text,
 )
 from purrception.storage import one_writer, read_json, reading, write_file
@@ -293,7 +293,7 @@ def _records(plan: Plan, folder: Path) -> Iterator[Record]:
 
 def _report(plan: Plan, source: ImageSource, folder: Path) -> None:
     """Write which images and files were not taken."""
-    write_file(folder / REPORT_FILE, report_text([*_skipped(plan, folder), *passed_over(source)]).encode())
+    write_file(folder / REPORT_FILE, report_text([*_skipped(plan, folder), *ignored_files(source)]).encode())
 
 
 def _finish(

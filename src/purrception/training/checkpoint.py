@@ -22,12 +22,14 @@ from purrception.storage import (
     DIGESTS_FILE,
     check_digests,
     digest_lines,
+    load_optimizer_state,
+    optimizer_state,
     read_json,
-    refuse_to_begin_anew,
+    refuse_to_start_over,
     sha256_of,
     sync,
 )
-from purrception.storage.foreign_weights import require_finite
+from purrception.storage.finite import require_finite
 from purrception.training.distributed import own
 from purrception.training.parts import Part, write_part
 from purrception.utils import distributed
@@ -122,13 +124,7 @@ class Checkpoint:
                 raise InputError(f"the checkpoint {self.folder} holds another network: it optimised {name}")
             moments[name] = torch.zeros_like(parameter) if size else torch.zeros(())
         self._read(OPTIMIZER, moments)
-        state: dict[int, dict[str, Tensor]] = {}
-        numbers = {name: number for number, name in enumerate(parameters)}
-        for name, moment in moments.items():
-            parameter_name, _, slot = name.rpartition("/")
-            state.setdefault(numbers[parameter_name], {})[slot] = moment
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": state, "param_groups": groups})
+        load_optimizer_state(optimizer, parameters, moments)
 
     def _part(self, part: str) -> Part:
         try:
@@ -190,11 +186,7 @@ class CheckpointStore:
         parts = {
             NETWORK: network.state_dict(),
             EMA: ema.state_dict(),
-            OPTIMIZER: {
-                f"{name}/{key}": value
-                for name, parameter in network.named_parameters()
-                for key, value in optimizer.state.get(parameter, {}).items()
-            },
+            OPTIMIZER: optimizer_state(optimizer, dict(network.named_parameters())),
         }
         problem = ""
         try:
@@ -260,7 +252,7 @@ class CheckpointStore:
                 note(f"warning: {error}")
             else:
                 return checkpoint
-        refuse_to_begin_anew(self.folder)
+        refuse_to_start_over(self.folder)
         return None
 
     def best(self) -> Checkpoint | None:

@@ -10,9 +10,9 @@ import torch
 
 from purrception.flow import TimeSampling
 from purrception.models import Kernel
-from purrception.utils.devices import resolve_device
-from purrception.utils.errors import InputError, check_numbers
-from purrception.utils.options import LARGEST_RATE, ProcessOptions
+from purrception.utils.devices import autocast, resolve_device, takes_bfloat16
+from purrception.utils.errors import InputError
+from purrception.utils.settings import LARGEST_LEARNING_RATE, ProcessOptions, check_numbers
 
 Parallel = Literal["ddp", "fsdp", "hybrid"]
 
@@ -95,10 +95,10 @@ class TrainingConfig(ProcessOptions):
                 f"training.batch_size must be a multiple of training.accumulation; given {self.batch_size} and "
                 f"{self.accumulation}"
             )
-        if not 0 < self.learning_rate <= LARGEST_RATE or not 0 < self.gradient_clip < math.inf:
+        if not 0 < self.learning_rate <= LARGEST_LEARNING_RATE or not 0 < self.gradient_clip < math.inf:
             raise InputError(
                 "training.learning_rate and training.gradient_clip must be positive, and the first at most "
-                f"{LARGEST_RATE:g}; given {self.learning_rate} and {self.gradient_clip}"
+                f"{LARGEST_LEARNING_RATE:g}; given {self.learning_rate} and {self.gradient_clip}"
             )
         if not all(0 <= beta < 1 for beta in self.betas) or not 0 <= self.weight_decay < math.inf:
             raise InputError(
@@ -131,11 +131,11 @@ class TrainingConfig(ProcessOptions):
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """A context in which the network runs in the configured precision."""
-        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.takes_bfloat16(device.type))
+        return autocast(self.precision, device)
 
     def takes_bfloat16(self, device: str) -> bool:
         """Whether the network runs in bfloat16 on that kind of device."""
-        return self.precision == "bfloat16" or (self.precision == "auto" and device == "cuda")
+        return takes_bfloat16(self.precision, device)
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of optimiser step ``step`` = 0, 1, …"""

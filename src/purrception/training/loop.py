@@ -15,8 +15,8 @@ from torch import Tensor
 from purrception.data import array_to_pil
 from purrception.flow import Objective
 from purrception.models import PurrceptionTransformer
-from purrception.storage import refuse_to_begin_anew, save_png, set_aside
-from purrception.storage.foreign_weights import all_finite
+from purrception.storage import refuse_to_start_over, save_png, set_aside
+from purrception.storage.finite import all_finite
 from purrception.tokens import TokenDataset
 from purrception.training.batches import Prefetcher, TrainingBatches, to_device, validation_batch
 from purrception.training.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpointError, TrainingState
@@ -182,7 +182,7 @@ class Trainer:
             if not problem:
                 return True
             set_aside(checkpoint.folder, problem)
-        refuse_to_begin_anew(self.checkpoints.folder)
+        refuse_to_start_over(self.checkpoints.folder)
         return False
 
     def fit(self, until: int | None = None) -> None:

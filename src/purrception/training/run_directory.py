@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from purrception.storage import is_unused, write_file, writing
-from purrception.storage.hub import INDEX_FILE
+from purrception.storage.pipeline_folder import INDEX_FILE
 from purrception.tokenizers.saved import CONFIG_FILE
 from purrception.utils.errors import InputError
-from purrception.utils.terminal import command_line
+from purrception.utils.text import command_line
 
 
 class RunDirectory:

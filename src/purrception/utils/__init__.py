@@ -1,1 +1,1 @@
-"""What every other package needs: errors, random numbers, processes, progress, and where things lie."""
+"""What every other package builds on: errors, random numbers, processes, devices, progress and settings."""

@@ -1,4 +1,4 @@
-"""Picking a device, and copies between a processor and a GPU for which neither waits for the other."""
+"""Devices: picking one, mixed precision, and copies between CPU and GPU for which neither waits."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from purrception.utils.errors import InputError
 
-M = TypeVar("M", bound=nn.Module)
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def resolve_device(name: str) -> torch.device:
-    """``"auto"`` (a GPU when there is one) or a torch device name → a device that exists.
+    """The device of a name: ``auto`` (a GPU where there is one) or one of torch's.
 
     Raises:
-        InputError: it does not exist on this machine.
+        InputError: there is no such device on this machine.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -30,11 +30,38 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def upload(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the processor on ``device``.
+def takes_bfloat16(precision: str, device: str) -> bool:
+    """Whether a network of a ``precision`` setting runs in bfloat16 on a type of device; auto: on GPUs."""
+    return precision == "bfloat16" or (precision == "auto" and device == "cuda")
 
-    From ordinary memory a copy to a GPU waits until all that was asked of it before is done; from pinned memory it
-    takes its turn and the processor goes on.
+
+def autocast(precision: str, device: torch.device, *, cache: bool = True) -> torch.autocast:
+    """A context in which a network runs at a ``precision`` setting.
+
+    Args:
+        precision: float32, bfloat16, or auto, which is bfloat16 on GPUs.
+        device: the network's.
+        cache: cast each weight once within the context.
+    """
+    low = takes_bfloat16(precision, device.type)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=low, cache_enabled=cache)
+
+
+def full_precision(device: torch.device) -> torch.autocast:
+    """A context in which nothing is rounded by an autocast around it."""
+    return torch.autocast(autocast_device(device), enabled=False)
+
+
+def autocast_device(device: torch.device) -> str:
+    """The type of ``device`` as autocast knows it; cpu for those it does not know, such as meta."""
+    return device.type if torch.amp.is_autocast_available(device.type) else "cpu"
+
+
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor from the CPU to ``device`` without waiting for it.
+
+    A copy from pageable memory would wait until a GPU has finished all its earlier work; one from pinned memory is
+    queued.
     """
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
@@ -42,12 +69,12 @@ def upload(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def downloads(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Each tensor on the processor; while it is copied, and used, the GPU is at work on the next."""
-    waiting: tuple[Tensor, torch.cuda.Event | None] | None = None
+    """Each tensor on the CPU; while one is copied and used, the GPU works on the next."""
+    pending: tuple[Tensor, torch.cuda.Event | None] | None = None
 
-    def arrived() -> Iterator[Tensor]:
-        if waiting is not None:
-            copied, event = waiting
+    def finish() -> Iterator[Tensor]:
+        if pending is not None:
+            copied, event = pending
             if event is not None:
                 event.synchronize()
             yield copied
@@ -57,16 +84,16 @@ def downloads(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
         if tensor.device.type == "cuda":
             event = torch.cuda.Event()
             event.record()
-        yield from arrived()
-        waiting = copied, event
-    yield from arrived()
+        yield from finish()
+        pending = copied, event
+    yield from finish()
 
 
-def ready(part: M) -> M:
-    """A part of a pipeline where it computes.
+def on_device(part: Module) -> Module:
+    """A part of a pipeline, moved to where it computes.
 
-    Under diffusers' ``enable_model_cpu_offload`` it is brought to the GPU, and the part before it leaves. Its own
-    hook does so when the part is called as a whole; ours are asked for codes, losses and posteriors.
+    Under diffusers' ``enable_model_cpu_offload`` this brings it to the GPU, and the part before it leaves. By
+    itself diffusers does so only when a part is called as a whole, not when it is asked for codes or posteriors.
     """
     hook = getattr(part, "_hf_hook", None)
     if hook is not None:

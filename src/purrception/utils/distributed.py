@@ -23,7 +23,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from purrception.utils.errors import InputError
-from purrception.utils.options import TIMEOUT_MINUTES
+from purrception.utils.settings import TIMEOUT_MINUTES
 
 SECONDS_BETWEEN_BEATS, SECONDS_BETWEEN_LINES = 5.0, 60.0
 ROLL_CALL_SECONDS = 10.0

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from purrception.evaluation.extractors.base import Extracted
 from purrception.evaluation.sealed import read_sealed, write_sealed
 from purrception.storage import reading
-from purrception.storage.foreign_weights import require_finite
+from purrception.storage.finite import require_finite
 from purrception.tokenizers import fingerprint
 from purrception.utils.errors import InputError
 from purrception.utils.keyed_rng import Stream, keyed_rng

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -142,7 +142,7 @@ def _token_sizes(config: RunConfig, manifests: Manifests | None) -> tuple[tuple[
             )
         side = config.data.image_size // downsampling
         grid = (side, side)
-    config.network.tokens(grid)
+    config.network.patches(grid)
     return grid, size, dim
 
 
@@ -162,16 +162,14 @@ def _tokenizer_sizes(tokenizer: TokenizerConfig) -> tuple[int, int, int]:
 def _network(
     config: RunConfig, objective: Objective, grid: tuple[int, int], size: int, dim: int, classes: int
 ) -> PurrceptionTransformer:
-    return PurrceptionTransformer(
+    return PurrceptionTransformer.from_configs(
+        config.network,
+        config.head.for_family(objective.head_family),
         grid=grid,
         codebook_size=size,
         codebook_dim=dim,
         num_classes=classes,
         input_channels=dim + objective.extra_channels,
-        **asdict(config.network),
-        head_kind="regression" if objective.head_family == "regression" else config.head.kind,
-        head_rank=config.head.rank,
-        evidence=config.head.evidence,
     )
 
 

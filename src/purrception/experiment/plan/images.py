@@ -7,7 +7,7 @@ from pathlib import Path
 
 from purrception.data import Views, open_images
 from purrception.data.hub import is_saved
-from purrception.data.sources import EMBEDDED
+from purrception.data.sources import BUILT_IN
 from purrception.experiment.config import RunConfig
 from purrception.tokens import MANIFEST_FILE, Manifest, TokenStore
 
@@ -63,7 +63,7 @@ def count_images(
     if manifests is not None:
         class_names, views = manifests[0].class_names, 1  # a row is one view
         train, held_out = (sum(shard.count for shard in part.shards) if part else 0 for part in manifests)
-    elif data.source in EMBEDDED or (data.root and (data.source != "hub" or is_saved(Path(data.root)))):
+    elif data.source in BUILT_IN or (data.root and (data.source != "hub" or is_saved(Path(data.root)))):
         sources = [open_images(data, split) for split in ("train", "test")]
         class_names, (train, held_out) = sources[0].class_names, map(len, sources)
     if images is None and train is None and config.name.startswith(IMAGENET_RECIPES):

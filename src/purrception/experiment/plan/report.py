@@ -9,8 +9,9 @@ from typing import Literal
 from purrception.bench.peaks import PEAK_TFLOPS, check_tflops, known_peak
 from purrception.experiment.plan.images import ImageCounts
 from purrception.experiment.plan.speed import Speed
-from purrception.utils.errors import InputError, check_numbers, unknown_name
-from purrception.utils.units import BYTES, COUNTS, FLOPS, TIMES, Units, in_units
+from purrception.utils.errors import InputError, unknown_name
+from purrception.utils.settings import check_numbers
+from purrception.utils.text import BYTES, COUNTS, FLOPS, TIMES, Units, in_units
 
 
 @dataclass(frozen=True)

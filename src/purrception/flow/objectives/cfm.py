@@ -8,14 +8,8 @@ from dataclasses import replace
 import torch.nn.functional as F
 from torch import Tensor
 
-from purrception.flow.objectives.base import (
-    PLAIN,
-    Losses,
-    Network,
-    Prediction,
-    PredictionOptions,
-    TrainingBatch,
-)
+from purrception.flow.network import DEFAULT_OPTIONS, Losses, Network, PredictionOptions, RegressionNetwork
+from purrception.flow.objectives.base import Prediction, TrainingBatch
 from purrception.flow.objectives.gaussian import GaussianObjective
 from purrception.flow.paths import PathSample
 from purrception.flow.settings import SamplingConfig
@@ -23,7 +17,7 @@ from purrception.utils.errors import InputError
 
 
 class RegressionObjective(GaussianObjective):
-    """A network that gives one vector per site. It has no posterior, hence no temperature and no entropy."""
+    """Regression of one vector per site. There is no posterior, hence no temperature and no entropy."""
 
     head_family = "regression"
 
@@ -43,23 +37,28 @@ class RegressionObjective(GaussianObjective):
 
     @abstractmethod
     def target(self, point: PathSample) -> Tensor:
-        """What the network's output is compared with, ``[B, D, h, w]``."""
+        """What the network's output should equal, ``[B, D, h, w]``."""
 
     @abstractmethod
     def to_mean(self, output: Tensor, z: Tensor, t: float) -> Tensor:
-        """The data prediction that an output at ``z`` and ``t`` stands for, ``[B, D, h, w]``."""
+        """The data prediction of an output at ``z`` and ``t``, ``[B, D, h, w]``."""
 
-    def loss(self, network: Network, batch: TrainingBatch) -> Losses:
-        """Mean square error of the target, over batch, channels and sites."""
+    def loss(self, network: RegressionNetwork, batch: TrainingBatch) -> Losses:
+        """Mean square error over batch, channels and sites."""
         point = self.path.sample(network.embed(batch.indices), batch.noise, batch.time)
         output = network.head(network(point.z_t, point.t, batch.labels))
         error = F.mse_loss(output, self.target(point))
         return Losses(error, {"square_error": error.detach()})
 
     def predict(
-        self, network: Network, z: Tensor, t: float, labels: Tensor, options: PredictionOptions = PLAIN
+        self,
+        network: RegressionNetwork,
+        z: Tensor,
+        t: float,
+        labels: Tensor,
+        options: PredictionOptions = DEFAULT_OPTIONS,
     ) -> Prediction:
-        """The data prediction; the head is affine, so that guiding its input guides its output."""
+        """The data prediction; the head is affine, so guiding its input guides its output."""
         features = options.guidance.features(network, z, t, labels, network.num_classes)
         return Prediction(self.to_mean(network.head(features), z, t))
 

@@ -8,20 +8,17 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from purrception.flow.conditioning import Given
+from purrception.flow.conditioning import KnownCodes
+from purrception.flow.network import DEFAULT_OPTIONS, CategoricalNetwork, Losses, Network, PredictionOptions
 from purrception.flow.objectives.base import (
-    PLAIN,
     Draws,
     Generation,
-    Losses,
-    Network,
     Objective,
     Prediction,
-    PredictionOptions,
     State,
     TrainingBatch,
     Watcher,
-    unwatched,
+    no_watcher,
 )
 from purrception.flow.posterior import Posterior
 from purrception.flow.settings import SamplingConfig
@@ -29,11 +26,11 @@ from purrception.flow.timesteps import Timesteps, get_timesteps
 from purrception.utils.errors import InputError
 
 MASKED_SHARE = 0.5
-"""Of all sites, with t uniform on [0, 1]."""
+"""Expected share of masked sites, with t uniform on [0, 1]."""
 
 
 class DFM(Objective):
-    """Each site shows its code with probability t, else [MASK]; the network fills in what is masked."""
+    """Each site shows its code with probability t and [MASK] otherwise; the network predicts the masked codes."""
 
     extra_channels = 1
     takes_redraw = True
@@ -45,7 +42,7 @@ class DFM(Objective):
         return self.config.embedding == "learned"
 
     def check(self, network: Network, settings: SamplingConfig) -> None:
-        """Refuse settings that belong to an ODE."""
+        """Refuse settings of an ODE."""
         super().check(network, settings)
         if settings.solver not in self.solvers or settings.last_step != "nearest":
             raise InputError(
@@ -53,7 +50,6 @@ class DFM(Objective):
                 f"corrector) and it has no last step; given solver {settings.solver!r} and last step "
                 f"{settings.last_step!r}"
             )
-
         if settings.redraw and settings.solver != "euler":
             raise InputError(f"redraw is a sampler of its own, of solver euler; given solver {settings.solver!r}")
         if settings.guidance_space == "mean" and settings.guidance_scale != 1:
@@ -62,19 +58,19 @@ class DFM(Objective):
             )
 
     def supported(self, settings: SamplingConfig) -> SamplingConfig:
-        """The same steps and posterior with the path's own sampler."""
+        """The same steps and posterior with the sampler of the mask path."""
         return replace(settings, solver="euler", last_step="nearest", guidance_space="logits")
 
-    def loss(self, network: Network, batch: TrainingBatch) -> Losses:
-        """−ln π(c | masked grid) + z-loss, in nats: the sum over masked sites by the number expected of a batch.
+    def loss(self, network: CategoricalNetwork, batch: TrainingBatch) -> Losses:
+        """−ln π(c | masked grid) + z-loss, in nats: summed over masked sites, divided by their expected number.
 
-        Dividing by the number that this batch happens to have would make its loss depend on how it is cut into
-        microbatches and processes. The figures are means over the masked sites that there are.
+        Dividing by the number of masked sites in this batch would make the loss depend on how a batch is split
+        into microbatches and processes. The figures to report are means over the sites that are masked.
 
-        The masks come from the batch's Gaussian noise: its first channel through the normal distribution
-        function is uniform, so that all objectives train on the same random numbers.
+        The masks come from the batch's Gaussian noise: its first channel, mapped by the normal distribution
+        function, is uniform, so that all objectives train on the same random numbers.
 
-        Where all sites count, the loss is their mean: the network also learns to give back what it is shown.
+        If all sites count, the loss is their mean: the network also learns to reproduce the codes it is shown.
         """
         masked = self._masked(batch.noise, batch.time.view(-1, 1, 1))
         features = network(network.embed_masked(batch.indices, masked), batch.time, batch.labels)
@@ -95,7 +91,12 @@ class DFM(Objective):
         return State(network.embed_masked(indices, masked), masked)
 
     def predict(
-        self, network: Network, z: Tensor, t: float, labels: Tensor, options: PredictionOptions = PLAIN
+        self,
+        network: CategoricalNetwork,
+        z: Tensor,
+        t: float,
+        labels: Tensor,
+        options: PredictionOptions = DEFAULT_OPTIONS,
     ) -> Prediction:
         """The posterior of the masked sites, given a state ``z`` of ``embed_masked``."""
         posterior = options.posterior(network, z, t, labels, evidence=None)
@@ -103,78 +104,75 @@ class DFM(Objective):
 
     def generate(
         self,
-        network: Network,
+        network: CategoricalNetwork,
         labels: Tensor,
         draws: Draws,
         settings: SamplingConfig,
-        given: Given | None = None,
-        watch: Watcher = unwatched,
+        known: KnownCodes | None = None,
+        watch: Watcher = no_watcher,
     ) -> Generation:
         """Unmask at the path's rate: from t to s each masked site is drawn with probability (s − t)/(1 − t).
 
-        A site that is known stays, unless a corrector is asked for (``eta`` a > 0): then masked sites are
-        drawn at 1 + a times the rate, and known ones masked again at a times the backward rate 1/t, which
-        keeps the marginals of the path (Gat et al., section 3).
+        A site that is unmasked stays so, unless there is a corrector (``eta`` a > 0): then masked sites are drawn
+        at 1 + a times the rate, and unmasked ones masked again at a times the backward rate 1/t, which keeps the
+        marginals of the path (Gat et al., section 3).
 
-        With ``redraw`` known sites are drawn anew at that same rate, as the paper's code does: of N + 1
-        steps the first N are made, and whatever is masked is drawn in the last. It is meant for a network that
-        has learned all sites, which mostly gives back what a known site shows.
+        With ``redraw`` unmasked sites are drawn anew at that same rate, as in the paper's code: of N + 1 steps the
+        first N are made, and the last of them draws all that is still masked. It is meant for a network that was
+        trained on all sites, which mostly gives back the code that a site shows.
 
-        Given codes are shown from the first step and never masked; a start later than 0 also shows each other
-        site's code with probability t, as the path does.
+        Known codes are shown from the first step and never masked; with a start later than 0 every other site's
+        code is also shown with probability t, as on the path.
         """
         self.check(network, settings)
-        if given is not None:
-            self.conditioning(given)  # shown outright: all that there is to know of them
-        guidance, temperature = settings.build_guidance(), settings.build_temperature()
-        truncation = settings.build_truncation()
+        if known is not None:
+            self.conditioning(known)  # refuses any but replacement: codes that are shown are known exactly
         corrector = settings.eta if settings.solver == "stochastic" else 0.0
-        chances = draws.uniform(0)
-        indices = torch.zeros_like(chances, dtype=torch.long)
+        uniforms = draws.uniform(0)
+        indices = torch.zeros_like(uniforms, dtype=torch.long)
         masked = torch.ones_like(indices, dtype=torch.bool)
-        entropy = torch.zeros_like(chances)
-        evaluations = 0
+        entropy = torch.zeros_like(uniforms)
+        nfe = 0
         timesteps = self._timesteps(settings)
-        if given is not None:
-            indices, masked = given.indices, chances >= given.start
-            timesteps = given.timesteps_from_start(timesteps)
+        if known is not None:
+            indices, masked = known.indices, uniforms >= known.start
+            timesteps = known.timesteps_from_start(timesteps)
         for step, (t, s) in enumerate(pairwise(timesteps)):
-            held = torch.zeros_like(masked) if given is None or t < given.since else ~given.free
+            held = torch.zeros_like(masked) if known is None or t < known.since else ~known.free
             masked = masked & ~held
-            indices = indices if given is None else torch.where(held, given.indices, indices)
+            indices = indices if known is None else torch.where(held, known.indices, indices)
             entropy = entropy.masked_fill(held, 0)
-            evaluations += guidance.passes_at(t)
-            options = PredictionOptions(temperature(t), truncation, guidance, draws.uniform(2 * step + 1))
+            options = settings.options_at(t, draws.uniform(2 * step + 1))
+            nfe += options.guidance.passes_at(t)
             state = network.embed_masked(indices, masked)
-            prediction = self.predict(network, state, t, labels, options)
-            posterior = prediction.posterior
+            posterior = self.predict(network, state, t, labels, options).posterior
             assert posterior is not None
             assert posterior.drawn is not None
             watch(t, state, _where_masked(network, posterior, indices, masked))
-            chances = draws.uniform(2 * step + 2)
+            uniforms = draws.uniform(2 * step + 2)
             rate = (s - t) / (1 - t)
-            unmask = masked & ((chances < (1 + corrector) * rate) | (s == timesteps[-1]))
+            unmask = masked & ((uniforms < (1 + corrector) * rate) | (s == timesteps[-1]))
             if settings.redraw:
-                unmask |= ~masked & ~held & (chances < rate)
-            back = corrector * (s - t) / t if t > 0 and s < 1 else 0.0
-            remask = ~masked & ~held & (chances < back)
+                unmask |= ~masked & ~held & (uniforms < rate)
+            backward_rate = corrector * (s - t) / t if t > 0 and s < 1 else 0.0
+            remask = ~masked & ~held & (uniforms < backward_rate)
             indices = torch.where(unmask, posterior.drawn, indices)
             entropy = torch.where(unmask, posterior.entropy, entropy)
             masked = (masked & ~unmask) | remask
-        return Generation(indices if given is None else given.keep(indices), entropy, evaluations)
+        return Generation(indices if known is None else known.keep(indices), entropy, nfe)
 
     def _timesteps(self, settings: SamplingConfig) -> Timesteps:
-        """Those between which codes are drawn; redrawing leaves out the last of N + 1 steps."""
+        """The timesteps between which codes are drawn; with ``redraw``, the first N of N + 1 steps."""
         if settings.redraw:
             return get_timesteps(settings.timestep_spacing, settings.num_inference_steps + 1)[:-1]
         return settings.build_timesteps()
 
     def nll_bounds(
-        self, network: Network, indices: Tensor, labels: Tensor, draws: Draws, nodes: int = 29
+        self, network: CategoricalNetwork, indices: Tensor, labels: Tensor, draws: Draws, nodes: int = 29
     ) -> Tensor:
         """The path's evidence lower bound: −ln p(c | y) ≤ ∫₀¹ E Σ_masked −ln π(c_i | z_t) dt/(1 − t).
 
-        A midpoint rule over t with one mask a node.
+        The integral is a midpoint rule over t with one mask for each node.
 
         Args:
             network: in evaluation mode.
@@ -184,7 +182,7 @@ class DFM(Objective):
             nodes: times at which the network is evaluated.
 
         Returns:
-            The bound, nats per image, float64 ``[1, B]``.
+            The bound, in nats per image, float64 ``[1, B]``.
         """
         total = torch.zeros(len(indices), dtype=torch.float64, device=indices.device)
         for node in range(nodes):
@@ -198,7 +196,7 @@ class DFM(Objective):
 
 
 def _where_masked(network: Network, posterior: Posterior, indices: Tensor, masked: Tensor) -> Prediction:
-    """What the model holds of the whole grid: the codes that are shown, and its posterior of the others."""
+    """The prediction for all sites: the codes that are shown, and the posterior of the others."""
     certain = replace(
         posterior,
         entropy=posterior.entropy.where(masked, 0),

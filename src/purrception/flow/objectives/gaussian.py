@@ -1,4 +1,4 @@
-"""What the objectives on the linear path share: sampling by a solver, and a bound on the likelihood."""
+"""Objectives on the linear path: sampling by a solver, and a bound on the likelihood."""
 
 from __future__ import annotations
 
@@ -7,36 +7,27 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from purrception.flow.conditioning import Given, Held, resampled
+from purrception.flow.conditioning import KnownCodes, KnownPath, resampled
 from purrception.flow.evidence import Evidence
 from purrception.flow.nearest import nearest_codes
-from purrception.flow.objectives.base import (
-    Draws,
-    Generation,
-    Network,
-    Objective,
-    Prediction,
-    PredictionOptions,
-    State,
-    Watcher,
-    unwatched,
-)
+from purrception.flow.network import Network, PredictionOptions
+from purrception.flow.objectives.base import Draws, Generation, Objective, Prediction, State, Watcher, no_watcher
 from purrception.flow.paths import LinearPath
 from purrception.flow.settings import SamplingConfig
 
-# λ = ln SNR = 2 ln(t/(1 − t)), where the bound is evaluated: from t = 0.05, below which z_t says next to nothing,
-# to t = 0.98, where a code is told from its neighbours by its own evidence.
+# Range of λ = ln SNR = 2 ln(t/(1 − t)) in which the bound is evaluated: from t = 0.05, below which z_t says almost
+# nothing, to t = 0.98, where the evidence alone tells a code from its neighbours.
 LOG_SNR_ENDS = (-6.0, 8.0)
 
 
 class GaussianObjective(Objective):
-    """An objective whose network predicts, one way or another, the data at the end of the linear path."""
+    """An objective whose network gives a prediction of the data at the end of the linear path."""
 
     path = LinearPath()
     conditionings: ClassVar[tuple[str, ...]] = ("resampling", "replacement")
 
     def state_at(self, network: Network, indices: Tensor, noise: Tensor, t: float) -> State:
-        """z_t = t z_1 + (1 − t) z_0; no code is shown outright."""
+        """z_t = t z_1 + (1 − t) z_0; every site is open."""
         z_t = self.path.sample(network.embed(indices), noise, noise.new_full((len(noise),), t)).z_t
         return State(z_t, torch.ones_like(indices, dtype=torch.bool))
 
@@ -46,47 +37,46 @@ class GaussianObjective(Objective):
         labels: Tensor,
         draws: Draws,
         settings: SamplingConfig,
-        given: Given | None = None,
-        watch: Watcher = unwatched,
+        known: KnownCodes | None = None,
+        watch: Watcher = no_watcher,
     ) -> Generation:
         """Integrate dz/dt = (μ − z)/(1 − t) from noise to t = 1, then choose a code per site.
 
-        Given codes are held on their path t z_1 + (1 − t) z_0, with the noise of the same sites, at every
-        evaluation, whichever solver asks and wherever its own state has gone. How the free sites learn of them
-        is told in :mod:`purrception.flow.conditioning`.
+        Known codes are held on their path t z_1 + (1 − t) z_0, with the noise of the same sites, at every
+        evaluation of any solver. How the free sites are conditioned on them is described in
+        :mod:`purrception.flow.conditioning`.
         """
         self.check(network, settings)
-        conditioning = "replacement" if given is None else self.conditioning(given)
-        if given is not None and bool(given.free.all()):  # as in variations: there is nothing to learn of
+        conditioning = "replacement" if known is None else self.conditioning(known)
+        if known is not None and bool(known.free.all()):  # as in variations: there is nothing to condition on
             conditioning = "replacement"
-        guidance, temperature = settings.build_guidance(), settings.build_temperature()
-        truncation = settings.build_truncation()
-        uniforms = draws.uniform(0) if settings.last_step == "draw" else None
-        latest: list[Prediction] = []
-        evaluations = 0
         noise, timesteps = draws.normal(0), settings.build_timesteps()
-        held = None if given is None else Held(given, network.embed(given.indices), noise)
+        uniforms = draws.uniform(0) if settings.last_step == "draw" else None
+        path = None if known is None else KnownPath(known, network.embed(known.indices), noise)
+        latest: list[Prediction] = []
+        nfe = 0
 
         def mean(z: Tensor, t: float) -> Tensor:
-            nonlocal evaluations
-            evaluations += guidance.passes_at(t)
-            options = PredictionOptions(temperature(t), truncation, guidance, uniforms)
-            z = z if held is None else held.hold(z, t)
-            if given is not None and conditioning == "posterior" and t >= given.since:
-                latest[:] = [self.predict_given(network, z, t, labels, options, given)]
+            nonlocal nfe
+            options = settings.options_at(t, uniforms)
+            nfe += options.guidance.passes_at(t)
+            z = z if path is None else path.hold(z, t)
+            if known is not None and conditioning == "posterior" and t >= known.since:
+                prediction = self.predict_conditioned(network, z, t, labels, options, known)
             else:
-                latest[:] = [self.predict(network, z, t, labels, options)]
-            watch(t, z, latest[0])
-            return latest[0].mean if held is None else held.data(latest[0].mean, t)
+                prediction = self.predict(network, z, t, labels, options)
+            watch(t, z, prediction)
+            latest[:] = [prediction]
+            return prediction.mean if path is None else path.data(prediction.mean, t)
 
-        def fresh(step: int) -> Tensor:
+        def fresh_noise(step: int) -> Tensor:
             return draws.normal(step + 1)
 
-        solver, start = settings.build_solver(fresh), noise
-        if given is not None and held is not None:
-            start, timesteps = held.at(given.start), given.timesteps_from_start(timesteps)
+        solver, start = settings.build_solver(fresh_noise), noise
+        if known is not None and path is not None:
+            start, timesteps = path.at(known.start), known.timesteps_from_start(timesteps)
             if conditioning == "resampling":
-                solver = resampled(settings.build_solver, fresh, given.repetitions, held)
+                solver = resampled(settings.build_solver, fresh_noise, known.repetitions, path)
         z = solver(mean, start, timesteps)
         posterior = latest[0].posterior
         if posterior is None:
@@ -94,15 +84,15 @@ class GaussianObjective(Objective):
         else:
             indices = settings.build_last_step()(z, posterior, network.codebook)
             entropy = posterior.entropy
-        if given is not None:
-            indices = given.keep(indices)
-            entropy = None if entropy is None else entropy.where(given.free, 0)
-        return Generation(indices, entropy, evaluations)
+        if known is not None:
+            indices = known.keep(indices)
+            entropy = None if entropy is None else entropy.where(known.free, 0)
+        return Generation(indices, entropy, nfe)
 
-    def predict_given(
-        self, network: Network, z: Tensor, t: float, labels: Tensor, options: PredictionOptions, given: Given
+    def predict_conditioned(
+        self, network: Network, z: Tensor, t: float, labels: Tensor, options: PredictionOptions, known: KnownCodes
     ) -> Prediction:
-        """As :meth:`predict`, of a model that also knows the given codes; where there is a posterior."""
+        """:meth:`predict` given the known codes; for objectives with a posterior."""
         raise NotImplementedError
 
     def nll_bounds(
@@ -112,7 +102,7 @@ class GaussianObjective(Objective):
 
         −ln p(c) ≤ ½ ∫₀^{SNR(t)} E|z_1 − μ(z_s)|² dSNR(s) − E ln p(c | z_t) for every end t, with SNR =
         t²/(1 − t)²; the prior term vanishes, since the path starts in pure noise. The last term is the
-        decoder of :meth:`mean_and_nll`. One noise a node; the integral is a trapezium rule in λ = ln SNR.
+        decoder of :meth:`mean_and_nll`. Each node has one noise; the integral is a trapezium rule in λ = ln SNR.
 
         Args:
             network: in evaluation mode.
@@ -122,7 +112,7 @@ class GaussianObjective(Objective):
             nodes: ends t at which the network is evaluated, evenly spaced in λ.
 
         Returns:
-            One bound for each end, nats per image, float64 ``[nodes, B]``.
+            One bound for each end, in nats per image, float64 ``[nodes, B]``.
         """
         z_1 = network.embed(indices)
         log_snr = torch.linspace(*LOG_SNR_ENDS, nodes, dtype=torch.float64, device=z_1.device)
@@ -142,8 +132,8 @@ class GaussianObjective(Objective):
     ) -> tuple[Tensor, Tensor]:
         """The data prediction ``[B, D, h, w]``, and −ln p(c | z_t) per site ``[B, h, w]``.
 
-        The decoder p is the evidence in z_t under equally likely codes; objectives with a posterior of their
-        own use that.
+        The decoder p is the evidence in z_t under equally likely codes; objectives with a posterior use the
+        posterior instead.
         """
         evidence = Evidence.of(z_t, z_t.new_full((len(z_t),), t)).logits(network.codebook)
         nll = -evidence.log_softmax(dim=-1).gather(-1, indices[..., None])[..., 0]

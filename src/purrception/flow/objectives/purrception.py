@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from purrception.flow.conditioning import Given, pull
+from purrception.flow.conditioning import KnownCodes, tweedie_shift
 from purrception.flow.evidence import Evidence
-from purrception.flow.objectives.base import (
-    PLAIN,
-    Losses,
-    Network,
-    Prediction,
-    PredictionOptions,
-    TrainingBatch,
-)
+from purrception.flow.network import DEFAULT_OPTIONS, CategoricalNetwork, Losses, Network, PredictionOptions
+from purrception.flow.objectives.base import Prediction, TrainingBatch
 from purrception.flow.objectives.gaussian import GaussianObjective
 
 
@@ -23,7 +17,7 @@ class Purrception(GaussianObjective):
     takes_evidence = True
     conditionings = ("posterior", "resampling", "replacement")
 
-    def loss(self, network: Network, batch: TrainingBatch) -> Losses:
+    def loss(self, network: CategoricalNetwork, batch: TrainingBatch) -> Losses:
         """−ln π_θ(c | z_t) + λ_z logsumexp(logits)², mean over batch and sites, in nats."""
         point = self.path.sample(network.embed(batch.indices), batch.noise, batch.time)
         features = network(point.z_t, point.t, batch.labels)
@@ -31,39 +25,50 @@ class Purrception(GaussianObjective):
         return network.head.loss(features, batch.indices, self.config.z_loss, evidence).losses()
 
     def predict(
-        self, network: Network, z: Tensor, t: float, labels: Tensor, options: PredictionOptions = PLAIN
+        self,
+        network: CategoricalNetwork,
+        z: Tensor,
+        t: float,
+        labels: Tensor,
+        options: PredictionOptions = DEFAULT_OPTIONS,
     ) -> Prediction:
         """The posterior at temperature τ of the guided network; its mean is the data prediction."""
         evidence = self._evidence(network, z, z.new_full((len(z),), t))
         posterior = options.posterior(network, z, t, labels, evidence)
         return Prediction(posterior.mean, posterior)
 
-    def predict_given(
-        self, network: Network, z: Tensor, t: float, labels: Tensor, options: PredictionOptions, given: Given
+    def predict_conditioned(
+        self,
+        network: CategoricalNetwork,
+        z: Tensor,
+        t: float,
+        labels: Tensor,
+        options: PredictionOptions,
+        known: KnownCodes,
     ) -> Prediction:
-        """The posterior, and its mean moved by the model's own posterior of the given codes.
+        """The posterior, with its mean shifted by the likelihood of the known codes; see :func:`tweedie_shift`.
 
-        That posterior is the guided one at temperature 1: temperature sharpens what is made, not what is known.
-        At t = 0 the state says nothing of any code, and nothing is moved.
+        That likelihood is the guided model's at temperature 1: temperature sharpens samples, not what is known.
+        At t = 0 the state says nothing of any code, and there is no shift.
         """
         if t == 0:
             return self.predict(network, z, t, labels, options)
         evidence = self._evidence(network, z, z.new_full((len(z),), t))
-        seen: list[Tensor] = []
+        computed: list[Tensor] = []  # the features, for the posterior too
 
         def nll(state: Tensor) -> Tensor:
-            seen.append(options.guidance.features(network, state, t, labels, network.num_classes))
-            return network.head.nll(seen[0], given.indices, evidence).nll.where(~given.free, 0).sum()
+            computed.append(options.guidance.features(network, state, t, labels, network.num_classes))
+            return network.head.nll(computed[0], known.indices, evidence).nll.where(~known.free, 0).sum()
 
-        shift = pull(nll, z, t)
+        shift = tweedie_shift(nll, z, t)
         if options.guidance.space == "mean":
             posterior = options.posterior(network, z, t, labels, evidence)
         else:
-            posterior = options.head(network, evidence)(seen[0].detach())
+            posterior = options.head(network, evidence)(computed[0].detach())
         return Prediction(posterior.mean + shift, posterior)
 
     def mean_and_nll(
-        self, network: Network, z_t: Tensor, t: float, labels: Tensor, indices: Tensor
+        self, network: CategoricalNetwork, z_t: Tensor, t: float, labels: Tensor, indices: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The posterior mean ``[B, D, h, w]`` and −ln π(c | z_t) ``[B, h, w]``, from one pass."""
         time = z_t.new_full((len(z_t),), t)

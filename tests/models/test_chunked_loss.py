@@ -1,7 +1,8 @@
-"""The chunked vocabulary: whatever the chunks, the numbers are those of the full logits."""
+"""The chunked loss and posterior: whatever the chunks, the numbers are those of the full logits."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from purrception.flow import Evidence, Truncation, posterior_from_logits
-from purrception.models import CategoricalHead, HeadConfig, categorical_heads
+from purrception.models import CategoricalHead, HeadConfig, categorical_heads, plain_loss
 from purrception.models.factored_logits import FactoredLogits
 from purrception.utils.errors import InputError
 
@@ -33,24 +34,39 @@ def random_head(
     return head
 
 
-def reference_loss(logits: Tensor, own: Tensor, targets: Tensor, weights: Tensor) -> dict[str, Tensor]:
-    """The loss from full logits, as the paper writes it."""
-    nll = -logits.log_softmax(-1).gather(-1, targets[..., None])[..., 0]
-    drift = own.logsumexp(-1)
-    cross_entropy, z_loss = (weights * nll).sum(), Z_LOSS * (weights * drift.square()).sum()
-    return {
-        "total": cross_entropy + z_loss,
-        "cross_entropy": cross_entropy,
-        "z_loss": z_loss,
-        "logsumexp": (weights * drift).sum(),
-        "accuracy": (weights * (logits.argmax(-1) == targets)).sum(),
-    }
-
-
 def full_evidence(evidence: Evidence, codebook: Tensor) -> Tensor:
     """Evidence of every site and code, from the float32 codebook, in float64."""
     columns = torch.cat([codebook, codebook.square().sum(1, keepdim=True)], dim=1)
     return evidence.coefficients.double() @ columns.double().T
+
+
+def test_the_plain_loss_by_hand() -> None:
+    """Two sites of weights 1 and 3 over two codes: π = (¾, ¼) and (½, ½), the codes 0 and 1."""
+    log = math.log
+    own = torch.tensor([[[[log(6.0), log(2.0)], [log(5.0), log(5.0)]]]], requires_grad=True)
+    c, w, z_loss = torch.tensor([[[0, 1]]]), torch.tensor([[[1.0, 3.0]]]), 0.1
+    made = plain_loss(own, c, w, z_loss)
+    cross_entropy = -log(3 / 4) - 3 * log(1 / 2)
+    z = z_loss * (log(8) ** 2 + 3 * log(10) ** 2)
+    figures = [cross_entropy + z, cross_entropy, z, log(8) + 3 * log(10), 1.0]  # of equals the first is taken
+    assert [value.item() for value in vars(made).values()] == pytest.approx(figures)
+    (gradient,) = torch.autograd.grad(made.total, own)  # w (π − 1_c + 2 λ_z ℓ π)
+    first = [3 / 4 - 1 + 2 * z_loss * log(8) * 3 / 4, 1 / 4 + 2 * z_loss * log(8) * 1 / 4]
+    second = [3 * (1 / 2 + z_loss * log(10)), 3 * (1 / 2 - 1 + z_loss * log(10))]
+    assert gradient.flatten().tolist() == pytest.approx([*first, *second])
+
+
+def test_evidence_and_soft_targets_in_the_plain_loss_by_hand() -> None:
+    """Evidence turns π = (½, ½) into (⅓, ⅔), but the z-loss does not see it; y = (¼, ¾) is learned for 1_c."""
+    log = math.log
+    own, c, w = torch.zeros(1, 1, 1, 2), torch.tensor([[[0]]]), torch.ones(1, 1, 1)
+    evidence = torch.tensor([0.0, log(2.0)]).view(1, 1, 1, 2)
+    made = plain_loss(own, c, w, 0.5, evidence)
+    assert float(made.cross_entropy) == pytest.approx(log(3))
+    assert float(made.z_loss) == pytest.approx(0.5 * log(2) ** 2)
+    assert made.accuracy == 0
+    soft = plain_loss(own, c, w, 0.5, evidence, torch.tensor([0.25, 0.75]).view(1, 1, 1, 2))
+    assert float(soft.cross_entropy) == pytest.approx(log(3) / 4 + 3 / 4 * log(3 / 2))
 
 
 @settings(max_examples=60, deadline=None)
@@ -85,22 +101,21 @@ def test_losses_and_gradients_are_those_of_the_full_logits(
     def gradients(total: Tensor) -> list[Tensor]:
         return list(torch.autograd.grad(total, [features, *head.parameters()]))
 
-    own = head.logits(features)
-    sums = own if evidence is None else (own + full_evidence(evidence, head.codebook)).to(dtype)
-    expected = reference_loss(sums, own, targets, weights.to(dtype))
-    expected_gradients = gradients(expected["total"])
+    full = None if evidence is None else full_evidence(evidence, head.codebook).to(dtype)
+    expected = plain_loss(head.logits(features), targets, weights.to(dtype), Z_LOSS, full)
+    expected_gradients = gradients(expected.total)
     head.chunk_bytes = chunk_bytes
     made = head.loss(features, targets, Z_LOSS, evidence, weights)
     tolerance = TOLERANCES[dtype] * (10 if with_evidence and dtype == torch.float32 else 1)
     close = {"rtol": tolerance, "atol": tolerance}
-    for name, value in expected.items():
-        torch.testing.assert_close(getattr(made, name), value, **close)
+    for field in fields(expected):
+        torch.testing.assert_close(getattr(made, field.name), getattr(expected, field.name), **close)
     for mine, theirs in zip(gradients(made.total), expected_gradients, strict=True):
         torch.testing.assert_close(mine, theirs, **close)
 
     sites = head.nll(features, targets, evidence)
     total = (weights * (sites.nll + Z_LOSS * sites.logsumexp.square())).sum()
-    torch.testing.assert_close(total, expected["total"], **close)
+    torch.testing.assert_close(total, expected.total, **close)
     for mine, theirs in zip(gradients(total), expected_gradients, strict=True):
         torch.testing.assert_close(mine, theirs, **close)
 
@@ -176,16 +191,16 @@ def test_under_bfloat16_all_figures_are_within_a_hundredth(
     shape = (2, 2 * patch, 3 * patch)
     targets, weights = torch.randint(codes, shape), torch.full(shape, 1 / (12 * patch**2))
     logits = head.logits(features)
-    expected = reference_loss(logits, logits, targets, weights)
+    expected = plain_loss(logits, targets, weights, Z_LOSS)
     learned = [features, *head.parameters()]
-    exact = torch.autograd.grad(expected["total"], learned, retain_graph=True)
+    exact = torch.autograd.grad(expected.total, learned, retain_graph=True)
     head.chunk_bytes = chunk_bytes
     with torch.autocast("cpu", torch.bfloat16):
         made = head.loss(features, targets, Z_LOSS, None, weights)
         posterior = head.posterior(features)
     whole = posterior_from_logits(logits.detach().clone(), head.codebook)
     gradients = torch.autograd.grad(made.total, learned)
-    pairs = [(getattr(made, name), expected[name]) for name in ("total", "cross_entropy", "z_loss")]
+    pairs = [(getattr(made, name), getattr(expected, name)) for name in ("total", "cross_entropy", "z_loss")]
     pairs += [(posterior.mean, whole.mean), (posterior.entropy, whole.entropy)]
     pairs.append(tuple(torch.cat([part.flatten() for part in parts]) for parts in (gradients, exact)))
     # φ's own products round as well: autograd over full logits is as far off there.
@@ -384,23 +399,21 @@ def test_soft_targets_are_learned_as_full_logits_would(
     evidence = [None, None]
     if with_evidence:
         evidence = [Evidence.of(torch.randn(2, 3, 8, 8), torch.rand(2)) for _ in range(2)]
-    own, sums, theirs = head.logits(features), head.logits(features), teacher.logits(taught)
-    if evidence[0] is not None and evidence[1] is not None:
-        sums = own + full_evidence(evidence[0], head.codebook)
-        theirs = theirs + full_evidence(evidence[1], teacher.codebook)
-    wanted = (1 - share) * torch.nn.functional.one_hot(targets, codes).double() + share * theirs.softmax(
-        -1
-    ).detach()
-    cross_entropy = -(weights * (wanted * sums.log_softmax(-1)).sum(-1)).sum()
-    total = cross_entropy + Z_LOSS * (weights * own.logsumexp(-1).square()).sum()
+    full = [None if each is None else full_evidence(each, head.codebook) for each in evidence]
+    own, theirs = head.logits(features), teacher.logits(taught)
+    theirs = theirs if full[1] is None else theirs + full_evidence(evidence[1], teacher.codebook)
+    y = (1 - share) * torch.nn.functional.one_hot(targets, codes).double() + share * theirs.softmax(-1).detach()
+    expected = plain_loss(own, targets, weights.double(), Z_LOSS, full[0], y)
     learned = [features, *head.parameters()]
     head.chunk_bytes = chunk_bytes
     soft = teacher.soft_targets(taught, evidence[1], share)
     made = head.loss(features, targets, Z_LOSS, evidence[0], weights, soft)
-    torch.testing.assert_close(made.cross_entropy, cross_entropy, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(made.total, total, rtol=1e-10, atol=1e-10)
-    expected = torch.autograd.grad(total, learned)
-    for mine, other in zip(torch.autograd.grad(made.total, learned), expected, strict=True):
+    for field in fields(expected):
+        torch.testing.assert_close(
+            getattr(made, field.name), getattr(expected, field.name), rtol=1e-10, atol=1e-10
+        )
+    gradients = torch.autograd.grad(expected.total, learned)
+    for mine, other in zip(torch.autograd.grad(made.total, learned), gradients, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-11)
 
 

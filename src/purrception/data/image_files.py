@@ -1,4 +1,4 @@
-"""What the sources of image files have in common: decode, crop, and a split that never moves."""
+"""What all sources of image files share: decoding, cropping, and a split that adding images does not change."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from PIL import Image
 from purrception.data.config import DataConfig, Split
 from purrception.data.decoding import UnreadableImageError, decode_image
 from purrception.data.labels import NO_LABEL, Label
-from purrception.data.skipped import Skipped
+from purrception.data.skip_report import Skipped
 from purrception.data.transforms import pil_to_array
 from purrception.utils.errors import InputError
 from purrception.utils.folders import check_name
 
 
-class EncodedImages(ABC):
-    """Images in files that somebody else wrote, decoded when asked for."""
+class ImageFiles(ABC):
+    """A source of image files, which are decoded when they are asked for."""
 
     class_names: tuple[str, ...] = ()
-    """Names by label; empty when there are no classes."""
+    """The names of the classes by label; empty when there are no classes."""
 
-    passed_over: Sequence[Skipped] = ()
-    """What lies among the images and was not taken; told with the training images only."""
+    ignored_files: Sequence[Skipped] = ()
+    """Files among the images that are not used; listed with the training split only."""
 
     def __init__(self, config: DataConfig) -> None:
         self.config = config
 
     def number_of(self, label: Label, index: int) -> int:
-        """The class number that a label means for image ``index``; 0 without classes.
+        """The class number that a label stands for; 0 without classes.
 
         Raises:
-            UnreadableImageError: there are classes, and the image has no label.
+            UnreadableImageError: there are classes, and image ``index`` has no label.
         """
         if not self.class_names:
             return 0
@@ -51,7 +51,7 @@ class EncodedImages(ABC):
     @property
     @abstractmethod
     def listing(self) -> str:
-        """A hash of what is listed, in order."""
+        """A hash of the list of images, in order."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -59,27 +59,27 @@ class EncodedImages(ABC):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """How a person finds image ``index``."""
+        """The name by which a person finds image ``index``."""
 
     @abstractmethod
     def read(self, index: int) -> tuple[bytes | Path, int]:
-        """The file's content or path, and the label."""
+        """The content or path of image ``index``, and its label."""
 
-    def picture(self, index: int) -> tuple[Image.Image, int]:
-        """Image ``index`` whole, in mode L or RGB, and its label."""
+    def pil_image(self, index: int) -> tuple[Image.Image, int]:
+        """The whole of image ``index`` in mode L or RGB, and its label."""
         data, label = self.read(index)
         config = self.config
         return decode_image(data, self.name(index), config.channels, config.smallest_side), label
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        picture, label = self.picture(index)
+        picture, label = self.pil_image(index)
         return pil_to_array(picture, self.config.image_size, self.config.channels), label
 
 
 def in_split(key: str, split: Split, test_fraction: float) -> bool:
-    """Whether the image of that key belongs to the split.
+    """Whether the image with that key belongs to the split.
 
-    A hash of the key decides, so that adding images never moves another one between the splits.
+    A hash of the key decides, so that adding images never moves another image to the other split.
     """
     digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest()
     held_out = int.from_bytes(digest, "big") < test_fraction * 2**64
@@ -87,7 +87,7 @@ def in_split(key: str, split: Split, test_fraction: float) -> bool:
 
 
 def hash_names(names: Iterable[str]) -> str:
-    """A hash of names in order, hexadecimal."""
+    """A hash of names in their order, hexadecimal."""
     digest = hashlib.blake2b(digest_size=16)
     for name in names:
         digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
@@ -98,7 +98,7 @@ def expected_classes(found: tuple[str, ...], config: DataConfig) -> tuple[str, .
     """The class names to use: none for ``classes`` 0, else those found.
 
     Raises:
-        InputError: there are not as many as ``classes`` says, or one has a name that is no text.
+        InputError: there are not as many as ``classes`` says, or a name is not valid text.
     """
     if config.classes == 0:
         return ()

@@ -26,7 +26,7 @@ def gradient() -> Image.Image:
     return Image.fromarray(np.stack([ramp, ramp, ramp * 0.5], axis=-1).astype(np.uint8))
 
 
-def make_ugly_folder(root: Path) -> Path:
+def make_unusual_images(root: Path) -> Path:
     """READABLE images in many modes and places, and the files of BROKEN."""
     root.mkdir(parents=True)
     image = gradient()

@@ -1,4 +1,4 @@
-"""Images that ship inside scikit-learn: nothing to download; and images of noise, for dry runs."""
+"""Images that need no download: those inside scikit-learn, and noise for dry runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from purrception.utils.packages import require
 
 
 class DigitsImages:
-    """The 1797 handwritten digits that ship inside scikit-learn, 8×8 pixels scaled up bicubically.
+    """The 1797 handwritten digits inside scikit-learn, 8×8 pixels scaled up bicubically.
 
     Every fifth image of a class is held out at the default ``test_fraction`` of 0.2.
     """
@@ -40,19 +40,18 @@ class DigitsImages:
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         return self._images[index], int(self.labels[index])
 
-    def picture(self, index: int) -> tuple[Image.Image, int]:
-        """The digit at its 8×8 pixels."""
+    def pil_image(self, index: int) -> tuple[Image.Image, int]:
+        """Digit ``index`` in its original 8×8 pixels, and its label."""
         return self._pictures[index], int(self.labels[index])
 
 
 class PhotosImages:
-    """Crops of the two colour photographs that ship inside scikit-learn: a pagoda and a dahlia.
+    """Crops of the two colour photographs inside scikit-learn: a pagoda and a dahlia.
 
-    A window of 48×48 pixels visits each photograph of 427×640 pixels in steps of 5, and is scaled to the
-    size asked for. Three vertical strips of each photograph are held out, evenly spaced. Every strip runs
-    from top to bottom, so that both splits see sky, roofs, water and trees, or petals and leaves. A window
-    wholly inside a strip is a test crop, one that touches no strip a training crop, and any other is
-    dropped: the splits share no pixel.
+    A window of 48×48 pixels moves over each photograph of 427×640 pixels in steps of 5, and is scaled to the size
+    asked for. Three evenly spaced vertical strips of each photograph are held out. They run from top to bottom, so
+    that both splits see sky, roofs, water and trees, or petals and leaves. A window inside a strip is a test crop,
+    one that touches no strip is a training crop, and any other is dropped: the splits share no pixel.
 
     Raises:
         InputError: ``test_fraction`` leaves no room for a window in a strip, or beside the strips.
@@ -60,12 +59,12 @@ class PhotosImages:
 
     class_names: tuple[str, ...] = ("china", "flower")
     window = 48
-    """Side of a crop in the photograph, pixels."""
+    """The side of a crop in the photograph, in pixels."""
     stride = 5
-    """Between neighbouring crops, pixels; strips begin and end on multiples of it. At 32 pixels it is 3⅓ of
-    them: a code meets each detail at every phase of the tokenizer's grid."""
+    """The distance of neighbouring crops, in pixels; strips begin and end on multiples of it. In images of 32
+    pixels it is 3⅓ pixels, so that a detail appears at every offset from the latent grid."""
     strips = 3
-    """Held-out strips of each photograph."""
+    """The number of held-out strips in each photograph."""
 
     def __init__(self, config: DataConfig, split: Split) -> None:
         load_sample_image = require("sklearn.datasets", "the data source photos").load_sample_image
@@ -90,16 +89,16 @@ class PhotosImages:
             for top in range(0, height - self.window + 1, self.stride)
             for left in columns
         ]
-        """(label, left, top) of each crop, pixels of the photograph."""
+        """(label, left, top) of each crop, in pixels of the photograph."""
 
     def _held_out_strips(self, width: int) -> list[tuple[int, int]]:
-        """Columns [start, stop) of the strips, with equal parts of the photograph beside and between them."""
-        strip = self._on_lattice(width * self._config.test_fraction / self.strips)
+        """The strips as columns [start, stop), with equal gaps beside and between them."""
+        strip = self._to_stride(width * self._config.test_fraction / self.strips)
         between = (width - self.strips * strip) / (self.strips + 1)
-        starts = [self._on_lattice((1 + number) * between + number * strip) for number in range(self.strips)]
+        starts = [self._to_stride((1 + number) * between + number * strip) for number in range(self.strips)]
         return [(start, start + strip) for start in starts]
 
-    def _on_lattice(self, pixels: float) -> int:
+    def _to_stride(self, pixels: float) -> int:
         return round(pixels / self.stride) * self.stride
 
     def _is_inside(self, left: int, strips: list[tuple[int, int]]) -> bool:
@@ -112,18 +111,18 @@ class PhotosImages:
         return len(self.crops)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        crop, label = self.picture(index)
+        crop, label = self.pil_image(index)
         return pil_to_array(crop, self._config.image_size, self._config.channels), label
 
-    def picture(self, index: int) -> tuple[Image.Image, int]:
-        """The window at its 48×48 pixels."""
+    def pil_image(self, index: int) -> tuple[Image.Image, int]:
+        """Crop ``index`` in its original 48×48 pixels, and its label."""
         label, left, top = self.crops[index]
         crop = self._photos[label].crop((left, top, left + self.window, top + self.window))
         return crop.convert(MODES[self._config.channels]), label
 
 
 class NoiseImages:
-    """A few images of random pixels in as many classes as asked for: a stand-in for a dry run."""
+    """A few images of random pixels, in as many classes as asked for, for dry runs."""
 
     def __init__(self, config: DataConfig, split: Split) -> None:
         self.class_names = tuple(map(str, range(config.classes or 0)))
@@ -139,7 +138,7 @@ class NoiseImages:
         image = rng.integers(0, 256, (size, size, channels), dtype=np.uint8)
         return image, index % max(len(self.class_names), 1)
 
-    def picture(self, index: int) -> tuple[Image.Image, int]:
-        """The image as PIL has it."""
+    def pil_image(self, index: int) -> tuple[Image.Image, int]:
+        """Image ``index`` and its label."""
         array, label = self[index]
         return array_to_pil(array), label

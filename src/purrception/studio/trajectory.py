@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from purrception.data import array_to_pil
-from purrception.flow import Given, Prediction, PredictionOptions, SamplingConfig
+from purrception.flow import KnownCodes, Prediction, PredictionOptions, SamplingConfig
 from purrception.generation.sampler import KeyedDraws
 from purrception.studio.session import Report, Studio, check_size, display
 from purrception.utils.errors import InputError
@@ -54,7 +54,7 @@ class Trajectory:
         )
 
     def picture(self, number: int, overlay: bool) -> Image.Image:
-        """A moment, large; with the doubt of each token over it."""
+        """A moment, large; with the uncertainty of each token over it."""
         moment = self.moments[number]
         image = display(moment.image, LARGE)
         if not overlay or moment.entropy is None:
@@ -129,7 +129,7 @@ def alternatives(
         free[:, row, column] = False
         indices = way.indices.to(network.device).repeat(len(codes), 1, 1)
         indices[:, row, column] = codes
-        given = Given(indices, free, since=moment.t)
+        given = KnownCodes(indices, free, since=moment.t)
         draws = KeyedDraws(way.seed, [0] * len(codes), network)
         made = objective.generate(network, labels.expand(len(codes)), draws, way.settings, given, watch)
     images = [array_to_pil(array) for array in pipeline.tokenizer.decode_images(made.indices)]

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from purrception.generation.image_processor import Canvas, read_picture
+from purrception.generation.image_processor import ImageProcessor, read_picture
 from purrception.utils.errors import InputError
 
-GREY = Canvas(16, 16, 1)
+GREY = ImageProcessor(16, 16, 1)
 
 
 def make_bad_pictures(folder: Path) -> dict[str, tuple[Path, str]]:
@@ -63,7 +63,7 @@ def test_every_pixel_that_the_paint_touches_is_free(size: tuple[int, int]) -> No
         square = mask[top : top + side, left : left + side]
         if not square.any():
             continue
-        touched = GREY.fit_mask(mask, picture)
+        touched = GREY.preprocess_mask(mask, picture)
         expected = np.zeros((16, 16), bool)
         for row, column in np.argwhere(square):  # a pixel of the picture covers these of the canvas
             first_row, last_row = row * 16 / side, (row + 1) * 16 / side
@@ -77,17 +77,17 @@ def test_every_pixel_that_the_paint_touches_is_free(size: tuple[int, int]) -> No
 def test_a_grey_mask_counts_where_it_is_bright() -> None:
     mask = Image.new("L", (16, 16), 127)
     mask.putpixel((3, 5), 128)
-    assert np.argwhere(GREY.fit_mask(mask, Image.new("L", (16, 16)))).tolist() == [[5, 3]]
+    assert np.argwhere(GREY.preprocess_mask(mask, Image.new("L", (16, 16)))).tolist() == [[5, 3]]
 
 
 def test_masks_and_sizes_that_do_not_fit_are_refused() -> None:
     picture = Image.new("RGB", (40, 20))
     with pytest.raises(InputError, match="given 20×20 and 40×20 pixels"):
-        GREY.fit_mask(np.ones((20, 20), bool), picture)
+        GREY.preprocess_mask(np.ones((20, 20), bool), picture)
     outside = np.zeros((20, 40), bool)
     outside[:, :5] = True
     with pytest.raises(InputError, match="nothing is painted"):
-        GREY.fit_mask(outside, picture)
+        GREY.preprocess_mask(outside, picture)
     assert GREY.fit(picture).size == (16, 16)
     with pytest.raises(InputError, match="32×16 pixels, and the picture has 40×20"):
-        Canvas(16, 32, 3).fit(picture)
+        ImageProcessor(16, 32, 3).fit(picture)

@@ -12,7 +12,7 @@ import torch
 from purrception.experiment.recipes import RECIPES
 from purrception.models import DIT_SIZES, DiTConfig, PurrceptionTransformer, forward_flops
 from purrception.models.dit import Attention
-from purrception.models.modern import SwiGLU, rotary_turns, rotate
+from purrception.models.layers import SwiGLU, apply_rotary, rotary_cos_sin
 from purrception.utils.errors import InputError
 
 SIZES = DiTConfig(depth=2, width=48, heads=3, patch_size=2)
@@ -37,9 +37,9 @@ def test_presets_and_recipes_use_none_of_them() -> None:
 
 def test_turned_vectors_know_how_far_apart_they_are_and_no_more() -> None:
     height, width, channels = 5, 7, 16
-    rotation = rotary_turns(height, width, channels)
+    rotation = rotary_cos_sin(height, width, channels)
     query, key = torch.randn(channels), torch.randn(channels)
-    q, k = (rotate(x.expand(height * width, channels), rotation) for x in (query, key))
+    q, k = (apply_rotary(x.expand(height * width, channels), rotation) for x in (query, key))
     torch.testing.assert_close(q.norm(dim=-1), query.norm().expand(height * width))
     products = (q @ k.T).view(height, width, height, width)
     for down, right in ((0, 0), (1, 0), (0, 2), (2, 3)):

@@ -1,0 +1,66 @@
+"""``purrception sample``. What is heavy is imported when it is needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from purrception.cli.options import SamplingOptions
+from purrception.cli.parsing import parse, target_of
+from purrception.cli.verbs import Verb
+from purrception.flow.settings import SamplingConfig
+from purrception.utils.settings import ProcessOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions(SamplingOptions, ProcessOptions):
+    """What ``purrception sample`` takes."""
+
+    num: int = 64
+    """Number of images, where no classes are named; classes take turns."""
+    classes: tuple[str, ...] = ()
+    """Class labels or names, one image each."""
+    preset: str = ""
+    """YAML file of settings that purrception sweep found; options given beside it take precedence."""
+    seed: int = 0
+    """Seed of the noise: image i depends on (seed, i) alone."""
+    batch_size: int = 64
+    """Images at a time; it does not change them."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the backbone and, on a GPU, of the head's products; posterior and flow are always float32."""
+    compile: bool = False
+    """Compile the blocks of the backbone with torch.compile, which pays for many images on a GPU."""
+    record: bool = False
+    """Record the steps of a batch as a CUDA graph and replay it for the others, which pays for many batches of a
+    small network on a GPU."""
+    out: str = ""
+    """Folder for the images; default: RUN/generated/000, 001, …"""
+
+
+def sample(verb: Verb, arguments: list[str]) -> None:
+    """Generate images from a run or a pipeline."""
+    target, rest = target_of(verb, arguments)
+    options = parse(SampleOptions, verb, rest)
+    from purrception.experiment.saved_run import load_pipeline, sampling_defaults
+    from purrception.generation.saving import save_outputs
+    from purrception.storage import load_settings, output_folder
+    from purrception.training import RunDirectory
+    from purrception.utils import distributed
+    from purrception.utils.devices import resolve_device
+
+    own = load_settings(SamplingConfig, options.preset) if options.preset else sampling_defaults(target)
+    options = parse(SampleOptions, verb, rest, replace(options, sampling=own))
+    with distributed.joined(resolve_device(options.device), options.timeout_minutes) as device:
+        pipeline = load_pipeline(target).to(device)
+        pipeline.transformer.half_backbone = options.precision == "bfloat16"
+        if options.compile:
+            pipeline.transformer.compile_parts()
+        labels = pipeline.resolve_labels(options.classes or None, None if options.classes else options.num)
+        with output_folder(options.out, RunDirectory(target).generated) as folder:
+            out = pipeline.sample(
+                labels, options.sampling, options.seed, options.batch_size, record=options.record
+            )
+            if distributed.rank() > 0:
+                return
+            save_outputs(pipeline, out, options.sampling, options.seed, target, folder)
+        print(f"{len(out.images)} images, {out.nfe} network evaluations each: {folder}")

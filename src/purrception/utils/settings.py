@@ -1,0 +1,104 @@
+"""What all dataclasses of settings share: the names of their options, bounds for numbers, and a default."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import math
+import textwrap
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, get_type_hints
+
+from purrception.utils.errors import InputError
+
+LARGEST = 2**63 - 1
+"""The largest number that a setting may be where nothing smaller bounds it."""
+LARGEST_LEARNING_RATE = 1e6
+"""Above this learning rate a few steps of AdamW make any weight overflow float32."""
+TIMEOUT_MINUTES = 30.0
+"""How long processes wait, by default, for one that shows no progress."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions:
+    """Where a command runs."""
+
+    device: str = "auto"
+    """Device to run on: cpu, cuda, cuda:1, …; auto takes a GPU if any (one per process under torchrun)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessOptions(DeviceOptions):
+    """Where a command runs that ``torchrun`` can start in several processes."""
+
+    timeout_minutes: float = TIMEOUT_MINUTES
+    """Under torchrun, how many minutes processes wait for one that shows no progress."""
+
+
+def option_names(kind: type, prefix: str = "", of: type | None = None) -> list[str]:
+    """The fields of a dataclass and of those nested in it, with dots, such as ``training.batch_size``.
+
+    Args:
+        kind: the dataclass.
+        prefix: what each name begins with.
+        of: the type of the fields to list; by default all.
+    """
+    hints = get_type_hints(kind)
+    names: list[str] = []
+    for item in dataclasses.fields(kind):
+        inner = hints[item.name]
+        if dataclasses.is_dataclass(inner) and isinstance(inner, type):
+            names += option_names(inner, f"{prefix}{item.name}.", of)
+        elif of in (None, inner):
+            names.append(prefix + item.name)
+    return names
+
+
+def as_options(settings: Any) -> dict[str, Any]:
+    """The values of a dataclass by their names on the command line; see ``OPTIONS`` of the dataclass."""
+    names = getattr(settings, "OPTIONS", {})
+    return {names.get(item.name, item.name): getattr(settings, item.name) for item in dataclasses.fields(settings)}
+
+
+def field_docs(kind: type) -> dict[str, str]:
+    """What the docstring below each field of a dataclass says, by field, on one line."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
+    docs = {}
+    for field, doc in pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant):
+            docs[ast.unparse(field.target)] = " ".join(str(doc.value.value).split())
+    return docs
+
+
+def check_numbers(settings: Any, prefix: str = "", **at_most: float) -> None:
+    """Refuse numbers that are not finite or absurdly large.
+
+    The bounds are generous: they stop a mistyped number, or one from somebody else's file, from asking for more
+    memory or time than there is.
+
+    Args:
+        settings: a dataclass; those nested in it are checked as well.
+        prefix: what names in errors begin with.
+        at_most: the largest value of a setting by its name; of a tuple or list, of each entry.
+
+    Raises:
+        InputError: a number is refused; the message names the setting.
+    """
+    for item in dataclasses.fields(settings):
+        value, name = getattr(settings, item.name), f"{prefix}{item.name}"
+        if dataclasses.is_dataclass(value):
+            check_numbers(value, f"{name}.")
+            continue
+        for number in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise InputError(f"{name} is a finite number; given {number}")
+            limit = at_most.get(item.name, LARGEST)
+            if isinstance(number, int | float) and abs(number) > limit:
+                raise InputError(f"{name} is at most {limit}; given {_short(number)}")
+
+
+def _short(number: float) -> str:
+    """A number as text; Python refuses to print one of thousands of digits."""
+    return str(number) if isinstance(number, float) or abs(number) < 10**20 else "a number of more than 20 digits"

@@ -1,0 +1,67 @@
+"""Text for people: numbers in fitting units, commands to paste, and streams that accept any character."""
+
+from __future__ import annotations
+
+import codecs
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Units = tuple[tuple[float, str], ...]
+"""Pairs of size and name, smallest first."""
+COUNTS: Units = ((1.0, ""), (1e3, " k"), (1e6, " M"), (1e9, " G"), (1e12, " T"))
+FLOPS: Units = tuple((1e3**power, f" {prefix}FLOP") for power, prefix in enumerate(("", *"kMGTPEZ")))
+BYTES: Units = tuple(
+    (1024.0**power, f" {prefix}B") for power, prefix in enumerate(("", "Ki", "Mi", "Gi", "Ti", "Pi"))
+)
+TIMES: Units = ((1.0, " seconds"), (60.0, " minutes"), (3600.0, " hours"), (86_400.0, " days"))
+
+
+def in_units(value: float, units: Units) -> str:
+    """``value`` to three digits in the largest unit that does not exceed it, such as ``1.5 GiB``."""
+    size, name = next((unit for unit in reversed(units) if abs(value) >= unit[0]), units[0])
+    number = value / size
+    return f"{number:.0f}{name}" if abs(number) >= 999.5 else f"{number:.3g}{name}"
+
+
+ASCII_SPELLINGS = {
+    "…": "...",
+    "×": "x",
+    "–": "-",
+    "−": "-",
+    "→": "->",
+    "·": "*",
+    "±": "+/-",
+    "≤": "<=",
+    "≥": ">=",
+    "²": "^2",
+    "√": "sqrt ",
+    "τ": "tau",
+    "λ": "lambda",
+}
+"""How the characters that messages contain most often are written in ASCII."""
+
+
+def make_output_encodable() -> None:
+    """Let the standard streams accept any text: characters that a terminal lacks are spelt out in ASCII."""
+    codecs.register_error("purrception.ascii", _to_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="purrception.ascii")
+
+
+def _to_ascii(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letter = error.object[error.start]
+    return ASCII_SPELLINGS.get(letter) or letter.encode("ascii", "backslashreplace").decode(), error.start + 1
+
+
+def command_line(words: Sequence[str], options: Mapping[str, Any] | None = None) -> str:
+    """A ``purrception`` command quoted for a shell; a tuple becomes several values after its option."""
+    command = ["purrception", *words]
+    for name, value in (options or {}).items():
+        values = value if isinstance(value, tuple) else (value,)
+        command += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return shlex.join(command)
