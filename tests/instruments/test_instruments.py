@@ -198,12 +198,8 @@ def test_drift_is_the_logsumexp_of_the_networks_own_logits(name: str) -> None:
 
 def test_logits_have_converged_where_the_end_of_training_is_flat() -> None:
     def history(values: list[float]) -> DriftInTraining:
-        return DriftInTraining.of(
-            [
-                {"step": n, "logsumexp": value, "z_loss": 0.0, "cross_entropy": 1.0}
-                for n, value in enumerate(values)
-            ]
-        )
+        other = {"z_loss": 0.0, "cross_entropy": 1.0}
+        return DriftInTraining.of([{"step": n, "logsumexp": value, **other} for n, value in enumerate(values)])
 
     assert history([*(0.5 * n for n in range(15)), *[7.5] * 10]).has_converged()
     assert not history([0.5 * n for n in range(25)]).has_converged()
@@ -211,9 +207,8 @@ def test_logits_have_converged_where_the_end_of_training_is_flat() -> None:
 
 
 def test_half_of_the_tokens_are_decided_when_their_codes_stop_changing() -> None:
-    codes = torch.tensor([[0, 1, 5], [2, 1, 6], [2, 1, 7], [2, 1, 8]]).view(
-        4, 1, 1, 3
-    )  # changes up to 1, never, 3
+    # The codes of the three tokens last change at the second evaluation, never, and at the fourth.
+    codes = torch.tensor([[0, 1, 5], [2, 1, 6], [2, 1, 7], [2, 1, 8]]).view(4, 1, 1, 3)
     nothing = torch.zeros(4, 1, 1, 3)
     uncertainty = Uncertainty(nothing, nothing, nothing, nothing, codes)
     trajectory = Trajectory((0.0, 0.25, 0.5, 0.75), nothing, nothing, uncertainty, nothing[0])

@@ -59,9 +59,9 @@ def temperature_section(run: LoadedRun) -> Section:
         num_inference_steps=min(run.settings.num_inference_steps, LARGEST_STEPS),
         guidance_scale=1.0,
     )
-    asked = [*(f"{tau:g}" for tau in TEMPERATURES), f"{single:.2f}", *SCHEDULES, fitted]
+    temperatures = [*(f"{tau:g}" for tau in TEMPERATURES), f"{single:.2f}", *SCHEDULES, fitted]
     plain = run.sample(num, replace(base, temperature="1"))
-    trials = [_try(run, evaluator, replace(base, temperature=tau), plain) for tau in dict.fromkeys(asked)]
+    trials = [_try(run, evaluator, replace(base, temperature=tau), plain) for tau in dict.fromkeys(temperatures)]
     crossed = [
         (
             tau,
