@@ -64,7 +64,7 @@ def test_parts_are_chosen_by_name_and_nothing_is_overwritten(
         (["nowhere"], "no run at nowhere"),
         ([], "usage: purrception diagnose"),
         (["RUN", "--only", "calibratoin"], "did you mean 'calibration'?"),
-        (["RUN", "--num", "2"], "looks at 4 images or more"),
+        (["RUN", "--num", "2"], "needs at least 4 images"),
         (["RUN", "--onyl", "drift"], "did you mean '--only'?"),
         (["RUN", "--suite"], "takes no run"),
         (["--suite", "--sets", "digits@big"], "NAME@PIXELS"),
