@@ -20,7 +20,7 @@ from purrception.tokenizers import VQTokenizer
 from purrception.tokens import TokenDataset
 from purrception.training.batches import to_device, validation_batch
 from purrception.training.loop import SampleReport
-from purrception.utils.visualisation import image_grid
+from purrception.utils.visualisation import tile_images
 
 GRID_ROWS, GRID_COLUMNS = 8, 10
 LARGEST_STEPS = 25
@@ -109,7 +109,7 @@ class TrainingMonitor:
         supported = self.objective.supported(settings)
         made = sample_distributed(network, self.objective, labels, supported, self.seed, batch_size=len(labels))
         images = self.tokenizer.decode_images(made.indices)
-        image = image_grid(images, columns=columns, scale=max(1, 64 // images.shape[1]))
+        image = tile_images(images, columns=columns, scale=max(1, 64 // images.shape[1]))
         metrics = self.measure(network, made.indices, labels)
         return SampleReport(
             image, {f"watch/{name}": value for name, value in metrics.items()}, self.warn(step, metrics)
@@ -159,8 +159,8 @@ class TrainingMonitor:
         }
         if manifest.num_classes > 1:
             classifier = CodeClassifier.of(train, train_labels, manifest.num_classes, codes)
-            real_agreement = classifier.classes_of(real) == train_labels[rows]
-            agreement = classifier.classes_of(indices) == labels
+            real_agreement = classifier.predict(real) == train_labels[rows]
+            agreement = classifier.predict(indices) == labels
             metrics["class_agreement"] = float(agreement.double().mean())
             metrics["data_class_agreement"] = float(real_agreement.double().mean())
         return metrics
