@@ -1,9 +1,9 @@
-"""How well given codes act on free ones where everything is known: small joint laws with their exact posterior.
+"""How well methods of conditioning work on small joint distributions, whose exact posterior is known.
 
     python benchmarks/conditioning.py
 
-Each way of conditioning (:mod:`purrception.flow.conditioning`) is run with the exact posterior of a few sites of
-two codes, so that every error is the way's own; the share of a free site's code stands beside what the law says.
+Each method (:mod:`purrception.flow.conditioning`) is run with the exact posterior of a few sites with two codes,
+so that every error is the method's; the share of a free site's code is printed next to its true probability.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""How well a run edits: half-masked test images repainted under their own class, and uncertain tokens refined.
+"""How well a run edits: half of each test image is repainted under its class, and uncertain tokens are refined.
 
     python benchmarks/editing.py runs/digits
 
-A classifier that learned the real training images says whether an image is recognised as its class. The ways of
-conditioning are compared with the classes of the images and with none, and by a Fréchet distance, in the features
-of that classifier, of what is made to the same test images as the tokenizer shows them. Held tokens are theirs,
-so that it is a distance between the joint laws of held and made ones.
+A classifier trained on the real training images tells whether an image is recognised as its class. Methods of
+conditioning are compared with and without the classes of the images, also by the Fréchet distance, in the features
+of that classifier, between the results and the same test images as reconstructed by the tokenizer. Kept tokens are
+the same in both, so that it is a distance between joint distributions of kept and new tokens.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Time and memory of an evaluation: `python benchmarks/evaluation.py --images 10000`.
 
-Made-up images of 32×32 pixels in colour go through the features of a classifier, and every metric is computed
-against as many others as `--reference` says.
+Synthetic colour images of 32×32 pixels go through the features of a classifier, and every metric is computed
+against `--reference` other images.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from purrception.evaluation.references import Reference
 CLASSES, SIDE = 10, 32
 
 
-class MadeUpImages:
-    """Images of noise about a level of their class, made when they are read."""
+class SyntheticImages:
+    """Images of noise around a level that depends on their class, made when they are read."""
 
     class_names = tuple(map(str, range(CLASSES)))
 
@@ -56,7 +56,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     classifier = ImageClassifier(3, SIDE, CLASSES, feature_dim=64).eval().requires_grad_(False)
-    real: ImageSet = MadeUpImages(options.reference, seed=0)
+    real: ImageSet = SyntheticImages(options.reference, seed=0)
     began = time.monotonic()
     evaluator = Evaluator(
         Reference("made up", "custom", real),
@@ -64,7 +64,7 @@ def main() -> None:
         classifier,
         bootstrap=options.bootstrap,
     )
-    measured = evaluator.measure(MadeUpImages(options.images, seed=1))
+    measured = evaluator.measure(SyntheticImages(options.images, seed=1))
     floor = evaluator.measure_halves(options.images)
     seconds = time.monotonic() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,11 +1,11 @@
-"""Networks and damaged posteriors beside a truth that can be computed: the tables of docs/results/diagnostics.md.
+"""Networks and damaged posteriors compared with the exact posterior: the tables of docs/results/diagnostics.md.
 
     python benchmarks/exact_posterior.py line
     python benchmarks/exact_posterior.py overfit runs/digits
 
 ``line``: K = 3 codes on a line. The error bound of docs/theory.md for posteriors damaged on purpose and for a
-network at three lengths of training, with the distance it bounds, which on a line is W₂ itself.
-``overfit``: the digits recipe's network learns 32 images of a run by heart; its KL to the exact posterior over t.
+network after three durations of training, with the distance that it bounds, which on a line is W₂ itself.
+``overfit``: the network of the digits recipe memorises 32 images of a run; its KL to the exact posterior over t.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def train(network: PurrceptionTransformer, grids: Tensor, steps: int, batch: int
 
 
 def in_float32(network: PurrceptionTransformer) -> LogPosterior:
-    """A network without classes, asked about any number of states in double precision."""
+    """The posterior of a network without classes, for any number of states in double precision."""
 
     def log_posterior(z: Tensor, t: float) -> Tensor:
         return network_posterior(network, torch.zeros(len(z), dtype=torch.long))(z.float(), t).double()
@@ -102,7 +102,7 @@ def line() -> None:
 
 
 def overfit(root: str, steps: int = 1500) -> None:
-    """32 images by heart."""
+    """Memorise 32 images."""
     run = RunDirectory.open(root)
     config, tokens = load_config(run.config_file), TokenDataset(run.tokens / "train")
     grids = torch.from_numpy(tokens.rows(spread_rows(len(tokens), 32))[0])

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# All that a few minutes of one GPU can tell, the most important first: bash benchmarks/gpu.sh [FOLDER]
+# What a few minutes of one GPU can measure, the most important first: bash benchmarks/gpu.sh [FOLDER]
 #
-# Runs from the source tree: nothing needs to be installed but torch and what WHEELS brings. Each part has a time limit
-# of its own and LIMIT ends the whole; a part that fails or runs out of time does not stop the others, and what is
-# known is in FOLDER at once: a log of each part, its reports and pictures, and summary.md.
+# Runs from the source tree: nothing needs to be installed but torch and the contents of WHEELS. Each part has a time
+# limit of its own, and LIMIT ends the whole; a part that fails or runs out of time does not stop the others. Results
+# are in FOLDER at once: a log of each part, its reports and pictures, and summary.md.
 #
 #   WHEELS=FOLDER    install these wheels first, for a machine without a network; benchmarks/wheels.sh makes them
 #   ARCHIVE=FILE     keep a .tar.gz of FOLDER there, renewed after each part
-#   PUBLIC=CHECKOUT  measure the authors' public code beside ours: a clone of github.com/razvanmatisan/purrception
-#   LIMIT=SECONDS    of the whole; 540 where nothing is said
-#   PARTS="a b"      only these
-#   DRY=1            the same at a tiny size on a processor, to see that it works
+#   PUBLIC=CHECKOUT  also measure the authors' public code: a clone of github.com/razvanmatisan/purrception
+#   LIMIT=SECONDS    time limit of the whole; 540 by default
+#   PARTS="a b"      run only these parts
+#   DRY=1            the same at a tiny size on a CPU, to see that it works
 set -uo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -41,7 +41,7 @@ else
     sizes=(--network XL/2 --grid 32 --codebook-size 16384 --device cuda --precision bfloat16 --repeats 8)
     kernels=(ours chunks)
     few=32 some=64 many=(32 64 128 192) compile=True tokenizer=(128 256 256 512) steps=20 codebooks=(16384 65536 262144)
-    learn=(--training.steps 1000 --training.device cuda) # held-out images are told no better after that
+    learn=(--training.steps 1000 --training.device cuda) # held-out images do not improve after that
     tests=()
 fi
 bench=("$python" -m purrception bench "${sizes[@]}" --memory False)
@@ -51,7 +51,7 @@ archive() {
         && mv "$ARCHIVE.part" "$ARCHIVE"; }
 }
 
-# part NAME SECONDS COMMAND …: run it, within its own time and that of the whole, and write down what came of it.
+# part NAME SECONDS COMMAND …: run it, within its own time limit and that of the whole, and record the result.
 part() {
     local name=$1 limit=$2 left=$((${LIMIT:-540} - SECONDS + started)) began=$SECONDS status result
     shift 2
@@ -84,7 +84,7 @@ part() {
     echo "|---|---|---|"
 } >"$out/summary.md"
 
-# a: the processor's figures, in float32 and bfloat16; nothing waits; a run goes on; recordings.
+# a: the same numbers as on a CPU, in float32 and bfloat16; nothing waits; a run resumes; recordings.
 part tests 150 "$python" -m pytest -vv -p no:cacheprovider -m gpu tests/test_gpu.py "${tests[@]}"
 # b: a training step by batch size: images/s, MFU, peak memory; as it stands, then compiled.
 part training 75 "${bench[@]}" --parts training --variants ours --vary batch-size --values "${many[@]}" \
@@ -93,7 +93,7 @@ part training-compiled 110 "${bench[@]}" --compile "$compile" --parts training -
     --batch-size "$some" --out "$out/training-compiled"
 part training-large 60 "${bench[@]}" --compile "$compile" --parts training --variants "${kernels[0]}" \
     --batch-size "${many[-2]}" --out "$out/training-large"
-# c: the head alone, by Triton and in chunks, beside the plain form, torch's and liger's.
+# c: the head alone, in Triton and in chunks, against the plain form, torch's and liger's.
 part head 60 "${bench[@]}" --compile "$compile" --parts head --batch-size "$some" --out "$out/head"
 # d: where the time of a compiled step goes.
 part profile 90 "$python" benchmarks/gpu_profile.py "${sizes[@]}" --compile "$compile" --batch-size "$some" \
@@ -103,7 +103,7 @@ part generation 90 "${bench[@]}" --compile "$compile" --parts generation --varia
     --steps "$steps" --tokenizer-channels "${tokenizer[@]}" --repeats 2 --batch-size "$few" --out "$out/generation"
 part sampling 60 "${bench[@]}" --parts sampling --variants "${kernels[@]}" guided --batch-size "$some" \
     --out "$out/sampling"
-# f: a training to its end, with its picture.
+# f: a whole training, with its samples.
 part learning 130 bash -euo pipefail -c '
     python=$1 scratch=$2 out=$3
     shift 3
@@ -112,7 +112,7 @@ part learning 130 bash -euo pipefail -c '
     cp "$scratch/images/grid.png" "$out/digits.png"
     cp "$scratch/learned/metrics.jsonl" "$out/digits.jsonl"
 ' learning "$python" "$scratch" "$out" "${learn[@]}"
-# What is worth less, while there is time.
+# Less important, while there is time.
 [[ -z ${PUBLIC:-} ]] || part public 60 "$python" benchmarks/public.py "$PUBLIC" "${sizes[@]}" --batch-size "$few"
 part codebook 60 "${bench[@]}" --parts head --variants ours "factored head" --batch-size "$few" \
     --vary codebook-size --values "${codebooks[@]}" --out "$out/codebook"

@@ -1,9 +1,9 @@
 """Where the time of a training step and of a sampling step goes: python benchmarks/gpu_profile.py [--key value …].
 
-Options are those of ``purrception bench``. For each step: the twenty costliest kernels; the share of the head; the
-gaps in which the GPU had nothing to do, and the kernel that ended each; every line at which the processor waited
-for the GPU; the copies. On a processor there are neither gaps nor waits, and operations stand in for kernels.
-Writes profile.md, and a trace of each step for chrome://tracing or Perfetto, into --out.
+Options are those of ``purrception bench``. For each step: the twenty most expensive kernels; the share of the
+head; the gaps in which the GPU was idle, and the kernel that ended each; every line at which the CPU waited for
+the GPU; the copies. On a CPU there are neither gaps nor waits, and operations take the place of kernels. Writes
+profile.md, and a trace of each step for chrome://tracing or Perfetto, into --out.
 """
 
 from __future__ import annotations

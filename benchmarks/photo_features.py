@@ -1,11 +1,11 @@
-"""What Fréchet distances on `photos` see: real training crops, spoiled in known ways, against the test crops.
+"""How Fréchet distances on `photos` react to training crops that were damaged in known ways, against test crops.
 
     python benchmarks/photo_features.py
     python benchmarks/photo_features.py runs/photos/tokenizer
 
 Prints the distances in each kind of features, and their share of the features' total variance on the test crops.
-Given a tokenizer, prints what it leaves of training crops, in texture features alone: what a perfect network
-would get.
+Given a tokenizer, also prints the distance of training crops as it reconstructs them, in texture features alone,
+which is what a perfect network would reach.
 """
 
 from __future__ import annotations

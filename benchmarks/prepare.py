@@ -1,7 +1,7 @@
 """Speed of `purrception prepare`, and how busy it keeps the cores: `python benchmarks/prepare.py`.
 
-Photographs of about 500×375 pixels, as JPEG files, are made from the two that ship inside scikit-learn, and
-encoded by an untrained tokenizer of the sizes asked for: speed does not depend on what was learned.
+JPEG photographs of about 500×375 pixels are made from the two that ship with scikit-learn, and encoded by an
+untrained tokenizer of the given sizes, since speed does not depend on the weights.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SIZES = {
 
 
 def make_images(folder: Path, count: int) -> None:
-    """Crops of photographs, each of another size and at another place."""
+    """Crops of photographs of various sizes and positions."""
     from PIL import Image
     from sklearn.datasets import load_sample_image
 

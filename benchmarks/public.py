@@ -1,8 +1,8 @@
-"""A training step of the authors' public code beside ours: python benchmarks/public.py CHECKOUT [--key value …].
+"""A training step of the authors' public code and of ours: python benchmarks/public.py CHECKOUT [--key value …].
 
 CHECKOUT is a clone of github.com/razvanmatisan/purrception; its network needs timm and einops. Options are those
-of ``purrception bench``. Both networks take the same batch through the same optimiser and moving average; theirs
-has its own loss (a cross-entropy and a z-loss over all logits). Data loading and DeepSpeed are left out.
+of ``purrception bench``. Both networks are trained on the same batch with the same optimiser and moving average;
+theirs has its own loss (a cross-entropy and a z-loss over all logits). Data loading and DeepSpeed are left out.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def main(checkout: tyro.conf.Positional[Path], config: tyro.conf.OmitArgPrefixes
 def in_turns(
     checkout: Path, config: BenchConfig, device: torch.device
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Seconds of both in turns; memory of each in a process of its own, and of one more image."""
+    """Seconds of both in turns; the memory of each, and of one more image, in processes of their own."""
     steps = {name: start(name, checkout, config, config.batch_size, device) for name in NAMES}
     seconds = seconds_in_turns("training", steps, config.repeats, device)
     del steps
@@ -114,7 +114,7 @@ def in_turns(
 def alone(
     checkout: Path, config: BenchConfig, device: torch.device
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """The same one after the other, as a GPU asks for; one more image is measured against half the batch."""
+    """The same one after the other, as a GPU needs; one more image is measured against half the batch."""
     seconds, memory = {}, {}
     half = max(1, config.batch_size // 2)
     for name in NAMES:
@@ -123,7 +123,7 @@ def alone(
             for images, repeats in ((config.batch_size, config.repeats), (half, 1))
         )
         if whole is None or smaller is None:
-            raise SystemExit(f"no memory for {config.batch_size} images: {name}")
+            raise SystemExit(f"out of memory with {config.batch_size} images: {name}")
         seconds[name] = whole.seconds
         if whole.bytes is not None and smaller.bytes is not None and half < config.batch_size:
             memory[name] = shown(whole.bytes, (whole.bytes - smaller.bytes) / (config.batch_size - half))

@@ -1,8 +1,8 @@
-"""Training on a processor that others use too: python benchmarks/shared_processor.py [--trials 10] [--steps 100].
+"""Training on a shared CPU: python benchmarks/shared_processor.py [--trials 10] [--steps 100].
 
-Steps per second of the recipe digits, alone and beside endless loops, with GNU OpenMP's own spinning and with the
-bound that ``import purrception`` sets. Tokenizer and tokens are made once; every figure is of a fresh process, in
-turns. Nothing else may run meanwhile. The loops end with this script, however it ends.
+Steps per second of the recipe digits, alone and next to endless loops, with GNU OpenMP's own limit of spinning and
+with the limit that ``import purrception`` sets. Tokenizer and tokens are made once; every number is from a fresh
+process, in turns. Nothing else should run meanwhile. The loops end with this script, however it ends.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import purrception
 
 LOOP = "import os; parent = os.getppid()\nwhile os.getppid() == parent:\n    for _ in range(10**6): pass"
 GNU_SPINS = 300_000
-"""GNU OpenMP's own bound (libgomp's manual, GOMP_SPINCOUNT)."""
+"""GNU OpenMP's own limit (manual of libgomp, GOMP_SPINCOUNT)."""
 BUSY_AT_LEAST, ALONE_AT_LEAST = 1 / 3, 0.85
 CASES = {"gnu": GNU_SPINS, "ours": purrception.SPINS}
 
@@ -40,9 +40,9 @@ class Options:
     steps: int = 100
     """Training steps of a figure, after ten that do not count."""
     gnu_busy: bool = True
-    """Measure GNU's own bound beside the loops too, which takes as long as all the rest."""
+    """Also measure GNU's own limit next to the loops, which takes as long as everything else."""
     loops: int = 2
-    """Endless loops beside the training."""
+    """Number of endless loops next to the training."""
     limit: float = 120.0
     """Seconds after which a figure is that of the steps taken until then."""
 
@@ -109,7 +109,7 @@ def measure(folder: Path, spins: int, options: Options) -> float:
 
 
 def main(options: tyro.conf.OmitArgPrefixes[Options]) -> None:
-    """Print the table, a line as each trial ends, and what was asked for."""
+    """Print a line as each trial ends, the table, and the requirements."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the loops end
     wanted = [(case, busy) for case in CASES for busy in (False, True)]
     if not options.gnu_busy:

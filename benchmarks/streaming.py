@@ -1,8 +1,8 @@
 """Start-up time, memory and speed of the training loader: `python benchmarks/streaming.py`.
 
-Each measurement has a process of its own: the metadata of 100 000 shards (409.6 million images), whose files are
-never opened; and codes per second and resident memory when shuffled batches are read from 4 and from 64 shards of
-4096 images at 32×32 sites.
+Each measurement has a process of its own: reading the metadata of 100 000 shards (409.6 million images), whose
+files are never opened; and codes per second and resident memory when shuffled batches are read from 4 and from 64
+shards of 4096 images with 32×32 sites.
 """
 
 from __future__ import annotations

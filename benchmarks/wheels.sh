@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # The wheels that benchmarks/gpu.sh needs on a machine without a network: bash benchmarks/wheels.sh FOLDER [PACKAGE …]
 #
-# For Python 3.12 on x86-64 Linux beside an image that brings torch, NumPy, scikit-learn, Pillow, PyYAML, rich,
+# For Python 3.12 on x86-64 Linux, on top of an image that has torch, NumPy, scikit-learn, Pillow, PyYAML, rich,
 # tensorboard, matplotlib, fsspec, safetensors, huggingface_hub, torchdiffeq, accelerate, pytest and hypothesis. Other
-# packages that are missing there can be named behind the folder. No package brings its own needs: torch among them
-# would be fetched again.
+# packages that are missing there can be named after the folder. Dependencies are not resolved, because torch would be
+# fetched again.
 set -euo pipefail
 
 folder=${1:?"give a folder for the wheels: bash benchmarks/wheels.sh FOLDER"}
 shift
 packages=(
-    "diffusers>=0.38,<1" importlib-metadata zipp lazy-importer # diffusers' own needs, as far as they are missing
+    "diffusers>=0.38,<1" importlib-metadata zipp lazy-importer # dependencies of diffusers that are missing
     "vector-quantize-pytorch>=1.30,<2" torch-einops-utils einx frozendict loguru
     "tyro>=1,<2" docstring-parser typeguard
     "pydantic>=2.10,<3" annotated-types typing-inspection typing-extensions

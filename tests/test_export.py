@@ -196,7 +196,7 @@ def test_what_does_not_fit_is_new_and_said_so(tiny_run: Path) -> None:
     assert any(
         line.startswith("head.linear.weight: [16, 32], and the source's is [64, 32]") for line in patches.new
     )
-    with pytest.raises(InputError, match="nothing of a run fits this network"):
+    with pytest.raises(InputError, match="no block of a run fits this network"):
         warm_start(network(width=64), source, "a run", same, names)
 
 

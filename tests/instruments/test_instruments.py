@@ -24,6 +24,7 @@ from purrception.flow import (
     get_solver,
     get_timesteps,
 )
+from purrception.flow.solvers import MeanFunction
 from purrception.instruments.calibration import (
     TEMPERATURES,
     Calibration,
@@ -42,17 +43,19 @@ from purrception.instruments.posteriors import (
     tempered,
 )
 from purrception.instruments.smoothness import (
+    Curvature,
     Stiffness,
-    bending,
     grid_errors,
     jacobians,
     largest_growth_rates,
     largest_singular_values,
+    measure_curvature,
     proposed_timesteps,
     velocity_field,
 )
 from purrception.instruments.temperature import TemperatureEffect
 from purrception.instruments.uncertainty import (
+    Trajectory,
     Uncertainty,
     decode_in_place,
     record_trajectory,
@@ -172,8 +175,8 @@ def test_codebook_use_finds_what_is_never_and_what_is_too_often_made() -> None:
 def test_classes_are_told_by_their_codes() -> None:
     labels = torch.arange(200) % 2
     grids = torch.randint(4, (200, 3, 3)) + 4 * labels[:, None, None]
-    judge = CodeClassifier.of(grids, labels, 2, 8)
-    assert torch.equal(judge.classes_of(grids), labels)
+    classifier = CodeClassifier.of(grids, labels, 2, 8)
+    assert torch.equal(classifier.predict(grids), labels)
 
 
 @pytest.mark.parametrize("name", ["purrception", "dfm"])
@@ -191,6 +194,25 @@ def test_drift_is_the_logsumexp_of_the_networks_own_logits(name: str) -> None:
     lines = [{"step": 1, "loss": 2.0}, {"step": 2, "logsumexp": 3.0, "z_loss": 0.1, "cross_entropy": 1.0}]
     assert DriftInTraining.of(lines).logsumexp == (3.0,)
     assert DriftInTraining.of([]).steps == ()
+
+
+def test_logits_have_converged_where_the_end_of_training_is_flat() -> None:
+    def history(values: list[float]) -> DriftInTraining:
+        other = {"z_loss": 0.0, "cross_entropy": 1.0}
+        return DriftInTraining.of([{"step": n, "logsumexp": value, **other} for n, value in enumerate(values)])
+
+    assert history([*(0.5 * n for n in range(15)), *[7.5] * 10]).has_converged()
+    assert not history([0.5 * n for n in range(25)]).has_converged()
+    assert history([3.0]).has_converged()
+
+
+def test_half_of_the_tokens_are_decided_when_their_codes_stop_changing() -> None:
+    # The codes of the three tokens last change at the second evaluation, never, and at the fourth.
+    codes = torch.tensor([[0, 1, 5], [2, 1, 6], [2, 1, 7], [2, 1, 8]]).view(4, 1, 1, 3)
+    nothing = torch.zeros(4, 1, 1, 3)
+    uncertainty = Uncertainty(nothing, nothing, nothing, nothing, codes)
+    trajectory = Trajectory((0.0, 0.25, 0.5, 0.75), nothing, nothing, uncertainty, nothing[0])
+    assert trajectory.half_decided_at() == 0.25
 
 
 @pytest.mark.parametrize("head", ["linear", "geometric", "regression"])
@@ -225,27 +247,18 @@ def test_stiffness_of_a_linear_field_is_that_of_its_matrix() -> None:
     assert found.growth.tolist() == pytest.approx([(17**0.5 - 1) / 2] * 2, rel=1e-3)
 
 
-def record(mean: object, noise: Tensor, steps: int) -> tuple[tuple[float, ...], Tensor, Tensor, Tensor]:
-    times, states, means = [], [], []
-
-    def seen(z: Tensor, t: float) -> Tensor:
-        times.append(t)
-        states.append(z)
-        means.append(mean(z, t))  # type: ignore[operator]
-        return means[-1]
-
-    end = euler(seen, noise, get_timesteps("uniform", steps))
-    return tuple(times), torch.stack(states), torch.stack(means), end
+def curvature_of(mean: MeanFunction, noise: Tensor, steps: int) -> Curvature:
+    return measure_curvature(mean, noise, euler, get_timesteps("uniform", steps))
 
 
 def test_straight_paths_are_straight_and_bent_ones_are_not() -> None:
     noise, target = torch.randn(8, 2, 1, 1), torch.randn(8, 2, 1, 1)
-    straight = bending(*record(lambda z, t: target, noise, 50))
+    straight = curvature_of(lambda z, t: target, noise, 50)
     assert straight.straightness == pytest.approx(1, abs=1e-6)
     assert straight.detour == pytest.approx(1, abs=1e-6)
     assert max(straight.curvature) < 1e-4
     # dz/dt = (target(t) − z)/(1 − t) with a target that moves at speed 1: |dv/dt| = 1/(1 − t)
-    bent = bending(*record(lambda z, t: torch.full_like(z, t), noise, 200))
+    bent = curvature_of(lambda z, t: torch.full_like(z, t), noise, 200)
     for t, curvature in zip(bent.times, bent.curvature, strict=True):
         assert curvature == pytest.approx(1 / (1 - t), rel=1e-3)
     assert bent.straightness < 1
@@ -256,7 +269,7 @@ def test_a_proposed_grid_spends_steps_where_paths_bend_and_beats_the_uniform_one
         return torch.tanh(torch.full_like(z, (t - 0.3) / 0.05)) + 0.3 * z.tanh()
 
     noise = torch.randn(16, 2, 1, 1)
-    proposed = proposed_timesteps(bending(*record(mean, noise, 200)), 12)
+    proposed = proposed_timesteps(curvature_of(mean, noise, 200), 12)
     assert (proposed[0], proposed[-1], len(proposed)) == (0.0, 1.0, 13)
     assert all(t < s for t, s in pairwise(proposed))
     assert sum(0.2 < t < 0.4 for t in proposed) > 3

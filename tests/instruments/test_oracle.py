@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from purrception.flow import get_solver, get_timesteps, nearest_codes
+from purrception.flow import ObjectiveConfig, build_objective, get_solver, get_timesteps, nearest_codes
 from purrception.instruments import oracle as oracle_module
 from purrception.instruments.bound import (
     check_bound,
@@ -18,8 +18,16 @@ from purrception.instruments.bound import (
     pinsker,
     wasserstein_bound,
 )
-from purrception.instruments.oracle import Gap, Memorisation, Oracle, nearest_grid, site_divergences
-from purrception.instruments.posteriors import blurred, mean_function, shifted, tempered
+from purrception.instruments.oracle import Gap, MeanGap, Memorisation, Oracle, nearest_grid, site_divergences
+from purrception.instruments.posteriors import (
+    blurred,
+    mean_function,
+    network_posterior,
+    posterior_mean,
+    shifted,
+    tempered,
+)
+from purrception.models import PurrceptionTransformer
 
 LINE = torch.tensor([[-1.3], [0.2], [1.1]], dtype=torch.float64)
 
@@ -153,3 +161,44 @@ def test_the_bound_holds_on_grids(damage: object) -> None:
 def test_diameter_is_the_largest_distance() -> None:
     codes = torch.randn(40, 3)
     assert codebook_diameter(codes) == pytest.approx(float(torch.pdist(codes.double()).max()))
+
+
+@pytest.mark.parametrize("name", ["purrception", "cfm"])
+def test_the_mean_gap_is_that_of_single_images(name: str) -> None:
+    objective = build_objective(ObjectiveConfig(name))
+    torch.manual_seed(0)
+    network = (
+        PurrceptionTransformer(
+            (2, 2),
+            6,
+            3,
+            2,
+            depth=1,
+            width=16,
+            heads=2,
+            patch_size=1,
+            head_kind="linear" if name == "purrception" else "regression",
+        )
+        .eval()
+        .requires_grad_(False)
+    )
+    network.set_codebook(torch.randn(6, 3))
+    indices, labels, noise, t = torch.randint(6, (5, 2, 2)), torch.arange(5) % 2, torch.randn(5, 3, 2, 2), 0.4
+    oracle = Oracle(torch.randint(6, (8, 2, 2)), network.codebook)
+    found = MeanGap.of(oracle, network, objective, indices, labels, noise, t)
+    z = objective.state_at(network, indices, noise, t).z
+    exact = oracle.posterior()(z, t)
+    mean = posterior_mean(exact, network.codebook.double())
+    predicted = objective.predict(network, z, t, labels).mean
+    error = (predicted.double() - mean).flatten(1).norm(dim=1) / (1 - t)
+    assert found.velocity_error == pytest.approx(float(error.square().mean().sqrt()), rel=1e-4)
+    assert found.velocity == pytest.approx(
+        float(((mean - z) / (1 - t)).flatten(1).norm(dim=1).square().mean().sqrt()), rel=1e-4
+    )
+    assert found.exact_entropy == pytest.approx(float(torch.special.entr(exact.exp()).sum(-1).mean()), rel=1e-4)
+    if name == "cfm":
+        assert (found.divergence, found.total_variation) == (None, None)
+    else:
+        gap = Gap.of(exact, network_posterior(network, labels)(z, t), network.codebook, t)
+        assert found.divergence == pytest.approx(float(gap.divergence.mean()))
+        assert found.total_variation == pytest.approx(float(gap.total_variation.mean()))

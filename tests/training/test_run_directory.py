@@ -1,4 +1,4 @@
-"""Beginning a run, and beginning again where the first attempt was killed."""
+"""The layout of a run, and starting one where a first attempt was killed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,20 @@ import pytest
 
 from purrception.comparison.run import PROTOCOL_FILE, Protocol, _open
 from purrception.storage import write_file
-from purrception.training import RunDirectory
+from purrception.training import RunDirectory, is_pipeline
 from purrception.utils.errors import InputError
 from tests.conftest import tiny_config
 from tests.storage.test_storage import full
+
+
+def test_the_layout_knows_every_folder_of_a_run(tiny_run: Path) -> None:
+    run = RunDirectory(tiny_run)
+    known = {path.name for path in vars(run).values() if path.parent == run.root}
+    assert {path.name for path in tiny_run.iterdir() if path.is_dir() and path.name[0] != "."} <= known
+    assert run.has_tokenizer
+    assert not RunDirectory(tiny_run / "pipeline").has_tokenizer
+    assert is_pipeline(run.pipeline)
+    assert not is_pipeline(run.root)
 
 
 def test_a_run_whose_configuration_was_only_begun_is_no_obstacle(

@@ -58,4 +58,4 @@ def _mean_over_groups(head: CategoricalHead, features: Tensor, targets: Tensor, 
     low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else features.dtype
     rows = logits.rows.to(low)
     groups = zip(logits.weight.to(low), logits.bias.to(low), logits.split(targets), strict=True)
-    return torch.stack([of_group(rows, weight, bias, wanted) for weight, bias, wanted in groups]).mean()
+    return torch.stack([of_group(rows, weight, bias, own) for weight, bias, own in groups]).mean()

@@ -52,17 +52,17 @@ def diagnose(verb: Verb, arguments: list[str]) -> None:
         return _suite(verb, [argument for argument in arguments if argument != "--suite"])
     target, rest = target_of(verb, arguments)
     options = parse(DiagnoseOptions, verb, rest)
+    from purrception.diagnose.loaded_run import load_run
     from purrception.diagnose.run import choose_parts
     from purrception.diagnose.run import diagnose as run_diagnosis
-    from purrception.diagnose.subject import open_subject
     from purrception.storage import output_folder
     from purrception.utils.devices import resolve_device
 
     only = [name.strip() for name in options.only.split(",") if name.strip()]
     choose_parts(only)
-    subject = open_subject(target, options.num, options.seed, resolve_device(options.device))
-    with output_folder(options.out, subject.run.diagnostics, keep=True) as folder:
-        report = run_diagnosis(subject, only, folder)
+    run = load_run(target, options.num, options.seed, resolve_device(options.device))
+    with output_folder(options.out, run.directory.diagnostics, keep=True) as folder:
+        report = run_diagnosis(run, only, folder)
     print(f"report: {report}")
     return None
 

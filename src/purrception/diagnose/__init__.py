@@ -1,1 +1,1 @@
-"""What ``purrception diagnose`` does: a run → readings of the instruments → one report; the suite."""
+"""The reports of ``purrception diagnose``: what the instruments measure of a run."""

@@ -1,12 +1,12 @@
-"""Part 7: the error bound of docs/theory.md, with each constant measured on this run."""
+"""Part 7: the error bound of docs/theory.md, with each constant measured on the run."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
 
-from purrception.diagnose.plotting import spread
-from purrception.diagnose.subject import Subject
+from purrception.diagnose.loaded_run import LoadedRun
+from purrception.diagnose.plotting import evenly_spaced
 from purrception.instruments.bound import BoundCheck, check_bound, codebook_diameter, growth_between
 from purrception.instruments.posteriors import network_posterior
 from purrception.storage.report import Section
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 IMAGES, END, STEPS = 8, 0.9, 18
 
 
-def bound_section(subject: Subject) -> Section:
-    """The chain from KL to the distance of the laws, against the flow of the exact posterior."""
-    labels = subject.labels(min(IMAGES, subject.num))
-    model = network_posterior(subject.network, labels)
+def bound_section(run: LoadedRun) -> Section:
+    """The chain of bounds from KL to the distance of the laws, against the flow of the exact posterior."""
+    labels = run.labels(min(IMAGES, run.num))
+    model = network_posterior(run.network, labels)
     times = tuple(END * n / STEPS for n in range(STEPS + 1))
     found = check_bound(
-        subject.oracle.posterior(labels),
+        run.oracle.posterior(labels),
         model,
-        subject.codebook,
-        subject.noise(len(labels)),
+        run.codebook,
+        run.noise(len(labels)),
         times,
-        growth_between(model, subject.codebook),
+        growth_between(model, run.codebook),
     )
-    diameter = codebook_diameter(subject.codebook)
-    widest = diameter * math.sqrt(math.prod(subject.network.grid))
+    diameter = codebook_diameter(run.codebook)
+    widest = diameter * math.sqrt(math.prod(run.network.grid))
     vacuous = next(
         (t for t, bound in zip(times, found.bound_by_paths, strict=True) if float(bound) > widest), None
     )
@@ -48,13 +48,14 @@ def bound_section(subject: Subject) -> Section:
         "bound_by_divergence",
     )
     rows = [
-        [f"{times[n]:.2f}", *(float(getattr(found, name)[n]) for name in columns)] for n in spread(len(times), 10)
+        [f"{times[n]:.2f}", *(float(getattr(found, name)[n]) for name in columns)]
+        for n in evenly_spaced(len(times), 10)
     ]
     text = [
-        "The truth here is the flow of the training set's exact posterior. ε: velocity error, measured, and "
-        "bounded through total variation and through KL (Pinsker). λ: largest growth rate between the two "
-        "flows. Then the distance of the two flows from the same noise, which is at least W₂, and bounds on "
-        "it: by the constants of each path, by ε and the largest λ, and from KL alone.",
+        "The truth is the flow of the training set's exact posterior. ε: velocity error, measured, and bounded "
+        "through total variation and through KL (Pinsker). λ: largest growth rate between the two flows. Then "
+        "the distance of the two flows from the same noise, which is at least W₂, and bounds on it: by the "
+        "constants of each path, by ε and the largest λ, and from KL alone.",
         table(
             [
                 "t",
@@ -70,15 +71,14 @@ def bound_section(subject: Subject) -> Section:
             rows,
         ),
         f"Every inequality held: {'yes' if found.held else '**no**'}. Diameter of the codebook "
-        f"{diameter:.2f}; two grids are never further apart than {widest:.1f}, so that a bound above says "
+        f"{diameter:.2f}; two grids are never further apart than {widest:.1f}, so that a larger bound says "
         "nothing. "
         + (
-            f"The bound by paths gets there at t = {vacuous:.2f}. "
+            f"The bound by paths exceeds it from t = {vacuous:.2f}. "
             if vacuous
-            else "The bound by paths stays below. "
+            else "The bound by paths stays below it. "
         )
-        + "What replaces it near t = 1 is in docs/theory.md. λ is found at three points of each segment: "
-        "an estimate.",
+        + "For what replaces it near t = 1, see docs/theory.md. λ is estimated at three points of each segment.",
     ]
     data = {"diameter": diameter, "diameter_of_grids": widest, "vacuous_from": vacuous, "check": found}
     return Section("The error bound", text, data, {"bound.png": _draw(found, widest)})

@@ -1,4 +1,4 @@
-"""Part 2: does the posterior come true on images that were not trained on."""
+"""Part 2: calibration of the posterior on held-out images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from purrception.diagnose.subject import Subject
+from purrception.diagnose.loaded_run import LoadedRun
 from purrception.evaluation.metrics.statistics import halves
 from purrception.instruments.calibration import (
     Calibration,
@@ -30,23 +30,23 @@ TIMES = (0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95)
 TemperatureAt = Callable[[float], float]
 
 
-def fitted_temperatures(subject: Subject) -> tuple[float, dict[float, float]]:
-    """(one τ for all times, τ by t) that one half of the held-out images wants."""
-    losses = {t: torch.stack(_losses(subject, t)).sum(0) for t in TIMES}
+def fitted_temperatures(run: LoadedRun) -> tuple[float, dict[float, float]]:
+    """(one τ for all times, τ by t), fitted on one half of the held-out images."""
+    losses = {t: torch.stack(_losses(run, t)).sum(0) for t in TIMES}
     return fit_temperature(torch.stack(list(losses.values())).sum(0)), {
         t: fit_temperature(loss) for t, loss in losses.items()
     }
 
 
-def calibration_section(subject: Subject) -> Section:
-    """Before, and after a temperature that was fitted on one half of the images and tested on the other."""
-    single, by_time = fitted_temperatures(subject)
+def calibration_section(run: LoadedRun) -> Section:
+    """As trained, and with temperatures fitted on one half of the images and tested on the other."""
+    single, by_time = fitted_temperatures(run)
     cases: dict[str, TemperatureAt] = {
         "as trained": lambda t: 1.0,
         f"one τ, {single:.2f}": lambda t: single,
         "a τ for each t": lambda t: by_time[t],
     }
-    scores = {name: {t: _scores(subject, t, tau(t)) for t in TIMES} for name, tau in cases.items()}
+    scores = {name: {t: _scores(run, t, tau(t)) for t in TIMES} for name, tau in cases.items()}
     overall = {name: Calibration.of(SiteScores.join(list(parts.values()))) for name, parts in scores.items()}
     by_t = {name: {t: Calibration.of(part) for t, part in parts.items()} for name, parts in scores.items()}
     header = ["posterior", "ECE", "accuracy", "confidence", "Brier", "NLL, nats", "entropy, nats", "AUROC"]
@@ -66,19 +66,19 @@ def calibration_section(subject: Subject) -> Section:
         for t in TIMES
     ]
     schedule = "piecewise:" + ",".join(f"{t:g}={tau:.2f}" for t, tau in by_time.items())
-    held_out = subject.held_out
+    held_out = run.held_out
     assert held_out is not None
     return Section(
         "Calibration on held-out images",
         [
-            f"Tokens of {min(len(held_out), 2 * subject.num)} held-out images at {len(TIMES)} times each. The "
-            "temperatures are fitted on a half of them, drawn by a key, and all figures are of the other. ECE: "
-            "expected calibration error, 15 bins; AUROC: how well a large entropy foretells a wrong most probable "
-            "code (½: not at all).",
+            f"Tokens of {min(len(held_out), 2 * run.num)} held-out images at {len(TIMES)} times each. "
+            "Temperatures are fitted on one random half of the images, and all metrics are measured on the other. "
+            "ECE: expected calibration error, 15 bins; AUROC: how well a large entropy predicts that the most "
+            "probable code is wrong (½: not at all).",
             table(header, rows),
             table(["t", "ECE as trained", "accuracy", "confidence", "AUROC", "τ fitted", "ECE with it"], each),
-            f"As a schedule for `sample --temperature`: `{schedule}`. What mends the probabilities need not "
-            "sample best: the part on temperature tries both.",
+            f"As a schedule for `sample --temperature`: `{schedule}`. The best calibrated temperature need not "
+            "give the best samples; the part on temperature compares them.",
         ],
         {
             "temperature": single,
@@ -93,25 +93,28 @@ def calibration_section(subject: Subject) -> Section:
     )
 
 
-def _parts(subject: Subject, t: float, half: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """(ln π, codes) of the open sites of a half of the held-out images, a few images at a time."""
-    assert subject.held_out is not None
-    indices, labels = subject.rows(subject.held_out, 2 * subject.num)
-    noise = subject.noise(len(indices), Stream.VALIDATION)
-    chosen = halves(len(indices), seed=subject.seed)[half].to(indices.device)
-    for rows in chosen.split(images_at_once(subject.network)):
-        state = subject.objective.state_at(subject.network, indices[rows], noise[rows], t)
-        said = network_posterior(subject.network, labels[rows])(state.z, t)
-        yield said[state.open], indices[rows][state.open]
+def _parts(run: LoadedRun, t: float, half: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """(ln π, codes) of the open sites of one half of the held-out images, a few images at a time."""
+    assert run.held_out is not None
+    indices, labels = run.rows(run.held_out, 2 * run.num)
+    noise = run.noise(len(indices), Stream.VALIDATION)
+    numbers = halves(len(indices), seed=run.seed)[half].to(indices.device)
+    for rows in numbers.split(images_at_once(run.network)):
+        state = run.objective.state_at(run.network, indices[rows], noise[rows], t)
+        log_posterior = network_posterior(run.network, labels[rows])(state.z, t)
+        yield log_posterior[state.open], indices[rows][state.open]
 
 
-def _losses(subject: Subject, t: float) -> list[Tensor]:
-    return [temperature_losses(said, codes) for said, codes in _parts(subject, t, half=0)]
+def _losses(run: LoadedRun, t: float) -> list[Tensor]:
+    return [temperature_losses(log_posterior, codes) for log_posterior, codes in _parts(run, t, half=0)]
 
 
-def _scores(subject: Subject, t: float, temperature: float) -> SiteScores:
+def _scores(run: LoadedRun, t: float, temperature: float) -> SiteScores:
     return SiteScores.join(
-        [SiteScores.of((said / temperature).log_softmax(-1), codes) for said, codes in _parts(subject, t, half=1)]
+        [
+            SiteScores.of((log_posterior / temperature).log_softmax(-1), codes)
+            for log_posterior, codes in _parts(run, t, half=1)
+        ]
     )
 
 
@@ -121,10 +124,10 @@ def _draw(
     figure, (curve, error, loss, kinds) = panels(4, width=3.7)
     curve.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
     for name, found in overall.items():
-        said, true, counts = zip(*found.bins, strict=True)
+        confidence, accuracy, counts = zip(*found.bins, strict=True)
         sizes = [8 + 90 * count / max(counts) for count in counts]
-        curve.scatter(said, true, s=sizes, alpha=0.6)
-        curve.plot(said, true, linewidth=1, label=f"{name}: ECE {found.error:.3f}")
+        curve.scatter(confidence, accuracy, s=sizes, alpha=0.6)
+        curve.plot(confidence, accuracy, linewidth=1, label=f"{name}: ECE {found.error:.3f}")
         error.plot(list(by_t[name]), [one.error for one in by_t[name].values()], marker="o", ms=3, label=name)
         loss.plot(list(by_t[name]), [one.nll for one in by_t[name].values()], marker="o", ms=3)
     loss.plot(
@@ -134,15 +137,15 @@ def _draw(
         linestyle="--",
         label="entropy, as trained",
     )
-    curve.set(xlabel="probability given", ylabel="share that is right", title="reliability")
+    curve.set(xlabel="confidence", ylabel="accuracy", title="reliability")
     error.set(xlabel="t", title="expected calibration error", ylim=(0, None))
     loss.set(xlabel="t", title="negative log-likelihood, nats", ylim=(0, None))
     every = SiteScores.join(list(scores.values()))
-    for wanted, title in ((1, "right"), (0, "wrong")):
-        own = every.entropy[every.correct == wanted].numpy()
+    for correct, title in ((1, "right"), (0, "wrong")):
+        own = every.entropy[every.correct == correct].numpy()
         kinds.hist(own, bins=40, range=(0, float(every.entropy.max())), alpha=0.6, density=True, label=title)
     found = overall["as trained"]
-    kinds.set(xlabel="entropy, nats", title=f"entropy of right and wrong (AUROC {found.auroc:.2f})")
+    kinds.set(xlabel="entropy, nats", title=f"entropy where right and wrong (AUROC {found.auroc:.2f})")
     for panel in (curve, loss, kinds):
         panel.legend(fontsize=7)
     return figure

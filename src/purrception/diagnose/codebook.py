@@ -1,4 +1,4 @@
-"""Part 3: which codes the samples are made of."""
+"""Part 3: which codes the samples use."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from purrception.data import spread_rows
-from purrception.diagnose.plotting import per_line
-from purrception.diagnose.subject import Subject
+from purrception.diagnose.loaded_run import LoadedRun
+from purrception.diagnose.plotting import comma_separated
 from purrception.instruments.codebook_use import CodebookUse, histogram, jensen_shannon
 from purrception.storage.report import Section
 from purrception.tokenizers.quality import perplexity
@@ -23,55 +23,57 @@ if TYPE_CHECKING:
 LISTED = 12
 
 
-def codebook_section(subject: Subject) -> Section:
-    """Use and perplexity of data and samples, what is never or too often generated, and in which classes."""
-    codes = len(subject.codebook)
-    samples, labels = subject.samples.indices, subject.labels(subject.num).cpu()
-    train, train_labels = (part.cpu() for part in subject.training_rows)
+def codebook_section(run: LoadedRun) -> Section:
+    """Codebook use of data and samples: codes generated never or too often, and the classes that differ most."""
+    codes = len(run.codebook)
+    samples, labels = run.samples.indices, run.labels(run.num).cpu()
+    train, train_labels = (part.cpu() for part in run.training_rows)
     data, sampled = histogram(train, codes), histogram(samples, codes)
     use = CodebookUse.of(data, sampled)
-    # Perplexity and the number of codes grow with the number of images: compared at equal numbers.
-    chosen = torch.from_numpy(spread_rows(len(train), len(samples)))
-    like = histogram(train[chosen], codes)
+    # Perplexity and the number of codes grow with the number of images, so equal numbers are compared.
+    rows = torch.from_numpy(spread_rows(len(train), len(samples)))
+    as_many = histogram(train[rows], codes)
     by_chance = float(((1 - data / data.sum()) ** samples.numel())[data > 0].sum())
-    classes = _by_class(subject, samples, labels, train, train_labels)
+    classes = _by_class(run, samples, labels, train, train_labels)
     floor: float | None = None
     unseen_classes: dict[int, float] = {}
-    if subject.held_out is not None:
-        grids, own = (part.cpu() for part in subject.rows(subject.held_out, subject.num))
+    if run.held_out is not None:
+        grids, own = (part.cpu() for part in run.rows(run.held_out, run.num))
         counts = histogram(grids, codes)
         floor = jensen_shannon(data / data.sum(), counts / counts.sum())
-        unseen_classes = _by_class(subject, grids, own, train, train_labels)
-    names = subject.pipeline.class_names
+        unseen_classes = _by_class(run, grids, own, train, train_labels)
+    names = run.pipeline.class_names
     over = [int(code) for code in use.over[:LISTED] if use.ratio[code] > 1.5]
+    never_listed = comma_separated(use.never[:LISTED].tolist())
+    over_listed = comma_separated([f"{code} ({float(use.ratio[code]):.1f}×)" for code in over])
     text = [
-        f"{len(samples)} samples beside {len(train)} training images, of {codes} codes.",
+        f"{len(samples)} samples compared with {len(train)} training images, of {codes} codes.",
         table(
-            ["", f"{len(chosen)} training images", f"{len(samples)} samples"],
+            ["", f"{len(rows)} training images", f"{len(samples)} samples"],
             [
-                ["codes that occur", int((like > 0).sum()), use.sample_codes],
-                ["perplexity", perplexity(like), use.sample_perplexity],
+                ["codes that occur", int((as_many > 0).sum()), use.sample_codes],
+                ["perplexity", perplexity(as_many), use.sample_perplexity],
             ],
         ),
         f"Jensen–Shannon divergence of the histograms of samples and training images: {use.divergence:.4f} nats"
         + ("" if floor is None else f"; of held-out and training images: {floor:.4f}")
         + ".",
         f"Codes of the training images that are never generated: {len(use.never)}, where {by_chance:.1f} "
-        f"would be missing by chance; the commonest of them: {per_line(use.never[:LISTED].tolist())}. More "
-        f"than 1.5 times too often: {per_line([f'{code} ({float(use.ratio[code]):.1f}×)' for code in over])}.",
+        f"would be missing by chance; the most frequent of them: {never_listed}. More "
+        f"than 1.5 times too often: {over_listed}.",
     ]
     if classes:
         worst = sorted(classes, key=lambda label: unseen_classes.get(label, 0.0) - classes[label])[:3]
         text.append(
-            "The classes where samples differ most from the data, and held-out images in brackets: "
-            + per_line(
+            "Classes whose samples differ most from the data (held-out images in brackets): "
+            + comma_separated(
                 [f"{names[k]} {classes[k]:.3f} nats ({unseen_classes.get(k, math.nan):.3f})" for k in worst]
             )
             + "."
         )
     found = {
-        "data_codes": int((like > 0).sum()),
-        "data_perplexity": perplexity(like),
+        "data_codes": int((as_many > 0).sum()),
+        "data_perplexity": perplexity(as_many),
         "sample_codes": use.sample_codes,
         "sample_perplexity": use.sample_perplexity,
         "divergence": use.divergence,
@@ -88,11 +90,11 @@ def codebook_section(subject: Subject) -> Section:
 
 
 def _by_class(
-    subject: Subject, samples: Tensor, labels: Tensor, train: Tensor, train_labels: Tensor
+    run: LoadedRun, samples: Tensor, labels: Tensor, train: Tensor, train_labels: Tensor
 ) -> dict[int, float]:
-    """Divergence of the histograms of each class: of samples, or of other images, against training images."""
-    codes, found = len(subject.codebook), {}
-    for label in range(subject.classes):
+    """Divergence of each class's histogram from that of its training images, for samples or other images."""
+    codes, found = len(run.codebook), {}
+    for label in range(run.classes):
         own = [histogram(grids[of == label], codes) for grids, of in ((train, train_labels), (samples, labels))]
         if all(float(counts.sum()) > 0 for counts in own):
             found[label] = jensen_shannon(own[0] / own[0].sum(), own[1] / own[1].sum())
@@ -107,13 +109,15 @@ def _draw(
     made[0].plot(data[order].numpy(), label="data", linewidth=1.4)
     made[0].scatter(range(len(order)), samples[order].numpy(), s=5, alpha=0.6, color="C1", label="samples")
     made[0].set(
-        xlabel="codes, the commonest in the data first", ylabel="share of tokens", title="use of each code"
+        xlabel="codes, the most frequent in the data first", ylabel="share of tokens", title="use of each code"
     )
     made[0].legend(fontsize=8)
     ratios = use.ratio[(data + samples) > 0].log2()
     made[1].hist(ratios.numpy(), bins=40, color="C2")
     made[1].axvline(0, color="grey", linestyle=":")
-    made[1].set(xlabel="log₂ of share in samples over share in data", ylabel="codes", title="too rare, too common")
+    made[1].set(
+        xlabel="log₂ of share in samples over share in data", ylabel="codes", title="too rare, too frequent"
+    )
     if classes:
         for shift, (values, label) in enumerate(((classes, "samples"), (unseen, "held-out images"))):
             places = [place + 0.4 * shift - 0.2 for place in range(len(values))]

@@ -1,4 +1,4 @@
-"""What the pictures of a diagnosis have in common."""
+"""Helpers for the figures and texts of a diagnosis."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def show_image(panel: Axes, image: np.ndarray, title: str = "") -> None:
-    """An image, uint8 ``[H, W, C]``, without axes."""
+    """Draw an image, uint8 ``[H, W, C]``, without axes."""
     panel.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    bare(panel, title)
+    hide_axes(panel, title)
 
 
 def show_map(panel: Axes, values: Tensor, largest: float, image: np.ndarray | None = None, title: str = "") -> Any:
-    """A map of numbers ``[h, w]``, over the image it is of where one is given; returns what a colour bar takes."""
+    """Draw a map of numbers ``[h, w]``, over an image if one is given; return what a colour bar needs."""
     height, width = (len(image), image.shape[1]) if image is not None else values.shape
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
     if image is not None and image.shape[2] > 1:
@@ -33,14 +33,14 @@ def show_map(panel: Axes, values: Tensor, largest: float, image: np.ndarray | No
         extent=extent,
         alpha=0.65 if image is not None and image.shape[2] > 1 else 1.0,
     )
-    if image is not None and image.shape[2] == 1:  # a grey image shows better as the outline of what is drawn
+    if image is not None and image.shape[2] == 1:  # of a grey image, the outline is easier to see
         panel.contour(image[..., 0], levels=[110], colors="white", linewidths=1.1, alpha=0.9)
-    bare(panel, title)
+    hide_axes(panel, title)
     return drawn
 
 
-def bare(panel: Axes, title: str = "") -> None:
-    """No ticks, no frame."""
+def hide_axes(panel: Axes, title: str = "") -> None:
+    """Remove the ticks and the frame."""
     panel.set_xticks([])
     panel.set_yticks([])
     panel.grid(visible=False)
@@ -50,11 +50,11 @@ def bare(panel: Axes, title: str = "") -> None:
         panel.set_title(title, fontsize=8)
 
 
-def spread(count: int, most: int) -> list[int]:
-    """At most ``most`` of ``count`` numbers from 0, evenly spread, the first and the last among them."""
+def evenly_spaced(count: int, most: int) -> list[int]:
+    """At most ``most`` evenly spaced numbers of 0 to ``count − 1``, with the first and the last."""
     return sorted({round(n) for n in np.linspace(0, count - 1, min(count, most)).tolist()})
 
 
-def per_line(values: Sequence[Any], template: str = "{}") -> str:
-    """Values in a row, separated by commas; a dash where there are none."""
-    return ", ".join(template.format(value) for value in values) or "–"
+def comma_separated(values: Sequence[Any]) -> str:
+    """Values separated by commas; a dash if there are none."""
+    return ", ".join(map(str, values)) or "–"

@@ -1,4 +1,4 @@
-"""All parts of a diagnosis, or some of them, on one run."""
+"""The parts of a diagnosis, and the report of all or some of them on one run."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from purrception.diagnose.bound import bound_section
 from purrception.diagnose.calibration import calibration_section
 from purrception.diagnose.codebook import codebook_section
 from purrception.diagnose.drift import drift_section
+from purrception.diagnose.loaded_run import LARGEST_ORACLE, LoadedRun
 from purrception.diagnose.oracle import oracle_section
 from purrception.diagnose.smoothness import smoothness_section
-from purrception.diagnose.subject import LARGEST_ORACLE, Subject
 from purrception.diagnose.temperature import temperature_section
 from purrception.diagnose.uncertainty import uncertainty_section
 from purrception.storage import whole_folder
@@ -24,33 +24,33 @@ from purrception.utils.progress import ProgressBar
 
 @dataclass(frozen=True)
 class Part:
-    """One part, and what it needs of a run."""
+    """A part of the diagnosis, and what it needs of a run."""
 
-    section: Callable[[Subject], Section]
+    section: Callable[[LoadedRun], Section]
     posterior: bool = False
-    """A categorical posterior."""
+    """Needs a categorical posterior."""
     path: bool = False
-    """The linear path from Gaussian noise: a velocity, an exact posterior."""
+    """Needs the linear path from Gaussian noise: a velocity, an exact posterior."""
     held_out: bool = False
-    """Images that were not trained on."""
+    """Needs held-out images."""
     small: bool = False
-    """A training set that can be looked through at every evaluation."""
+    """Needs a training set small enough for the exact posterior."""
     classes: bool = False
-    """At least two classes, and the images themselves: a classifier judges."""
+    """Needs at least two classes, and the images themselves, for a classifier."""
 
-    def lacks(self, subject: Subject) -> str:
-        """Why this part does not apply to a run, in a line; empty where it does."""
-        name = subject.config.objective.name
-        if self.posterior and not subject.has_posterior:
-            return f"a {name!r} model gives a vector per site and has no posterior"
-        if self.path and not subject.is_gaussian:
+    def lacks(self, run: LoadedRun) -> str:
+        """Why this part does not apply to a run, in a line; empty if it does."""
+        name = run.config.objective.name
+        if self.posterior and not run.has_posterior:
+            return f"a {name!r} model predicts a vector per site and has no posterior"
+        if self.path and not run.is_gaussian:
             return f"a {name!r} model unmasks codes: it has no velocity and no path from Gaussian noise"
-        if self.held_out and subject.held_out is None:
+        if self.held_out and run.held_out is None:
             return "the run holds no images out (data.test_fraction was 0, or there is no tokens/test)"
-        if self.small and len(subject.train) > LARGEST_ORACLE:
-            return f"the exact posterior takes {LARGEST_ORACLE} training images at most, not {len(subject.train)}"
-        if self.classes and subject.classes < 2:
-            return "a classifier judges the samples, and these images have no classes"
+        if self.small and len(run.train) > LARGEST_ORACLE:
+            return f"the exact posterior takes {LARGEST_ORACLE} training images at most, not {len(run.train)}"
+        if self.classes and run.classes < 2:
+            return "the samples are classified, and these images have no classes"
         return ""
 
 
@@ -67,10 +67,10 @@ PARTS = {
 
 
 def choose_parts(only: Sequence[str]) -> list[str]:
-    """The parts named, in the order of ``PARTS``; all of them where none is.
+    """The named parts in the order of ``PARTS``; all of them if none is named.
 
     Raises:
-        InputError: there is no such part; the nearest known one is suggested.
+        InputError: a part is unknown; the nearest known name is suggested.
     """
     for name in only:
         if name not in PARTS:
@@ -78,57 +78,57 @@ def choose_parts(only: Sequence[str]) -> list[str]:
     return [name for name in PARTS if not only or name in only]
 
 
-def diagnose(subject: Subject, only: Sequence[str], folder: Path) -> Path:
-    """Run the parts and write the report to ``folder``; returns its path.
+def diagnose(run: LoadedRun, only: Sequence[str], folder: Path) -> Path:
+    """Run the parts, write the report to ``folder`` and return its path.
 
-    A part that does not apply to the run is left out of a whole diagnosis, and told. A diagnosis that an error or
-    an interruption cuts short leaves the report of the parts it has done.
+    A part that does not apply to the run is left out of a whole diagnosis, and the report says so. If an error or
+    an interruption stops the diagnosis, the report holds the parts done so far.
 
     Raises:
-        InputError: a part that was asked for by name does not apply, or none of them does; the folder holds
-            something, or the disk is full.
+        InputError: a part that is named in ``only`` does not apply, or no part does; the folder is not empty, or
+            the disk is full.
     """
     names = choose_parts(only)
-    missing = {name: reason for name in names if (reason := PARTS[name].lacks(subject))}
+    missing = {name: reason for name in names if (reason := PARTS[name].lacks(run))}
     if only and missing:
         name, reason = next(iter(missing.items()))
         raise InputError(f"{name}: {reason}; leave it out of --only")
-    wanted = [name for name in names if name not in missing]
-    if not wanted:
+    applicable = [name for name in names if name not in missing]
+    if not applicable:
         raise InputError(f"no part applies to this run: {'; '.join(missing.values())}")
-    protocol = _protocol(subject, missing)
-    headline = f"Diagnosis of {subject.config.name}"
+    protocol = _protocol(run, missing)
+    headline = f"Diagnosis of {run.config.name}"
     sections: dict[str, Section] = {}
     with whole_folder(folder, keep=True) as partial:
         try:
-            _look(subject, wanted, missing, sections)
+            _run_parts(run, applicable, missing, sections)
         finally:
             if sections:
                 report = write_report(partial, headline, protocol, sections)
     return folder / report.name
 
 
-def _look(subject: Subject, wanted: list[str], missing: dict[str, str], sections: dict[str, Section]) -> None:
-    """Do the parts in turn, each into ``sections``."""
-    with ProgressBar("diagnose", len(wanted)) as bar:
+def _run_parts(run: LoadedRun, names: list[str], missing: dict[str, str], sections: dict[str, Section]) -> None:
+    """Run the named parts and add each to ``sections``; note the missing ones."""
+    with ProgressBar("diagnose", len(names)) as bar:
         for name, reason in missing.items():
             bar.note(f"without {name}: {reason}")
-        for done, name in enumerate(wanted, start=1):
+        for done, name in enumerate(names, start=1):
             bar.note(f"{name} …")
             began = time.monotonic()
-            sections[name] = PARTS[name].section(subject)
+            sections[name] = PARTS[name].section(run)
             bar.note(f"{name}: {time.monotonic() - began:.0f} s")
             bar.update(done)
 
 
-def _protocol(subject: Subject, missing: dict[str, str]) -> dict[str, str]:
-    """What was looked at, and what was left out."""
-    steps, latest = subject.config.training.steps, subject.step
+def _protocol(run: LoadedRun, missing: dict[str, str]) -> dict[str, str]:
+    """What was measured, and what was left out."""
+    steps, latest = run.config.training.steps, run.step
     return {
-        "run": str(subject.run.root),
-        "objective": subject.config.objective.name,
-        "training": f"{latest} of {steps} steps" + ("" if latest == steps else " (still under way, or stopped)"),
-        "images": f"{len(subject.train)} trained on, {len(subject.held_out or ())} held out; at most "
-        f"{subject.num} a measurement, seed {subject.seed}",
+        "run": str(run.directory.root),
+        "objective": run.config.objective.name,
+        "training": f"{latest} of {steps} steps" + ("" if latest == steps else " (unfinished)"),
+        "images": f"{len(run.train)} for training, {len(run.held_out or ())} held out; at most "
+        f"{run.num} per measurement, seed {run.seed}",
         **{f"left out: {name}": reason for name, reason in missing.items()},
     }

@@ -1,4 +1,4 @@
-"""Part 8: temperature in depth: quality, classes, regions, schedules, and what guidance and steps do to it."""
+"""Part 8: the effect of temperature on quality, classes and regions; schedules, guidance and steps."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 
 from purrception.data import images_to_tensor
 from purrception.diagnose.calibration import TIMES, fitted_temperatures
-from purrception.diagnose.plotting import bare, per_line, show_image, show_map
-from purrception.diagnose.subject import Subject
+from purrception.diagnose.loaded_run import LoadedRun
+from purrception.diagnose.plotting import comma_separated, hide_axes, show_image, show_map
 from purrception.evaluation.sample_quality import SampleEvaluator, SampleMetrics
 from purrception.flow import Generation, SamplingConfig
 from purrception.instruments.temperature import TemperatureEffect
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 TEMPERATURES = (0.5, 0.7, 0.8, 0.9, 1.0, 1.15, 1.4)
 SCHEDULES = ("linear:1.0:0.7", "linear:0.7:1.0", "cosine:1.0:0.7")
 GUIDANCES, STEPS, CROSSED = (1.0, 1.5), (5, 16), (0.7, 0.9, 1.0)
-STEPS_AT_MOST, SAMPLES_AT_MOST, FAILURES = 16, 200, 10
-"""More would cost more than all other parts together: this one samples some forty times."""
+LARGEST_STEPS, LARGEST_SAMPLES, FAILURES = 16, 200, 10
+"""Limits, because this part samples about forty times."""
 
 
 @dataclass(frozen=True)
-class Tried:
-    """One temperature or schedule: quality of samples, and what changed against τ = 1."""
+class Trial:
+    """One temperature or schedule: quality of its samples, and what changed against τ = 1."""
 
     temperature: str
     quality: SampleMetrics
@@ -40,36 +40,36 @@ class Tried:
     """Samples that are not recognised as their class, uint8 ``[n, H, W, C]``."""
 
 
-def temperature_section(subject: Subject) -> Section:
-    """τ × class × metric at equal evaluations, all from the same noise."""
-    judging, num = subject.config.evaluation, min(subject.num, SAMPLES_AT_MOST)
-    judge = SampleEvaluator(
-        subject.config.data,
-        subject.tokenizer,
-        subject.classes,
+def temperature_section(run: LoadedRun) -> Section:
+    """Metrics by temperature and class, at equal network evaluations and from the same noise."""
+    settings, num = run.config.evaluation, min(run.num, LARGEST_SAMPLES)
+    evaluator = SampleEvaluator(
+        run.config.data,
+        run.tokenizer,
+        run.classes,
         num,
-        judging.classifier,
-        judging.features,
-        subject.seed,
+        settings.classifier,
+        settings.features,
+        run.seed,
     )
-    single, by_time = fitted_temperatures(subject)
+    single, by_time = fitted_temperatures(run)
     fitted = "piecewise:" + ",".join(f"{t:g}={by_time[t]:.2f}" for t in TIMES)
     base = replace(
-        subject.settings,
-        num_inference_steps=min(subject.settings.num_inference_steps, STEPS_AT_MOST),
+        run.settings,
+        num_inference_steps=min(run.settings.num_inference_steps, LARGEST_STEPS),
         guidance_scale=1.0,
     )
-    asked = [*(f"{tau:g}" for tau in TEMPERATURES), f"{single:.2f}", *SCHEDULES, fitted]
-    plain = subject.sample(num, replace(base, temperature="1"))
-    tried = [_try(subject, judge, replace(base, temperature=tau), plain) for tau in dict.fromkeys(asked)]
+    temperatures = [*(f"{tau:g}" for tau in TEMPERATURES), f"{single:.2f}", *SCHEDULES, fitted]
+    plain = run.sample(num, replace(base, temperature="1"))
+    trials = [_try(run, evaluator, replace(base, temperature=tau), plain) for tau in dict.fromkeys(temperatures)]
     crossed = [
         (
             tau,
             guidance,
             steps,
-            judge.measure(
-                subject.network,
-                subject.objective,
+            evaluator.measure(
+                run.network,
+                run.objective,
                 replace(base, temperature=f"{tau:g}", guidance_scale=guidance, num_inference_steps=steps),
             ),
         )
@@ -77,18 +77,18 @@ def temperature_section(subject: Subject) -> Section:
         for steps in STEPS
         for tau in CROSSED
     ]
-    constant = [one for one in tried if one.temperature in {f"{tau:g}" for tau in TEMPERATURES}]
-    best = min(tried, key=lambda one: one.quality["frechet"])
-    names = subject.pipeline.class_names
+    constant = [one for one in trials if one.temperature in {f"{tau:g}" for tau in TEMPERATURES}]
+    best = min(trials, key=lambda one: one.quality["frechet"])
+    names = run.pipeline.class_names
     changes = constant[0].effect.changed_by_class
     moved = changes.nan_to_num().argsort(descending=True)[:3].tolist()
     return Section(
         "Temperature",
         [
-            f"{num} samples a row from the same noise, {base.solver}, {base.num_inference_steps} steps, no "
-            f"guidance; Fréchet distance in {judge.features} features (real training images: "
-            f"{judge.floor:.2f}), classifier right on {judge.accuracy:.1%} of real test images. Changed: "
-            "tokens that differ from those at τ = 1.",
+            f"{num} samples per row from the same noise, {base.solver}, {base.num_inference_steps} steps, no "
+            f"guidance; Fréchet distance in {evaluator.features} features (real training images: "
+            f"{evaluator.floor:.2f}); accuracy of the classifier on real test images {evaluator.accuracy:.1%}. "
+            "Changed: tokens that differ from those at τ = 1.",
             table(
                 ["τ", "Fréchet", "precision", "recall", "recognised", "entropy, nats", "changed"],
                 [
@@ -101,47 +101,49 @@ def temperature_section(subject: Subject) -> Section:
                         one.effect.entropy,
                         f"{float(one.effect.changed.mean()):.1%}",
                     ]
-                    for one in tried
+                    for one in trials
                 ],
             ),
-            f"Best by Fréchet distance: τ = {_short(best, fitted)}. The temperature that fits held-out "
-            f"likelihood is {single:.2f}; it is "
-            f"{'the same' if best.temperature == f'{single:.2f}' else 'another'}. Differences below the "
-            "spread over noises (tenths at these numbers of samples) decide nothing.",
-            f"Classes moved most by τ = {TEMPERATURES[0]:g}: "
-            + per_line([f"{names[c]} ({float(changes[c]):.0%} of tokens)" for c in moved])
+            f"Best by Fréchet distance: τ = {_short(best, fitted)}. The temperature with the best held-out "
+            f"likelihood is {single:.2f}, which is "
+            f"{'the same' if best.temperature == f'{single:.2f}' else 'different'}. Differences smaller than the "
+            "variation over noises (tenths at these numbers of samples) are not significant.",
+            f"Classes changed most by τ = {TEMPERATURES[0]:g}: "
+            + comma_separated([f"{names[c]} ({float(changes[c]):.0%} of tokens)" for c in moved])
             + ".",
             "With guidance and steps (Fréchet distance):",
             table(["guidance", "steps", "NFE", *(f"τ = {tau:g}" for tau in CROSSED)], _crossed_rows(crossed)),
         ],
         {
-            "floor": judge.floor,
+            "floor": evaluator.floor,
             "fitted": single,
             "fitted_schedule": fitted,
             "best": best.temperature,
-            "rows": [{"temperature": one.temperature, **one.quality, **asdict(one.effect)} for one in tried],
+            "rows": [{"temperature": one.temperature, **one.quality, **asdict(one.effect)} for one in trials],
             "crossed": [
                 {"temperature": tau, "guidance": guidance, "steps": steps, **quality}
                 for tau, guidance, steps, quality in crossed
             ],
         },
-        {"temperature.png": _draw(constant, judge.floor, names), "failures.png": _failures(constant)},
+        {"temperature.png": _draw(constant, evaluator.floor, names), "failures.png": _failures(constant)},
     )
 
 
-def _short(one: Tried, fitted: str) -> str:
+def _short(one: Trial, fitted: str) -> str:
     return "fitted at each t" if one.temperature == fitted else one.temperature
 
 
-def _try(subject: Subject, judge: SampleEvaluator, settings: SamplingConfig, plain: Generation) -> Tried:
-    made = subject.sample(len(plain.indices), settings)
-    labels = subject.labels(len(plain.indices)).cpu()
-    images = subject.tokenizer.decode_images(made.indices)
-    predicted = torch.cat([judge.classifier(part).argmax(1) for part in images_to_tensor(list(images)).split(256)])
-    return Tried(
+def _try(run: LoadedRun, evaluator: SampleEvaluator, settings: SamplingConfig, plain: Generation) -> Trial:
+    made = run.sample(len(plain.indices), settings)
+    labels = run.labels(len(plain.indices)).cpu()
+    images = run.tokenizer.decode_images(made.indices)
+    predicted = torch.cat(
+        [evaluator.classifier(part).argmax(1) for part in images_to_tensor(list(images)).split(256)]
+    )
+    return Trial(
         str(settings.temperature),
-        judge.measure_samples(made),
-        TemperatureEffect.of(made, plain, labels, predicted, subject.classes),
+        evaluator.measure_samples(made),
+        TemperatureEffect.of(made, plain, labels, predicted, run.classes),
         images[(predicted != labels).numpy()][:FAILURES],
     )
 
@@ -155,7 +157,7 @@ def _crossed_rows(crossed: list[tuple[float, float, int, SampleMetrics]]) -> lis
     return rows
 
 
-def _draw(constant: list[Tried], floor: float, names: list[str]) -> Figure:
+def _draw(constant: list[Trial], floor: float, names: list[str]) -> Figure:
     """Quality over τ; classes × τ; where in the image tokens change."""
     figure, (quality, trade, classes, low, high) = panels(5, width=3.3)
     tau = [float(one.temperature) for one in constant]
@@ -184,7 +186,7 @@ def _draw(constant: list[Tried], floor: float, names: list[str]) -> Figure:
     return figure
 
 
-def _failures(constant: list[Tried]) -> Figure:
+def _failures(constant: list[Trial]) -> Figure:
     """Samples that are not recognised, at the extremes and between."""
     figure, made = panels(FAILURES, len(constant), width=0.9, height=0.95)
     for row, one in enumerate(constant):
@@ -192,6 +194,6 @@ def _failures(constant: list[Tried]) -> Figure:
         for panel, image in zip(line, one.failures, strict=False):
             show_image(panel, image)
         for panel in line[len(one.failures) :]:
-            bare(panel)
+            hide_axes(panel)
         line[0].set_ylabel(f"τ = {one.temperature}", fontsize=8)
     return figure

@@ -1,4 +1,4 @@
-"""Part 1: what the posterior holds possible, in maps and films."""
+"""Part 1: uncertainty of the posterior along the path, in maps and film strips."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from purrception.diagnose.plotting import bare, show_image, show_map, spread
-from purrception.diagnose.subject import Subject
+from purrception.diagnose.loaded_run import LoadedRun
+from purrception.diagnose.plotting import evenly_spaced, hide_axes, show_image, show_map
 from purrception.flow import PredictionOptions, TopCodes
 from purrception.flow.nearest import nearest_codes
 from purrception.instruments.posteriors import LogPosterior, network_posterior
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 IMAGES, FRAMES, TOP = 16, 10, 5
-FIGURES = {
+MEASURES = {
     "entropy": "entropy, nats",
     "effective_codes": "effective number of codes",
     "margin": "margin of the first code",
@@ -35,72 +35,64 @@ FIGURES = {
 }
 
 
-def uncertainty_section(subject: Subject) -> Section:
-    """Maps over images, a film of one sample, the likeliest codes of one token."""
-    count = min(IMAGES, subject.num)
+def uncertainty_section(run: LoadedRun) -> Section:
+    """Maps over images, a film strip of one sample, the most probable codes of one of its tokens."""
+    count = min(IMAGES, run.num)
     recorded = record_trajectory(
-        _posterior(subject, subject.labels(count)),
-        subject.codebook,
-        subject.noise(count),
-        subject.settings.build_solver(lambda step: subject.noise(count, step=step + 1)),
-        subject.settings.build_timesteps(),
+        _posterior(run, run.labels(count)),
+        run.codebook,
+        run.noise(count),
+        run.settings.build_solver(lambda step: run.noise(count, step=step + 1)),
+        run.settings.build_timesteps(),
     )
-    final = nearest_codes(recorded.end, subject.codebook)
-    images = subject.tokenizer.decode_images(final)
+    final = nearest_codes(recorded.end, run.codebook)
+    images = run.tokenizer.decode_images(final)
     entropy = recorded.uncertainty.entropy
-    # The token that was undecided for longest, of the image whose film is shown.
-    star = int(entropy.flatten(2).mean(2).mean(0).argmax())
-    site = divmod(int(entropy[:, star].mean(0).argmax()), entropy.shape[-1])
-    label = subject.labels(count)[star : star + 1]
-    tops = top_codes(_posterior(subject, label), recorded, star, site, TOP)
-    means = {name: getattr(recorded.uncertainty, name).flatten(1).mean(1) for name in FIGURES}
-    shown = spread(len(recorded.times), FRAMES)
-    rows = [[f"{recorded.times[n]:.2f}", *(float(means[name][n]) for name in FIGURES)] for n in shown]
-    settled = _settled(recorded)
+    # The sample that was undecided longest, and the token in it that was.
+    image = int(entropy.flatten(2).mean(2).mean(0).argmax())
+    site = divmod(int(entropy[:, image].mean(0).argmax()), entropy.shape[-1])
+    label = run.labels(count)[image : image + 1]
+    tops = top_codes(_posterior(run, label), recorded, image, site, TOP)
+    means = {name: getattr(recorded.uncertainty, name).flatten(1).mean(1) for name in MEASURES}
+    shown = evenly_spaced(len(recorded.times), FRAMES)
+    rows = [[f"{recorded.times[n]:.2f}", *(float(means[name][n]) for name in MEASURES)] for n in shown]
+    half_decided_at = recorded.half_decided_at()
     return Section(
         "Uncertainty over the path",
         [
-            f"{count} samples, as the run samples (τ {subject.settings.temperature}, "
-            f"{subject.settings.solver}, {subject.settings.num_inference_steps} steps), means over their tokens. "
-            f"A posterior that knows nothing has {np.log(len(subject.codebook)):.2f} nats.",
-            table(["t", *FIGURES.values()], rows),
-            f"Half of the tokens have taken their last most probable code by t = {settled:.2f}. The film is "
-            f"of the sample that stayed undecided longest, and the token in it, row {site[0]}, column "
-            f"{site[1]}, likewise.",
+            f"{count} samples with the run's settings (τ {run.settings.temperature}, "
+            f"{run.settings.solver}, {run.settings.num_inference_steps} steps), means over their tokens. "
+            f"A uniform posterior has {np.log(len(run.codebook)):.2f} nats.",
+            table(["t", *MEASURES.values()], rows),
+            f"Half of the tokens keep their most probable code from t = {half_decided_at:.2f}. The film strip "
+            f"shows the sample that stayed undecided longest, and its token that did so, in row {site[0]}, column "
+            f"{site[1]}.",
         ],
-        {"times": recorded.times, **means, "half_settled_at": settled, "token": site, "top_codes": tops},
+        {"times": recorded.times, **means, "half_settled_at": half_decided_at, "token": site, "top_codes": tops},
         {
             "uncertainty-over-t.png": _curves(recorded, means),
             "uncertainty-maps.png": _maps(recorded, images),
-            "film.png": _film(subject, recorded, star, shown),
-            "token.png": _token(subject, recorded, star, site, tops, final[star]),
+            "film.png": _film(run, recorded, image, shown),
+            "token.png": _token(run, recorded, image, site, tops, final[image]),
         },
     )
 
 
-def _posterior(subject: Subject, labels: Tensor) -> LogPosterior:
-    """As the run samples: temperature over t, truncation and guidance included."""
-    settings = subject.settings
+def _posterior(run: LoadedRun, labels: Tensor) -> LogPosterior:
+    """The posterior with the run's temperature schedule, truncation and guidance."""
+    settings = run.settings
     schedule = settings.build_temperature()
 
     def log_posterior(z: Tensor, t: float) -> Tensor:
         options = PredictionOptions(schedule(t), settings.build_truncation(), settings.build_guidance())
-        return network_posterior(subject.network, labels, options)(z, t)
+        return network_posterior(run.network, labels, options)(z, t)
 
     return log_posterior
 
 
-def _settled(recorded: Trajectory) -> float:
-    """The time from which half of the tokens keep the code that they end with."""
-    codes = recorded.uncertainty.codes
-    same = (codes == codes[-1]).flip(0).long().cumprod(0).sum(0)  # evaluations at the end without a change
-    first = len(codes) - same.flatten()
-    return recorded.times[int(first.double().median())]
-
-
 def _curves(recorded: Trajectory, means: dict[str, Tensor]) -> Figure:
     figure, made = panels(4, width=3.4, height=2.9)
-    for panel, (name, title) in zip(made, FIGURES.items(), strict=True):
+    for panel, (name, title) in zip(made, MEASURES.items(), strict=True):
         every = getattr(recorded.uncertainty, name).flatten(1).cpu()
         low, high = (torch.quantile(every.double(), share, dim=1) for share in (0.1, 0.9))
         panel.fill_between(recorded.times, low, high, alpha=0.2, linewidth=0, label="tokens, 10–90 %")
@@ -111,13 +103,13 @@ def _curves(recorded: Trajectory, means: dict[str, Tensor]) -> Figure:
 
 
 def _maps(recorded: Trajectory, images: np.ndarray) -> Figure:
-    """Finished samples, and under each what was uncertain about it, averaged over the path."""
+    """Finished samples, and below each its uncertainty, averaged over the path."""
     count = min(8, len(images))
-    figure, made = panels(count, 1 + len(FIGURES), width=1.25, height=1.3)
+    figure, made = panels(count, 1 + len(MEASURES), width=1.25, height=1.3)
     for column in range(count):
         show_image(made[column], images[column])
     made[0].set_ylabel("sample", fontsize=8)
-    for row, (name, title) in enumerate(FIGURES.items(), start=1):
+    for row, (name, title) in enumerate(MEASURES.items(), start=1):
         values = getattr(recorded.uncertainty, name).double().mean(0)
         largest = float(values[:count].max())
         line = made[row * count : (row + 1) * count]
@@ -128,15 +120,15 @@ def _maps(recorded: Trajectory, images: np.ndarray) -> Figure:
     return figure
 
 
-def _film(subject: Subject, recorded: Trajectory, star: int, shown: list[int]) -> Figure:
-    """From noise to image: the state, what the mean decodes to, and the entropy of each token."""
+def _film(run: LoadedRun, recorded: Trajectory, image: int, shown: list[int]) -> Figure:
+    """From noise to image: the state and the mean, decoded, and the entropy of each token."""
     figure, made = panels(len(shown), 3, width=1.15, height=1.25)
-    entropy = recorded.uncertainty.entropy[:, star]
+    entropy = recorded.uncertainty.entropy[:, image]
     for row, states in enumerate((recorded.states, recorded.means)):
-        codes = nearest_codes(states[shown, star], subject.codebook)
-        for column, image in enumerate(subject.tokenizer.decode_images(codes)):
+        codes = nearest_codes(states[shown, image], run.codebook)
+        for column, decoded in enumerate(run.tokenizer.decode_images(codes)):
             title = f"t = {recorded.times[shown[column]]:.2f}" if row == 0 else ""
-            show_image(made[row * len(shown) + column], image, title)
+            show_image(made[row * len(shown) + column], decoded, title)
     line = made[2 * len(shown) :]
     for column, panel in enumerate(line):
         drawn = show_map(panel, entropy[shown[column]], float(entropy.max()))
@@ -147,17 +139,17 @@ def _film(subject: Subject, recorded: Trajectory, star: int, shown: list[int]) -
 
 
 def _token(
-    subject: Subject, recorded: Trajectory, star: int, site: tuple[int, int], tops: TopCodes, final: Tensor
+    run: LoadedRun, recorded: Trajectory, image: int, site: tuple[int, int], tops: TopCodes, final: Tensor
 ) -> Figure:
-    """The likeliest codes of one token over time, decoded in their place in the finished image."""
-    frames = spread(len(recorded.times), 6)
+    """The most probable codes of one token over time, each decoded in its place in the finished image."""
+    frames = evenly_spaced(len(recorded.times), 6)
     figure, made = panels(len(frames), 1 + TOP, width=1.35, height=1.3)
     for column, frame in enumerate(frames):
         made[column].set_title(f"t = {recorded.times[frame]:.2f}", fontsize=8)
         show_map(
-            made[column], recorded.uncertainty.entropy[frame, star], float(recorded.uncertainty.entropy.max())
+            made[column], recorded.uncertainty.entropy[frame, image], float(recorded.uncertainty.entropy.max())
         )
-        images = decode_in_place(subject.tokenizer.decode_images, final, site, tops.codes[frame])
+        images = decode_in_place(run.tokenizer.decode_images, final, site, tops.codes[frame])
         for rank in range(TOP):
             panel = made[(1 + rank) * len(frames) + column]
             if rank < len(images):
@@ -165,13 +157,13 @@ def _token(
                 show_image(panel, images[rank], f"{code}: {chance:.0%}")
                 _frame(panel, images[rank].shape[0], recorded.uncertainty.entropy.shape[-1], site)
             else:
-                bare(panel)
+                hide_axes(panel)
     made[0].set_ylabel("entropy", fontsize=8)
     return figure
 
 
 def _frame(panel: object, side: int, sites: int, site: tuple[int, int]) -> None:
-    """A square around the token's own pixels."""
+    """Draw a square around the pixels of a token."""
     from matplotlib.patches import Rectangle
 
     size = side / sites

@@ -1,4 +1,4 @@
-"""The picture of an evaluation: distances beside their floors, and examples of the worst classes."""
+"""The figure of an evaluation's report: distances with their floors, and examples of the worst classes."""
 
 from __future__ import annotations
 

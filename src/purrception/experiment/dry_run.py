@@ -57,13 +57,13 @@ def dry_run(config: RunConfig) -> str:
             blocks = min(config.network.depth, BLOCKS_OF_LARGE)
             rehearsal = replace(rehearsal, network=replace(config.network, depth=blocks))
         trainer = build_trainer(rehearsal, run, tokenizer, train, held_out)
-        figures = trainer.try_step()
+        metrics = trainer.try_step()
     return "\n".join(
         [
             _describe_tokenizer(config, rehearsal.data, tokenizer, train.manifest),
             _describe_network(config, whole, parameters),
             f"first step  on {device.type}, {rehearsal.network.depth} of {config.network.depth} blocks, "
-            f"{IMAGES_PER_STEP} images: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()),
+            f"{IMAGES_PER_STEP} images: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()),
         ]
     )
 

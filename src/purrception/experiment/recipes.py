@@ -1,4 +1,4 @@
-"""Named recipes: functions that return a configuration."""
+"""Named recipes: functions that return the configuration of a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from purrception.utils.errors import unknown_name
 
 
 def digits() -> RunConfig:
-    """Real handwritten digits, class-conditional; a few minutes on a laptop's processor, no download."""
+    """Real handwritten digits, class-conditional; a few minutes on a laptop's CPU, no download."""
     return RunConfig(
         name="digits",
         data=DataConfig(source="digits", image_size=16, channels=1),
@@ -40,7 +40,7 @@ def digits() -> RunConfig:
             checkpoint_every=500,
         ),
         sampling=SamplingConfig(num_inference_steps=50, temperature=0.9),
-        # As many images as the real training set has, so that the distance and its floor are alike biased.
+        # As many images as the training set has, so that the distance and its floor have the same bias.
         evaluation=EvaluationConfig(num=1440),
     )
 
@@ -52,7 +52,7 @@ def photos() -> RunConfig:
         data=DataConfig(source="photos", image_size=32, channels=3, test_fraction=0.3),
         tokenizer=TokenizerConfig(
             model=VQConfig(codebook_size=1024, codebook_dim=8, channels=(16, 32, 64), normalisation="none"),
-            # A batch holds two sites per code: a threshold near that would restart half the codebook.
+            # A batch holds two sites per code, so that a threshold near 2 would restart half the codebook.
             training=TokenizerTrainingConfig(steps=1000, batch_size=32, dead_code_threshold=0.25),
         ),
         network=DiTConfig(depth=6, width=128, heads=4, patch_size=1),
@@ -65,15 +65,15 @@ def photos() -> RunConfig:
             ema_decay=0.995,
         ),
         sampling=SamplingConfig(num_inference_steps=50, temperature=0.9),
-        # Two classes teach a classifier little: its features of the same images differ from training to training.
+        # With two classes a classifier learns little, and its features differ from one training to the next.
         evaluation=EvaluationConfig(features="texture"),
     )
 
 
 def folder() -> RunConfig:
-    """Your own images: class subfolders, or images alone for an unconditional model. Give --data.root.
+    """Your own images, in class subfolders or, for an unconditional model, without. Give --data.root.
 
-    Its sizes are chosen from the images by :func:`fit_to_images`; those here are a middling choice.
+    :func:`fit_to_images` chooses the sizes to suit the images; those here are medium ones.
     """
     return RunConfig(
         name="folder",
@@ -91,8 +91,8 @@ def folder() -> RunConfig:
 def _as_in_the_paper(name: str, size: str, data: DataConfig, steps: int = 400_000) -> RunConfig:
     """A DiT of patch 2 over vq-f8's codes, with the paper's optimiser and schedule.
 
-    The paper gives AdamW at 1e-4 with (0.9, 0.999), bfloat16, EMA and clipping at 1.0; the constant rate has no
-    warm-up here. Batch size 256 is DiT's. The vq-ds8 tokenizer is one option away: --tokenizer.arch vq-ds8-c2i.
+    The paper gives AdamW at 1e-4 with (0.9, 0.999), bfloat16, EMA and clipping at 1.0; here the constant learning
+    rate has no warm-up. Batch size 256 is DiT's. For the vq-ds8 tokenizer, give --tokenizer.arch vq-ds8-c2i.
     """
     return RunConfig(
         name=name,
@@ -122,21 +122,22 @@ def _as_in_the_paper(name: str, size: str, data: DataConfig, steps: int = 400_00
 
 
 def imagenet256(size: str, steps: int) -> RunConfig:
-    """ImageNet at 256 pixels, class-conditional: 1000 folders below --data.root, tars, or a hub data set.
+    """ImageNet at 256 pixels, class-conditional: 1000 folders in --data.root, tars, or a hub data set.
 
-    ``steps``: 3.5 million for the paper's final result on XL; its comparisons are shorter.
+    The paper's final result with XL takes 3.5 million ``steps``; its comparisons take fewer.
     """
     data = DataConfig(source="folder", image_size=256, channels=3, classes=1000, test_fraction=0.01)
     return _as_in_the_paper(f"imagenet256-{size.lower()}", size, data, steps)
 
 
 def paper_code(name: str, size: str) -> RunConfig:
-    """ImageNet at 256 pixels as the paper's public code (razvanmatisan/purrception) has it, not as its text.
+    """ImageNet at 256 pixels as in the paper's public code (razvanmatisan/purrception), rather than its text.
 
-    Its example configurations differ from each other by size and tokenizer alone (--tokenizer.arch vq-ds8-c2i).
-    They give a batch of 8 for each GPU and no number of GPUs: eight are supposed, as on one machine. It learns
-    all of the training images, and its reference is the validation images: evaluate --reference FOLDER. What
-    belongs to dfm holds with --objective.name dfm. docs/recipes.md lists what differs, and what is not reproduced.
+    The code's example configurations differ only in size and tokenizer (--tokenizer.arch vq-ds8-c2i). They have a
+    batch of 8 for each GPU, but do not state the number of GPUs; eight are assumed, as on one machine. The code
+    trains on all of the training images, and evaluates against the validation images: evaluate --reference FOLDER.
+    Settings of dfm apply with --objective.name dfm. docs/recipes.md lists the differences, and what is not
+    reproduced.
     """
     recipe = imagenet256(size, 4_000_000)
     return replace(
@@ -161,7 +162,7 @@ def paper_code(name: str, size: str) -> RunConfig:
 
 
 def unconditional(name: str, image_size: int, *, flips: bool) -> RunConfig:
-    """Images without classes, anywhere below --data.root: FFHQ's numbered folders, an LSUN scene, COCO."""
+    """Images without classes, in any subfolder of --data.root: FFHQ's numbered folders, an LSUN scene, COCO."""
     data = DataConfig(
         source="folder", image_size=image_size, channels=3, classes=0, flips=flips, test_fraction=0.02
     )
@@ -188,25 +189,27 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
 
 IMAGE_SIZES = (32, 64, 128, 256)
 NETWORKS = ((5_000, "mini"), (50_000, "tiny"), (500_000, "S"))
-"""DiT size up to so many images; B above."""
+"""(number of images up to which it is used, size of DiT); B for more images."""
 EPOCHS = 400
 
 
 def fit_to_images(recipe: RunConfig, data: DataConfig) -> tuple[RunConfig, str]:
-    """A recipe with sizes for somebody's images, and what was chosen, in a line.
+    """A recipe with sizes that suit the user's images, and a line that describes them.
 
-    The image size is the largest of 32, 64, 128 and 256 that half of the images reach without being enlarged,
-    the network grows with their number, and training lasts 400 epochs within limits.
+    The image size is the largest of 32, 64, 128 and 256 that half of the images reach without being enlarged; the
+    network grows with their number; training takes 400 epochs, within limits.
 
     Args:
-        recipe: where everything else comes from.
+        recipe: the source of all other settings.
         data: the images; an ``image_size`` other than 0 is kept.
 
     Raises:
         InputError: there are no images, or none can be read.
     """
     survey = Survey.of(data)
-    size = data.image_size or max((one for one in IMAGE_SIZES if one <= survey.short_side), default=IMAGE_SIZES[0])
+    size = data.image_size or max(
+        (side for side in IMAGE_SIZES if side <= survey.short_side), default=IMAGE_SIZES[0]
+    )
     widths = (64, 128, 256) if size < 64 else (64, 128, 128, 256)
     side = size // 2 ** (len(widths) - 1)
     name = next((name for limit, name in NETWORKS if survey.images <= limit), "B")
@@ -223,15 +226,16 @@ def fit_to_images(recipe: RunConfig, data: DataConfig) -> tuple[RunConfig, str]:
     return fitted, (
         f"chosen for {survey.images} {'grey' if survey.grey else 'colour'} images in {survey.classes or 'no'} "
         f"classes, half of them at least {survey.short_side} pixels: {size}×{size} pixels, a grid of "
-        f"{side}×{side} codes, DiT {preset}, {int(steps)} steps of {batch} images; any option given wins over this"
+        f"{side}×{side} codes, DiT {preset}, {int(steps)} steps of {batch} images; options on the command line "
+        "take precedence"
     )
 
 
 def get_recipe(name: str) -> RunConfig:
-    """The recipe of that name.
+    """The recipe with a name.
 
     Raises:
-        InputError: there is none; the nearest known name is suggested.
+        InputError: it is unknown; the nearest known name is suggested.
     """
     if name not in RECIPES:
         raise unknown_name("recipe", name, RECIPES)

@@ -88,8 +88,8 @@ def saved_config(run: RunDirectory) -> RunConfig:
     origin = _started_in(config, run)
 
     def place(text: str) -> str:
-        beside = absolute(str(origin / text)) if origin is not None and text else text
-        return beside if os.path.isabs(beside) and _leads_somewhere(beside) else absolute(text)
+        original = absolute(str(origin / text)) if origin is not None and text else text
+        return original if os.path.isabs(original) and _exists(original) else absolute(text)
 
     placed = _own_tokenizer(map_paths(config, place), run)
     for name, text in (("data.root", placed.data.root), ("data.tokens", placed.data.tokens)):
@@ -120,7 +120,7 @@ def _started_in(config: RunConfig, run: RunDirectory) -> Path | None:
     return here.parents[len(below.parts) - 1]
 
 
-def _leads_somewhere(path: str) -> bool:
+def _exists(path: str) -> bool:
     return os.path.exists(path) or (path.endswith(".tar") and os.path.isdir(os.path.dirname(path)))
 
 

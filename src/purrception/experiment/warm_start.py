@@ -97,7 +97,7 @@ def warm_start(
             kept.append(key)
     if not any(key.startswith("backbone.blocks.") for key in kept):
         raise InputError(
-            f"nothing of {name} fits this network: its blocks have other shapes; give it the same network.width "
+            f"no block of {name} fits this network: the shapes differ; give the network the same network.width "
             "and network.mlp_ratio"
         )
     return WarmStart(name, fingerprint(source.transformer), tuple(kept), tuple(resized), tuple(new))

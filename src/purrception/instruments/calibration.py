@@ -1,4 +1,5 @@
-"""Does what is said with probability p come true with frequency p: reliability, and a temperature to mend it."""
+"""Calibration: whether predictions of probability p are right with frequency p, and a temperature to correct
+it."""
 
 from __future__ import annotations
 
@@ -12,17 +13,17 @@ from torch import Tensor
 
 BINS = 15
 TEMPERATURES = tuple(np.geomspace(0.25, 6.0, 65).tolist())
-"""Tried in fitting; the minimum is refined between them."""
+"""Temperatures tried in fitting; the minimum is interpolated between them."""
 
 
 @dataclass(frozen=True)
 class SiteScores:
-    """What a posterior said of sites whose code is known; each float64 ``[n]``."""
+    """Scores of a posterior at sites whose code is known; each float64 ``[n]``."""
 
     confidence: Tensor
     """Probability of the most probable code."""
     correct: Tensor
-    """1 where that code is the true one."""
+    """1 if that code is the true one, else 0."""
     entropy: Tensor
     """Nats."""
     nll: Tensor
@@ -32,11 +33,11 @@ class SiteScores:
 
     @classmethod
     def of(cls, log_posterior: Tensor, targets: Tensor) -> SiteScores:
-        """Of log-probabilities ``[…, K]`` and codes, long ``[…]``."""
-        said, targets = log_posterior.flatten(0, -2).double(), targets.flatten()
-        probabilities = said.exp()
+        """From log-probabilities ``[…, K]`` and codes, long ``[…]``."""
+        log_posterior, targets = log_posterior.flatten(0, -2).double(), targets.flatten()
+        probabilities = log_posterior.exp()
         best = probabilities.max(-1)
-        own = said.gather(-1, targets[:, None])[:, 0]
+        own = log_posterior.gather(-1, targets[:, None])[:, 0]
         return cls(
             confidence=best.values,
             correct=(best.indices == targets).double(),
@@ -54,35 +55,37 @@ class SiteScores:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How far what was said can be trusted."""
+    """How well the confidence of a posterior matches its accuracy."""
 
     sites: int
     accuracy: float
     """Share of sites whose most probable code is the true one."""
     confidence: float
-    """Mean probability of that code; equal to the accuracy where it is neither bold nor timid."""
+    """Mean probability of that code; equal to the accuracy if the posterior is neither over- nor
+    underconfident."""
     error: float
-    """Expected calibration error: |accuracy − confidence| over bins of equal width, weighted by their sites."""
+    """Expected calibration error: mean |accuracy − confidence| over bins of equal width, weighted by their
+    sites."""
     brier: float
     nll: float
     """Nats per site."""
     entropy: float
-    """Mean, nats; equal to the nll of a calibrated posterior."""
+    """Mean entropy, nats; equal to the nll if the posterior is calibrated."""
     auroc: float
-    """Probability that a wrong site has a larger entropy than a right one; ½ where there is only one kind."""
+    """Probability that a wrong site has a larger entropy than a right one; ½ if there is only one kind."""
     bins: tuple[tuple[float, float, int], ...]
     """(mean confidence, accuracy, sites) of each bin that is not empty."""
 
     @classmethod
     def of(cls, scores: SiteScores) -> Calibration:
-        """Summarise sites."""
+        """Summarise the scores of sites."""
         bins = reliability(scores.confidence, scores.correct)
         sites = len(scores.correct)
         means = {name: float(getattr(scores, name).mean()) for name in ("confidence", "brier", "nll", "entropy")}
         return cls(
             sites=sites,
             accuracy=float(scores.correct.mean()),
-            error=sum(count * abs(said - true) for said, true, count in bins) / sites,
+            error=sum(count * abs(confidence - accuracy) for confidence, accuracy, count in bins) / sites,
             auroc=auroc(scores.entropy, scores.correct == 0),
             bins=bins,
             **means,
@@ -90,22 +93,20 @@ class Calibration:
 
 
 def reliability(confidence: Tensor, correct: Tensor, bins: int = BINS) -> tuple[tuple[float, float, int], ...]:
-    """(mean confidence, accuracy, sites) of bins of equal width that hold sites (Guo et al., arXiv 1706.04599)."""
+    """(mean confidence, accuracy, sites) of the non-empty bins of equal width (Guo et al., arXiv 1706.04599)."""
     place = (confidence * bins).long().clamp(0, bins - 1)
     counts = place.bincount(minlength=bins).double()
     sums = [place.bincount(values.double(), minlength=bins) for values in (confidence, correct)]
     return tuple(
-        (float(said / count), float(true / count), int(count))
-        for said, true, count in zip(*sums, counts, strict=True)
+        (float(confidences / count), float(corrects / count), int(count))
+        for confidences, corrects, count in zip(*sums, counts, strict=True)
         if count > 0
     )
 
 
 def auroc(scores: Tensor, positive: Tensor) -> float:
-    """Area under the receiver operating characteristic: P(score of a positive > of a negative), ties counted half.
-
-    ½ where one of the two kinds is missing.
-    """
+    """Area under the ROC curve: P(score of a positive > of a negative), ties counted half; ½ if one kind is
+    missing."""
     positive = positive.bool()
     ones = int(positive.sum())
     if ones in (0, len(positive)):
@@ -118,25 +119,25 @@ def auroc(scores: Tensor, positive: Tensor) -> float:
 def temperature_losses(
     log_posterior: Tensor, targets: Tensor, temperatures: Sequence[float] = TEMPERATURES
 ) -> Tensor:
-    """Summed −ln π^(1/τ)(c) under each temperature, float64 ``[len(temperatures)]``; add parts, then fit.
+    """Sum of −ln π^(1/τ)(c) for each temperature, float64 ``[len(temperatures)]``; add those of parts, then fit.
 
     Args:
         log_posterior: ``[…, K]``.
         targets: codes, long ``[…]``.
-        temperatures: τ tried.
+        temperatures: values of τ.
     """
-    said, targets = log_posterior.flatten(0, -2), targets.flatten()[:, None]
+    log_posterior, targets = log_posterior.flatten(0, -2), targets.flatten()[:, None]
     losses = []
     for temperature in temperatures:
-        scaled = said / temperature
+        scaled = log_posterior / temperature
         losses.append((scaled.logsumexp(-1) - scaled.gather(-1, targets)[:, 0]).double().sum())
     return torch.stack(losses).cpu()
 
 
 def fit_temperature(losses: Tensor, temperatures: Sequence[float] = TEMPERATURES) -> float:
-    """The τ of the smallest loss, between the tried ones by a parabola in ln τ.
+    """The τ of the smallest loss, interpolated by a parabola in ln τ.
 
-    The loss is convex in 1/τ, so that there is one minimum; at an end of the range, that end is returned.
+    The loss is convex in 1/τ and has one minimum; if that lies at an end of the range, the end is returned.
     """
     best = int(losses.argmin())
     if best in (0, len(temperatures) - 1):

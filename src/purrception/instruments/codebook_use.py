@@ -1,4 +1,4 @@
-"""Which codes samples are made of, beside which the data is made of."""
+"""Which codes samples use, compared with the data."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from purrception.tokenizers.quality import perplexity
 
 @dataclass(frozen=True)
 class CodebookUse:
-    """Histograms of codes, of data and of samples, compared."""
+    """A comparison of the histograms of codes in data and in samples."""
 
     data_codes: int
     """Codes that occur in the data."""
     data_perplexity: float
-    """exp(entropy) of the data's histogram: codes in effective use."""
+    """exp(entropy) of the data's histogram: the effective number of codes."""
     sample_codes: int
     sample_perplexity: float
     never: Tensor
-    """Codes of the data that no sample has, the commonest in the data first; long ``[m]``."""
+    """Codes of the data that no sample has, the most frequent in the data first; long ``[m]``."""
     over: Tensor
-    """Codes by how many times their share of samples is that of the data, the most exaggerated first, of those at
-    least half as common as the mean code in either; long ``[k]``."""
+    """Codes by the ratio of their share in samples to that in the data, largest first; only codes at least half as
+    frequent as the mean code in either. Long ``[k]``."""
     ratio: Tensor
-    """Share of samples over share of data of every code, float64 ``[K]``; 1 where neither has it."""
+    """Share in samples over share in the data of every code, float64 ``[K]``; 1 if neither has it."""
     divergence: float
     """Jensen–Shannon divergence of the histograms, nats, 0 to ln 2."""
 
     @classmethod
     def of(cls, data: Tensor, samples: Tensor) -> CodebookUse:
-        """Of counts ``[K]`` each."""
+        """From the counts of each code, ``[K]`` each."""
         data, samples = data.double(), samples.double()
         p, q = data / data.sum(), samples / samples.sum()
-        # Half a count more in each, so that a rare code that is missing by chance has no infinite ratio.
+        # Half a count is added to each, so that a rare code that is missing by chance has no infinite ratio.
         smooth = [(counts + 0.5) / (counts + 0.5).sum() for counts in (samples, data)]
         either = (data + samples) > 0
         ratio = torch.where(either, smooth[0] / smooth[1], 1.0)
@@ -67,32 +67,32 @@ def histogram(indices: Tensor, codes: int) -> Tensor:
 
 @dataclass(frozen=True)
 class CodeClassifier:
-    """Naive Bayes over the codes of a grid: a judge of classes that needs no images and no training.
+    """Naive Bayes classifier on the codes of a grid, which needs neither images nor training.
 
-    ln p(y | c) = Σ_i ln p(c_i | y, i) + const, from counts per class and site with one more spread over all codes.
-    The counts are taken from the grids a site at a time, when they are asked for: a table of classes × sites ×
-    codes has 17 billion entries for ImageNet.
+    ln p(y | c) = Σ_i ln p(c_i | y, i) + const, from counts per class and site, with one more count spread over all
+    codes. Counts are taken one site at a time when they are needed, since a table of classes × sites × codes would
+    have 17 billion entries for ImageNet.
     """
 
     grids: Tensor
-    """Learned from, long ``[n, sites]``."""
+    """Training grids, long ``[n, sites]``."""
     labels: Tensor
-    """Of them, long ``[n]``."""
+    """Their labels, long ``[n]``."""
     classes: int
     codes: int
 
     @classmethod
     def of(cls, grids: Tensor, labels: Tensor, classes: int, codes: int) -> CodeClassifier:
-        """Learned from grids, long ``[n, h, w]``, with labels, long ``[n]``."""
+        """From training grids, long ``[n, h, w]``, with labels, long ``[n]``."""
         return cls(grids.flatten(1), labels.long(), classes, codes)
 
-    def classes_of(self, grids: Tensor) -> Tensor:
-        """The likeliest class of grids, long ``[m, h, w]`` → long ``[m]``."""
+    def predict(self, grids: Tensor) -> Tensor:
+        """The most probable class of grids, long ``[m, h, w]`` → long ``[m]``."""
         flat = grids.flatten(1)
         members = self.labels.bincount(minlength=self.classes).double()
         scores = -flat.shape[1] * (members + 1).log().expand(len(flat), -1)
-        for asked, known in zip(flat.T, self.grids.T, strict=True):
-            same = (asked[:, None] == known[None]).double()
+        for codes, known in zip(flat.T, self.grids.T, strict=True):
+            same = (codes[:, None] == known[None]).double()
             counts = same.new_zeros(scores.shape).index_add_(1, self.labels, same)
             scores = scores + (counts + 1 / self.codes).log()
         return scores.argmax(dim=1)

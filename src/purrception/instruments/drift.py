@@ -1,9 +1,11 @@
-"""Where the logits have gone: a softmax does not see a constant added to all of them, and training may push it."""
+"""Drift of the logits: a constant added to all of them does not change the softmax, so that training may move
+it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -14,14 +16,14 @@ from purrception.models import CategoricalHead, PurrceptionTransformer
 
 @dataclass(frozen=True)
 class DriftInTraining:
-    """logsumexp of the network's own logits as training went on."""
+    """logsumexp of the network's own logits during training."""
 
     steps: tuple[int, ...]
     logsumexp: tuple[float, ...]
     z_loss: tuple[float, ...]
     """λ_z logsumexp², as it entered the loss."""
     cross_entropy: tuple[float, ...]
-    """Nats, beside it."""
+    """Nats."""
 
     @classmethod
     def of(cls, lines: Sequence[Mapping[str, Any]]) -> DriftInTraining:
@@ -31,19 +33,26 @@ class DriftInTraining:
         steps, *columns = zip(*kept, strict=True) if kept else ((), (), (), ())
         return cls(steps, columns[0], columns[1], columns[2])
 
+    def has_converged(self) -> bool:
+        """Whether the mean logsumexp of the last fifth differs by at most 5 % from that of the fifth before."""
+        values = self.logsumexp
+        fifth = max(1, len(values) // 5)
+        last, before = fmean(values[-fifth:]), fmean(values[-2 * fifth : -fifth] or values[:1])
+        return abs(last - before) <= 0.05 * max(abs(before), 1.0)
+
 
 @dataclass(frozen=True)
 class DriftOverTime:
-    """logsumexp of the network's own logits at one t, over sites."""
+    """logsumexp of the network's own logits at one time, over sites."""
 
     t: float
     mean: float
     deviation: float
     largest: float
-    """Of |logsumexp|."""
+    """Largest |logsumexp|."""
     pull: float
-    """Mean of 2 λ_z |logsumexp|: how strongly the z-loss pulls at the logits of a site, where the cross-entropy
-    pulls with at most 1."""
+    """Mean of 2 λ_z |logsumexp|: the gradient of the z-loss on the logits of a site, where that of the
+    cross-entropy is at most 1."""
 
 
 @torch.no_grad()
@@ -54,12 +63,12 @@ def drift_over_time(
     times: Sequence[float],
     z_loss: float,
 ) -> tuple[DriftOverTime, ...]:
-    """logsumexp over t on one batch, whose own times are replaced.
+    """logsumexp of one batch at several times.
 
     Args:
         network: in evaluation mode, with a categorical head.
-        objective: says what the network sees of a grid at t.
-        batch: codes, labels and noise.
+        objective: defines the state of a grid at t.
+        batch: codes, labels and noise; its own times are not used.
         times: where to measure.
         z_loss: λ_z.
     """

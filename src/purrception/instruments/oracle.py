@@ -1,8 +1,7 @@
-"""The exact posterior of a data set small enough to look through: the truth that a network can be held against.
+"""The exact posterior of a small data set, as the ground truth for a network.
 
-It is what the training loss is minimised by: a network that reached it would generate the training grids and
-nothing else. The distance to it says how far a model has gone in learning its data by heart, and on a tiny
-data set how well it has learned at all.
+It minimises the training loss: a network that reached it would generate exactly the training grids. The distance
+to it tells how far a model has memorised its data and, on a tiny data set, how well it has learned.
 """
 
 from __future__ import annotations
@@ -13,10 +12,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from purrception.instruments.posteriors import LogPosterior, posterior_mean
+from purrception.flow import Objective
+from purrception.flow.posterior import posterior_from_logits
+from purrception.instruments.posteriors import (
+    LogPosterior,
+    images_at_once,
+    network_mean,
+    network_posterior,
+    posterior_mean,
+)
+from purrception.models import CategoricalHead, PurrceptionTransformer
 
 CHUNK_BYTES = 64 * 2**20
-"""Memory for the terms of a chunk of data grids."""
+"""Memory for the terms of a chunk of grids."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +40,13 @@ class Oracle:
     codebook: Tensor
     """Standardised codes ``[K, D]``."""
     grid_labels: Tensor | None = None
-    """Classes of the grids, long ``[n]``: a label then stands for the grids of its class. A label that no
-    grid has, such as the null class, stands for all."""
+    """Classes of the grids, long ``[n]``. A label then restricts the posterior to the grids of its class; a label
+    that no grid has, such as the null class, stands for all of them."""
 
     def log_weights(self, z: Tensor, t: float, labels: Tensor | None = None) -> Tensor:
         """ln w of every grid given states ``[B, D, h, w]`` at t < 1, float64 ``[B, n]``, normalised.
 
-        The evidence of a site in each code is computed once, and a grid's is the sum of its sites' own.
+        The evidence for each code at each site is computed once, and that for a grid is the sum over its sites.
 
         Raises:
             ValueError: t is not in [0, 1).
@@ -70,11 +78,11 @@ class Oracle:
         return total.view(len(z), height, width, -1)
 
     def posterior(self, labels: Tensor | None = None) -> LogPosterior:
-        """The exact posterior as a posterior function, for labels ``[B]`` or for all data; ln 0 = −∞."""
+        """The exact posterior as a posterior function, for labels ``[B]`` or all data; ln 0 = −∞."""
         return lambda z, t: self.probabilities(z, t, labels).log()
 
     def _chunks(self, z: Tensor) -> Iterable[Tensor]:
-        """Grids ``[m, sites]``, so many that a float64 for each site and state fits."""
+        """Chunks of grids ``[m, sites]``, so large that a float64 for each site and state fits into memory."""
         flat = self.grids.flatten(1)
         return flat.split(max(1, CHUNK_BYTES // (8 * len(z) * flat.shape[1])))
 
@@ -85,12 +93,12 @@ class Oracle:
 
 @dataclass(frozen=True)
 class Gap:
-    """How far a posterior is from the exact one at one time; means over sites, or of whole grids, each ``[B]``."""
+    """The difference of a posterior from the exact one at one time, image by image, each ``[B]``."""
 
     divergence: Tensor
     """KL(exact ‖ model), nats per site."""
     total_variation: Tensor
-    """½ Σ_k |π_k − p_k| per site, 0 to 1."""
+    """½ Σ_k |π_k − p_k|, mean over sites, 0 to 1."""
     velocity_error: Tensor
     """|v_θ − v| of the whole grid, standardised latents per unit of time."""
 
@@ -106,6 +114,58 @@ class Gap:
         )
 
 
+@dataclass(frozen=True)
+class MeanGap:
+    """The difference of a model from the exact posterior at one time, averaged over images."""
+
+    t: float
+    exact_entropy: float
+    """Entropy of the exact posterior, nats per site."""
+    divergence: float | None
+    """KL(exact ‖ model), nats per site; ``None`` for a model without a posterior."""
+    total_variation: float | None
+    """Per site; ``None`` for a model without a posterior."""
+    velocity_error: float
+    """Root mean square of |v_θ − v| of a whole grid."""
+    velocity: float
+    """Root mean square of |v|, for comparison."""
+
+    @classmethod
+    def of(
+        cls,
+        oracle: Oracle,
+        network: PurrceptionTransformer,
+        objective: Objective,
+        indices: Tensor,
+        labels: Tensor,
+        noise: Tensor,
+        t: float,
+    ) -> MeanGap:
+        """Measured at the states z_t of codes ``[n, h, w]``, labels ``[n]`` and noise ``[n, D, h, w]``."""
+        entropies, velocities, errors, gaps = [], [], [], []
+        for rows in torch.arange(len(indices), device=indices.device).split(images_at_once(network)):
+            z = objective.state_at(network, indices[rows], noise[rows], t).z
+            exact = oracle.posterior(labels[rows])(z, t)
+            truth = posterior_from_logits(exact, network.codebook)
+            mean = truth.mean.double()
+            entropies.append(truth.entropy.double())
+            velocities.append(((mean - z) / (1 - t)).flatten(1).norm(dim=1))
+            if isinstance(network.head, CategoricalHead):
+                gaps.append(Gap.of(exact, network_posterior(network, labels[rows])(z, t), network.codebook, t))
+                errors.append(gaps[-1].velocity_error)
+            else:
+                predicted = network_mean(network, objective, labels[rows])(z, t)
+                errors.append((predicted.double() - mean).flatten(1).norm(dim=1) / (1 - t))
+        return cls(
+            t,
+            exact_entropy=float(torch.cat(entropies).mean()),
+            divergence=float(torch.cat([gap.divergence for gap in gaps]).mean()) if gaps else None,
+            total_variation=float(torch.cat([gap.total_variation for gap in gaps]).mean()) if gaps else None,
+            velocity_error=float(torch.cat(errors).square().mean().sqrt()),
+            velocity=float(torch.cat(velocities).square().mean().sqrt()),
+        )
+
+
 def site_divergences(exact: Tensor, model: Tensor) -> tuple[Tensor, Tensor]:
     """KL(exact ‖ model), nats, and total variation per site: two log-probabilities ``[…, K]`` → ``[…]`` each."""
     exact, model = exact.double(), model.double()
@@ -115,9 +175,10 @@ def site_divergences(exact: Tensor, model: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def nearest_grid(indices: Tensor, grids: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
-    """Sites at which a grid differs from the nearest data grid: ``[B, h, w]``, ``[n, h, w]`` → ``[B]``.
+    """Number of sites at which each grid differs from the nearest data grid: ``[B, h, w]``, ``[n, h, w]`` →
+    ``[B]``.
 
-    0: it is a copy.
+    0 for an exact copy.
     """
     flat, data = indices.flatten(1), grids.flatten(1)
     count = max(1, chunk_bytes // (data.numel() + 1))
@@ -127,19 +188,19 @@ def nearest_grid(indices: Tensor, grids: Tensor, chunk_bytes: int = CHUNK_BYTES)
 
 @dataclass(frozen=True)
 class Memorisation:
-    """Are samples nearer to the training grids than images are that were never trained on."""
+    """Whether samples are closer to the training grids than held-out images are."""
 
     samples: Tensor
-    """Sites that differ from the nearest training grid, long ``[n]``."""
+    """Sites of each sample that differ from the nearest training grid, long ``[n]``."""
     held_out: Tensor
-    """The same of held-out grids, long ``[m]``."""
+    """The same for held-out grids, long ``[m]``."""
     copies: float
-    """Share of samples that are a training grid, code for code."""
+    """Share of samples that are exact copies of a training grid."""
     held_out_copies: float
-    """The same of held-out grids: images that look alike have equal codes without anybody learning by heart."""
+    """The same for held-out grids, since similar images can have equal codes without memorisation."""
     nearer: float
-    """Probability that a sample is nearer to the training grids than a held-out grid is, ties counted half: ½ of a
-    model that generalises, 1 of one that repeats."""
+    """Probability that a sample is closer to the training grids than a held-out grid is, ties counted half: ½ if
+    the model generalises, 1 if it memorises."""
 
     @classmethod
     def of(cls, samples: Tensor, held_out: Tensor, train: Tensor) -> Memorisation:

@@ -1,4 +1,4 @@
-"""A model as its instruments see it: a function from (z_t, t) to log-probabilities, or to a mean."""
+"""Models as functions from (z_t, t) to log-probabilities or to a mean, which is how instruments use them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from purrception.utils.errors import InputError
 LogPosterior = Callable[[Tensor, float], Tensor]
 """State ``[B, D, h, w]`` and t → ln π(k | z_t) of every site, ``[B, h, w, K]``; −∞ where a code is excluded."""
 BATCH_BYTES = 128 * 2**20
-"""Log-probabilities held at a time. A sampler never holds them all; instruments do, for a few images."""
+"""Memory for log-probabilities. A sampler never holds all of them; instruments do, for a few images."""
 PLAIN = PredictionOptions()
 
 
 def images_at_once(network: PurrceptionTransformer) -> int:
-    """How many images' log-probabilities make up ``BATCH_BYTES``, between 1 and 256."""
+    """Number of images whose log-probabilities fit into ``BATCH_BYTES``, between 1 and 256."""
     height, width = network.grid
     return max(1, min(256, BATCH_BYTES // (4 * height * width * len(network.codebook))))
 
@@ -28,7 +28,7 @@ def images_at_once(network: PurrceptionTransformer) -> int:
 def network_posterior(
     network: PurrceptionTransformer, labels: Tensor, options: PredictionOptions = PLAIN
 ) -> LogPosterior:
-    """The posterior that a network gives for ``labels``, long ``[B]``, asked as ``options`` say.
+    """The posterior of a network for ``labels``, long ``[B]``, under ``options``.
 
     Guidance acts on the logits, whatever its space: an extrapolated mean belongs to no posterior.
 
@@ -38,7 +38,7 @@ def network_posterior(
     head = network.head
     if not isinstance(head, CategoricalHead):
         raise InputError(
-            "this model gives a vector per site and has no posterior: take a run of purrception or dfm"
+            "this model predicts a vector per site and has no posterior: use a run of purrception or dfm"
         )
     guidance, truncation = options.guidance, options.truncation
     guidance = Guidance(guidance.scale, guidance.interval)
@@ -54,7 +54,7 @@ def network_posterior(
 
 
 def network_mean(network: PurrceptionTransformer, objective: Objective, labels: Tensor) -> MeanFunction:
-    """The plain data prediction of any objective for ``labels``, long ``[B]``: differentiable in z."""
+    """The data prediction of any objective for ``labels``, long ``[B]``; differentiable in z."""
     if isinstance(network.head, CategoricalHead):
         return mean_function(network_posterior(network, labels), network.codebook)
     return lambda z, t: objective.predict(network, z, t, labels).mean
@@ -66,7 +66,7 @@ def posterior_mean(log_posterior: Tensor, codebook: Tensor) -> Tensor:
 
 
 def mean_function(log_posterior: LogPosterior, codebook: Tensor) -> MeanFunction:
-    """The mean of a posterior function, as solvers take it; in the state's precision."""
+    """The mean of a posterior function, for solvers; in the state's precision."""
     return lambda z, t: posterior_mean(log_posterior(z, t), codebook).to(z.dtype)
 
 
@@ -76,7 +76,7 @@ def tempered(log_posterior: LogPosterior, temperature: float) -> LogPosterior:
 
 
 def blurred(log_posterior: LogPosterior, share: float) -> LogPosterior:
-    """(1 − a) π + a/K: what a network does that keeps doubting."""
+    """(1 − a) π + a/K, as of an underconfident network."""
 
     def mixed(z: Tensor, t: float) -> Tensor:
         exact = log_posterior(z, t)
@@ -86,7 +86,7 @@ def blurred(log_posterior: LogPosterior, share: float) -> LogPosterior:
 
 
 def shifted(log_posterior: LogPosterior, scale: float, seed: int = 0) -> LogPosterior:
-    """Fixed random numbers of deviation ``scale`` added to the logits of each code: a biased network."""
+    """Normal random numbers times ``scale`` added to the logits of each code, as of a biased network."""
 
     def biased(z: Tensor, t: float) -> Tensor:
         exact = log_posterior(z, t)

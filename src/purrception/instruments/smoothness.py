@@ -1,4 +1,4 @@
-"""How smooth the velocity field is, how straight the paths are, and where steps should be spent."""
+"""Smoothness of the velocity field, curvature of the paths, and time grids made from it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from purrception.flow.timesteps import Timesteps
 
 PATH = LinearPath()
 Field = Callable[[Tensor], Tensor]
-"""A velocity at a fixed time: ``[B, …]`` → the same shape; the images of a batch do not see each other."""
+"""A velocity at a fixed time: ``[B, …]`` → the same shape, with the images of a batch independent."""
 ITERATIONS, TOLERANCE = 60, 1e-5
 LEAST_DENSITY = 0.1
-"""Of a proposed grid, in uniform ones: however straight the paths are somewhere, some steps are left there."""
+"""Least density of steps relative to a uniform grid, so that some steps are left even where paths are straight."""
 
 
 def velocity_field(mean: MeanFunction, t: float) -> Field:
@@ -33,12 +33,13 @@ def velocity_field(mean: MeanFunction, t: float) -> Field:
 
 @dataclass(frozen=True)
 class Stiffness:
-    """What the Jacobian J of a field does to small differences, image by image; each ``[B]``, per unit of time."""
+    """How the Jacobian J of a field changes small differences, image by image; each ``[B]``, per unit of time."""
 
     largest: Tensor
     """σ_max(J), the local Lipschitz constant."""
     growth: Tensor
-    """λ_max((J + Jᵀ)/2): the fastest rate at which two neighbours part; negative where all of them approach."""
+    """λ_max((J + Jᵀ)/2): the fastest rate at which neighbouring states diverge; negative if all of them
+    converge."""
 
     @classmethod
     def of(cls, field: Field, z: Tensor, iterations: int = ITERATIONS, seed: int = 0) -> Stiffness:
@@ -50,14 +51,14 @@ class Stiffness:
 def largest_singular_values(field: Field, z: Tensor, iterations: int = ITERATIONS, seed: int = 0) -> Tensor:
     """σ_max of the Jacobian of ``field`` at each state, by power iteration on JᵀJ; ``[B]``.
 
-    An iteration is one Jacobian–vector and one vector–Jacobian product; no Jacobian is formed. The value rises
-    towards the truth from below.
+    An iteration is one Jacobian–vector and one vector–Jacobian product; no Jacobian is formed. The value
+    approaches the truth from below.
 
     Args:
-        field: any differentiable map that treats the images of a batch separately.
+        field: any differentiable map that treats the images of a batch independently.
         z: states ``[B, …]``.
-        iterations: at most; it stops when no value changes by more than 10⁻⁵ of itself.
-        seed: of the first direction.
+        iterations: largest number; it stops when no value changes by more than 10⁻⁵ of itself.
+        seed: seed of the initial direction.
     """
 
     def squared(direction: Tensor) -> Tensor:
@@ -72,11 +73,11 @@ def largest_growth_rates(
     """λ_max of the symmetric part of the Jacobian at each state, by power iteration; ``[B]``.
 
     Args:
-        field: as in :func:`largest_singular_values`, as are z, iterations and seed.
-        z: states.
-        bound: σ_max at each state: added to the diagonal it makes the largest eigenvalue the dominant one.
-        iterations: at most.
-        seed: of the first direction.
+        field: a differentiable map; see :func:`largest_singular_values`.
+        z: states ``[B, …]``.
+        bound: σ_max at each state; added to the diagonal, it makes the largest eigenvalue the dominant one.
+        iterations: largest number.
+        seed: seed of the initial direction.
     """
     shift = bound.view(-1, *[1] * (z.dim() - 1))
 
@@ -97,7 +98,7 @@ def jacobians(field: Field, z: Tensor) -> Tensor:
 
 
 def _forward(field: Field, z: Tensor, direction: Tensor) -> Tensor:
-    # Only the plain kernel of attention has a forward derivative.
+    # Only the plain attention kernel has a forward derivative.
     with sdpa_kernel(SDPBackend.MATH):
         return jvp(field, (z,), (direction,))[1]
 
@@ -114,9 +115,9 @@ def _dominant(operator: Callable[[Tensor], Tensor], z: Tensor, iterations: int, 
     value = z.new_zeros(len(z))
     for _ in range(iterations):
         direction, latest = _normalised(operator(direction).detach())
-        settled = bool(((latest - value).abs() <= TOLERANCE * latest).all())
+        converged = bool(((latest - value).abs() <= TOLERANCE * latest).all())
         value = latest
-        if settled:
+        if converged:
             break
     return value
 
@@ -127,13 +128,13 @@ def _normalised(z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class Bending:
+class Curvature:
     """How far paths are from straight lines."""
 
     times: tuple[float, ...]
-    """Middles of the intervals between evaluations."""
+    """Midpoints of the intervals between evaluations."""
     curvature: tuple[float, ...]
-    """Root mean square of |dv/dt| there, per latent number: what the error of a step grows with."""
+    """Root mean square of |dv/dt| at these times, per latent number; the error of a step grows with it."""
     straightness: float
     """1 − ∫E|v_t − (z_1 − z_0)|² dt / E|z_1 − z_0|²: 1 for straight paths (compare Rectified Flow,
     arXiv 2209.03003)."""
@@ -141,11 +142,27 @@ class Bending:
     """Mean length of a path over the distance of its ends, at least 1."""
 
 
-def bending(times: Timesteps, states: Tensor, means: Tensor, end: Tensor) -> Bending:
-    """Of recorded paths.
+def measure_curvature(mean: MeanFunction, noise: Tensor, solver: Solver, timesteps: Timesteps) -> Curvature:
+    """The curvature of paths from ``noise`` ``[B, D, h, w]``; the finer the time grid, the better."""
+    times: list[float] = []
+    states: list[Tensor] = []
+    means: list[Tensor] = []
 
-    Along a path v = (μ − z)/(1 − t) has the derivative dv/dt = (dμ/dt)/(1 − t), so that only means are
-    differenced.
+    def recorded(z: Tensor, t: float) -> Tensor:
+        times.append(t)
+        states.append(z)
+        means.append(mean(z, t))
+        return means[-1]
+
+    end = solver(recorded, noise, timesteps)
+    return path_curvature(tuple(times), torch.stack(states), torch.stack(means), end)
+
+
+def path_curvature(times: Timesteps, states: Tensor, means: Tensor, end: Tensor) -> Curvature:
+    """The curvature of recorded paths.
+
+    Along a path, v = (μ − z)/(1 − t) has the derivative dv/dt = (dμ/dt)/(1 − t), so that differences of means
+    suffice.
 
     Args:
         times: T increasing times.
@@ -166,7 +183,7 @@ def bending(times: Timesteps, states: Tensor, means: Tensor, end: Tensor) -> Ben
     ]
     whole = torch.cat([states, end[None]])
     length = (whole[1:] - whole[:-1]).flatten(2).norm(dim=2).sum(0)
-    return Bending(
+    return Curvature(
         tuple(middles),
         tuple(curvature),
         straightness=1 - sum(departures) / float(chord.square().mean()),
@@ -174,15 +191,15 @@ def bending(times: Timesteps, states: Tensor, means: Tensor, end: Tensor) -> Ben
     )
 
 
-def proposed_timesteps(bent: Bending, steps: int) -> Timesteps:
-    """N + 1 times where the error of Euler's steps is least for their number.
+def proposed_timesteps(curvature: Curvature, steps: int) -> Timesteps:
+    """The N + 1 times that minimise the error of N Euler steps.
 
-    A step of length h at t errs by ½ h² |dv/dt|, of which later steps, drawn to their means, leave about 1 − t.
-    For a density ρ of steps the sum is ∫ (1 − t) |dv/dt|/ρ dt, least at ρ ∝ ((1 − t) |dv/dt|)^½ = |dμ/dt|^½.
-    The ends are exactly 0 and 1.
+    A step of length h at t has the error ½ h² |dv/dt|, of which later steps, which are drawn to their means, leave
+    a share of about 1 − t. For a density ρ of steps the sum of errors is ∫ (1 − t) |dv/dt|/ρ dt, which is least
+    for ρ ∝ ((1 − t) |dv/dt|)^½ = |dμ/dt|^½. The ends are exactly 0 and 1.
     """
     fine = np.linspace(0, 1, 513)
-    density = np.sqrt(np.interp(fine, bent.times, bent.curvature) * (1 - fine))
+    density = np.sqrt(np.interp(fine, curvature.times, curvature.curvature) * (1 - fine))
     density = density / density.mean() + LEAST_DENSITY
     cumulative = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
     inner = np.interp(np.linspace(0, 1, steps + 1), cumulative / cumulative[-1], fine)[1:-1]
@@ -191,18 +208,18 @@ def proposed_timesteps(bent: Bending, steps: int) -> Timesteps:
 
 @dataclass(frozen=True)
 class GridError:
-    """How far a time grid leads from where many small steps lead, from the same noise."""
+    """The error of a time grid against many small steps from the same noise."""
 
     error: float
-    """Root mean square difference of the ends, per latent number."""
+    """Root mean square difference of the final states, per latent number."""
     codes_changed: float
-    """Share of sites whose nearest code is another one."""
+    """Share of sites whose nearest code differs."""
 
 
 def grid_errors(
     mean: MeanFunction, codebook: Tensor, noise: Tensor, solver: Solver, grids: Mapping[str, Timesteps], fine: int
 ) -> dict[str, GridError]:
-    """Compare time grids with the uniform one of ``fine`` steps, from noise ``[B, D, h, w]``."""
+    """Compare time grids with a uniform one of ``fine`` steps, from noise ``[B, D, h, w]``."""
     truth = solver(mean, noise, tuple(n / fine for n in range(fine + 1)))
     codes = nearest_codes(truth, codebook)
     found = {}

@@ -1,4 +1,4 @@
-"""What a temperature does to samples: which classes and which regions of the image it moves."""
+"""The effect of a temperature on samples: which classes and which regions of the image change."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from purrception.flow import Generation
 
 @dataclass(frozen=True)
 class TemperatureEffect:
-    """Samples under one setting beside those under another, from the same noise."""
+    """Samples with one setting compared with those of another, from the same noise."""
 
     changed: Tensor
-    """Share of images whose code at a site is another one, float64 ``[h, w]``."""
+    """Share of images whose code at a site changed, float64 ``[h, w]``."""
     changed_by_class: Tensor
-    """Share of sites that changed, by class asked for, float64 ``[classes]``."""
+    """Share of sites that changed, by class label, float64 ``[classes]``."""
     recognised: Tensor
-    """Share of images recognised as the class asked for, by class, float64 ``[classes]``."""
+    """Share of images classified as their label, by class label, float64 ``[classes]``."""
     entropy: float
-    """Mean of the last posterior's entropy, nats."""
+    """Mean entropy of the last posterior, nats."""
 
     @classmethod
     def of(
         cls, made: Generation, reference: Generation, labels: Tensor, predicted: Tensor, classes: int
     ) -> TemperatureEffect:
-        """Of two generations, labels asked for, long ``[n]``, and classes that a judge sees in the first."""
+        """Compare two generations, given their labels and the predicted classes of the first, long ``[n]``."""
         differs = (made.indices != reference.indices).double()
         return cls(
             changed=differs.mean(0),
@@ -38,6 +38,6 @@ class TemperatureEffect:
 
 
 def mean_by_class(values: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Mean of values ``[n]`` within each class, float64 ``[classes]``; nan for a class with none."""
+    """Mean of values ``[n]`` within each class, float64 ``[classes]``; NaN for a class with none."""
     counts = labels.bincount(minlength=classes).double()
     return labels.bincount(values.double(), minlength=classes) / torch.where(counts > 0, counts, torch.nan)

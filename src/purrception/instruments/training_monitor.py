@@ -159,8 +159,8 @@ class TrainingMonitor:
         }
         if manifest.num_classes > 1:
             classifier = CodeClassifier.of(train, train_labels, manifest.num_classes, codes)
-            real_agreement = classifier.classes_of(real) == train_labels[rows]
-            agreement = classifier.classes_of(indices) == labels
+            real_agreement = classifier.predict(real) == train_labels[rows]
+            agreement = classifier.predict(indices) == labels
             metrics["class_agreement"] = float(agreement.double().mean())
             metrics["data_class_agreement"] = float(real_agreement.double().mean())
         return metrics

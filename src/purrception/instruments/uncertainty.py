@@ -1,4 +1,4 @@
-"""What a posterior holds possible, token by token, and how that changes from noise to image."""
+"""The uncertainty of a posterior, token by token, and how it changes from noise to image."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from purrception.instruments.posteriors import LogPosterior, posterior_mean
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """Figures of the posterior of every token; each ``[…, h, w]``."""
+    """Measures of the uncertainty at every token; each ``[…, h, w]``."""
 
     entropy: Tensor
     """−Σ π ln π, nats."""
     margin: Tensor
-    """Probability of the first code less that of the second: 0 undecided, 1 certain."""
+    """Probability of the most probable code minus that of the second: 0 undecided, 1 certain."""
     effective_codes: Tensor
-    """exp(entropy): as many equally likely codes are as uncertain."""
+    """exp(entropy): the number of equally likely codes that would be as uncertain."""
     distance: Tensor
-    """Σ_k π_k |e_k − μ|: how far the code may be from the mean that is integrated, standardised latents."""
+    """Σ_k π_k |e_k − μ|: expected distance of the code from the mean, standardised latents."""
     codes: Tensor
     """The most probable code, long."""
 
@@ -49,10 +49,10 @@ class Uncertainty:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Images on their way from noise to data, as they were at every evaluation of the posterior."""
+    """States of images on their way from noise to data, at every evaluation of the posterior."""
 
     times: tuple[float, ...]
-    """t of each evaluation, T of them."""
+    """The times of the T evaluations."""
     states: Tensor
     """z_t, ``[T, B, D, h, w]``."""
     means: Tensor
@@ -60,36 +60,45 @@ class Trajectory:
     uncertainty: Uncertainty
     """Each ``[T, B, h, w]``."""
     end: Tensor
-    """The state at the end of the grid, ``[B, D, h, w]``."""
+    """The final state, ``[B, D, h, w]``."""
+
+    def half_decided_at(self) -> float:
+        """The time from which half of the tokens keep the most probable code that they end with."""
+        codes = self.uncertainty.codes
+        unchanged = (codes == codes[-1]).flip(0).long().cumprod(0).sum(0)  # evaluations since the last change
+        decided = len(codes) - unchanged.flatten()
+        return self.times[int(decided.double().median())]
 
 
 def record_trajectory(
-    log_posterior: LogPosterior, codebook: Tensor, noise: Tensor, solver: Solver, grid: Timesteps
+    log_posterior: LogPosterior, codebook: Tensor, noise: Tensor, solver: Solver, timesteps: Timesteps
 ) -> Trajectory:
-    """Sample, and keep what the posterior said at each evaluation.
-
-    A solver sees nothing but a plain function, so that this records any of them.
+    """Sample with any solver, and record the posterior at each evaluation.
 
     Args:
         log_posterior: the model.
         codebook: codes ``[K, D]``.
         noise: z_0, ``[B, D, h, w]``.
         solver: see :mod:`purrception.flow.solvers`.
-        grid: increasing times.
+        timesteps: increasing times.
     """
     times: list[float] = []
-    kept: list[tuple[Tensor, Tensor, Uncertainty]] = []
+    states: list[Tensor] = []
+    means: list[Tensor] = []
+    uncertainties: list[Uncertainty] = []
 
     def mean(z: Tensor, t: float) -> Tensor:
-        said = log_posterior(z, t)
+        log_probabilities = log_posterior(z, t)
         times.append(t)
-        kept.append((z, posterior_mean(said, codebook).to(z.dtype), Uncertainty.of(said, codebook)))
-        return kept[-1][1]
+        states.append(z)
+        means.append(posterior_mean(log_probabilities, codebook).to(z.dtype))
+        uncertainties.append(Uncertainty.of(log_probabilities, codebook))
+        return means[-1]
 
-    end = solver(mean, noise, grid)
-    states, means, figures = zip(*kept, strict=True)
+    end = solver(mean, noise, timesteps)
     stacked = {
-        field.name: torch.stack([getattr(one, field.name) for one in figures]) for field in fields(Uncertainty)
+        field.name: torch.stack([getattr(one, field.name) for one in uncertainties])
+        for field in fields(Uncertainty)
     }
     return Trajectory(tuple(times), torch.stack(states), torch.stack(means), Uncertainty(**stacked), end)
 
@@ -97,20 +106,20 @@ def record_trajectory(
 def top_codes(
     log_posterior: LogPosterior, trajectory: Trajectory, image: int, site: tuple[int, int], count: int
 ) -> TopCodes:
-    """The ``count`` most probable codes of one site of one image at each of T recorded states, ``[T, count]``.
+    """The most probable codes of one site of one image at each of T recorded states, ``[T, count]``.
 
     Args:
-        log_posterior: the model, asked about the one image alone.
-        trajectory: what was recorded.
-        image: its number in the batch.
+        log_posterior: the model, for a batch of this image alone.
+        trajectory: the recorded states.
+        image: number of the image in the batch.
         site: (row, column).
-        count: k, at most K.
+        count: number of codes, at most K.
     """
     row, column = site
     found = []
     for t, states in zip(trajectory.times, trajectory.states, strict=True):
-        said = log_posterior(states[image : image + 1], t)[0, row, column]
-        found.append(said.exp().topk(min(count, len(said))))
+        log_probabilities = log_posterior(states[image : image + 1], t)[0, row, column]
+        found.append(log_probabilities.exp().topk(min(count, len(log_probabilities))))
     return TopCodes(
         codes=torch.stack([top.indices for top in found]),
         probabilities=torch.stack([top.values for top in found]),
@@ -120,9 +129,9 @@ def top_codes(
 def decode_in_place(
     decode: Callable[[Tensor], np.ndarray], grid: Tensor, site: tuple[int, int], codes: Tensor
 ) -> np.ndarray:
-    """The image of ``grid``, long ``[h, w]``, with each of ``codes``, long ``[k]``, in turn at one site.
+    """Decode a grid of codes, long ``[h, w]``, with each of ``codes``, long ``[k]``, in turn at one site.
 
-    ``decode`` takes grids ``[k, h, w]``; its result is returned as it is.
+    ``decode`` takes grids ``[k, h, w]``; its result is returned.
     """
     row, column = site
     grids = grid.expand(len(codes), -1, -1).clone()

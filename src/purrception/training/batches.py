@@ -115,14 +115,14 @@ def validation_batch(dataset: TokenDataset, seed: int, start: int, count: int, r
     The noise of a row depends on (seed, row) alone. Sample n has the time frac(n·φ): every prefix of this
     golden-ratio sequence covers [0, 1) evenly.
     """
-    chosen = spread_rows(len(dataset), rows)[start : start + count]
-    indices, labels = dataset.rows(chosen)
+    numbers = spread_rows(len(dataset), rows)[start : start + count]
+    indices, labels = dataset.rows(numbers)
     shape = (dataset.manifest.codebook_dim, *dataset.manifest.grid)
     noise = np.stack(
-        [keyed_rng(seed, Stream.VALIDATION, int(row)).standard_normal(shape, dtype=np.float32) for row in chosen]
+        [keyed_rng(seed, Stream.VALIDATION, int(row)).standard_normal(shape, dtype=np.float32) for row in numbers]
     )
     golden = (5**0.5 - 1) / 2
-    time = (np.arange(start, start + len(chosen)) * golden % 1.0).astype(np.float32)
+    time = (np.arange(start, start + len(numbers)) * golden % 1.0).astype(np.float32)
     return TrainingBatch(*(torch.from_numpy(array) for array in (indices, labels, noise, time)))
 
 

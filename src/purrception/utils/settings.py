@@ -26,7 +26,7 @@ class DeviceOptions:
     """Where a command runs."""
 
     device: str = "auto"
-    """Device to run on: cpu, cuda, cuda:1, …; auto takes a GPU if any (one per process under torchrun)."""
+    """Device to run on: cpu, cuda, cuda:1, …; auto: a GPU if there is one (one per process under torchrun)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,14 +58,14 @@ class Peak:
     """Whether it was measured on this machine."""
 
     @classmethod
-    def find(cls, device: str, given: float | None, gpu: str, dtype: torch.dtype) -> Peak:
+    def find(cls, device: str, tflops: float | None, gpu: str, dtype: torch.dtype) -> Peak:
         """The peak that is given, known by the GPU's name, or measured on this machine; else that of an H100.
 
         Raises:
             InputError: the peak is known by name, which is only so in bfloat16, and ``dtype`` is another.
         """
-        if given is not None:
-            return cls(given, "given", measured=False)
+        if tflops is not None:
+            return cls(tflops, "given", measured=False)
         if not gpu and (device != "cuda" or torch.cuda.is_available()):
             tflops, side = measured_peak(resolve_device(device), dtype)
             count = torch.get_num_threads()

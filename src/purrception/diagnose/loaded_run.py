@@ -1,4 +1,4 @@
-"""A run, opened for diagnosis: its model, its codes, and what it lacks, said in one line."""
+"""A run, loaded for diagnosis."""
 
 from __future__ import annotations
 
@@ -24,43 +24,43 @@ from purrception.utils.errors import InputError
 from purrception.utils.keyed_rng import Stream
 
 LARGEST_ORACLE = 20_000
-"""Grids up to which the exact posterior is worth its time."""
+"""Number of training grids up to which the exact posterior is computed."""
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What the parts of a diagnosis look at."""
+class LoadedRun:
+    """A run with its model, its tokens and the settings of a diagnosis."""
 
-    run: RunDirectory
+    directory: RunDirectory
     config: RunConfig
     pipeline: PurrceptionPipeline
     settings: SamplingConfig
-    """The run's own way to sample."""
+    """The run's sampling settings."""
     train: TokenDataset
     held_out: TokenDataset | None
     num: int
-    """Images a measurement takes, at most; samples are as many."""
+    """Number of samples, and largest number of images for a measurement."""
     seed: int
 
     @property
     def step(self) -> int:
-        """Of training, that the model was taken at."""
-        checkpoint = CheckpointStore(self.run.checkpoints).latest()
+        """The training step of the model."""
+        checkpoint = CheckpointStore(self.directory.checkpoints).latest()
         return self.config.training.steps if checkpoint is None else checkpoint.state.step
 
     @property
     def network(self) -> PurrceptionTransformer:
-        """With averaged weights, in evaluation mode."""
+        """The network with averaged weights, in evaluation mode."""
         return self.pipeline.transformer
 
     @property
     def objective(self) -> Objective:
-        """What it was trained with."""
+        """The objective that it was trained with."""
         return self.pipeline.objective
 
     @property
     def tokenizer(self) -> VQTokenizer:
-        """What decodes its codes."""
+        """The tokenizer that decodes its codes."""
         return self.pipeline.tokenizer
 
     @property
@@ -75,12 +75,12 @@ class Subject:
 
     @property
     def has_posterior(self) -> bool:
-        """Whether the model says more than a mean."""
+        """Whether the model predicts a categorical posterior."""
         return isinstance(self.network.head, CategoricalHead)
 
     @property
     def is_gaussian(self) -> bool:
-        """Whether it moves along the linear path, so that it has a velocity."""
+        """Whether it follows the linear path from Gaussian noise, so that it has a velocity."""
         return isinstance(self.objective, GaussianObjective)
 
     def rows(self, tokens: TokenDataset, count: int) -> tuple[Tensor, Tensor]:
@@ -89,60 +89,61 @@ class Subject:
         return torch.from_numpy(indices).to(self.network.device), torch.from_numpy(labels).to(self.network.device)
 
     def noise(self, count: int, stream: Stream = Stream.SAMPLING, step: int = 0) -> Tensor:
-        """Standard normal ``[count, D, h, w]``; image i's depends on (seed, i) alone. Step 0: the start."""
+        """Standard normal ``[count, D, h, w]``, for image i keyed by (seed, i); ``step`` 0 is the initial
+        noise."""
         return KeyedDraws(self.seed, range(count), self.network, stream).normal(step)
 
     def labels(self, count: int) -> Tensor:
-        """Classes that take turns, long ``[count]``."""
+        """Labels that cycle through the classes, long ``[count]``."""
         return torch.arange(count, device=self.network.device) % max(self.classes, 1)
 
     def sample(self, count: int, settings: SamplingConfig | None = None) -> Generation:
-        """Samples of classes that take turns; by the run's own settings unless others are given."""
-        chosen = settings or self.settings
-        return sample_codes(self.network, self.objective, self.labels(count), chosen, self.seed, 256)
+        """Samples that cycle through the classes; default: with the run's own settings."""
+        settings = settings or self.settings
+        return sample_codes(self.network, self.objective, self.labels(count), settings, self.seed, 256)
 
     @cached_property
     def samples(self) -> Generation:
-        """``num`` samples by the run's own settings; parts share them."""
+        """``num`` samples with the run's own settings, shared by all parts."""
         return self.sample(self.num)
 
     @cached_property
     def training_rows(self) -> tuple[Tensor, Tensor]:
-        """All training grids and labels, or ``LARGEST_ORACLE`` ones drawn by a key."""
+        """All training grids and labels, or ``LARGEST_ORACLE`` of them drawn by a key."""
         return self.rows(self.train, LARGEST_ORACLE)
 
     @cached_property
     def oracle(self) -> Oracle:
-        """The exact posterior of the training set, by class where there are classes.
+        """The exact posterior of the training set, for each class if there are classes.
 
         Raises:
             InputError: the training set is too large.
         """
         if len(self.train) > LARGEST_ORACLE:
             raise InputError(
-                f"the exact posterior looks through every training grid; here are {len(self.train)}, accepted "
-                f"up to {LARGEST_ORACLE}: leave oracle and bound out"
+                f"the exact posterior takes every training grid into account; given {len(self.train)}, accepted "
+                f"up to {LARGEST_ORACLE}: leave out oracle and bound"
             )
         grids, labels = self.training_rows
         return Oracle(grids, self.codebook, labels if self.classes else None)
 
 
-def open_subject(root: Path | str, num: int, seed: int, device: torch.device) -> Subject:
-    """Open a run, finished or not; of an unfinished one, its latest checkpoint.
+def load_run(root: Path | str, num: int, seed: int, device: torch.device) -> LoadedRun:
+    """Load a run; of an unfinished one, its latest checkpoint.
 
     Raises:
-        InputError: no run is there; it has no checkpoint yet; its tokenizer or its shards are gone.
+        InputError: there is no run, it has no checkpoint yet, or its tokenizer or its shards are missing.
     """
     if num < 4:
-        raise InputError(f"a diagnosis looks at 4 images or more; given --num {num}")
+        raise InputError(f"a diagnosis needs at least 4 images; given --num {num}")
     run = RunDirectory.open(root)
     unfinished = not run.pipeline.is_dir()
     if unfinished and CheckpointStore(run.checkpoints).latest() is None:
         raise InputError(f"the run {root} has no checkpoint yet: let it train, or --resume it")
     if unfinished and not run.has_tokenizer:
         raise InputError(
-            f"the tokenizer of the run is gone: {run.tokenizer} is missing; put the folder back, since "
-            "another tokenizer would have other codes"
+            f"the tokenizer of the run is gone: {run.tokenizer} is missing; put the folder back, since another "
+            "tokenizer would have other codes"
         )
     config = saved_config(run)
     pipeline = load_pipeline(root).to(device)
@@ -150,4 +151,4 @@ def open_subject(root: Path | str, num: int, seed: int, device: torch.device) ->
     assert train is not None
     pipeline.transformer.eval().requires_grad_(False)
     held_out = open_tokens(config, run, "test")
-    return Subject(run, config, pipeline, sampling_defaults(root), train, held_out, num, seed)
+    return LoadedRun(run, config, pipeline, sampling_defaults(root), train, held_out, num, seed)
