@@ -114,7 +114,7 @@ def test_help_of_every_verb_shows_an_example(capsys: pytest.CaptureFixture[str])
             "make 16 codes of dimension 2; given codebook_size 256 and codebook_dim 4",
         ),
         (["tokenizer", "train", "digits", "--training.loss.perceptual", "1"], "belong together"),
-        (["tokenizer", "train", "digits", "--training.adversarial.weight", "1"], "it takes 24 pixels"),
+        (["tokenizer", "train", "digits", "--training.adversarial.weight", "1"], "it needs 24 pixels"),
         (["tokenizer", "train", "--resume", "nowhere"], "no training of a tokenizer at nowhere"),
         (["tokenizer", "train", "--resume"], "usage: purrception tokenizer train"),
         (["tokenizer", "report", "nowhere"], "usage: purrception tokenizer report"),

@@ -14,7 +14,7 @@ from purrception.generation.pipeline import PurrceptionPipeline
 from purrception.generation.sampler import KeyedDraws, sample_codes
 from purrception.models import PurrceptionTransformer
 from purrception.tokenizers import VQConfig
-from purrception.utils.devices import downloads, upload
+from purrception.utils.devices import autocast, downloads, resolve_device, takes_bfloat16, upload
 from purrception.utils.errors import InputError
 from tests.conftest import network_for
 
@@ -128,3 +128,24 @@ def test_parts_that_are_offloaded_are_there_when_they_are_needed(pipe: Purrcepti
     assert list(dict.fromkeys(asked)) == ["PurrceptionTransformer", "VQModel"]
     with pytest.raises(InputError, match=r"enable_model_cpu_offload\(\) moves whole parts"):
         pipe.enable_sequential_cpu_offload()
+
+
+def test_a_device_is_picked_by_its_name() -> None:
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    for name in ("gpux", "cuda:99"):
+        with pytest.raises(InputError, match=f"the device '{name}' cannot be used here"):
+            resolve_device(name)
+
+
+@pytest.mark.parametrize(
+    ("precision", "on_cpu", "on_gpu"),
+    [("auto", False, True), ("float32", False, False), ("bfloat16", True, True)],
+)
+def test_autocast_is_bfloat16_on_gpus_unless_somebody_says_otherwise(
+    precision: str, on_cpu: bool, on_gpu: bool
+) -> None:
+    assert (takes_bfloat16(precision, "cpu"), takes_bfloat16(precision, "cuda")) == (on_cpu, on_gpu)
+    weights = torch.eye(2)
+    with autocast(precision, torch.device("cpu")):
+        assert (weights @ weights).dtype == (torch.bfloat16 if on_cpu else torch.float32)

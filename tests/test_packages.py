@@ -112,5 +112,5 @@ def test_mistakes_of_our_own_are_not_put_down_to_others(monkeypatch: pytest.Monk
     assert not is_foreign(ImportError("no such name", name="purrception.flow"))
     assert not is_foreign(ImportError("no name at all"))
     monkeypatch.setitem(sys.modules, "purrception.experiment.plan", None)
-    with pytest.raises(ModuleNotFoundError, match=r"purrception\.plan"):
+    with pytest.raises(ModuleNotFoundError, match=r"purrception\.experiment\.plan"):
         main(["plan", "digits"])

@@ -209,10 +209,10 @@ CODES, LABELS = ("U16", [10, 2, 3], [0, 120]), ("I32", [10], [120, 160])
         ({"indices": ("F32", [10, 2, 3], [0, 240]), "labels": LABELS}, 240, "dtype"),
         ({"indices": CODES, "labels": ("I32", [10], [80, 120])}, 160, "overlap"),
         ({"indices": CODES, "labels": ("I32", [10], [120, 160])}, 130, "bytes 120 to 160 of 130"),
-        ({"indices": ("U16", [2**40, 2, 3], [0, 120]), "labels": LABELS}, 160, "120 bytes are no array"),
-        ({"indices": ("U16", [-10, -2, 3], [0, 120]), "labels": LABELS}, 160, "an array is to lie"),
-        ({"indices": CODES, "labels": ("I32", [10], [160, 120])}, 160, "an array is to lie|overlap"),
-        ({"indices": CODES, "labels": ("I32", [10], [-40, 0])}, 160, "an array is to lie|overlap"),
+        ({"indices": ("U16", [2**40, 2, 3], [0, 120]), "labels": LABELS}, 160, "120 bytes are not an array"),
+        ({"indices": ("U16", [-10, -2, 3], [0, 120]), "labels": LABELS}, 160, "an array is claimed"),
+        ({"indices": CODES, "labels": ("I32", [10], [160, 120])}, 160, "an array is claimed|overlap"),
+        ({"indices": CODES, "labels": ("I32", [10], [-40, 0])}, 160, "an array is claimed|overlap"),
     ],
 )
 def test_a_shard_s_header_is_held_against_its_file(
@@ -260,8 +260,8 @@ def test_a_damaged_record_says_what_to_remove(
 
 def test_a_name_that_is_no_text_survives_in_a_record() -> None:
     one = Skipped('caf\udce9 \\ ".png', "cannot open 'caf\udce9'")
-    assert preparation.Left.of(one).skipped() == one
-    assert preparation.Left.of(one).image.isascii()
+    assert preparation.EscapedSkip.of(one).skipped() == one
+    assert preparation.EscapedSkip.of(one).image.isascii()
 
 
 def test_order_visits_every_row_once_an_epoch_and_needs_no_history() -> None:

@@ -130,7 +130,7 @@ def test_a_folder_reads_its_metadata_as_imagefolder_does(tmp_path: Path, values:
         ({"metadata.csv": "file_name,label\n../0.png,1\n"}, "lies outside its folder"),
         ({"metadata.csv": "file_name,label\n0.png,1\n0.png,2\n"}, "twice"),
         ({"metadata.jsonl": "{"}, "not metadata that can be read"),
-        ({"metadata.jsonl": "", "metadata.csv": ""}, "keep the one"),
+        ({"metadata.jsonl": "", "metadata.csv": ""}, "keep only the one"),
         ({"metadata.parquet": ""}, "as hub:"),
         ({"metadata.csv": "file_name,text\na/0.png,a cat\n"}, "no column label, cls or class"),
     ],

@@ -259,7 +259,7 @@ def test_no_other_program_is_run_for_an_image(tmp_path: Path, monkeypatch: pytes
         decode_image(tmp_path / "a.png", "a", 3)
 
 
-def test_a_pipe_in_a_folder_is_passed_over(tmp_path: Path) -> None:
+def test_a_pipe_in_a_folder_is_ignored(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "a.png").write_bytes(png())
@@ -304,7 +304,7 @@ def test_rows_of_a_hub_data_set_that_make_no_sense_are_skipped() -> None:
     ]
     Rows = type("Rows", (list,), {"features": {"label": type("ClassLabel", (), {})()}})  # noqa: N806
     source._rows, source._image, source._label = Rows(rows), "image", "label"
-    source._chosen = np.arange(3)
+    source._selected = np.arange(3)
     for index, reason in enumerate(["no label", "neither an image's content nor its path", "out of range"]):
         with pytest.raises(UnreadableImageError, match=reason):
             source[index]
@@ -317,7 +317,7 @@ def test_a_file_is_not_read_by_more_than_its_limit_at_once(tmp_path: Path) -> No
         assert file.seek(70) == 70
         assert file.read() == bytes(range(70, 100))
         for asked in (41, 10**30, -5, -(10**30)):
-            with pytest.raises(InputError, match=r"a part of it has .* bytes; it has at most 40"):
+            with pytest.raises(InputError, match=r"claims a part of .* bytes; at most 40"):
                 file.read(asked)
         file.seek(10)
         with pytest.raises(InputError, match="90 bytes"):

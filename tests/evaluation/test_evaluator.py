@@ -111,7 +111,7 @@ def test_other_classes_are_not_recognised_and_the_reader_is_told() -> None:
     said = [line for line in tool.warnings([measured]) if "cannot be matched" in line]
     assert len(said) == 2
     assert "The classes of the strangers (x, b) cannot be matched with those of the classifier" in said[0]
-    assert "so that figures class by class are left out (a, b)" in said[1]
+    assert "so that metrics class by class are left out (a, b)" in said[1]
     assert not [line for line in tool.warnings([tool.measure(Images(("b", "a")))]) if "matched" in line]
 
 
@@ -132,15 +132,7 @@ def test_halves_are_of_the_reference_alone_and_no_larger_than_asked() -> None:
     assert 0 < whole["frechet"] < part["frechet"]
     assert tool.measure_halves(1) is None
     saved = ImageFeatures(FeatureStatistics.of(torch.randn(9, 3)))
-    assert Evaluator(_SavedReference("saved", "custom", None, saved), Corners()).measure_halves(5) is None
-
-
-class _SavedReference(Reference):
-    """Statistics of the extractor that asks."""
-
-    def features(self, *_: object, **__: object) -> ImageFeatures:
-        assert self.saved is not None
-        return self.saved
+    assert Evaluator(Reference("saved", "custom", None, saved), Corners()).measure_halves(5) is None
 
 
 def test_few_images_and_broken_ones_are_warned_of() -> None:

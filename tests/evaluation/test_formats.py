@@ -123,7 +123,7 @@ def test_images_and_labels_of_an_npz_are_as_adm_lays_them_out(tmp_path: Path) ->
 )
 def test_labels_that_are_none_are_refused_in_a_line(labels: np.ndarray, tmp_path: Path) -> None:
     np.savez(tmp_path / "adm.npz", np.zeros((6, 4, 4, 3), dtype=np.uint8), labels)
-    with pytest.raises(InputError, match=r"holds arr_1 of shape .* beside 6 images; accepted are") as refused:
+    with pytest.raises(InputError, match=r"holds arr_1 of shape .* for 6 images; accepted are") as refused:
         open_reference(str(tmp_path / "adm.npz"), None, None)
     assert "\n" not in str(refused.value)
 

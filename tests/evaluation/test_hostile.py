@@ -208,7 +208,7 @@ def test_codes_of_another_request_or_part_are_noticed(tmp_path: Path) -> None:
         ({"indices": torch.full((5, 2, 2), -1, dtype=torch.int32)}, "codes are below 16"),
         ({"indices": torch.zeros((5, 2, 3), dtype=torch.int32)}, "on a grid of 2×2"),
         ({"indices": torch.zeros((5, 2, 2))}, "do not go with"),
-        ({"labels": torch.zeros(5, dtype=torch.int32)}, "not those that were asked for"),
+        ({"labels": torch.zeros(5, dtype=torch.int32)}, "not those that were requested"),
         ({"labels": torch.zeros(4, dtype=torch.int32)}, "do not go with"),
         ({"nfe": torch.zeros(0, dtype=torch.int32)}, "generated codes"),
     ],

@@ -10,7 +10,7 @@ from benchmarks.conditioning import Law, copies, echo, rare, share_made
 from torch import Tensor
 
 from purrception.flow import LinearPath, ObjectiveConfig, PredictionOptions, SamplingConfig, build_objective
-from purrception.flow.conditioning import KnownCodes, tweedie_shift
+from purrception.flow.conditioning import KnownCodes, KnownPath, tweedie_shift
 from purrception.flow.guidance import Guidance
 from purrception.flow.objectives import Purrception
 from purrception.generation.editing import Editor
@@ -95,3 +95,27 @@ def test_ways_that_a_model_does_not_have_are_refused() -> None:
             editor.inpaint(torch.zeros(1, 4, 6, dtype=torch.long), torch.eye(4, 6)[None] > 0, torch.tensor([0]))
     with pytest.raises(InputError, match="did you mean 'posterior'"):
         KnownCodes(torch.zeros(1, 1, 1), torch.ones(1, 1, 1) > 0, conditioning="posteriour")
+
+
+def test_known_sites_are_held_on_their_path_from_their_time_on() -> None:
+    free = torch.tensor([[[True, False]]])
+    z_1, noise = torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[5.0, 6.0]]]])
+    path = KnownPath(KnownCodes(torch.zeros(1, 1, 2, dtype=torch.long), free, since=0.5), z_1, noise)
+    z = torch.tensor([[[[7.0, 8.0]]]])
+    assert path.at(0.75).flatten().tolist() == [2.0, 3.0]
+    assert torch.equal(path.hold(z, 0.25), z)
+    assert path.hold(z, 0.75).flatten().tolist() == [7.0, 3.0]
+    assert torch.equal(path.data(z, 0.25), z)
+    assert path.data(z, 0.75).flatten().tolist() == [7.0, 2.0]
+
+
+def test_sampling_from_known_codes_begins_at_their_start() -> None:
+    indices, free = torch.tensor([[[3, 4]]]), torch.tensor([[[True, False]]])
+    known = KnownCodes(indices, free, start=0.3)
+    assert known.timesteps_from_start((0.0, 0.25, 0.5, 1.0)) == (0.3, 0.5, 1.0)
+    assert KnownCodes(indices, free).timesteps_from_start((0.0, 1.0)) == (0.0, 1.0)
+    assert known.keep(torch.tensor([[[7, 8]]])).tolist() == [[[7, 4]]]
+    with pytest.raises(InputError, match="starts at a time"):
+        KnownCodes(indices, free, start=1.0)
+    with pytest.raises(InputError, match="at least once"):
+        KnownCodes(indices, free, repetitions=0)

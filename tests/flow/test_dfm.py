@@ -155,12 +155,12 @@ def test_the_corrector_changes_known_sites_and_keeps_the_law(oracle: Oracle) -> 
     count, labels = 4000, torch.zeros(4000, dtype=torch.long)
     shares = torch.zeros(CODES, dtype=torch.double).index_add_(0, oracle.grids[:, 0, 0], oracle.weights)
     made = {}
-    for strength in (0.0, 0.5, 2 / 3, 1.0):
-        settings = SamplingConfig(num_inference_steps=50, solver="stochastic", eta=strength)
-        made[strength] = dfm().generate(oracle, labels, Numbers(count, (2, 2), 7), settings).indices
-        frequencies = made[strength][:, 0, 0].bincount(minlength=CODES).double() / count
+    for eta in (0.0, 0.5, 2 / 3, 1.0):
+        settings = SamplingConfig(num_inference_steps=50, solver="stochastic", eta=eta)
+        made[eta] = dfm().generate(oracle, labels, Numbers(count, (2, 2), 7), settings).indices
+        frequencies = made[eta][:, 0, 0].bincount(minlength=CODES).double() / count
         torch.testing.assert_close(frequencies, shares, atol=0.03, rtol=0)
-        assert grid_counts(made[strength], oracle.grids)[-1] / count < 0.1
+        assert grid_counts(made[eta], oracle.grids)[-1] / count < 0.1
     plain = (
         dfm().generate(oracle, labels, Numbers(count, (2, 2), 7), SamplingConfig(num_inference_steps=50)).indices
     )

@@ -225,22 +225,22 @@ def test_stochastic_of_no_eta_is_euler() -> None:
     assert not torch.equal(strong, expected)
 
 
-@pytest.mark.parametrize("strength", [0.3, 1.0])
-def test_stochastic_keeps_the_marginals_of_the_path(strength: float) -> None:
+@pytest.mark.parametrize("eta", [0.3, 1.0])
+def test_stochastic_keeps_the_marginals_of_the_path(eta: float) -> None:
     problem = Gaussian()
     z = torch.randn(20_000, dtype=torch.float64)
-    solver = get_solver("stochastic", SolverOptions(eta=strength), fresh_noise(z.shape, z.dtype))
+    solver = get_solver("stochastic", SolverOptions(eta=eta), fresh_noise(z.shape, z.dtype))
     end = solver(problem.mean, z, uniform_timesteps(300))
     for t, state in [*zip(problem.times, problem.states, strict=True), (1.0, end)]:
         variance = t**2 * problem.sigma**2 + (1 - t) ** 2
         assert state.var().item() == pytest.approx(variance, rel=0.06)  # 5 standard errors, and O(1/N)
         assert state.mean().item() == pytest.approx(t * problem.m, abs=0.04)
     correlation = torch.corrcoef(torch.stack([z, end]))[0, 1]
-    assert (correlation < 0.05) if strength == 1 else (correlation > 0.5)
+    assert (correlation < 0.05) if eta == 1 else (correlation > 0.5)
 
 
 @pytest.mark.parametrize(("t", "s"), [(0.0, 0.4), (0.2, 0.3), (0.9, 0.99)])
-def test_full_strength_draws_from_the_posterior_of_the_markov_chain(t: float, s: float) -> None:
+def test_full_eta_draws_from_the_posterior_of_the_markov_chain(t: float, s: float) -> None:
     # With z_t = t/s · z_s + noise, z_s given z_t and the data z_1 is Gaussian by Bayes' rule.
     target, z = torch.tensor([1.3]), torch.tensor([0.4])
     before, gain = (1 - s) ** 2, t / s
@@ -266,10 +266,10 @@ def test_stochastic_asks_for_the_noise_of_every_step_but_the_last() -> None:
     assert asked == [0, 1, 2]
 
 
-@pytest.mark.parametrize("strength", [-0.1, 1.1, math.nan])
-def test_impossible_options_are_refused(strength: float) -> None:
+@pytest.mark.parametrize("eta", [-0.1, 1.1, math.nan])
+def test_impossible_options_are_refused(eta: float) -> None:
     with pytest.raises(InputError, match="between 0"):
-        SolverOptions(eta=strength)
+        SolverOptions(eta=eta)
     with pytest.raises(InputError, match="rtol"):
         SolverOptions(rtol=0)
     with pytest.raises(InputError, match="atol"):

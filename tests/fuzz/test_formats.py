@@ -33,9 +33,9 @@ from purrception.storage import (
     load_settings,
     read_json,
     read_json_lines,
-    renewing,
     settings_from_dict,
     settings_to_dict,
+    updating_digests,
 )
 from purrception.storage.foreign_weights import read_weights, tensors_in
 from purrception.tokenizers import VQConfig, VQTokenizer
@@ -291,7 +291,7 @@ def test_indexes_of_digests(tmp_path: Path) -> None:
 
     def read(path: Path) -> None:
         check_digests(path.parent)
-        with renewing(path.parent, ["a"]):
+        with updating_digests(path.parent, ["a"]):
             pass
 
     fuzz(read, tmp_path / DIGESTS_FILE, QUICK)

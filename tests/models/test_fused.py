@@ -1,7 +1,7 @@
 """Triton's kernels give what torch gives on chunks: on a GPU as they are, elsewhere under Triton's interpreter.
 
-The interpreter has to be asked for before Triton is imported, which torch may do by itself: without a GPU, one
-test runs this file in a process of its own.
+The interpreter has to be requested before Triton is imported, which torch may do on its own: without a GPU, one
+test runs this file in a separate process.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def test_the_kernels_pass_their_tests_under_the_interpreter(tiny_run: Path) -> N
 
 @pytest.fixture(params=["on chip", "through a chunk"])
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways of getting at the logits, whichever the width would choose."""
+    """Both ways of computing the logits, whatever the width would choose."""
     from purrception.models import fused
 
     width = 10**6 if request.param == "on chip" else 0

@@ -35,7 +35,7 @@ def test_presets_and_recipes_use_none_of_them() -> None:
         assert all(getattr(config, name) == plain[name] for name in ("norm", "mlp", "positions", "qk_norm"))
 
 
-def test_turned_vectors_know_how_far_apart_they_are_and_no_more() -> None:
+def test_products_of_rotated_vectors_depend_only_on_their_distance() -> None:
     height, width, channels = 5, 7, 16
     rotation = rotary_cos_sin(height, width, channels)
     query, key = torch.randn(channels), torch.randn(channels)
@@ -75,7 +75,7 @@ def test_a_gated_mlp_costs_what_a_plain_one_does() -> None:
     assert forward_flops(build(MODERN)) - forward_flops(build(SIZES)) == more
 
 
-def test_positions_matter_whichever_way_they_enter() -> None:
+def test_positions_matter_however_they_enter() -> None:
     network = build(MODERN)
     assert network.backbone.positions is None
     z, t, labels = torch.randn(1, 3, 4, 6), torch.tensor([0.3]), torch.tensor([1])

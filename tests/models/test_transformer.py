@@ -1,4 +1,4 @@
-"""The DiT and its vocabulary head."""
+"""The network: the DiT and its head."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.profiler import profile
 
-from purrception.models import DIT_SIZES, DiTConfig, LinearHead, PurrceptionTransformer
+from purrception.models import DIT_SIZES, DiTConfig, HeadConfig, LinearHead, PurrceptionTransformer
 from purrception.models.dit import Attention, Block, DiT
 from purrception.utils.errors import InputError
 
@@ -168,3 +168,45 @@ def test_gradients_of_queries_keys_and_values_come_together_in_one_copy() -> Non
     assert [event.name for event in steps].count("aten::stack") == 1
     reshaped = [event for event in steps if event.name == "aten::reshape" and event.cpu_parent is not None]
     assert not [event for event in reshaped if any(part.name == "aten::clone" for part in event.cpu_children)]
+
+
+def test_a_network_of_configurations_is_that_of_its_arguments() -> None:
+    sizes = DiTConfig(depth=1, width=16, heads=2, patch_size=1, mlp_ratio=3.0, time_scale=10.0, norm="rms")
+    torch.manual_seed(0)
+    made = PurrceptionTransformer.from_settings(
+        sizes,
+        HeadConfig("factored", rank=3, evidence=True),
+        grid=(2, 4),
+        codebook_size=9,
+        codebook_dim=2,
+        num_classes=5,
+        input_channels=3,
+    )
+    torch.manual_seed(0)
+    expected = PurrceptionTransformer(
+        (2, 4),
+        9,
+        2,
+        5,
+        depth=1,
+        width=16,
+        heads=2,
+        patch_size=1,
+        mlp_ratio=3.0,
+        time_scale=10.0,
+        norm="rms",
+        head_kind="factored",
+        head_rank=3,
+        evidence=True,
+        input_channels=3,
+    )
+    ignored = "_use_default_values"  # diffusers' note of which arguments were given by name
+    assert made.config | {ignored: None} == expected.config | {ignored: None}
+    saved = expected.state_dict()
+    assert all(torch.equal(value, saved[name]) for name, value in made.state_dict().items())
+
+
+def test_the_head_follows_the_family_of_the_objective() -> None:
+    head = HeadConfig("factored", rank=3)
+    assert head.for_family("categorical") == head
+    assert head.for_family("regression").kind == "regression"

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from purrception.storage import (
     DIGESTS_FILE,
@@ -22,16 +24,22 @@ from purrception.storage import (
     append_line,
     check_digests,
     is_unused,
+    load_optimizer_state,
     locks,
     one_writer,
+    optimizer_state,
+    output_folder,
     plain_name,
     read_json,
     reading,
+    unused_folder,
     whole_file,
     whole_folder,
     write_digests,
     write_file,
 )
+from purrception.storage.hub import download, local_folder
+from purrception.storage.model_folder import check_variant, only_variant, variants_in
 from purrception.utils.errors import InputError
 
 
@@ -316,3 +324,88 @@ def test_whatever_a_parser_raises_names_the_file() -> None:
     for error in (RecursionError("maximum depth"), MemoryError(), KeyError("sides"), ZeroDivisionError("1/0")):
         with pytest.raises(InputError, match=r"x\.tar is not a tar that can be read"), reading("a tar", "x.tar"):
             raise error
+
+
+def test_an_output_folder_is_the_one_asked_for_or_the_next_number(tmp_path: Path) -> None:
+    (tmp_path / "generated/007").mkdir(parents=True)
+    with output_folder("", tmp_path / "generated") as folder, whole_folder(folder) as partial:
+        (partial / "grid.png").write_bytes(b"")
+        assert not folder.exists()
+        with output_folder("", tmp_path / "generated") as other:  # another command meanwhile
+            assert other.name == "009"
+    assert (folder / "grid.png").is_file()
+    assert folder.name == "008"
+    with output_folder(str(tmp_path / "here"), tmp_path / "generated") as chosen:
+        assert chosen == tmp_path / "here"
+    with pytest.raises(ZeroDivisionError), output_folder(str(tmp_path / "failed"), tmp_path):
+        _ = 1 / 0
+    assert not (tmp_path / "failed").exists()
+
+
+def test_an_output_folder_that_is_in_use_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert unused_folder(tmp_path / "new") == tmp_path / "new"
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(InputError, match="already there and not empty"):
+        unused_folder(tmp_path)
+    with pytest.raises(InputError, match="already there and not empty"), output_folder(str(tmp_path), tmp_path):
+        pass
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_an_optimizer_goes_on_from_its_state_by_names() -> None:
+    def made() -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+        return network, torch.optim.AdamW(network.parameters(), lr=0.1)
+
+    def train(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        network(torch.ones(4, 3)).square().sum().backward()
+        optimizer.step()
+
+    network, optimizer = made()
+    train(network, optimizer)
+    state = optimizer_state(optimizer, dict(network.named_parameters()))
+    assert {"0.weight/exp_avg", "0.weight/exp_avg_sq", "1.bias/step"} <= state.keys()
+    again, fresh = made()
+    again.load_state_dict(network.state_dict())
+    load_optimizer_state(fresh, dict(again.named_parameters()), state)
+    train(network, optimizer)
+    train(again, fresh)
+    for one, other in zip(network.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_model_on_the_hub_is_downloaded_without_anything_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str | None, list[str]]] = []
+
+    def snapshot_download(name: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((name, revision, allow_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert download("owner/name/sub/folder", "model", ["*.json"], "v1") == tmp_path / "sub/folder"
+    assert asked == [("owner/name", "v1", ["sub/folder/*.json"])]
+    local_folder("hub:owner/name")
+    assert not any(pattern.endswith((".py", "*", ".bin")) for pattern in asked[1][2])
+    for name in ("hub:name", "hub:owner/name/folder", "hub:../name"):
+        with pytest.raises(InputError, match="a pipeline on the hub is hub:owner/name"):
+            local_folder(name)
+    with pytest.raises(InputError, match="accepted are plain file names"):
+        download("owner/name/..", "model", ["*.json"])
+
+
+def test_the_variants_of_weights_are_read_off_their_names(tmp_path: Path) -> None:
+    for name in ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.fp16-00001-of-00002.bin"):
+        (tmp_path / name).touch()
+    assert only_variant(tmp_path) == "fp16"
+    (tmp_path / "diffusion_pytorch_model.safetensors").touch()
+    assert variants_in(tmp_path) == {None, "fp16"}
+    assert only_variant(tmp_path) is None
+    check_variant("bf16")
+    for variant in ("../fp16", "FP16", "fp 16", "1"):
+        with pytest.raises(InputError, match="a variant is a word such as bf16"):
+            check_variant(variant)

@@ -133,7 +133,7 @@ def test_the_origin_is_recorded_and_stays_with_a_copy(tmp_path: Path) -> None:
     path = save(random_reference("vq-ds8-c2i"), "vq-ds8-c2i", tmp_path / "ds8.pt")
     convert_tokenizer(path, "vq-ds8-c2i", tmp_path / "ds8")
     assert json.loads((tmp_path / "ds8/origin.json").read_text())["codebook_normalised"] is True
-    with pytest.raises(InputError, match=r"another file than expected: its SHA-256 is \w{64}, not abc"):
+    with pytest.raises(InputError, match=r"is not the expected file: its SHA-256 is \w{64}, not abc"):
         convert_tokenizer(path, "vq-ds8-c2i", tmp_path / "no", sha256="abc")
     assert not (tmp_path / "no").exists()
 
@@ -329,7 +329,7 @@ def test_a_folder_of_half_precision_alone_is_taken(tmp_path: Path, capsys: pytes
     loaded = open_tokenizer(tmp_path / "half")
     assert loaded.vq.dtype == torch.float32
     assert torch.equal(loaded.codebook, made.codebook)
-    assert "as fp16 alone" in capsys.readouterr().err
+    assert "only weights of the variant fp16" in capsys.readouterr().err
 
 
 def amused() -> VQModel:

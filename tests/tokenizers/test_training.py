@@ -259,7 +259,7 @@ def test_the_decoder_alone_learns_and_every_image_keeps_its_codes(
     indices = start.encode(images)
     before, after = (F.mse_loss(tokenizer.decode(indices), images) for tokenizer in (start, tuned))
     assert after < 0.9 * before
-    with pytest.raises(InputError, match="name it by init_from"):
+    with pytest.raises(InputError, match="give it with init_from"):
         train_tokenizer(MODEL, config, source, source, tmp_path / "x", decoder_only=True)
     other = replace(MODEL, codebook_size=32)
     with pytest.raises(InputError, match="the tokenizer to start from has 1 image channels"):

@@ -82,7 +82,7 @@ class BenchConfig(DeviceOptions):
         """A network with random weights, also in the head, whose initial zeros might be faster."""
         torch.manual_seed(0)
         with device:  # drawing a large network's weights on the CPU would take longer than measuring it
-            network = PurrceptionTransformer.from_configs(
+            network = PurrceptionTransformer.from_settings(
                 self.sizes(),
                 HeadConfig(self.head, self.rank, self.evidence),
                 grid=(self.grid, self.grid),

@@ -77,9 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"purrception: interrupted{hint}", file=sys.stderr)
         return 130
     except Exception as error:  # of a library that met a full disk, and has a kind of error of its own for it
-        from purrception.storage import cannot_write
+        from purrception.storage import disk_error
 
-        if not (reason := cannot_write(error)):
+        if not (reason := disk_error(error)):
             raise
         return complain(InputError(f"the disk does not take what is written ({reason}): make room, and try again"))
     return 0

@@ -1,1 +1,1 @@
-"""Comparisons: the same training for each objective, and the same model under many sampling settings."""
+"""Comparisons: the same training with several objectives, and one model under many sampling settings."""

@@ -1,4 +1,4 @@
-"""What is compared: an objective, with changes to the recipe named after it."""
+"""The entries of a comparison: an objective, with changes to the recipe behind plus signs."""
 
 from __future__ import annotations
 

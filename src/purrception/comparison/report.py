@@ -1,4 +1,4 @@
-"""The report of a comparison: curves, final figures, and who needs how many times fewer steps."""
+"""The report of a comparison: curves, final metrics, and how many times fewer steps an entry needs."""
 
 from __future__ import annotations
 
@@ -87,16 +87,16 @@ def _protocol(rows: Rows, recipe: RunConfig, floor: float) -> list[str]:
         f"the same initial weights where shapes agree. Distances are in {recipe.evaluation.features} features, to "
         f"the real test images; as many real training images are at {floor:.2f}. By chance is how far two "
         "distances of equal models, one training each, differ in 5 % of cases because other images were drawn "
-        "(bootstrap); that other seeds train otherwise comes on top. The bound is of the held-out codes.",
+        "(bootstrap); differences between training seeds come on top. The bound is of the held-out codes.",
     ]
 
 
 def _how_speed_is_measured() -> list[str]:
     return [
-        "A falling curve is fitted to each entry's measurements; the ratio is of what both need to the worse of "
-        "the two ends. In brackets the interval of 95 % over seeds, drawn again together for both; where it holds "
-        "1, the two are not told apart. ≥ and ≤: one of them was there at its first measurement; both at once: "
-        "each was, and nothing is known of how much less either needed.",
+        "A falling curve is fitted to each entry's measurements; the ratio compares what both need to reach the "
+        "worse of the two ends. In brackets is the interval of 95 % over seeds, drawn again together for both; "
+        "where it contains 1, the two cannot be told apart. ≥ and ≤: one of them was there at its first "
+        "measurement; both at once: each was, so that nothing is known of how much less either needed.",
     ]
 
 
@@ -123,13 +123,13 @@ def _guidance_and_temperature(sampling: dict[str, Any]) -> str:
 
 
 def _by_chance(rows: Rows) -> str:
-    """How far apart chance takes two distances; a dash where older rows have no interval."""
+    """How much two distances differ by chance; a dash where rows of earlier versions have no interval."""
     reaches = [row["frechet_high"] - row["frechet"] for row in rows if "frechet_high" in row]
     return f"± {DIFFERENCE * fmean(reaches):.2g}" if reaches else "–"
 
 
 def _tuned_table(rows: Rows, entries: list[str]) -> list[str]:
-    """Each entry at its own best of the tuned grid, where a comparison was asked to tune."""
+    """Each entry at its best sampling settings of a small search, where the comparison made one."""
     if not any("tuned" in row for row in rows):
         return []
     lines = []
@@ -145,7 +145,7 @@ def _tuned_table(rows: Rows, entries: list[str]) -> list[str]:
         lines.append([entry, *cells, tuned[0]["tried"], "; ".join(best)])
     header = ["entry", "Fréchet", "precision", "recall", "recognised", "settings tried", "chosen, by seed"]
     return [
-        "## Tuned: each training at its own best of a small grid of temperatures and guidance scales",
+        "## Tuned: each training at its own best temperature and guidance scale of a few",
         "",
         table(header, lines),
         "",
@@ -185,7 +185,7 @@ def _draw(rows: Rows, entries: list[str], floor: float, path: Path) -> None:
                 panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
                 panel.yaxis.set_minor_locator(NullLocator())
             panel.set(xscale="log", xlabel=axis_title, ylabel=metric_title)
-            # Often less than a decade, where the usual ticks of a logarithmic axis are none or too many.
+            # Often less than a decade, on which a logarithmic axis has no ticks or too many.
             low, high = (end(row[axis] for row in rows) for end in (min, max))
             panel.set_xticks([low, math.sqrt(low * high), high] if low < high else [low])
             panel.xaxis.set_major_formatter(short)

@@ -1,4 +1,4 @@
-"""The rows of a comparison, one for each training and point of measurement, as they lie on disk."""
+"""The rows of a comparison on disk, one for each training and point of measurement."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Sampling(TypedDict):
 
 
 class _Row(TypedDict):
-    """What every report needs of a row; newer ones hold more."""
+    """What every report needs of a row; newer rows hold more."""
 
     entry: str
     seed: int
@@ -45,11 +45,11 @@ class _Row(TypedDict):
 
 
 def read_rows(file: Path, entries: Container[str] | None = None) -> list[dict[str, Any]]:
-    """The rows of a comparison, none if there are none yet; a line that a kill has cut is left out.
+    """The rows of a comparison so far; a line that a kill has cut off is left out.
 
     Args:
         file: ``rows.jsonl``.
-        entries: what a row may be of; default: anything.
+        entries: what a row may be of; by default, anything.
 
     Raises:
         InputError: a row lacks a figure, or is of another comparison.

@@ -37,13 +37,18 @@ TUNED_TEMPERATURES, TUNED_GUIDANCES = (1.0, 0.9, 0.8), (1.0, 1.5, 2.0)
 
 @dataclass(frozen=True)
 class Protocol:
-    """What a comparison compares; kept beside its results. Once begun, entries and seeds can only be added."""
+    """What a comparison compares; saved with its results. Once begun, entries and seeds can only be added."""
 
     entries: tuple[str, ...]
+    """Objectives, with changes behind plus signs; see :func:`purrception.comparison.entries.configure`."""
     seeds: int
+    """Number of trainings of each, with seeds that follow the recipe's."""
     points: int
+    """Number of measurements of each training, at steps √2 apart, the last at the end."""
     num: int
+    """Images generated per measurement."""
     tune: bool
+    """Whether to search a few sampling settings for each objective at the end, and measure at the best ones."""
 
     def __post_init__(self) -> None:
         """Refuse an empty comparison."""
@@ -60,18 +65,18 @@ def geometric_steps(steps: int, points: int) -> list[int]:
 
 
 def compare(recipe: RunConfig, protocol: Protocol, folder: Path) -> Path:
-    """Train, measure and report; called again on a folder that was interrupted, or with more entries, go on.
+    """Train, measure and report; resume where the folder holds an interrupted comparison, or one of fewer entries.
 
     All entries share the tokenizer, the token shards, the order of the data, its noise and times, the
-    optimiser, the EMA and the budget; for one seed they start from the same weights wherever shapes agree.
+    optimiser, the EMA and the budget; for each seed they start from the same weights wherever shapes agree.
 
     Args:
         recipe: what all entries have in common.
         protocol: entries, seeds, points of measurement, images per measurement.
-        folder: where everything goes.
+        folder: receives everything.
 
     Returns:
-        The report.
+        The path of the report.
 
     Raises:
         InputError: the folder holds another comparison, or an entry does not fit the recipe, or no held-out
@@ -92,14 +97,14 @@ def compare(recipe: RunConfig, protocol: Protocol, folder: Path) -> Path:
 
 
 def _compare(recipe: RunConfig, configs: dict[str, RunConfig], protocol: Protocol, run: RunDirectory) -> Path:
-    """Train, measure and report, in a folder that is ours."""
+    """Train, measure and report, in a folder that no other process writes to."""
     tokenizer = prepare_tokenizer(recipe, run)
     train, held_out = prepare_tokens(recipe, run, tokenizer)
     if held_out is None:
         skipped = describe_report(run.tokens / "test")
         raise InputError(
             f"a comparison needs held-out images; {skipped or f'{recipe.data.tokens} holds no tokens of them'}: "
-            "mend some, or see data.test_fraction"
+            "repair some, or see data.test_fraction"
         )
     evaluator = SampleEvaluator(
         recipe.data,
@@ -119,7 +124,7 @@ def _compare(recipe: RunConfig, configs: dict[str, RunConfig], protocol: Protoco
 
 
 def _open(recipe: RunConfig, protocol: Protocol, folder: Path) -> RunDirectory:
-    """A new folder, or a comparison to go on with: the same, or one with fewer entries and seeds."""
+    """A new folder, or a comparison to resume: the same, or one with fewer entries and seeds."""
     file, run = folder / PROTOCOL_FILE, RunDirectory(folder)
     if not file.is_file():
         killed = run.config_file.is_file() and is_unused(folder, but=(run.config_file.name,))
@@ -136,8 +141,8 @@ def _open(recipe: RunConfig, protocol: Protocol, folder: Path) -> RunDirectory:
         or map_paths(load_config(run.config_file), absolute) != recipe
     ):
         raise InputError(
-            f"{folder} holds another comparison: choose another folder with --out, or change nothing but to add "
-            "objectives and seeds"
+            f"{folder} holds another comparison: choose another folder with --out, or change nothing except "
+            "adding objectives and seeds"
         )
     write_file(file, json.dumps(asdict(protocol), indent=2))
     return run
@@ -152,7 +157,7 @@ def _train_entry(
     tokens: tuple[TokenDataset, TokenDataset],
     evaluator: SampleEvaluator,
 ) -> None:
-    """Train one entry with one seed, and append a row at each point that is not yet measured."""
+    """Train one entry with one seed, and append a row at each point that is not measured yet."""
     done = {(row["entry"], row["seed"], row["step"]) for row in read_rows(run.root / ROWS_FILE)}
     points = geometric_steps(config.training.steps, protocol.points)
     missing = [step for step in points if (entry, config.seed, step) not in done]
@@ -214,20 +219,20 @@ def _train_entry(
 def _tune(
     evaluator: SampleEvaluator, network: PurrceptionTransformer, objective: Objective, settings: SamplingConfig
 ) -> dict[str, Any]:
-    """The best of a small grid of temperatures and guidances by Fréchet distance.
+    """The best of a few temperatures and guidance scales by Fréchet distance.
 
-    It is chosen on one noise and measured again on another, so that having more to choose from (a temperature)
-    is no advantage in itself.
+    They are selected on one noise and measured again on another, so that having more to select from (a
+    temperature) is no advantage in itself.
     """
     tried = []
     for temperature, guidance in product(TUNED_TEMPERATURES, TUNED_GUIDANCES):
-        asked = replace(settings, temperature=temperature, guidance_scale=guidance)
-        candidate = objective.supported(asked)
-        if candidate == asked:  # without a posterior only τ = 1 stays as asked
+        combination = replace(settings, temperature=temperature, guidance_scale=guidance)
+        candidate = objective.supported(combination)
+        if candidate == combination:  # without a posterior only τ = 1 is supported
             tried.append((evaluator.measure(network, objective, candidate)["frechet"], candidate))
-    chosen = min(tried, key=lambda pair: pair[0])[1]
-    measured = evaluator.measure(network, objective, chosen, seed=evaluator.seed + 1)
-    return {"sampling": asdict(chosen), "tried": len(tried), **measured}
+    best = min(tried, key=lambda pair: pair[0])[1]
+    measured = evaluator.measure(network, objective, best, seed=evaluator.seed + 1)
+    return {"sampling": asdict(best), "tried": len(tried), **measured}
 
 
 def _share_initial_weights(

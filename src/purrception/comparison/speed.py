@@ -1,7 +1,7 @@
-"""How many times fewer steps one training needs than another, with the interval that a few seeds leave.
+"""How many times fewer steps one training needs than another, with the interval that a few seeds allow.
 
-A curve of measurements goes up and down by chance, so that its first passage of another noisy end point favours
-whoever was measured more luckily. Here monotone curves are fitted to both, the target is the quality that both
+A curve of measurements goes up and down by chance, so that the step at which it first passes another noisy end
+point favours the luckier measurement. Here monotone curves are fitted to both, the target is the quality that both
 reach, and the seeds are drawn again to see how far the ratio moves.
 """
 
@@ -21,7 +21,7 @@ from purrception.utils.keyed_rng import Stream, keyed_rng
 from purrception.utils.packages import require
 
 ROUNDS = 400
-"""Of the bootstrap over seeds."""
+"""Rounds of the bootstrap over seeds."""
 
 Rows = Sequence[dict[str, Any]]
 
@@ -35,7 +35,7 @@ class Curves:
 
     @classmethod
     def of(cls, rows: Rows, entry: str, axis: str, metric: str, seeds: Sequence[int]) -> Curves:
-        """Of the steps that every one of ``seeds`` has measured, in order."""
+        """The measurements of an entry, at the steps that all ``seeds`` have, in order."""
         found = {(row["seed"], row["step"]): row for row in rows if row["entry"] == entry}
         steps = sorted({step for _, step in found if all((seed, step) in found for seed in seeds)})
         return cls(
@@ -45,28 +45,28 @@ class Curves:
             )
         )
 
-    def mean(self, chosen: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Positions ``[points]`` and values of the monotone curve through the mean over ``chosen`` seeds."""
-        rows = slice(None) if chosen is None else chosen
+    def mean(self, seeds: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Positions ``[points]`` and values of the monotone curve through the mean over some seeds, or all."""
+        rows = slice(None) if seeds is None else seeds
         positions = self.positions[rows].mean(0)
         return positions, falling(np.log(positions), self.values[rows].mean(0))
 
 
 @dataclass(frozen=True)
 class SpeedRatio:
-    """How many times less of something A needs than B, to the quality that both reach."""
+    """How many times less of something A needs than B, up to the quality that both reach."""
 
     ratio: float
     low: float | None
     """Interval of 95 % over seeds; none with fewer than two of them."""
     high: float | None
     bound: str = ""
-    """"at least" where A was there at its first measurement already, "at most" where B was; "unknown" where both
-    were, so that nothing is known of how much less either needed: the ratio is 1 then, without an interval."""
+    """"at least" where A was there at its first measurement, "at most" where B was; "unknown" where both were, so
+    that nothing is known of how much less either needed: the ratio is then 1, without an interval."""
 
     @classmethod
     def of(cls, logarithm: float, reach: float | None, bound: str) -> SpeedRatio:
-        """From ln ratio and how far its interval reaches to either side."""
+        """From the logarithm of the ratio, and how far its interval reaches to either side."""
         if bound == "unknown":
             return cls(1.0, None, None, bound)
         low, high = (None if reach is None else math.exp(logarithm + side * reach) for side in (-1, 1))
@@ -74,7 +74,7 @@ class SpeedRatio:
 
     @property
     def differs(self) -> bool:
-        """Whether 1 lies outside the interval: only then are the two told apart."""
+        """Whether 1 lies outside the interval: only then can the two be told apart."""
         return self.low is not None and self.high is not None and not self.low <= 1 <= self.high
 
     def __str__(self) -> str:
@@ -101,9 +101,9 @@ def falling(positions: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def first_reach(positions: np.ndarray, values: np.ndarray, target: float) -> float:
-    """Where a falling curve comes down to ``target``, linear between points in the logarithm of the position.
+    """Where a falling curve reaches ``target``, interpolated linearly in the logarithm of the position.
 
-    Infinite when it never does; the first position when it starts there.
+    Infinite where it never does; the first position where it starts there.
     """
     if values[0] <= target:
         return float(positions[0])
@@ -116,7 +116,7 @@ def first_reach(positions: np.ndarray, values: np.ndarray, target: float) -> flo
 
 
 def _log_ratio(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> tuple[float, str]:
-    """ln (what B needs / what A needs) to the worse of the two ends, which both reach; and which is a bound."""
+    """ln (what B needs / what A needs) up to the worse of the two ends, and whether that is a bound."""
     target = max(float(a[1][-1]), float(b[1][-1]))
     at_once = bool(a[1][0] <= target), bool(b[1][0] <= target)
     bound = {(True, True): "unknown", (True, False): "at least", (False, True): "at most"}.get(at_once, "")
@@ -137,19 +137,19 @@ def speed_ratios(
         rows: of a comparison.
         entries: at least two.
         axis: step, seconds or flops.
-        metric: a figure that falls as training goes on.
+        metric: one that falls as training goes on.
         rounds: of the bootstrap.
     """
 
     @cache
     def drawn(entry: str, seeds: tuple[int, ...]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The curve of all seeds, then those of drawn ones: fitted once for all pairs."""
+        """The curve of all seeds, then those of the draws; fitted once for all pairs."""
         curves, count = Curves.of(rows, entry, axis, metric, seeds), len(seeds)
         draws = (
             keyed_rng(0, Stream.EVALUATION, number, part=7).integers(count, size=count)
             for number in range(rounds if count > 1 else 0)
         )
-        return [curves.mean(), *(curves.mean(chosen) for chosen in draws)]
+        return [curves.mean(), *map(curves.mean, draws)]
 
     found = {}
     for a, b in combinations(entries, 2):

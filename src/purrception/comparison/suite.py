@@ -1,4 +1,4 @@
-"""Part 9: the objectives compared on several sets of images: does an advantage hold, and where not."""
+"""Objectives compared on several sets of images: where an advantage holds, and where it does not."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ METRICS = {
     "recognised": "recognised",
 }
 RANKED = ("frechet", "bits_per_code")
-"""Lower is better; what advantages are counted in."""
+"""The metrics of advantages; lower is better."""
 Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Advantage:
-    """The first objective against another on one set, in one metric of which less is better."""
+    """The first objective against another on one set, in one metric of which lower is better."""
 
     images: str
     other: str
     metric: str
     ratio: float
-    """Mean of the other over mean of the first: above 1 the first is better."""
+    """The other's mean divided by the first's: above 1 the first is better."""
     holds: str
     """yes, no, or undecided where the difference is within the spread of both."""
 
 
 def suite(names: Sequence[str], protocol: Protocol, steps: int, folder: Path) -> Path:
-    """Compare on each set in turn and write one report; called again, it goes on with what is missing.
+    """Compare on each set in turn and write one report; called again, it resumes with what is missing.
 
     Args:
         names: ``digits@16``, ``photos@32``, or folders of images, each with an optional size behind an @.
-        protocol: entries, seeds and images per measurement; the first entry is held against the others.
+        protocol: entries, seeds and images per measurement; the first entry is compared with each of the others.
         steps: of each training.
-        folder: one comparison's folder for each set, and the report.
+        folder: receives a comparison's folder for each set, and the report.
 
     Returns:
         The report.
@@ -91,8 +91,8 @@ def recipe_for(name: str, steps: int) -> RunConfig:
             raise InputError(f"no folder of images at {root!r}: embedded sets are digits and photos")
         recipe = get_recipe("folder")
         data = replace(recipe.data, source=source, root=root, image_size=pixels, test_fraction=0.2)
-        recipe, chosen = fit_to_images(replace(recipe, data=data), data)
-        print(chosen, flush=True)
+        recipe, said = fit_to_images(replace(recipe, data=data), data)
+        print(said, flush=True)
     else:
         recipe = get_recipe(base)
         if pixels:
@@ -131,7 +131,7 @@ def _holds(mine: list[float], theirs: list[float]) -> str:
 
 
 def write_suite(results: dict[str, Rows], protocol: Protocol, steps: int, folder: Path) -> Path:
-    """One table of all sets, and where the first entry's advantage holds."""
+    """Write a table of all sets, and where the first entry's advantage holds."""
     rows = [
         [images, entry, *(mean_and_spread(_final(found, entry, metric)) for metric in METRICS)]
         for images, found in results.items()
@@ -139,7 +139,7 @@ def write_suite(results: dict[str, Rows], protocol: Protocol, steps: int, folder
     ]
     held = advantages(results, protocol)
     first = protocol.entries[0]
-    verdicts = [[one.images, one.other, METRICS[one.metric], f"{one.ratio:.2f}×", one.holds] for one in held]
+    comparisons = [[one.images, one.other, METRICS[one.metric], f"{one.ratio:.2f}×", one.holds] for one in held]
     section = Section(
         "At the end of training",
         [
@@ -149,7 +149,7 @@ def write_suite(results: dict[str, Rows], protocol: Protocol, steps: int, folder
             table(["images", "objective", *METRICS.values()], rows),
             f"The advantage of {first}: how many times lower than the other, and whether the difference is "
             "larger than the standard deviations of both together.",
-            table(["images", "against", "metric", "times lower", "holds"], verdicts),
+            table(["images", "against", "metric", "times lower", "holds"], comparisons),
         ],
         {"rows": results, "advantages": [asdict(one) for one in held]},
         {"suite.png": _draw(held)},

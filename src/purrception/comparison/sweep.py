@@ -1,4 +1,4 @@
-"""One run under many sampling settings, from the same noise: a table, a Pareto front, and presets."""
+"""One run under many sampling settings, from the same noise: a table, a Pareto front and presets."""
 
 from __future__ import annotations
 
@@ -37,13 +37,18 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class SweepSpace:
-    """The settings to combine; no temperatures or solvers stand for the usual ones of the objective."""
+    """The settings to combine; without temperatures or solvers, those usual for the objective are taken."""
 
-    temperatures: tuple[str, ...]
-    guidances: tuple[float, ...]
-    steps: tuple[int, ...]
-    solvers: tuple[str, ...]
-    timestep_spacings: tuple[str, ...]
+    temperatures: tuple[str, ...] = ()
+    """Temperatures, numbers or schedules; by default 1.0, 0.9, 0.8 and 0.7, where there is a posterior."""
+    guidances: tuple[float, ...] = (1.0, 1.5)
+    """Guidance scales."""
+    steps: tuple[int, ...] = (4, 8, 16, 64)
+    """Numbers of steps from noise to data."""
+    solvers: tuple[str, ...] = ()
+    """Solvers; by default euler and dpmpp_2m, where the objective supports them."""
+    timestep_spacings: tuple[str, ...] = ("uniform",)
+    """Where the steps lie: uniform, cosine, shifted or log_snr."""
 
     def __post_init__(self) -> None:
         """Refuse an axis with nothing on it."""
@@ -52,7 +57,7 @@ class SweepSpace:
                 raise InputError(f"--{name.replace('_', '-')} needs at least one value; given none")
 
     def settings(self, base: SamplingConfig) -> list[SamplingConfig]:
-        """Every combination, checked."""
+        """Every combination, each a valid setting."""
         axes = self.temperatures, self.guidances, self.steps, self.solvers, self.timestep_spacings
         return [
             replace(
@@ -77,7 +82,7 @@ def pareto_front(rows: Rows) -> Rows:
 
 
 def sweep(target: str, space: SweepSpace, num: int, seed: int, folder: Path, device: str = "auto") -> Path:
-    """Judge a run under every combination of ``space`` and write the report to ``folder``.
+    """Evaluate a run under every combination of ``space`` and write the report to ``folder``.
 
     Args:
         target: the run.
@@ -128,7 +133,7 @@ def sweep(target: str, space: SweepSpace, num: int, seed: int, folder: Path, dev
     best = front[-1]
     fast = next(row for row in front if row["frechet"] <= FAST_WITHIN * best["frechet"])
     presets = {name: settings[rows.index(row)] for name, row in ((BEST_PRESET, best), (FAST_PRESET, fast))}
-    # The smallest of many distances is small by luck as well: another noise tells by how much.
+    # The smallest of many distances is partly luck: another noise shows how much of it.
     again = {
         setting: evaluator.measure(network, objective, setting, seed=evaluator.seed + 1)["frechet"]
         for setting in set(presets.values())
@@ -141,7 +146,7 @@ def sweep(target: str, space: SweepSpace, num: int, seed: int, folder: Path, dev
 
 
 def _write(rows: Rows, front: Rows, again: dict[str, float], evaluator: SampleEvaluator, folder: Path) -> None:
-    """The report; ``again`` holds the distances of the presets on another noise."""
+    """Write the report; ``again`` holds the distances of the presets on another noise."""
     result = {
         "features": evaluator.features,
         "frechet_floor": evaluator.floor,

@@ -1,4 +1,4 @@
-"""Two results compared: in what they differ, and which is better where that can be said."""
+"""Two results compared: what they differ in, and which is better where that can be said."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def read_result(path: Path) -> Result:
 
 
 def compare_results(a: Path, b: Path, *, anyway: bool = False) -> str:
-    """In what two results differ, and their rows, ranked by distance.
+    """What two results differ in, and their rows ranked by distance.
 
     Args:
         a: a result; see :func:`read_result`.

@@ -1,4 +1,4 @@
-"""Sets of images measured against one reference, beside the floors that say what chance alone does."""
+"""Sets of images measured against one reference, with the floors that chance alone gives."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ class Evaluator:
         if self.classifier is not None:
             known["the classifier, so that `recognised` is"] = self.classifier.class_names
         if self.reference.images is not None and len(self.reference.images.class_names) > 1:
-            known["the reference, so that figures class by class are"] = self.reference.images.class_names
+            known["the reference, so that metrics class by class are"] = self.reference.images.class_names
         return [
             f"The classes of the {one.title} ({_some(names)}) cannot be matched with those of {whose} "
             f"left out ({_some(others)}): they are matched by name, or by number where one side has no names."

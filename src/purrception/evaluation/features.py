@@ -1,4 +1,4 @@
-"""Images → features, streamed: statistics in float64, features kept, images not; finished parts are cached."""
+"""Images → features, streamed: statistics in float64; features are kept and cached, images are not."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from purrception.utils.keyed_rng import Stream, keyed_rng
 from purrception.utils.progress import ProgressBar
 
 CHUNK = 256
-"""Images read, extracted and cached together; also what processes are dealt."""
+"""Images read, extracted and cached together; also the unit of work that is shared among processes."""
 KEPT = 50_000
-"""Of a larger set so many images' features are kept, drawn by a key; its statistics are of all."""
+"""Features kept of a larger set, drawn by a key; its statistics are of all images."""
 
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """What is known of a set of images."""
+    """Features of a set of images, and their statistics."""
 
     statistics: FeatureStatistics
-    """Of all of them."""
+    """Statistics of all images."""
     spatial: FeatureStatistics | None = None
-    """Of features that know where things are; none where the extractor has none."""
+    """Statistics of features that keep positions in the image; none where the extractor has none."""
     spatial_halves: tuple[FeatureStatistics, FeatureStatistics] | None = None
     """The same of two halves of the images, drawn by a key; none where a half is smaller than two images."""
     features: Tensor | None = None
@@ -45,15 +45,15 @@ class ImageFeatures:
     labels: Tensor | None = None
     """Long ``[n]``; none without classes."""
     rows: Tensor | None = None
-    """Numbers in their set of the images whose features are kept, long ``[n]``."""
+    """Numbers of the images whose features are kept, long ``[n]``."""
     content: str = ""
     """A hash of the pixels, in order."""
     size: tuple[int, ...] = ()
     """Height and width of the images; empty where they are not known."""
     skipped: tuple[Skipped, ...] = ()
-    """Images that cannot be read and are left out."""
+    """Images that cannot be read, which are left out."""
     ignored_files: tuple[Skipped, ...] = ()
-    """Files beside the images that were not taken for such."""
+    """Files among the images that are none."""
 
     @property
     def count(self) -> int:
@@ -61,7 +61,7 @@ class ImageFeatures:
         return self.statistics.count
 
     def subset(self, rows: Tensor) -> ImageFeatures:
-        """Some of the images, by their places among those whose features are kept; without spatial statistics."""
+        """Some of the images whose features are kept, by position; without spatial statistics."""
         assert self.features is not None
         features = self.features[rows]
         return ImageFeatures(
@@ -77,7 +77,7 @@ class FeatureCache:
     """Features on disk, under a hash of the pixels and of the extractor.
 
     Args:
-        folder: default: ``purrception/features`` below the user's cache; "none" keeps nothing.
+        folder: by default ``features`` in purrception's cache; "none" keeps nothing.
     """
 
     def __init__(self, folder: str = "") -> None:
@@ -86,21 +86,21 @@ class FeatureCache:
             self.folder = Path(folder) if folder else user_cache("features")
 
     def load(self, extractor: Extractor, content: str, count: int) -> Extracted | None:
-        """Features of ``count`` images; a file that is damaged, altered or of an older version counts as none."""
+        """Features of ``count`` images; none where the file is damaged, altered or of an earlier version."""
         path = self._path(extractor, content)
         if path is None or not path.is_file():
             return None
         try:
             kept = read_sealed(path, "a part of the cache")
-            mine = kept.has_digest and kept.about == _about(extractor, content)
-            if not mine or any(len(tensor) != count for tensor in kept.tensors.values()):
+            valid = kept.has_digest and kept.about == _about(extractor, content)
+            if not valid or any(len(tensor) != count for tensor in kept.tensors.values()):
                 return None
             return Extracted(kept.tensors["features"], kept.tensors.get("spatial"), kept.tensors.get("logits"))
         except (InputError, KeyError, TypeError):  # a tensor of no dimension has no length
             return None
 
     def save(self, extractor: Extractor, content: str, extracted: Extracted) -> None:
-        """Store: the file appears whole or not at all."""
+        """Store features; the file appears whole or not at all."""
         path = self._path(extractor, content)
         if path is None:
             return
@@ -117,13 +117,13 @@ NO_CACHE = FeatureCache("none")
 
 
 def _about(extractor: Extractor, content: str) -> dict[str, str]:
-    """What cached features are of."""
+    """What cached features belong to."""
     return {"extractor": extractor.fingerprint, "images": content}
 
 
 @dataclass
 class _Chunk:
-    """What one process learns from one chunk of images."""
+    """What one process keeps of one chunk of images."""
 
     extracted: Extracted | None
     labels: list[int]
@@ -144,13 +144,13 @@ def extract_features(
 ) -> ImageFeatures:
     """Features of a set of images, shared by all processes; each returns the whole.
 
-    Images are read a chunk at a time and forgotten. Neither the number of processes nor the cache changes a bit.
+    Images are read a chunk at a time and dropped. Neither the number of processes nor the cache changes any bit.
 
     Args:
         images: the set.
-        extractor: what they are seen through.
+        extractor: gives the features.
         cache: where finished chunks are kept.
-        strict: refuse a broken image; else it is left out and listed.
+        strict: refuse a broken image; otherwise it is left out and listed.
         title: of the progress bar.
 
     Raises:
@@ -172,7 +172,7 @@ def extract_features(
                     chosen = torch.from_numpy(in_first_half[chunk.rows])
                     spatial[0].update(chunk.extracted.spatial[chosen])
                     spatial[1].update(chunk.extracted.spatial[~chosen])
-                _forget(chunk, kept)
+                _drop(chunk, kept)
             parts.append(chunk)
             bar.update(done)
     gathered = distributed.gather((parts, running, spatial))
@@ -212,8 +212,8 @@ def _extract_chunk(
     return chunk
 
 
-def _forget(chunk: _Chunk, kept: np.ndarray) -> None:
-    """Leave of a chunk what is still needed once its statistics are taken."""
+def _drop(chunk: _Chunk, kept: np.ndarray) -> None:
+    """Drop what a chunk no longer needs once its statistics are taken."""
     assert chunk.extracted is not None
     chosen = torch.from_numpy(np.isin(chunk.rows, kept))
     logits = chunk.extracted.logits

@@ -41,7 +41,7 @@ class Request:
     labels: Literal["balanced", "data"] = "balanced"
     """balanced: classes take turns; data: each label is drawn as often as it occurs among the training images."""
     label_shares: tuple[float, ...] = ()
-    """How often each class occurs there."""
+    """For data: how often each class occurs among them."""
 
     def label(self, number: int, classes: int) -> int:
         """The label of image ``number``."""
@@ -152,7 +152,7 @@ class GeneratedCodes:
         if indices.shape[1:] != expected.grid or int(indices.min()) < 0 or int(indices.max()) >= expected.codes:
             raise ValueError(f"codes are below {expected.codes}, on a grid of {'×'.join(map(str, expected.grid))}")
         if labels.tolist() != expected.labels(rows):
-            raise ValueError("its labels are not those that were asked for")
+            raise ValueError("its labels are not those that were requested")
 
     def _path(self, number: int) -> Path:
         return self.folder / f"codes-{number:05d}.safetensors"

@@ -1,4 +1,4 @@
-"""Sets of images to be judged, read a few at a time: a folder, a source's split, token shards, an ``.npz``."""
+"""Sets of images, read a few at a time: a split of a data source, a folder, codes, an ``.npz``."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 class ImageSet(Protocol):
-    """A finite, ordered set of images; nothing is read before it is asked for."""
+    """A finite, ordered set of images, read on demand."""
 
     class_names: tuple[str, ...]
     """Names by label; empty without classes."""
@@ -55,7 +55,7 @@ class ImageSet(Protocol):
         ...
 
     def name(self, index: int) -> str:
-        """How a person finds image ``index``."""
+        """The name of image ``index``, for people."""
         ...
 
     def read(self, rows: range) -> Sequence[tuple[np.ndarray, int] | UnreadableImageError]:
@@ -84,7 +84,7 @@ class SourceImages:
 
     def read(self, rows: range) -> list[tuple[np.ndarray, int] | UnreadableImageError]:
         """Images ``rows`` of the set."""
-        return [_or_reason(self.source.__getitem__, int(self.rows[row])) for row in rows]
+        return [_or_error(self.source.__getitem__, int(self.rows[row])) for row in rows]
 
 
 def split_images(data: DataConfig, split: Split, count: int | None = None) -> SourceImages:
@@ -113,24 +113,24 @@ class FolderOfImages:
 
     @cached_property
     def grey(self) -> bool:
-        """Whether none of the images has any colour: all are looked at, up to the first that has."""
+        """Whether none of the images has any colour; they are read up to the first that has."""
         return _without_colour(self)
 
     @property
     def ignored_files(self) -> Sequence[Skipped]:
-        """Files of the folder that were not taken."""
+        """Files of the folder that are not images."""
         return self.files.ignored_files
 
     def __len__(self) -> int:
         return len(self.files)
 
     def name(self, index: int) -> str:
-        """Its path."""
+        """The image's path."""
         return self.files.name(index)
 
     def read(self, rows: range) -> list[tuple[np.ndarray, int] | UnreadableImageError]:
         """Images ``rows`` of the folder, whole."""
-        return [_or_reason(self._read, row) for row in rows]
+        return [_or_error(self._read, row) for row in rows]
 
     def _read(self, row: int) -> tuple[np.ndarray, int]:
         data, label = self.files.read(row)
@@ -139,7 +139,7 @@ class FolderOfImages:
 
 
 class CodeImages:
-    """Codes, decoded when they are asked for.
+    """Codes, decoded on demand.
 
     Args:
         count: of images.
@@ -147,7 +147,7 @@ class CodeImages:
         tokenizer: decodes them.
         class_names: names by label.
         title: what a row is called in messages.
-        truncate: cut decoded levels down to whole ones instead of rounding them.
+        truncate: round decoded pixel values down instead of to the nearest.
     """
 
     def __init__(
@@ -188,7 +188,7 @@ class CodeImages:
         return self.count
 
     def name(self, index: int) -> str:
-        """Its number."""
+        """The image's number."""
         return f"{self.title} {index}"
 
     def read(self, rows: range) -> list[tuple[np.ndarray, int]]:
@@ -221,14 +221,14 @@ class NpzImages:
 
     @cached_property
     def grey(self) -> bool:
-        """Whether none of the images has any colour: all are looked at, up to the first that has."""
+        """Whether none of the images has any colour; they are read up to the first that has."""
         return self._array.shape[-1] == 1 or _without_colour(self)
 
     def __len__(self) -> int:
         return self._array.shape[0]
 
     def name(self, index: int) -> str:
-        """Its row."""
+        """The image's row."""
         return f"image {index} of {self.path}"
 
     def read(self, rows: range) -> list[tuple[np.ndarray, int]]:
@@ -280,17 +280,17 @@ def _read_labels(path: Path, count: int) -> tuple[np.ndarray, tuple[str, ...]]:
             return given.argmax(axis=1), tuple(map(str, range(given.shape[1])))
         if given.ndim == 1 and (given >= 0).all() and (given == np.floor(given)).all():
             if not np.isfinite(given).all():
-                raise InputError(f"{path} holds {NPZ_LABELS} with values that are infinite: mend it")
+                raise InputError(f"{path} holds {NPZ_LABELS} with infinite values: correct it")
             names = class_names_of(map(int, np.unique(given)), f"{NPZ_LABELS} of {path}")
             return given.astype(np.int64), names
     raise InputError(
-        f"{path} holds {NPZ_LABELS} of shape {list(given.shape)} and type {given.dtype} beside {count} images; "
-        f"accepted are their labels, [{count}], whole numbers from 0, or one-hot, [{count}, classes]: mend it, or "
-        "leave it out for images without classes"
+        f"{path} holds {NPZ_LABELS} of shape {list(given.shape)} and type {given.dtype} for {count} images; "
+        f"accepted are their labels, [{count}], whole numbers from 0, or one-hot, [{count}, classes]: correct it, "
+        "or leave it out for images without classes"
     )
 
 
-def _or_reason(read: Callable[[int], T], row: int) -> T | UnreadableImageError:
+def _or_error(read: Callable[[int], T], row: int) -> T | UnreadableImageError:
     try:
         return read(row)
     except UnreadableImageError as error:

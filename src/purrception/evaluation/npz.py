@@ -1,4 +1,4 @@
-"""Arrays of an ``.npz`` that somebody else wrote: what it says of them is held against its bytes first."""
+"""Arrays of an ``.npz`` that somebody else wrote, read only once its headers match its bytes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from purrception.storage import LimitedReads, reading
 from purrception.utils.errors import InputError
 
 LARGEST_READ = 2**24
-"""Bytes of the zip's own list of what it holds, and of one step of reading."""
+"""Bytes of the zip's directory, and of one step of reading."""
 LARGEST_ARRAYS = 2**30
 """Bytes of all arrays that are read whole: features of 50 000 images and Inception's statistics take 0.7 GB."""
 UNSUSPICIOUS, MOST_COMPRESSED = 2**26, 100
-"""Bytes beyond which an array is at most so many times as large as it is in the file: others are bombs."""
+"""An array above this size in bytes may be at most so many times as large as in the file: others are zip bombs."""
 KINDS = "?fiubU"
-"""Of numbers and texts; objects would be pickles."""
+"""Kinds of NumPy types that are numbers or text; objects would be pickles."""
 NAMES_LISTED = 10
 
 
@@ -34,11 +34,11 @@ class Array:
     dtype: np.dtype
     fortran: bool
     start: int
-    """Of its values in its ``.npy``, bytes."""
+    """Offset of the values in their ``.npy``, bytes."""
 
     @property
     def size(self) -> int:
-        """Bytes of its values."""
+        """Size of the values in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -59,19 +59,19 @@ class Npz:
 
     @property
     def names(self) -> list[str]:
-        """What it holds."""
+        """Names of the arrays."""
         return list(self._members)
 
     def look(self, name: str) -> Array:
-        """Shape and type of an array that there is.
+        """Shape and type of an array.
 
         Raises:
-            InputError: they do not go with its bytes in the file, or it is neither numbers nor text.
+            InputError: they do not match its bytes in the file, or it is neither numbers nor text.
         """
         member = self._members[name]
         if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise InputError(
-                f"{self._path} holds {name} encrypted, or compressed as numpy never does: save it anew"
+                f"{self._path} holds {name} encrypted, or compressed as numpy never does: save it again"
             )
         with self._archive.open(member) as stream:
             version = np.lib.format.read_magic(stream)
@@ -124,7 +124,7 @@ class Npz:
 
 @contextmanager
 def open_npz(path: Path) -> Iterator[Npz]:
-    """An ``.npz``; whatever is raised in the block becomes one line that names it.
+    """Open an ``.npz``; whatever is raised in the block becomes one line that names it.
 
     Raises:
         InputError: the file is missing, or no ``.npz``.
@@ -136,7 +136,7 @@ def open_npz(path: Path) -> Iterator[Npz]:
 
 
 def read_npz(path: Path, take: Collection[str]) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Names in an ``.npz``, and those of its arrays that are to ``take``; nothing in it is unpickled.
+    """Names of all arrays in an ``.npz``, and those of the arrays in ``take``; nothing is unpickled.
 
     Raises:
         InputError: the file is missing or no ``.npz``, an array is damaged, or they are too large.
@@ -149,7 +149,7 @@ def read_npz(path: Path, take: Collection[str]) -> tuple[list[str], dict[str, np
 
 
 def listed(names: Collection[str]) -> str:
-    """Names in a line, the first few of many."""
+    """Names in one line, the first few of many."""
     shown = [name[:40] if name.isprintable() else repr(name[:40]) for name in list(names)[:NAMES_LISTED]]
     more = f" and {len(names) - NAMES_LISTED} more" * (len(names) > NAMES_LISTED)
     return f"{', '.join(shown)}{more}" if shown else "nothing"

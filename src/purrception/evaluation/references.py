@@ -1,11 +1,11 @@
-"""What generated images are compared with, and under which name."""
+"""The reference that images are compared with, under a named protocol."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,9 @@ NUMBERS = (MEAN, COVARIANCE, SPATIAL_MEAN, SPATIAL_COVARIANCE, "features", "logi
 DIGEST = "sha256"
 KEPT_ARRAYS = (*NUMBERS, "labels", "count", "size", "content", "origin", DIGEST)
 LARGEST_NUMBER = 1e100
-"""Of features and statistics: the product of two is a number still."""
+"""Largest absolute value in features and statistics: the product of two is still finite."""
 NOT_SYMMETRIC = 1e-5
-"""Of the largest entry of a covariance: so much may two that should be equal differ by rounding."""
+"""By this share of a covariance's largest entry two that should be equal may differ through rounding."""
 UNKNOWN_COUNT = 2**31
 """ADM's files do not say how many images their statistics are of: all of the training set."""
 
@@ -60,14 +60,14 @@ class Origin:
     features: str
     """Name of the extractor."""
     fingerprint: str
-    """Its hash; empty for files that others wrote."""
+    """Hash of the extractor; empty for files that others wrote."""
     protocol: str
     title: str
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Real images to compare with, or what was saved of them."""
+    """Real images to compare with, or statistics saved of them."""
 
     title: str
     protocol: str
@@ -76,7 +76,7 @@ class Reference:
     """None where only statistics were saved."""
     saved: ImageFeatures | None = None
     origin: Origin | None = None
-    """Of what was saved."""
+    """Where the saved statistics come from."""
 
     @property
     def grey(self) -> bool:
@@ -88,45 +88,35 @@ class Reference:
         return self.origin.features == "texture" and is_of_grey(self.saved.statistics.dimension)
 
     def features(self, extractor: Extractor, cache: FeatureCache, *, strict: bool) -> ImageFeatures:
-        """The reference as the extractor sees it.
+        """The reference's features.
 
-        Statistics of a file are taken as they are; the images beside them, where there are any, add what only
-        single images tell: KID, precision and recall.
+        Statistics from a file are taken as they are. Where the file holds images too, these add what needs single
+        images: KID, precision and recall.
 
         Raises:
             InputError: the file's statistics are of another extractor.
         """
-        if self.saved is not None and self.origin is not None:
-            mine = (extractor.name, extractor.fingerprint)
+        mine = (extractor.name, extractor.fingerprint)
+        theirs = mine
+        if self.origin is not None:
             theirs = (self.origin.features, self.origin.fingerprint or extractor.fingerprint)
+        if self.images is None:
+            assert self.saved is not None
             if mine == theirs:
-                if self.images is None:
-                    return self.saved
-                seen = extract_features(self.images, extractor, cache, strict=strict, title="reference")
-                return ImageFeatures(
-                    self.saved.statistics,
-                    self.saved.spatial,
-                    seen.spatial_halves,
-                    seen.features,
-                    seen.logits,
-                    seen.labels,
-                    seen.rows,
-                    self.saved.content,
-                    seen.size,
-                    seen.skipped,
-                    seen.ignored_files,
-                )
-            if self.images is None:
-                how = f"take --features {theirs[0]}"
-                if theirs[0] == mine[0]:
-                    remedy = "give the --classifier saved beside them" * (mine[0] == "classifier")
-                    how = f"they are of other weights or of another version: {remedy or 'save them again'}"
-                raise InputError(
-                    f"{self.title} holds statistics of {_called(*theirs)}; asked for are {_called(*mine)}: {how}, "
-                    "or take a reference with images"
-                )
-        assert self.images is not None
-        return extract_features(self.images, extractor, cache, strict=strict, title="reference")
+                return self.saved
+            how = f"take --features {theirs[0]}"
+            if theirs[0] == mine[0]:
+                remedy = "give the --classifier saved with them" * (mine[0] == "classifier")
+                how = f"they are of other weights or of another version: {remedy or 'save them again'}"
+            raise InputError(
+                f"{self.title} holds statistics of {_called(*theirs)}; needed are {_called(*mine)}: {how}, or "
+                "take a reference with images"
+            )
+        seen = extract_features(self.images, extractor, cache, strict=strict, title="reference")
+        if self.saved is None or mine != theirs:
+            return seen
+        saved = self.saved
+        return replace(seen, statistics=saved.statistics, spatial=saved.spatial, content=saved.content)
 
 
 def _called(features: str, fingerprint: str) -> str:
@@ -139,14 +129,14 @@ def open_reference(
     tokenizer: VQTokenizer | None,
     protocol: str = "",
 ) -> Reference:
-    """What a person names as reference.
+    """Open the reference that a person names.
 
     Args:
         text: ``test`` or ``train`` (a split of the run's data), a folder of images, a folder of token shards, or
             an ``.npz``: ADM's, or one that ``--save-stats`` wrote.
-        data: the run's images; none where images alone are judged.
-        tokenizer: the run's, which decodes token shards.
-        protocol: its name, where it is not what the kind of reference says.
+        data: the run's images; none where images without a run are evaluated.
+        tokenizer: the run's tokenizer, which decodes token shards.
+        protocol: the protocol's name, where it is not that of the kind of reference.
 
     Raises:
         InputError: there is no such reference, or it cannot be used here.
@@ -157,7 +147,7 @@ def open_reference(
     if text in SPLITS:
         if data is None:
             raise InputError(
-                f"{text!r} is a split of a run's data; beside images give a folder, shards or an .npz"
+                f"{text!r} is a split of a run's data; to compare images give a folder, shards or an .npz"
             )
         split, usual = SPLITS[text]
         title = f"{split} split of {data.source}{f' {data.root}' if data.root else ''}"
@@ -197,7 +187,7 @@ def _open_npz(path: Path, protocol: str) -> Reference:
 
 
 def _saved(content: dict[str, np.ndarray], path: Path) -> tuple[ImageFeatures, Origin]:
-    """Statistics of a file, and features where they were kept, each held against the others."""
+    """Statistics from a file, and features where it holds some, checked against each other."""
     if DIGEST in content and str(content[DIGEST]) != _digest(content):
         raise ValueError("its content is not what its digest says: it is damaged or altered")
     for name in NUMBERS:
@@ -231,7 +221,7 @@ def _saved(content: dict[str, np.ndarray], path: Path) -> tuple[ImageFeatures, O
 
 
 def _check_rows(saved: ImageFeatures) -> None:
-    """Hold what was kept of single images against each other.
+    """Check what the file holds of single images.
 
     Raises:
         ValueError: shapes that do not go together.
@@ -246,9 +236,9 @@ def _check_rows(saved: ImageFeatures) -> None:
             )
     logits, labels = saved.logits, saved.labels
     if logits is not None and (logits.dim() != 2 or len(logits) != rows or logits.shape[1] < 1):
-        raise ValueError(f"logits are of shape {list(logits.shape)} beside the features of {rows} images")
+        raise ValueError(f"logits are of shape {list(logits.shape)} for the features of {rows} images")
     if labels is not None and (labels.dtype != torch.long or labels.shape != (rows,)):
-        raise ValueError(f"labels are of shape {list(labels.shape)} beside the features of {rows} images")
+        raise ValueError(f"labels are of shape {list(labels.shape)} for the features of {rows} images")
     if labels is not None and not 0 <= int(labels.min()) <= int(labels.max()) < MOST_CLASSES:
         raise ValueError(f"labels are from {int(labels.min())} to {int(labels.max())}")
     if saved.size and (len(saved.size) != 2 or min(saved.size) < 1):
@@ -256,7 +246,7 @@ def _check_rows(saved: ImageFeatures) -> None:
 
 
 def save_statistics(path: Path, features: ImageFeatures, origin: Origin, manifest: dict[str, Any]) -> None:
-    """Write statistics and features as an ``.npz``, under ADM's names, with where they come from."""
+    """Write statistics and features as an ``.npz``, under ADM's names, with their origin and a manifest."""
     arrays: dict[str, Any] = {
         MEAN: features.statistics.mean.numpy(),
         COVARIANCE: features.statistics.covariance.numpy(),

@@ -1,4 +1,4 @@
-"""The report of an evaluation: Markdown and JSON, with its manifest, its floors and its warnings."""
+"""The report of an evaluation: Markdown and JSON, with manifest, floors and warnings."""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ class Evaluation:
     rows: tuple[Row, ...]
     """One of each set of images."""
     floors: tuple[Row, ...]
-    """Of real images: first those that the reference does not hold, where there are any; then halves of it."""
+    """Rows of real images: those that the reference does not hold, where there are any; then halves of it."""
     warnings: tuple[str, ...]
     classes: tuple[ClassMetrics, ...]
-    """Of the set nearest to the reference, the worst class first."""
+    """Each class of the set nearest to the reference, the worst first."""
 
     @property
     def frechet_floor(self) -> float | None:
@@ -108,12 +108,12 @@ class Evaluation:
         if self.classifier_accuracy is not None:
             lines += [f"Classifier accuracy on the real reference images: {self.classifier_accuracy:.1%}.", ""]
         lines += [part for warning in self.warnings for part in (f"**Note.** {warning}", "")]
-        rows = [self._beside_floor(row) for row in (*self.floors, *self.rows)]
+        rows = [self._with_floor(row) for row in (*self.floors, *self.rows)]
         lines += [metrics_table(rows), ""]
         if self.floors:
             lines += [
-                "Floors are distances between real images alone, at the count they stand beside: what a perfect "
-                "model would be given. In brackets, where the mean over repetitions with other images lies with "
+                "Floors are distances between real images alone, at the count in their row: what a perfect model "
+                "would reach. In brackets, where the mean over repetitions with other images lies with "
                 "95 % confidence (bootstrap); two of these distances differ by chance by up to √2 times half the "
                 "width.",
                 "",
@@ -129,7 +129,7 @@ class Evaluation:
         lines += ["## Manifest", "", table(["what", "value"], manifest)]
         return "\n".join(lines) + "\n"
 
-    def _beside_floor(self, row: Row) -> Row:
+    def _with_floor(self, row: Row) -> Row:
         floor = self.frechet_floor
         return {**row, "times_floor": row["frechet"] / floor} if floor else row
 

@@ -1,4 +1,4 @@
-"""The picture of an evaluation: distances beside their floors, and examples of the worst classes."""
+"""The figure of an evaluation's report: distances with their floors, and examples of the worst classes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from purrception.evaluation.features import ImageFeatures
 from purrception.evaluation.image_sets import ImageSet
 from purrception.evaluation.report import REPORT_PICTURE, Evaluation, Row
 from purrception.storage import save_png
-from purrception.utils.visualisation import image_grid
+from purrception.utils.visualisation import tile_images
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +43,7 @@ def draw(result: Evaluation, made: Shown, real: Shown | None, folder: Path) -> N
             for one in classes
             for side, label in ((made, one.label), (real, one.real_label))
         ]
-        sheet = image_grid(np.concatenate(lines), columns=2 * EXAMPLES)
+        sheet = tile_images(np.concatenate(lines), columns=2 * EXAMPLES)
         panels[1].imshow(sheet if sheet.shape[-1] == 3 else sheet[..., 0], cmap="gray", vmin=0, vmax=255)
         panels[1].axvline(sheet.shape[1] / 2 - 0.5, color="C1", linewidth=2)
         step = sheet.shape[0] / len(classes)

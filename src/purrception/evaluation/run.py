@@ -71,7 +71,7 @@ def evaluate(
         config: number of images, guidance scales, features.
         sampling: settings apart from guidance.
         folder: for the report.
-        samples: for codes, and images where they are asked for.
+        samples: for codes, and for images where they are to be saved.
         procedure: reference and everything else.
         tokens: the run's training shards, whose codes the samples' are compared with; none leaves that out.
 
@@ -150,7 +150,7 @@ def open_images_at(target: Path) -> FolderOfImages | NpzImages:
     if target.suffix == ".npz" and target.is_file():
         reference = open_reference(str(target), None, None)
         if not isinstance(reference.images, NpzImages):
-            raise InputError(f"{target} holds statistics; what is judged are images: give it as --reference")
+            raise InputError(f"{target} holds statistics, not images to evaluate: give it as --reference")
         return reference.images
     return FolderOfImages(target)
 

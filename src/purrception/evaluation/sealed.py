@@ -1,4 +1,4 @@
-"""Tensors that this package keeps for itself, with a digest: altered ones are noticed."""
+"""Files of tensors with a digest, so that damaged and altered ones are noticed."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from purrception.utils.errors import InputError
 
 LARGEST_FILE = 2**30
 ENTRY = "sizes"
-"""Of the file's metadata, the only one: of several, safetensors writes the order that a hash table has. Those of
-classifiers have this name in all versions."""
+"""The only entry of the file's metadata, since safetensors writes several in no fixed order. The name is that of
+the first files, which were classifiers."""
 DIGEST = "sha256"
 
 
 @dataclass(frozen=True)
 class Sealed:
-    """What a file holds."""
+    """The content of such a file."""
 
     tensors: dict[str, Tensor]
     about: dict[str, Any]
-    """What was written with them."""
+    """What was written about them."""
     has_digest: bool
     """Whether the digest was there, and right; files of earlier versions have none."""
 
 
 def write_sealed(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write tensors and what is to be said about them, ready for JSON, as safetensors with a digest of both.
+    """Write tensors and a description, ready for JSON, as safetensors with a digest of both.
 
     Raises:
         InputError: the disk is full.
@@ -46,11 +46,11 @@ def write_sealed(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
 
 
 def read_sealed(path: Path, what: str) -> Sealed:
-    """What :func:`write_sealed` wrote, or an earlier version without a digest.
+    """Read what :func:`write_sealed` wrote, or an earlier version without a digest.
 
     Args:
         path: of the file.
-        what: it is expected to be, with its article, for errors.
+        what: the file is expected to be, with its article, for errors.
 
     Raises:
         InputError: it is missing, no safetensors, or altered.
@@ -63,7 +63,7 @@ def read_sealed(path: Path, what: str) -> Sealed:
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         about = json.loads(header.get("__metadata__", {}).get(ENTRY, "{}"))
         if not isinstance(about, dict):
-            raise ValueError("what it says about itself is no JSON object")
+            raise ValueError("its description is no JSON object")
         digest = about.pop(DIGEST, None)
         if digest is not None and digest != _digest(tensors, about):
             raise InputError(f"{path} is damaged or altered: its content is not what its digest says")

@@ -23,7 +23,7 @@ def build_network(config: RunConfig, manifest: Manifest, tokenizer: VQTokenizer)
     objective = build_objective(config.objective)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        network = PurrceptionTransformer.from_configs(
+        network = PurrceptionTransformer.from_settings(
             config.network,
             config.head.for_family(objective.head_family),
             grid=manifest.grid,

@@ -13,7 +13,7 @@ from purrception.experiment.saved_run import load_pipeline, open_tokens, saved_c
 from purrception.experiment.warm_start import warm_start
 from purrception.flow import build_objective
 from purrception.instruments.training_monitor import TrainingMonitor
-from purrception.storage import dump_settings, one_writer, put, whole_folder, write_file
+from purrception.storage import dump_settings, move_into_place, one_writer, whole_folder, write_file
 from purrception.storage.pipeline_folder import write_companions
 from purrception.tokenizers import VQTokenizer, convert_tokenizer, train_tokenizer
 from purrception.tokens import MANIFEST_FILE, TokenDataset, describe_skipped, prepare_splits
@@ -123,7 +123,7 @@ def prepare_tokenizer(config: RunConfig, run: RunDirectory) -> VQTokenizer:
         )
         distributed.wait()
         if first:
-            put(partial, run.tokenizer)
+            move_into_place(partial, run.tokenizer)
     elif first:
         convert_tokenizer(config.tokenizer.path, config.tokenizer.arch, run.tokenizer)
     distributed.wait()

@@ -16,32 +16,30 @@ if TYPE_CHECKING:
     from purrception.flow.last_step import LAST_STEPS, get_last_step
     from purrception.flow.nearest import nearest_codes
     from purrception.flow.network import (
-        CategoricalHead,
         HeadLosses,
         Losses,
         Network,
+        PosteriorHead,
         PredictionOptions,
-        RegressionHead,
         SiteLosses,
+        VectorHead,
     )
-    from purrception.flow.objectives import (
-        CFM,
-        DFM,
-        OBJECTIVES,
-        CFMEndpoint,
+    from purrception.flow.objectives import OBJECTIVES, build_objective
+    from purrception.flow.objectives.base import (
         Draws,
-        GaussianObjective,
         Generation,
         Objective,
         ObjectiveConfig,
         Prediction,
-        Purrception,
         State,
         TrainingBatch,
         Watcher,
-        build_objective,
         no_watcher,
     )
+    from purrception.flow.objectives.cfm import CFM, CFMEndpoint
+    from purrception.flow.objectives.dfm import DFM
+    from purrception.flow.objectives.gaussian import GaussianObjective
+    from purrception.flow.objectives.purrception import Purrception
     from purrception.flow.paths import LinearPath, PathSample
     from purrception.flow.posterior import Posterior, PosteriorSums, TopCodes, draw_codes, posterior_from_logits
     from purrception.flow.settings import SamplingConfig
@@ -81,7 +79,6 @@ __all__ = [
     "SPACES",
     "SPACINGS",
     "CFMEndpoint",
-    "CategoricalHead",
     "Draws",
     "Evidence",
     "GaussianObjective",
@@ -96,11 +93,11 @@ __all__ = [
     "ObjectiveConfig",
     "PathSample",
     "Posterior",
+    "PosteriorHead",
     "PosteriorSums",
     "Prediction",
     "PredictionOptions",
     "Purrception",
-    "RegressionHead",
     "SamplingConfig",
     "SiteLosses",
     "SolverOptions",
@@ -111,6 +108,7 @@ __all__ = [
     "TopCodes",
     "TrainingBatch",
     "Truncation",
+    "VectorHead",
     "Watcher",
     "build_objective",
     "check_temperature",

@@ -1,4 +1,4 @@
-"""What z_t at a site says of that site's own code, in closed form: the term no network has to learn.
+"""The evidence: what z_t at a site says of the code there, in closed form, so that no network has to learn it.
 
 The exact posterior factorises per site:
 
@@ -18,12 +18,12 @@ from torch import Tensor
 from purrception.utils.devices import full_precision
 
 MIN_NOISE = 1e-2
-"""Least standard deviation that the evidence supposes; it differs from 1 − t only for t > 0.99.
+"""Smallest standard deviation that the evidence assumes; it differs from 1 − t only for t > 0.99.
 
-The evidence grows with t/(1 − t)², so a floor keeps it finite at t = 1. Its value weighs two errors. Float32
-rounds a term of size |z||e| t/σ² to one part in 10⁷: under 0.1 nats at σ = 0.01, but nats at 0.001. And a
-floor hides nothing while codes are further apart than the noise it supposes: at σ = 0.01, odds between
-standardised codes at distance 0.1 are already e⁵⁰, and 16384 normal points in 4 dimensions lie about 0.15
+The evidence grows with t/(1 − t)², so a floor keeps it finite at t = 1. Its value balances two errors. Float32
+rounds a term of size |z||e| t/σ² to one part in 10⁷: less than 0.1 nats at σ = 0.01, but several nats at 0.001.
+And the floor hides nothing as long as codes are further apart than the noise it assumes: at σ = 0.01 the odds
+between standardised codes at distance 0.1 are already e⁵⁰, and 16384 normal points in 4 dimensions are about 0.15
 apart.
 """
 
@@ -32,8 +32,8 @@ apart.
 class Evidence:
     """ln N(z_i ; t e_k, σ² I) of every site and code up to a constant in k, with σ = max(1 − t, MIN_NOISE).
 
-    It is (t/σ²) z_i·e_k − (t²/2σ²) |e_k|²: linear in the D + 1 numbers (e_k, |e_k|²), thus D + 1 more columns
-    in the matrix product of a head. It has no parameters; its derivative in z is that of the state itself.
+    It is (t/σ²) z_i·e_k − (t²/2σ²) |e_k|²: linear in the D + 1 numbers (e_k, |e_k|²), and thus D + 1 more columns
+    in the matrix product of a head. It has no parameters.
     """
 
     coefficients: Tensor

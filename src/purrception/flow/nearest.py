@@ -8,7 +8,7 @@ from torch import Tensor
 from purrception.utils.devices import full_precision
 
 CHUNK_BYTES = 64 * 2**20
-"""Distances held at a time: sites × codes of a batch of 256-pixel images would take gigabytes."""
+"""Memory of the distances held at a time: those of a batch of 256-pixel images would take gigabytes."""
 
 
 def nearest_codes(z: Tensor, codebook: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Tensor:

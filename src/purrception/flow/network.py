@@ -55,7 +55,7 @@ class HeadLosses:
         return Losses(self.total, {name: getattr(self, name).detach() for name in figures})
 
 
-class CategoricalHead(Protocol):
+class PosteriorHead(Protocol):
     """A head that gives a posterior over the codes; features are ``[B, h/p, w/p, width]``."""
 
     def loss(
@@ -86,7 +86,7 @@ class CategoricalHead(Protocol):
         ...
 
 
-class RegressionHead(Protocol):
+class VectorHead(Protocol):
     """A head that gives a vector for each site."""
 
     def __call__(self, features: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class Network(Protocol[HeadType]):
 
     @property
     def head(self) -> HeadType:
-        """What turns features into losses and posteriors, or into vectors."""
+        """Turns features into losses and posteriors, or into vectors."""
         ...
 
     @property
@@ -133,8 +133,8 @@ class Network(Protocol[HeadType]):
         ...
 
 
-CategoricalNetwork = Network[CategoricalHead]
-RegressionNetwork = Network[RegressionHead]
+PosteriorNetwork = Network[PosteriorHead]
+VectorNetwork = Network[VectorHead]
 
 UNGUIDED = Guidance()
 
@@ -155,13 +155,13 @@ class PredictionOptions:
     """How many of the likeliest codes of each site to name."""
 
     def posterior(
-        self, network: CategoricalNetwork, z: Tensor, t: float, labels: Tensor, evidence: Evidence | None
+        self, network: PosteriorNetwork, z: Tensor, t: float, labels: Tensor, evidence: Evidence | None
     ) -> Posterior:
         """The guided posterior of a categorical network."""
         head = self.head(network, evidence)
         return self.guidance.posterior(network, head, z, t, labels, network.num_classes)
 
-    def head(self, network: CategoricalNetwork, evidence: Evidence | None) -> PosteriorFunction:
+    def head(self, network: PosteriorNetwork, evidence: Evidence | None) -> PosteriorFunction:
         """The network's head with these options."""
         return partial(
             network.head.posterior,

@@ -1,7 +1,7 @@
 """Solvers of dz/dt = (μ(z, t) − z)/(1 − t) from noise at t = 0 to data at t = 1.
 
 A solver is a plain function of a data prediction ``mean(z, t) → μ``, a start and explicit timesteps. The
-caller's function sees every evaluation, so counting, recording and stopping are done there.
+caller's function sees every evaluation, so counting, recording and stopping belong there.
 
 Every solver is written as the exact Euler step z_s = μ̄ + (1 − s)/(1 − t) · (z_t − μ̄) with a better μ̄: nothing
 is divided by 1 − s, and a step to s = 1 is Euler's, so that every solver ends on a posterior mean.
@@ -39,17 +39,17 @@ ADAPTIVE_STEPS = 1000
 
 @dataclass(frozen=True)
 class SolverOptions:
-    """What some solvers can be told; the others do not look."""
+    """Options of some solvers; the others ignore them."""
 
     eta: float = 0.5
-    """stochastic: noise forgotten and drawn anew, 0 (none: Euler) to 1 (ancestral sampling)."""
+    """For stochastic, how much of the noise is drawn anew, from 0 (none: Euler) to 1 (ancestral sampling)."""
     rtol: float = 1e-4
-    """dopri5: relative tolerance of a step, per image."""
+    """For dopri5, the relative tolerance of a step, per image."""
     atol: float = 1e-4
-    """dopri5: absolute tolerance of a step, per image, in units of the standardised latents."""
+    """For dopri5, the absolute tolerance of a step, per image, in units of the standardised latents."""
 
     def __post_init__(self) -> None:
-        """Refuse what no solver can do."""
+        """Refuse impossible options."""
         _check_eta(self.eta)
         _check_tolerances(self.rtol, self.atol)
 
@@ -185,8 +185,8 @@ def dopri5(
     In the time u = −log(1 − t) the equation is dz/du = μ − z: regular, and slow where t → 1. It is integrated
     to t = 1 − 1e-4 and finished with one step onto the posterior mean there; a range that ends before that is
     integrated to its end. A step must meet the tolerance on every image of the batch, not on their average;
-    its length is still shared, so that images agree across batch sizes to the tolerance, not bit for bit.
-    Evaluations depend on the posterior: 6 a step tried, and 3 more.
+    its length is still shared, so images agree across batch sizes within the tolerance, not bit for bit.
+    The number of evaluations depends on the posterior: 6 for each attempted step, and 3 more.
 
     Args:
         mean: as in :func:`euler`, as are z and the result.
@@ -206,11 +206,11 @@ def dopri5(
         span = -torch.log1p(-torch.tensor([start, end], dtype=torch.float64, device=z.device))
         limits = {"norm": _worst_image, "step_t": span[1:], "max_num_steps": ADAPTIVE_STEPS}
 
-        def slope(u: Tensor, state: Tensor) -> Tensor:
+        def derivative(u: Tensor, state: Tensor) -> Tensor:
             return mean(state, min(-math.expm1(-float(u)), end)) - state
 
         try:
-            z = odeint(slope, z, span, rtol=rtol, atol=atol, method="dopri5", options=limits)[-1]
+            z = odeint(derivative, z, span, rtol=rtol, atol=atol, method="dopri5", options=limits)[-1]
         except AssertionError as error:  # torchdiffeq's way to say that it gives up
             raise InputError(
                 f"dopri5 cannot meet rtol {rtol}, atol {atol} in {z.dtype} within {ADAPTIVE_STEPS} steps, or "
@@ -247,11 +247,11 @@ SOLVERS: dict[str, Callable[[SolverOptions, NoiseFunction | None], Solver]] = {
     "stochastic": lambda options, noise: partial(stochastic, noise=noise, eta=options.eta),
     "dopri5": lambda options, noise: partial(dopri5, rtol=options.rtol, atol=options.atol),
 }
-"""What binds options and noise to the solver of a name."""
+"""For each name, a function that binds options and noise to the solver."""
 
 
 def get_solver(name: str, options: SolverOptions | None = None, noise: NoiseFunction | None = None) -> Solver:
-    """The solver of that name, with what it needs bound to it.
+    """The solver of that name, with its options and noise bound to it.
 
     Args:
         name: a key of ``SOLVERS``.

@@ -28,7 +28,7 @@ class TemperatureSchedule:
 
     points: tuple[tuple[float, float], ...]
     easing: Literal["linear", "cosine"] = "linear"
-    """How τ goes from point to point: straight, or along half a cosine, flat at both points."""
+    """How τ goes from point to point: linearly, or along half a cosine that is flat at both points."""
 
     def __post_init__(self) -> None:
         """Refuse a schedule that is not a positive function of time."""

@@ -1,4 +1,4 @@
-"""Times: the N + 1 points from 0 to 1 between which a solver takes N steps, and the times of training."""
+"""Timesteps: the N + 1 times from 0 to 1 between which a solver takes N steps, and the times of training."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Timesteps = tuple[float, ...]
+"""Increasing times in [0, 1]."""
 
 
 def uniform_timesteps(steps: int) -> Timesteps:
@@ -103,9 +104,12 @@ class TimeSampling:
     """
 
     low: float = 0.0
+    """Earliest time."""
     high: float = 1.0
+    """Time below which all are."""
     bfloat16: bool = False
-    """Draw in bfloat16 as a GPU does: 128 values from a power of two to the next, and what rounds to 1 is 0."""
+    """Whether times are drawn in bfloat16, as on a GPU: 128 values between two powers of two, and what rounds to 1
+    is 0."""
 
     def __post_init__(self) -> None:
         """Refuse an empty range."""

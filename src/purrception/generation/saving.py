@@ -22,7 +22,7 @@ from purrception.utils.folders import absolute
 from purrception.utils.packages import versions
 from purrception.utils.settings import as_options
 from purrception.utils.text import command_line
-from purrception.utils.visualisation import heat_map, image_grid
+from purrception.utils.visualisation import heat_map, tile_images
 
 MANIFEST_FILE = "manifest.json"
 LARGEST_GRID = 100
@@ -86,7 +86,7 @@ def _save_grid(images: list[Image.Image], path: Path) -> None:
     """The first of the images as one picture."""
     arrays = np.stack([np.asarray(image) for image in images[:LARGEST_GRID]])
     arrays = arrays.reshape(*arrays.shape[:3], -1)
-    array_to_pil(image_grid(arrays, scale=max(1, 64 // arrays.shape[1]))).save(path)
+    array_to_pil(tile_images(arrays, scale=max(1, 64 // arrays.shape[1]))).save(path)
 
 
 def _save_maps(

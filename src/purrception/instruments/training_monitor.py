@@ -20,7 +20,7 @@ from purrception.tokenizers import VQTokenizer
 from purrception.tokens import TokenDataset
 from purrception.training.batches import to_device, validation_batch
 from purrception.training.loop import SampleReport
-from purrception.utils.visualisation import image_grid
+from purrception.utils.visualisation import tile_images
 
 GRID_ROWS, GRID_COLUMNS = 8, 10
 LARGEST_STEPS = 25
@@ -109,7 +109,7 @@ class TrainingMonitor:
         supported = self.objective.supported(settings)
         made = sample_distributed(network, self.objective, labels, supported, self.seed, batch_size=len(labels))
         images = self.tokenizer.decode_images(made.indices)
-        image = image_grid(images, columns=columns, scale=max(1, 64 // images.shape[1]))
+        image = tile_images(images, columns=columns, scale=max(1, 64 // images.shape[1]))
         metrics = self.measure(network, made.indices, labels)
         return SampleReport(
             image, {f"watch/{name}": value for name, value in metrics.items()}, self.warn(step, metrics)

@@ -88,7 +88,7 @@ def site_losses(logits: FactoredLogits, targets: Tensor, chunk_bytes: int | None
     Args:
         logits: of B×h×w sites over K codes.
         targets: codes, long ``[B, h, w]``.
-        chunk_bytes: memory of a chunk; chosen by the device if left out.
+        chunk_bytes: memory of a chunk of logits; by default it depends on the device.
     """
     grouped = logits.split(targets)
 
@@ -133,7 +133,7 @@ class LossInputs:
 
 
 LossChunks = Callable[[FactoredLogits, LossInputs], Iterator[ChunkLoss]]
-"""What turns all logits into losses: :func:`torch_loss_chunks`, or :func:`models.fused.triton_loss_chunks`."""
+"""Computes the losses of all logits: :func:`torch_loss_chunks`, or :func:`models.fused.triton_loss_chunks`."""
 
 
 # A loop over chunks is no graph; what it does to each chunk may be compiled separately.
@@ -158,7 +158,7 @@ def chunked_loss(
         weights: w, float32 ``[B, h, w]``, without gradient.
         z_loss: λ_z.
         soft: a distribution y to learn; accuracy is still that of c.
-        chunk_bytes: memory of a chunk; chosen by the device if left out.
+        chunk_bytes: memory of a chunk of logits; by default it depends on the device.
         chunks: what computes the chunks; :func:`torch_loss_chunks` if left out.
 
     Raises:

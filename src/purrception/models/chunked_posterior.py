@@ -42,7 +42,7 @@ def chunked_posterior(
         truncation: which codes to keep; all if left out.
         uniforms: numbers in [0, 1), ``[B, h, w]``, to draw a code of each site.
         top: how many of the likeliest codes to name.
-        chunk_bytes: memory of a chunk; chosen by the device if left out.
+        chunk_bytes: memory of a chunk of logits; by default it depends on the device.
         sums: :meth:`purrception.flow.PosteriorSums.of`, or its compiled form.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a network costs: floating-point operations, counted on a real pass."""
+"""The cost of a network: floating-point operations, counted on a real pass."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ TRAINING_PASSES = 3
 
 @torch.no_grad()
 def forward_flops(network: PurrceptionTransformer) -> int:
-    """Floating-point operations of one image through backbone and head, two a multiply–add.
+    """Floating-point operations of one image through backbone and head, two for a multiply–add.
 
-    Counts matrix products, convolutions and attention, as the field does: the backbone's on a pass of one image,
-    with attention as plain products (the counter does not know the fused kernel of every device), the head's
-    from its sizes.
+    Counts matrix products, convolutions and attention, as is usual: those of the backbone on a pass of one image,
+    with attention as plain products (the counter does not know the fused kernel of every device), and those of the
+    head from its sizes.
     """
     device = network.codebook.device
     z = torch.zeros(1, network.input_channels, *network.grid, device=device)
@@ -33,7 +33,7 @@ def forward_flops(network: PurrceptionTransformer) -> int:
 def training_flops(network: PurrceptionTransformer, images: int) -> int:
     """Floating-point operations of one optimiser step on ``images`` images.
 
-    What the head computes once a batch is counted once, and the evidence, which has no gradient, one pass.
+    What the head computes once for a batch is counted once. The evidence has no gradient and counts as one pass.
     """
     shared = network.head.shared_flops()
     learned = TRAINING_PASSES * (images * (forward_flops(network) - shared) + shared)

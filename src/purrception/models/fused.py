@@ -7,7 +7,7 @@ through a chunk, see docs/results/performance.md):
 
 - each product of that size, 2 · 1.07e9 · r = 2.5 TFLOP, takes 3.8 ms; a step has three (the logits, and the two
   gradients), 11.4 ms;
-- torch on chunks, compiled, moves about 34 GB beside them, 65 GB with evidence, mostly chunks in float32: 12 and
+- torch on chunks, compiled, moves about 34 GB in addition, 65 GB with evidence, mostly chunks in float32: 12 and
   23 ms;
 - multiplied out on chip, twice (for the normalisers and for the derivative), so that only the derivative is ever
   in memory, in 16 bits: almost no traffic but one more product, at least 3.8 ms, nearer to 5 in Triton: 16.5 ms;
@@ -45,9 +45,9 @@ from purrception.models.factored_logits import ALL, FactoredLogits, chunk_budget
 from purrception.utils.errors import InputError, unknown_name
 
 Kernel = Literal["auto", "torch", "triton"]
-"""What turns logits into losses and posteriors: torch operations on chunks (:mod:`models.chunked_loss` and
-:mod:`models.chunked_posterior`), or the Triton kernels of this module; auto takes these on a CUDA device that has
-Triton."""
+"""How logits become losses and posteriors: by torch operations on chunks (:mod:`models.chunked_loss` and
+:mod:`models.chunked_posterior`), or by the Triton kernels of this module. auto takes the latter on a CUDA device
+that has Triton."""
 KERNELS: tuple[Kernel, ...] = get_args(Kernel)
 ON_CHIP_WIDTH = {2: 512, 4: 0}
 """Most channels, by bytes of a number, at which the loss multiplies logits out twice rather than keep a chunk."""

@@ -83,7 +83,10 @@ class HeadConfig:
 
     def build(self, width: int, codebook: Tensor, patch_size: int) -> Head:
         """The head for features of ``width`` channels over a standardised ``codebook`` ``[K, D]``."""
-        return HEADS[self.kind].from_config(self, width, codebook, patch_size)
+        kind = HEADS[self.kind]
+        if issubclass(kind, FactoredHead):
+            return kind(width, codebook, patch_size, self.rank)
+        return kind(width, codebook, patch_size)
 
 
 def to_sites(patches: Tensor, patch_size: int) -> Tensor:
@@ -125,11 +128,6 @@ class Head(nn.Module, ABC):
             self.codebook = exact.to(self.codebook.device)
         return self
 
-    @classmethod
-    def from_config(cls, config: HeadConfig, width: int, codebook: Tensor, patch_size: int) -> Self:
-        """The head that ``config`` describes; see :meth:`HeadConfig.build`."""
-        return cls(width, codebook, patch_size)
-
     def embed(self, indices: Tensor) -> Tensor:
         """Codes, long ``[B, h, w]`` → standardised embeddings, float32 ``[B, D, h, w]``."""
         return F.embedding(indices, self.codebook).permute(0, 3, 1, 2).contiguous()
@@ -160,7 +158,7 @@ class CategoricalHead(Head):
     """
 
     chunk_bytes: int | None = None
-    """Memory of a chunk of logits; chosen by the device if none."""
+    """Memory of a chunk of logits; if none, it depends on the device."""
     terms: ChunkTerms = staticmethod(chunk_terms)
     """Turns a chunk into losses and their derivative; see :meth:`compile_chunks`."""
     sums: SumsFunction = PosteriorSums.of
@@ -218,7 +216,7 @@ class CategoricalHead(Head):
             z_loss: λ_z.
             evidence: evidence in the state that the features were computed from.
             weights: weights of the sites, ``[B, h, w]``; the mean is taken if left out.
-            soft: a distribution over the codes to learn, beside ``targets`` or in place of them; see
+            soft: a distribution over the codes to learn, in addition to ``targets`` or in place of them; see
                 :meth:`soft_targets`.
 
         Raises:
@@ -321,11 +319,6 @@ class FactoredHead(CategoricalHead):
         self.sites = nn.Linear(width, patch_size**2 * rank)
         self.weight = nn.Parameter(torch.zeros(len(codebook), rank))
         self.bias = nn.Parameter(torch.zeros(len(codebook)))
-
-    @classmethod
-    def from_config(cls, config: HeadConfig, width: int, codebook: Tensor, patch_size: int) -> Self:
-        """The head of rank ``config.rank``."""
-        return cls(width, codebook, patch_size, config.rank)
 
     def site_features(self, features: Tensor) -> Tensor:
         """s: ``[B, h/p, w/p, width]`` → ``[B, h, w, r]``."""

@@ -116,94 +116,6 @@ def loss_kernel(
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     there = row < rows
     target = tl.load(targets + row, mask=there, other=-1)
-    logsumexp, at_target, right, normaliser, t_normaliser = _row_statistics(
-        features,
-        weight,
-        bias,
-        chunk,
-        coefficients,
-        columns,
-        target,
-        t_features,
-        t_weight,
-        t_bias,
-        t_chunk,
-        t_coefficients,
-        t_columns,
-        row,
-        rows,
-        codes,
-        share,
-        WIDTH,
-        TERMS,
-        CHANNELS,
-        T_WIDTH,
-        T_TERMS,
-        T_CHANNELS,
-        SOFT,
-        CODES,
-    )
-    tl.store(statistics + row, normaliser - at_target, mask=there)
-    tl.store(statistics + rows + row, logsumexp, mask=there)
-    tl.store(statistics + 2 * rows + row, right.to(tl.float32), mask=there)
-    if DERIVATIVE:
-        w = tl.load(weights + row, mask=there, other=0.0)  # 0 where there is no row, and so its gradient
-        by_own, by_target = 2 * z_loss * logsumexp * w, w
-        if SOFT:
-            by_target = w * (1 - share)
-        for start in range(0, codes, CODES):
-            code = start + tl.arange(0, CODES)
-            tile = _own(features, weight, bias, chunk, row, code, rows, codes, WIDTH, CHANNELS)
-            tile = _existing(tile, code, codes)
-            if TERMS > 0:
-                sums = _with_evidence(tile, coefficients, columns, row, code, rows, codes, TERMS)
-                gradient = tl.exp(sums - normaliser[:, None]) * w[:, None]
-                if PENALTY:
-                    gradient += tl.exp(tile - logsumexp[:, None]) * by_own[:, None]
-            else:
-                gradient = tl.exp(tile - logsumexp[:, None]) * (w + by_own)[:, None]
-            gradient -= tl.where(code[None, :] == target[:, None], by_target[:, None], 0.0)
-            if SOFT:
-                teacher = _own(t_features, t_weight, t_bias, t_chunk, row, code, rows, codes, T_WIDTH, T_CHANNELS)
-                teacher = _with_evidence(teacher, t_coefficients, t_columns, row, code, rows, codes, T_TERMS)
-                gradient -= tl.exp(teacher - t_normaliser[:, None]) * (w * share)[:, None]
-            inside = there[:, None] & (code < codes)[None, :]
-            tl.store(
-                derivative + row[:, None] * codes + code[None, :], gradient.to(derivative.dtype.element_ty), inside
-            )
-            place = tl.program_id(0).to(tl.int64) * codes + code
-            tl.store(bias_derivative + place, tl.sum(gradient, axis=0), mask=code < codes)
-
-
-@triton.jit
-def _row_statistics(
-    features,
-    weight,
-    bias,
-    chunk,
-    coefficients,
-    columns,
-    target,
-    t_features,
-    t_weight,
-    t_bias,
-    t_chunk,
-    t_coefficients,
-    t_columns,
-    row,
-    rows,
-    codes,
-    share,
-    WIDTH: tl.constexpr,
-    TERMS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    T_WIDTH: tl.constexpr,
-    T_TERMS: tl.constexpr,
-    T_CHANNELS: tl.constexpr,
-    SOFT: tl.constexpr,
-    CODES: tl.constexpr,
-):
-    """(ℓ, Σ y l, whether the likeliest code is the target, ln Σ exp l, the same of the teacher) for each row."""
     nothing = tl.zeros([row.shape[0]], tl.float32)
     top, own_top, t_top = nothing + OUTSIDE, nothing + OUTSIDE, nothing + OUTSIDE
     total, own_total, t_total, at_target, expected = nothing, nothing, nothing, nothing, nothing
@@ -236,7 +148,36 @@ def _row_statistics(
     if SOFT:
         at_target += share * (expected / t_total - at_target)
         t_normaliser = t_top + tl.log(t_total)
-    return logsumexp, at_target, best == target, normaliser, t_normaliser
+    tl.store(statistics + row, normaliser - at_target, mask=there)
+    tl.store(statistics + rows + row, logsumexp, mask=there)
+    tl.store(statistics + 2 * rows + row, (best == target).to(tl.float32), mask=there)
+    if DERIVATIVE:
+        w = tl.load(weights + row, mask=there, other=0.0)  # 0 where there is no row, and so its gradient
+        by_own, by_target = 2 * z_loss * logsumexp * w, w
+        if SOFT:
+            by_target = w * (1 - share)
+        for start in range(0, codes, CODES):
+            code = start + tl.arange(0, CODES)
+            tile = _own(features, weight, bias, chunk, row, code, rows, codes, WIDTH, CHANNELS)
+            tile = _existing(tile, code, codes)
+            if TERMS > 0:
+                sums = _with_evidence(tile, coefficients, columns, row, code, rows, codes, TERMS)
+                gradient = tl.exp(sums - normaliser[:, None]) * w[:, None]
+                if PENALTY:
+                    gradient += tl.exp(tile - logsumexp[:, None]) * by_own[:, None]
+            else:
+                gradient = tl.exp(tile - logsumexp[:, None]) * (w + by_own)[:, None]
+            gradient -= tl.where(code[None, :] == target[:, None], by_target[:, None], 0.0)
+            if SOFT:
+                teacher = _own(t_features, t_weight, t_bias, t_chunk, row, code, rows, codes, T_WIDTH, T_CHANNELS)
+                teacher = _with_evidence(teacher, t_coefficients, t_columns, row, code, rows, codes, T_TERMS)
+                gradient -= tl.exp(teacher - t_normaliser[:, None]) * (w * share)[:, None]
+            inside = there[:, None] & (code < codes)[None, :]
+            tl.store(
+                derivative + row[:, None] * codes + code[None, :], gradient.to(derivative.dtype.element_ty), inside
+            )
+            place = tl.program_id(0).to(tl.int64) * codes + code
+            tl.store(bias_derivative + place, tl.sum(gradient, axis=0), mask=code < codes)
 
 
 @triton.jit

@@ -30,7 +30,7 @@ LARGEST = {
     "num_classes": 2**17,
     "input_channels": 2**16,
 }
-"""Sizes beyond which a saved configuration is damaged; DiTConfig and HeadConfig have bounds of their own."""
+"""Sizes beyond which a saved configuration must be damaged; DiTConfig and HeadConfig check the others."""
 
 
 class PurrceptionTransformer(ModelMixin, ConfigMixin):
@@ -110,26 +110,21 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         self.head = HeadConfig(head_kind, head_rank, evidence).build(width, codebook, patch_size)
 
     @classmethod
-    def from_configs(
+    def from_settings(
         cls,
         network: DiTConfig,
         head: HeadConfig,
-        *,
-        grid: tuple[int, int],
-        codebook_size: int,
-        codebook_dim: int,
-        num_classes: int,
-        **options: Any,
+        **sizes: Any,
     ) -> Self:
-        """A new network with these settings; ``options`` are other arguments of the constructor."""
-        options |= {"head_kind": head.kind, "head_rank": head.rank, "evidence": head.evidence}
-        return cls(grid, codebook_size, codebook_dim, num_classes, **asdict(network), **options)
+        """A new network with these settings; ``sizes`` are the constructor's other arguments, by name."""
+        sizes |= {"head_kind": head.kind, "head_rank": head.rank, "evidence": head.evidence}
+        return cls(**asdict(network), **sizes)
 
     def set_codebook(self, codebook: Tensor) -> None:
         """Set the standardised codes, ``[K, D]``.
 
         Raises:
-            InputError: they are not as many, or not of the dimension, that the network is made for.
+            InputError: their number or dimension is not what the network is made for.
         """
         if codebook.shape != self.codebook.shape:
             raise InputError(
@@ -200,7 +195,7 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         """Load weights strictly: every tensor must be there, and no other.
 
         Raises:
-            InputError: the weights are damaged, not finite, or do not belong to the configuration beside them.
+            InputError: the weights are damaged, not finite, or do not fit the configuration next to them.
         """
         precision = options.pop("torch_dtype", None)  # cast once loaded: the codes stay as they are saved
         options |= {"output_loading_info": True, "low_cpu_mem_usage": False, "use_safetensors": True}
@@ -219,7 +214,7 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
 
 
 def _read_sizes(config: Path) -> dict[str, Any]:
-    """What a saved configuration builds, of the types that the constructor names and of sizes that can be."""
+    """The arguments in a saved configuration, checked against the constructor's types and against LARGEST."""
     what = "the configuration of a transformer"
     values: dict[str, Any] = read_json(config, dict[str, Any], what)
     hints = get_type_hints(PurrceptionTransformer.__init__)

@@ -1,4 +1,4 @@
-"""What lies on disk: written whole or not at all, by one process at a time, verified, read within limits."""
+"""Files on disk: written completely or not at all, by one process at a time, verified, and read within limits."""
 
 from purrception.storage.checkpoints import load_optimizer_state, optimizer_state, refuse_to_start_over, set_aside
 from purrception.storage.digests import (
@@ -6,18 +6,18 @@ from purrception.storage.digests import (
     check_digests,
     content_digest,
     digest_lines,
-    renewing,
     sha256_of,
     skips_digests,
+    updating_digests,
     write_digests,
 )
 from purrception.storage.files import (
     append,
     append_line,
-    cannot_write,
+    disk_error,
     is_plain_name,
+    move_into_place,
     plain_name,
-    put,
     remove,
     sync,
     whole_file,
@@ -25,9 +25,9 @@ from purrception.storage.files import (
     writing,
 )
 from purrception.storage.folders import is_unused, output_folder, unused_folder, whole_folder
-from purrception.storage.lines import append_json_line, drop_lines_after, read_json_lines
+from purrception.storage.json_lines import append_json_line, drop_lines_after, read_json_lines
 from purrception.storage.locks import LOCK_FILE, TakenError, one_writer
-from purrception.storage.pictures import save_png
+from purrception.storage.png import save_png
 from purrception.storage.readers import LimitedReads, plain_reason, read_json, read_limited, read_yaml, reading
 from purrception.storage.settings import dump_settings, load_settings, settings_from_dict, settings_to_dict
 
@@ -39,22 +39,22 @@ __all__ = [
     "append",
     "append_json_line",
     "append_line",
-    "cannot_write",
     "check_digests",
     "content_digest",
     "digest_lines",
+    "disk_error",
     "drop_lines_after",
     "dump_settings",
     "is_plain_name",
     "is_unused",
     "load_optimizer_state",
     "load_settings",
+    "move_into_place",
     "one_writer",
     "optimizer_state",
     "output_folder",
     "plain_name",
     "plain_reason",
-    "put",
     "read_json",
     "read_json_lines",
     "read_limited",
@@ -62,7 +62,6 @@ __all__ = [
     "reading",
     "refuse_to_start_over",
     "remove",
-    "renewing",
     "save_png",
     "set_aside",
     "settings_from_dict",
@@ -71,6 +70,7 @@ __all__ = [
     "skips_digests",
     "sync",
     "unused_folder",
+    "updating_digests",
     "whole_file",
     "whole_folder",
     "write_digests",

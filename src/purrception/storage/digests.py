@@ -1,4 +1,4 @@
-"""SHA-256 of the files of a folder, in ``SHA256SUMS`` beside them, as ``sha256sum --check`` reads it."""
+"""The SHA-256 of the files in a folder, in ``SHA256SUMS`` beside them, as ``sha256sum --check`` reads it."""
 
 from __future__ import annotations
 
@@ -18,43 +18,42 @@ from purrception.utils.errors import InputError
 
 DIGESTS_FILE = "SHA256SUMS"
 SKIP_DIGESTS = "PURRCEPTION_SKIP_DIGESTS"
-"""Environment variable: set to 1, what is loaded is not compared with its digests."""
+"""The environment variable that, set to 1, turns off the comparison of files with their digests."""
 LINE = re.compile(r"([0-9a-f]{64})  (.{1,1000})")
 LARGEST_INDEX = 2**24
+"""The largest ``SHA256SUMS``, in bytes."""
 
 
 def skips_digests() -> bool:
-    """Whether whoever started this process wants nothing compared."""
+    """Whether the comparison of files with their digests is turned off."""
     return os.environ.get(SKIP_DIGESTS) == "1"
 
 
 def sha256_of(path: Path | str) -> str:
-    """SHA-256 of a file, hexadecimal."""
+    """The SHA-256 of a file, hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_digests(folder: Path, mine: Callable[[str], bool] = lambda name: True) -> None:
-    """Write the index of the files in ``folder`` and below, but for hidden ones.
+    """Write ``SHA256SUMS`` for the files in ``folder`` and below, except hidden ones.
 
     Args:
-        folder: where the index goes.
+        folder: the folder.
         mine: which names, relative to ``folder``, are listed.
 
     Raises:
         InputError: the disk is full.
     """
     files = (path for path in folder.rglob("[!.]*") if path.is_file() and path.name != DIGESTS_FILE)
-    names = (path.relative_to(folder).as_posix() for path in files)
-    write_file(
-        folder / DIGESTS_FILE, digest_lines({name: sha256_of(folder / name) for name in names if mine(name)})
-    )
+    names = filter(mine, (path.relative_to(folder).as_posix() for path in files))
+    write_file(folder / DIGESTS_FILE, digest_lines({name: sha256_of(folder / name) for name in names}))
 
 
 def content_digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of named tensors, their types and shapes, and of what is said of them; hexadecimal.
+    """The SHA-256 of a text and of named tensors with their types and shapes; hexadecimal.
 
-    For files that carry a digest of their own, and so cannot be hashed whole.
+    For files that contain their own digest, and so cannot be hashed as a whole.
     """
     digest = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
@@ -64,13 +63,13 @@ def content_digest(text: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 @contextlib.contextmanager
-def renewing(folder: Path, names: Iterable[str]) -> Iterator[None]:
-    """Around the writing of files anew, in a folder that may have an index: what is there in the end is in it.
+def updating_digests(folder: Path, names: Iterable[str]) -> Iterator[None]:
+    """Around the rewriting of files in a folder: their new digests go into its ``SHA256SUMS``, where it has one.
 
-    A kill within leaves them out of the index, rather than other files than the index says.
+    If the process is killed meanwhile, the files are not listed, rather than listed with wrong digests.
 
     Raises:
-        InputError: the index is no index, or the disk is full.
+        InputError: ``SHA256SUMS`` is damaged, or the disk is full.
     """
     index = folder / DIGESTS_FILE
     if not index.is_file():
@@ -79,25 +78,25 @@ def renewing(folder: Path, names: Iterable[str]) -> Iterator[None]:
     kept = {name: digest for name, digest in _read(index).items() if name not in names}
     write_file(index, digest_lines(kept))
     yield
-    there = {name: sha256_of(folder / name) for name in names if (folder / name).is_file()}
-    write_file(index, digest_lines(kept | there))
+    present = {name: sha256_of(folder / name) for name in names if (folder / name).is_file()}
+    write_file(index, digest_lines(kept | present))
 
 
 def digest_lines(digests: Mapping[str, str]) -> str:
-    """An index's text, of SHA-256 by name."""
+    """The text of ``SHA256SUMS`` for digests by name."""
     return "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
 
 
 def check_digests(folder: Path, mine: Callable[[str], bool] = lambda name: True, *, missing: bool = True) -> None:
-    """Compare the files of a folder with its index; one without an index, of an older version, passes.
+    """Compare the files of a folder with ``SHA256SUMS``; a folder of an older version, without it, passes.
 
     Args:
-        folder: where ``SHA256SUMS`` lies.
-        mine: which names to look at; of those, a file may be missing only if ``missing`` is false.
-        missing: whether a file that is listed and not there is an error.
+        folder: the folder.
+        mine: which of the listed names to compare.
+        missing: whether it is an error if one of them does not exist.
 
     Raises:
-        InputError: a file is missing or altered, or the index is no index.
+        InputError: a file is missing or altered, or ``SHA256SUMS`` is damaged.
     """
     if not (folder / DIGESTS_FILE).is_file() or skips_digests():
         return
@@ -118,7 +117,7 @@ def _read(file: Path) -> dict[str, str]:
     for line in read_limited(file, LARGEST_INDEX, "an index of digests").decode(errors="replace").splitlines():
         found = LINE.fullmatch(line)
         if not found:
-            raise InputError(f"{file} is damaged: a line of it is no SHA-256 and file name; given {line[:100]!r}")
+            raise InputError(f"{file} is damaged: a line is not a SHA-256 and a file name; given {line[:100]!r}")
         for part in found[2].split("/"):
             plain_name(part, file)
         digests[found[2]] = found[1]

@@ -1,4 +1,4 @@
-"""Files and folders that appear under their names whole or not at all, whatever kills the writer."""
+"""Files that appear under their names completely or not at all, even if the writer is killed."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ REFUSALS = frozenset(
         errno.ENOTEMPTY,
     }
 )
-"""What a disk answers where it will not have a file."""
+"""The errors with which a file system refuses to write."""
 LONGEST_NAME = 255
-"""Bytes of a file's name, on every usual file system."""
-OF_RUST = re.compile(r"os error (\d+)")
-"""How safetensors tells the number of an error of the system."""
+"""The longest file name, in bytes, on all common file systems."""
+RUST_ERROR = re.compile(r"os error (\d+)")
+"""How safetensors, which is written in Rust, reports the number of a system error."""
 
 
 def plain_name(text: object, where: object) -> str:
-    """A name that a file gives for another beside it: that of a file, never a way to another folder.
+    """Check that the name which one file gives for another is a plain file name, and return it.
 
     Args:
         text: the name.
         where: the file or address that gives it, for the error.
 
     Raises:
-        InputError: it is empty, no text, or has a folder in it.
+        InputError: it is empty, not text, or a path.
     """
     if not isinstance(text, str) or not is_plain_name(text):
         raise InputError(
@@ -53,23 +53,23 @@ def plain_name(text: object, where: object) -> str:
 
 
 def is_plain_name(text: str) -> bool:
-    """Whether a text can only be the name of something in a folder, on every usual file system."""
-    leads_elsewhere = text in ("", ".", "..") or bool(set(text) & set("/\\"))
-    return not leads_elsewhere and text.isprintable() and len(text.encode()) <= LONGEST_NAME
+    """Whether text is a file name on all common file systems, and not a path."""
+    is_path = text in ("", ".", "..") or bool(set(text) & set("/\\"))
+    return not is_path and text.isprintable() and len(text.encode()) <= LONGEST_NAME
 
 
-def cannot_write(error: BaseException) -> str:
-    """Why the system did not write, in its own words; empty where ``error`` is about something else."""
-    found = OF_RUST.search(str(error))
+def disk_error(error: BaseException) -> str:
+    """Why the file system refused to write; empty if ``error`` is about something else."""
+    found = RUST_ERROR.search(str(error))
     number = getattr(error, "errno", None) or (int(found[1]) if found else None)
     return os.strerror(number) if number in REFUSALS else ""
 
 
 def write_file(path: Path, content: bytes | str) -> None:
-    """Write a file that appears under its name only when every byte is on the disk; text in UTF-8.
+    """Write a file, which replaces an existing one only when every byte is on the disk; text is in UTF-8.
 
     Raises:
-        InputError: the disk is full, or will not have it; what was there before stays.
+        InputError: the disk is full or refuses the file; an existing file stays.
     """
     with whole_file(path) as partial:
         partial.write_bytes(content if isinstance(content, bytes) else content.encode(errors="backslashreplace"))
@@ -77,48 +77,48 @@ def write_file(path: Path, content: bytes | str) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A place beside ``path`` to write to; when the block ends it is synced and takes that name.
+    """A temporary path to write to; when the block ends, the file is synced and renamed to ``path``.
 
-    Each process has a place of its own: of several that write the same file, the last one's is there, whole.
+    Each process has its own temporary path: if several write the same file, the last one's remains, complete.
 
     Raises:
-        InputError: the disk is full, or will not have it; what was there before stays.
+        InputError: the disk is full or refuses the file; an existing file stays.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with writing(path):
         try:
             yield partial
-            put(partial, path)
+            move_into_place(partial, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
             raise
 
 
-def put(partial: Path, path: Path) -> None:
-    """Give a file or folder that is written its name, once it is on the disk."""
+def move_into_place(partial: Path, path: Path) -> None:
+    """Sync a temporary file or folder and rename it to ``path``."""
     sync(partial)
     os.replace(partial, path)
     sync(path.parent)
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line; one that a kill has cut before it is ended first, so that only that one is lost.
+    """Append a line; if the last line was cut off when a process was killed, end that one first.
 
     Raises:
-        InputError: the disk is full, or will not have it; the lines before stay as they are.
+        InputError: the disk is full or refuses the line; the earlier lines stay as they are.
     """
     with writing(path), path.open("a+b", buffering=0) as stream:
         stream.seek(max(stream.seek(0, os.SEEK_END) - 1, 0))
-        whole = stream.read(1) in (b"", b"\n")
-    append(path, (("" if whole else "\n") + line + "\n").encode(errors="backslashreplace"))
+        is_complete = stream.read(1) in (b"", b"\n")
+    append(path, (("" if is_complete else "\n") + line + "\n").encode(errors="backslashreplace"))
 
 
 def append(path: Path, content: bytes) -> None:
-    """Add to the end of a file, all of it or nothing.
+    """Append all of the content to a file, or nothing.
 
     Raises:
-        InputError: the disk is full, or will not have it; the file stays as it was.
+        InputError: the disk is full or refuses the content; the file stays as it was.
     """
     with writing(path), path.open("ab", buffering=0) as stream:
         end, left = stream.seek(0, os.SEEK_END), memoryview(content)
@@ -131,7 +131,7 @@ def append(path: Path, content: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have a file or folder on the disk (fsync)."""
+    """Wait until a file or folder is on the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -140,7 +140,7 @@ def sync(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file, or a folder with all that is in it."""
+    """Delete a file, or a folder with its contents."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -149,23 +149,23 @@ def remove(path: Path) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Around the writing of ``path``: where the disk refuses it, a line says so; other errors pass as they are.
+    """Around the writing of ``path``: turns the disk's refusals into one line; other errors pass unchanged.
 
     Raises:
-        InputError: the disk is full, or will not have it.
+        InputError: the disk is full or refuses to write.
     """
     try:
         yield
     except InputError:
         raise
     except Exception as error:
-        reason = cannot_write(error)
-        elsewhere = getattr(error, "filename", None)  # a file that was read meanwhile is none of this
+        reason = disk_error(error)
+        elsewhere = getattr(error, "filename", None)  # the error may be about a file that was read
         if not reason or (
             elsewhere and path.parent.resolve() not in Path(os.fsdecode(elsewhere)).resolve().parents
         ):
             raise
         raise InputError(
-            f"cannot write {path} ({reason}); what was there before is kept: make room, or choose another place, "
+            f"cannot write {path} ({reason}); an existing file is kept: make room, or choose another place, "
             "and run the same command again"
         ) from error

@@ -1,4 +1,4 @@
-"""Folders that appear under their names whole or not at all, and the folder that a command's output goes to."""
+"""Folders that appear under their names completely or not at all, and the folder for a command's output."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from purrception.storage.files import cannot_write, remove, sync, writing
-from purrception.storage.locks import BEGUN, LOCK_FILE, TakenError, is_held, locked, remove_empty
+from purrception.storage.files import disk_error, remove, sync, writing
+from purrception.storage.locks import LOCK_FILE, PARTIAL, TakenError, is_held, locked, remove_empty
 from purrception.utils import distributed
 from purrception.utils.errors import InputError
 
@@ -19,20 +19,20 @@ from purrception.utils.errors import InputError
 def whole_folder(
     path: Path, *, replace: bool = False, keep: bool = False, patience: float | None = None
 ) -> Iterator[Path]:
-    """An empty folder beside ``path`` to write to; when the block ends it is synced and takes that name.
+    """An empty temporary folder to write to; when the block ends, it is synced and renamed to ``path``.
 
-    One process at a time: a second one is refused. Inside the block the same process may ask again, for the same
-    folder. What a killed one left is removed by the next.
+    Only one process may write a folder; a second one is refused. Inside the block the same process may ask for the
+    same folder again. What a killed process left behind is removed by the next one.
 
     Args:
-        path: the folder's name.
-        replace: whether a folder that is already there gives way; otherwise it must be unused.
-        keep: whether what is there takes the name, too, when the block ends by an error other than a disk's.
-        patience: seconds to wait for another process; default: a few.
+        path: the final path of the folder.
+        replace: whether to replace an existing folder; otherwise ``path`` must be unused.
+        keep: whether to keep what has been written when an error other than the disk's ends the block.
+        patience: how many seconds to wait for another process; by default a few.
 
     Raises:
-        TakenError: there is something already, or another process writes it.
-        InputError: the disk is full, or will not have it; nothing is left.
+        TakenError: the folder is not empty, or another process is writing it.
+        InputError: the disk is full or refuses the folder; nothing is left.
     """
     path = path.resolve() if path.is_symlink() else path
     partial = path.with_name(f".{path.name}.partial")
@@ -43,7 +43,7 @@ def whole_folder(
     with writing(path), contextlib.ExitStack() as stack:
         try:
             partial.mkdir(parents=True, exist_ok=True)
-        except FileNotFoundError as error:  # where no folders are made at all, as below /proc
+        except FileNotFoundError as error:  # where no folders can be created, such as below /proc
             raise InputError(f"cannot make the folder {path} ({error.strerror})") from error
         stack.enter_context(locked(partial, path, patience))
         try:
@@ -57,7 +57,7 @@ def whole_folder(
             yield partial
             _put_folder(partial, path)
         except BaseException as error:
-            if keep and not cannot_write(error) and not is_unused(partial):
+            if keep and not disk_error(error) and not is_unused(partial):
                 _put_folder(partial, path)
             shutil.rmtree(partial, ignore_errors=True)
             remove_empty(new)
@@ -80,26 +80,26 @@ def _put_folder(partial: Path, path: Path) -> None:
 
 
 def is_unused(folder: Path, but: Iterable[str] = ()) -> bool:
-    """Whether a folder is not there yet, or holds only locks and what a killed writer had begun of a file.
+    """Whether a folder does not exist, or has only a lock and unfinished files of a killed writer.
 
     Args:
-        folder: where to look.
-        but: names of files that may be there as well.
+        folder: the folder.
+        but: names of other files that may be there.
     """
-    nothing = {LOCK_FILE, *but}
+    ignored = {LOCK_FILE, *but}
     return not folder.exists() or (
         folder.is_dir()
         and all(
-            path.name in nothing or (BEGUN.fullmatch(path.name) and path.is_file()) for path in folder.iterdir()
+            path.name in ignored or (PARTIAL.fullmatch(path.name) and path.is_file()) for path in folder.iterdir()
         )
     )
 
 
 def unused_folder(folder: Path) -> Path:
-    """``folder``, which must not be there yet, or be empty; it is not created, so that a failure leaves nothing.
+    """Check that ``folder`` does not exist or is empty, and return it; it is not created.
 
     Raises:
-        InputError: it already holds something; nothing is overwritten.
+        InputError: the folder is not empty.
     """
     if not is_unused(folder):
         raise InputError(f"{folder} is already there and not empty: choose another folder with --out")
@@ -108,18 +108,18 @@ def unused_folder(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def output_folder(out: str, parent: Path, *, keep: bool = False) -> Iterator[Path]:
-    """The folder that a person asked for, or else the next free number in ``parent``, for the length of a block.
+    """The folder that the user asked for, or else the next free number in ``parent``, reserved within the block.
 
-    No other process takes it meanwhile. It is there when the block has ended, with what was written to it by
-    :func:`whole_folder`, whole; where an error ends the block, it is not. Every process of ``torchrun`` enters.
+    What is written to it within the block by :func:`whole_folder` appears when the block ends; if an error ends
+    the block, nothing does. Every process of ``torchrun`` enters.
 
     Args:
-        out: what was asked for; empty: nothing in particular.
-        parent: of ``000``, ``001``, …
+        out: the folder that was asked for; empty for the next number.
+        parent: the folder of ``000``, ``001``, …
         keep: see :func:`whole_folder`.
 
     Raises:
-        InputError: it already holds something, or another process writes to it.
+        InputError: the folder is not empty, or another process is writing to it.
     """
     with contextlib.ExitStack() as stack:
         folder, problem = Path(out), ""
@@ -138,7 +138,7 @@ def output_folder(out: str, parent: Path, *, keep: bool = False) -> Iterator[Pat
 
 
 def _next_number(parent: Path, stack: contextlib.ExitStack, keep: bool) -> Path:
-    """The first number beyond those that are there whose folder nobody else is writing, and which we now are."""
+    """Reserve the first number after the existing ones that no other process is writing."""
     taken = [int(path.name) for path in parent.glob("*") if re.fullmatch(r"\d{3,}", path.name)]
     number = max(taken, default=-1) + 1
     while True:

@@ -1,4 +1,4 @@
-"""One writer per folder: a lock that a crash frees, with the name of who holds it."""
+"""One writer per folder: a lock that is released even by a crash, and that says who holds it."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from purrception.utils.progress import note
 
 LOCK_FILE = ".lock"
 PATIENCE = 3.0
-"""Seconds that a second writer waits for the first: one that was just killed needs a moment to go."""
+"""How many seconds a second writer waits for the first; one that was just killed takes a moment to end."""
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL})
-BEGUN = re.compile(r"\..+\.partial")
-"""Names of what is being written, or was when its writer was killed."""
+PARTIAL = re.compile(r"\..+\.partial")
+"""The names of unfinished files and folders."""
 SECRET = "--password"
 _held: set[Path] = set()
-"""Folders that this process writes; it may ask again for one of them."""
+"""The folders whose locks this process holds; it may ask for them again."""
 
 
 class TakenError(InputError):
-    """A place is taken: by what lies there, or by another process that is writing to it."""
+    """A folder is in use: it is not empty, or another process is writing to it."""
 
 
 @contextlib.contextmanager
 def one_writer(folder: Path) -> Iterator[None]:
-    """Be the only job that writes to ``folder``, made if need be, for the length of a block.
+    """Be the only job that writes to ``folder``, which is created if necessary, within the block.
 
-    The first process of ``torchrun`` holds the lock for all of them; every one enters. The lock is the system's
-    (flock), on the file ``.lock``: it ends with the process that holds it, however that ends. Over NFS it holds
-    between machines where the server keeps locks (NFS 4 does). Files that a killed writer had begun there go, and
-    so does a folder that was made in vain.
+    Every process of ``torchrun`` enters; the first one holds the lock for all. It is a lock of the system (flock)
+    on the file ``.lock``, and ends with the process that holds it, however that ends. Over NFS it works between
+    machines if the server supports locks (NFS 4 does). Unfinished files of a killed writer are removed, and so is
+    a folder that was created but not used.
 
     Raises:
-        InputError: another process writes there; the line says which, where and since when.
+        InputError: another process is writing there; the message says which, where and since when.
     """
     with contextlib.ExitStack() as stack:
         problem = ""
@@ -66,12 +66,12 @@ def _made_and_locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder, folder):
         for path in folder.iterdir():
-            if BEGUN.fullmatch(path.name) and path.is_file():
+            if PARTIAL.fullmatch(path.name) and path.is_file():
                 path.unlink()
         try:
             yield
         except BaseException:
-            with contextlib.suppress(OSError):  # the folder may be gone: its writer removed it, or somebody else
+            with contextlib.suppress(OSError):  # the folder may have been removed
                 if new and [path.name for path in folder.iterdir()] == [LOCK_FILE]:
                     (folder / LOCK_FILE).unlink()
                     remove_empty(new)
@@ -79,7 +79,7 @@ def _made_and_locked(folder: Path) -> Iterator[None]:
 
 
 def remove_empty(folders: Iterable[Path]) -> None:
-    """Remove folders, innermost first, as far as nobody has put something there."""
+    """Remove folders in this order, up to the first that is not empty."""
     with contextlib.suppress(OSError):
         for folder in folders:
             folder.rmdir()
@@ -87,15 +87,15 @@ def remove_empty(folders: Iterable[Path]) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path, name: Path, patience: float | None = None) -> Iterator[None]:
-    """Hold the lock of ``folder``, which is there; errors call it ``name``.
+    """Hold the lock of an existing folder within the block.
 
     Args:
-        folder: holds the lock's file.
-        name: what errors call it.
-        patience: seconds to wait for another process; None: :data:`PATIENCE`.
+        folder: the folder that contains the lock file.
+        name: what errors call the folder.
+        patience: how many seconds to wait for another process; by default :data:`PATIENCE`.
 
     Raises:
-        InputError: another process holds it.
+        InputError: another process holds the lock.
     """
     place = folder.resolve()
     if place in _held:
@@ -118,19 +118,19 @@ def is_held(folder: Path) -> bool:
 
 
 def _acquire(folder: Path, name: Path, patience: float) -> int:
-    """An open descriptor of the folder's lock file, locked."""
+    """Lock the folder's lock file; returns its open descriptor."""
     file, end = folder / LOCK_FILE, time.monotonic() + patience
     while True:
         try:
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # its writer has just given it its name, or removed it
+        except FileNotFoundError:  # its writer has just renamed or removed it
             folder.mkdir(parents=True, exist_ok=True)
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in NO_LOCKS:
-                note(f"{name} lies on a file system without locks: see to it that no other process writes there")
+                note(f"{name} is on a file system without locks: make sure that no other process writes there")
                 return descriptor
             holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip()
             os.close(descriptor)
@@ -144,7 +144,7 @@ def _acquire(folder: Path, name: Path, patience: float) -> int:
             time.sleep(0.1)
             continue
         if _is_at(descriptor, file):
-            with contextlib.suppress(OSError):  # a full disk takes no name, and still keeps the lock
+            with contextlib.suppress(OSError):  # on a full disk the lock works without a name
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, _signature().encode(errors="replace"), 0)
             return descriptor
@@ -152,7 +152,7 @@ def _acquire(folder: Path, name: Path, patience: float) -> int:
 
 
 def _is_at(descriptor: int, file: Path) -> bool:
-    """Whether an open file still has its name: its folder may have been renamed or removed since."""
+    """Whether an open file still has its name: its folder may have been renamed or removed meanwhile."""
     try:
         return os.stat(file).st_ino == os.fstat(descriptor).st_ino
     except OSError:
@@ -160,9 +160,10 @@ def _is_at(descriptor: int, file: Path) -> bool:
 
 
 def _signature() -> str:
+    """Who holds the lock, for the errors of other processes."""
     program = Path(sys.argv[0]).name
     words = ["purrception" if program == "__main__.py" else program]
-    for before, word in pairwise(sys.argv):  # a password is not for everybody who can read the lock's file
+    for before, word in pairwise(sys.argv):  # everybody can read the lock file
         words.append("…" if before == SECRET else f"{SECRET}=…" if word.startswith(f"{SECRET}=") else word)
     command = shlex.join(words)[:200]
     since = time.strftime("%Y-%m-%d %H:%M:%S")

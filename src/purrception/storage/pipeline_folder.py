@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from purrception.storage.digests import DIGESTS_FILE, check_digests, renewing, write_digests
+from purrception.storage.digests import DIGESTS_FILE, check_digests, updating_digests, write_digests
 from purrception.storage.files import write_file
 from purrception.storage.model_folder import check_variant, forget_load_path, variants_in
 from purrception.storage.readers import read_json, read_limited
@@ -123,7 +123,7 @@ def write_companions(companions: Mapping[str, bytes], folder: Path) -> None:
     Raises:
         InputError: the disk is full.
     """
-    with renewing(folder, [name for name in companions if name not in EDITABLE]):
+    with updating_digests(folder, [name for name in companions if name not in EDITABLE]):
         for name, content in companions.items():
             write_file(folder / name, content)
 

@@ -1,4 +1,4 @@
-"""Reading what others wrote: within limits, against a schema, with one line where it fails."""
+"""Reading files of unknown origin: within limits, checked against a schema, with one line for any error."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ from purrception.utils.errors import InputError, in_words
 
 T = TypeVar("T")
 LARGEST_TEXT = 2**26
-"""Bytes of a JSON file beyond which it is not ours."""
+"""The largest JSON file, in bytes."""
 LARGEST_YAML = 2**18
-"""Bytes of a YAML file; ours have a few thousand."""
+"""The largest YAML file, in bytes; those of this package have a few thousand."""
 
 
 @contextlib.contextmanager
 def reading(what: str, path: object, remedy: str = "") -> Iterator[None]:
-    """Around the reading of a file: whatever is raised becomes one line that names it.
+    """Around the reading of a file: turns any error into one line that names the file.
 
-    A damaged or hostile file can raise anything in the libraries that parse it; so every kind of error is caught.
+    Every kind of error is caught, because a damaged or hostile file can raise anything in the libraries that parse
+    it.
 
     Args:
-        what: the file is expected to be, with its article: ``"a token manifest"``.
-        path: of the file, or an address.
-        remedy: what to do.
+        what: what the file is expected to be, with its article: ``"a token manifest"``.
+        path: the path or address of the file.
+        remedy: what the user can do.
 
     Raises:
-        InputError: it cannot be read; one that is raised inside passes as it is.
+        InputError: the file cannot be read; an InputError raised inside passes unchanged.
     """
     try:
         yield
@@ -46,7 +47,7 @@ def reading(what: str, path: object, remedy: str = "") -> Iterator[None]:
 
 
 def plain_reason(error: BaseException) -> str:
-    """What an error says, in one line of moderate length."""
+    """The message of an error in one line of moderate length."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         inner = first.get("ctx", {}).get("error")
@@ -60,15 +61,15 @@ def plain_reason(error: BaseException) -> str:
         return "it is nested too deeply"
     if isinstance(error, MemoryError):
         return "it asks for more memory than there is"
-    said = in_words(error)[:200]
-    return f"no {said}" if isinstance(error, KeyError) else said or type(error).__name__
+    text = in_words(error)[:200]
+    return f"no {text}" if isinstance(error, KeyError) else text or type(error).__name__
 
 
 def read_limited(path: Path, limit: int, what: str) -> bytes:
-    """A file's content, if it is no larger than ``limit`` bytes.
+    """The content of a file of at most ``limit`` bytes.
 
     Raises:
-        InputError: it is missing, larger, or cannot be read.
+        InputError: the file is missing, too large, or cannot be read.
     """
     try:
         size = path.stat().st_size
@@ -80,17 +81,17 @@ def read_limited(path: Path, limit: int, what: str) -> bytes:
 
 
 def read_json(path: Path, kind: type[T] | Any, what: str, remedy: str = "", *, strict: bool = True) -> T:
-    """A JSON file as ``kind``, a dataclass or another type that pydantic checks.
+    """Read a JSON file as ``kind``, a dataclass or another type that pydantic can check.
 
     Args:
         path: the file.
-        kind: what it holds.
-        what: it is expected to be, with its article, for errors.
-        remedy: what to do where it is damaged.
-        strict: whether a number must be a number, and no text that reads as one.
+        kind: the type of its content.
+        what: what the file is expected to be, with its article, for errors.
+        remedy: what the user can do if it is damaged.
+        strict: whether text that reads as a number is refused where a number is expected.
 
     Raises:
-        InputError: it is missing, too large, no JSON, or holds something else.
+        InputError: the file is missing, too large, not JSON, or has other content.
     """
     content = read_limited(path, LARGEST_TEXT, what)
     with reading(what, path, remedy):
@@ -99,16 +100,16 @@ def read_json(path: Path, kind: type[T] | Any, what: str, remedy: str = "", *, s
 
 
 class LimitedReads(io.BufferedReader):
-    """A file that nobody reads much of at once.
+    """A file of which only so many bytes can be read at once.
 
-    For libraries that believe the sizes in a file's headers, and ask for so many bytes.
+    For libraries that believe the sizes in a file's headers, and try to read as many bytes.
 
     Args:
-        path: of the file.
-        most: bytes of one read; seeking is free.
+        path: the file.
+        most: the most bytes of one read; seeking is not limited.
 
     Raises:
-        InputError: upon a read that is larger.
+        InputError: a read is larger.
     """
 
     def __init__(self, path: Path | str, most: int) -> None:
@@ -116,23 +117,24 @@ class LimitedReads(io.BufferedReader):
         self.path, self.most = path, most
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """The next ``size`` bytes, or what is left."""
+        """The next ``size`` bytes, or all that is left."""
         whole = size is None or size == -1
         asked = max(os.fstat(self.fileno()).st_size - self.tell(), 0) if size is None or whole else size
         if not 0 <= asked <= self.most:
-            raise InputError(f"{self.path} says that a part of it has {asked} bytes; it has at most {self.most}")
+            raise InputError(f"{self.path} claims a part of {asked} bytes; at most {self.most} are accepted")
         return super().read(asked)
 
 
 def read_yaml(path: Path, what: str) -> Any:
-    """A YAML file's plain values, without what lets a small file stand for a large one.
+    """Read a YAML file of plain values, without aliases, by which a small file could stand for a huge one.
 
     Args:
         path: the file.
-        what: it is expected to be, with its article, for errors.
+        what: what the file is expected to be, with its article, for errors.
 
     Raises:
-        InputError: it is missing, too large or no YAML, or has an alias, a key twice or one that is no text.
+        InputError: the file is missing, too large or not YAML; or it has an alias, a duplicate key or a key that
+            is not text.
     """
     content = read_limited(path, LARGEST_YAML, what)
     with reading(what, path):
@@ -140,12 +142,12 @@ def read_yaml(path: Path, what: str) -> Any:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML in which everything stands where it is used, once."""
+    """Loads YAML without aliases, duplicate keys and keys that are not text."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
             event = self.peek_event()
-            raise ValueError(f"line {event.start_mark.line + 1} repeats another part by an alias: write it out")
+            raise ValueError(f"line {event.start_mark.line + 1} repeats another part with an alias: write it out")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
@@ -153,8 +155,8 @@ class _PlainLoader(yaml.SafeLoader):
         for key, _ in node.value:
             where = f"in line {key.start_mark.line + 1}"
             if key.tag != "tag:yaml.org,2002:str":
-                raise ValueError(f"a key {where} is no text")
+                raise ValueError(f"a key {where} is not text")
             if key.value in seen:
-                raise ValueError(f"the key {key.value!r} {where} is there twice")
+                raise ValueError(f"the key {key.value!r} {where} is given twice")
             seen.add(key.value)
         return super().construct_mapping(node, deep)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from purrception.storage.files import write_file
-from purrception.storage.pictures import save_png
+from purrception.storage.png import save_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

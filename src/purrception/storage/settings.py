@@ -1,4 +1,4 @@
-"""Settings as YAML: frozen dataclasses, written and read strictly."""
+"""Settings as YAML: writing dataclasses, and reading them strictly."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def settings_to_dict(settings: Any) -> dict[str, Any]:
-    """Plain lists, numbers and strings, ready for YAML or JSON."""
+    """Settings as plain lists, numbers and strings, ready for YAML or JSON."""
     return TypeAdapter(type(settings)).dump_python(settings, mode="json")
 
 
@@ -28,19 +28,19 @@ def settings_from_dict(kind: type[T], values: Any, origin: str) -> T:
     """Settings from plain values, validated strictly.
 
     Args:
-        kind: the dataclass they are for. Its ``RENAMED``, where it has one, says what its fields were called in
-            older files, which are read as well.
-        values: what a YAML file held.
-        origin: named in errors.
+        kind: the dataclass. Its ``RENAMED``, if it has one, maps names of fields in older files to today's.
+        values: the content of a YAML file.
+        origin: where the values come from, for errors.
 
     Raises:
-        InputError: an unknown key (with the nearest known one), a missing key or a value of another type.
+        InputError: a key is unknown (the message suggests the closest one) or missing, or a value has another
+            type.
     """
     if not isinstance(values, dict):
-        raise InputError(f"{origin} holds no configuration: expected keys such as {_examples(kind)}")
+        raise InputError(f"{origin} is not a configuration: expected keys such as {_examples(kind)}")
     values = _current(values, kind, "", origin)
     with reading("a configuration", origin):
-        # JSON's strict mode: lists may stand for tuples, but no string for a number and no true for 1.
+        # Strict mode of JSON: accepts lists for tuples, but no string for a number and no true for 1.
         return TypeAdapter(kind).validate_json(json.dumps(values), strict=True)
 
 
@@ -48,7 +48,7 @@ def load_settings(kind: type[T], path: Path | str) -> T:
     """Read settings from a YAML file, strictly; see :func:`settings_from_dict`.
 
     Raises:
-        InputError: the file is missing, is no YAML or does not validate.
+        InputError: the file is missing, is not YAML or does not validate.
     """
     path = Path(path)
     if not path.is_file():
@@ -60,7 +60,7 @@ def dump_settings(settings: Any) -> str:
     """Settings as YAML; :func:`load_settings` gives equal ones back.
 
     Raises:
-        InputError: a path or name in them is no text; see :func:`purrception.utils.folders.check_name`.
+        InputError: a path or name is not valid text; see :func:`purrception.utils.folders.check_name`.
     """
     for text in _texts(dataclasses.asdict(settings)):
         check_name(text)
@@ -68,7 +68,7 @@ def dump_settings(settings: Any) -> str:
 
 
 def _current(values: dict[str, Any], kind: type, prefix: str, origin: str) -> dict[str, Any]:
-    """``values`` under today's names, unknown ones refused."""
+    """``values`` under today's names; unknown names are refused."""
     hints, known, current = get_type_hints(kind), {field.name for field in dataclasses.fields(kind)}, {}
     for key, value in values.items():
         name = getattr(kind, "RENAMED", {}).get(key, key)
@@ -87,7 +87,7 @@ def _examples(kind: type) -> str:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Every text in nested values."""
+    """All strings in nested values."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list | tuple):

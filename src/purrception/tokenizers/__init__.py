@@ -1,4 +1,4 @@
-"""Tokenizers: images ↔ grids of codebook indices."""
+"""Tokenizers: images to grids of codebook indices and back."""
 
 from purrception.tokenizers.convert import convert_tokenizer, known_arch, open_tokenizer
 from purrception.tokenizers.public import PUBLIC_TOKENIZERS, PublicTokenizer

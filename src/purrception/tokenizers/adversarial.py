@@ -1,4 +1,4 @@
-"""The adversarial part of VQGAN's training (arXiv 2012.09841): patches are judged, by a hinge."""
+"""The adversarial loss of VQGAN (arXiv 2012.09841): a discriminator of patches, trained with a hinge loss."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from purrception.utils import distributed
 
 
 class PatchDiscriminator(nn.Module):
-    """Scores overlapping patches: high for real ones (pix2pix, arXiv 1611.07004).
+    """Scores overlapping patches, high for real ones (pix2pix, arXiv 1611.07004).
 
-    Group normalisation stands where VQGAN has batch normalisation, so that a score depends on its image alone,
-    however a batch is spread over processes.
+    Group normalisation takes the place of VQGAN's batch normalisation, so that a score depends on its image alone,
+    however a batch is divided among processes.
 
     Args:
-        config: width and depth.
-        channels: of the images.
+        config: its width and depth.
+        channels: the number of channels of the images.
     """
 
     def __init__(self, config: AdversarialConfig, channels: int) -> None:
@@ -55,11 +55,12 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Ten
     The gradients are those of the whole batch, over all processes.
 
     Args:
-        reconstruction: scalar loss.
-        adversarial: scalar loss.
-        last_layer: L, the weight that makes the pixels; both losses depend on it.
+        reconstruction: the reconstruction loss, a scalar.
+        adversarial: the adversarial loss, a scalar.
+        last_layer: L, the weight of the decoder's last layer, which both losses depend on.
     """
-    both = [torch.autograd.grad(loss, last_layer, retain_graph=True)[0] for loss in (reconstruction, adversarial)]
-    distributed.average_(both)
-    strength, opposing = (gradient.float().norm() for gradient in both)
-    return (strength / (opposing + 1e-4)).clamp(0, 1e4).detach()
+    losses = (reconstruction, adversarial)
+    gradients = [torch.autograd.grad(loss, last_layer, retain_graph=True)[0] for loss in losses]
+    distributed.average_(gradients)
+    reconstruction_norm, adversarial_norm = (gradient.float().norm() for gradient in gradients)
+    return (reconstruction_norm / (adversarial_norm + 1e-4)).clamp(0, 1e4).detach()

@@ -1,4 +1,4 @@
-"""Checkpoints of a tokenizer's training: one safetensors file each, whole or not there."""
+"""Checkpoints of a tokenizer's training: one safetensors file each, complete or absent."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from purrception.utils import distributed
 from purrception.utils.errors import InputError
 
 KEPT = 2
-"""Latest checkpoints that stay."""
+"""How many of the latest checkpoints are kept."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a tokenizer's training stands."""
+    """How far the training of a tokenizer is."""
 
     step: int
-    """Optimiser steps done."""
+    """Optimiser steps that are done."""
     setting: str
-    """What was trained and how: a training goes on only under the same."""
+    """What is trained and how, as JSON; training resumes only with the same."""
     schedule: dict[str, Any]
-    """State of the learning-rate schedule, plain numbers."""
+    """The state of the learning-rate schedule, plain numbers."""
     learning_rate: float
-    """Of the next step."""
+    """The learning rate of the next step."""
 
 
 @dataclass(frozen=True)
@@ -54,21 +54,21 @@ class TokenizerCheckpoint:
     tensors: dict[str, Tensor]
 
     def part(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors below ``prefix/``, without it."""
+        """The tensors whose names begin with ``prefix/``, without it."""
         start = f"{prefix}/"
         return {name.removeprefix(start): value for name, value in self.tensors.items() if name.startswith(start)}
 
 
 def save_checkpoint(folder: Path, progress: Progress, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Write ``step-00000100.safetensors``; older files than the latest two go.
+    """Write ``step-00000100.safetensors`` and remove all but the latest two checkpoints.
 
     Args:
-        folder: made if need be.
-        progress: kept as the file's metadata.
-        parts: tensors by the name of what they belong to.
+        folder: where to; created if necessary.
+        progress: stored in the file's metadata.
+        parts: named tensors by the name of what they belong to.
 
     Raises:
-        InputError: it cannot be written; the checkpoints before it are whole.
+        InputError: the file cannot be written; earlier checkpoints are intact.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
@@ -77,8 +77,8 @@ def save_checkpoint(folder: Path, progress: Progress, parts: Mapping[str, Mappin
         for name, tensor in named.items()
     }
     file = folder / f"step-{progress.step:08d}.safetensors"
-    told = json.dumps(asdict(progress))
-    metadata = {"progress": told, "sha256": content_digest(told, tensors)}
+    text = json.dumps(asdict(progress))
+    metadata = {"progress": text, "sha256": content_digest(text, tensors)}
     try:
         with whole_file(file) as partial:
             save_file(tensors, partial, metadata=metadata)
@@ -89,12 +89,12 @@ def save_checkpoint(folder: Path, progress: Progress, parts: Mapping[str, Mappin
 
 
 def latest_checkpoint(folder: Path) -> TokenizerCheckpoint | None:
-    """The checkpoint of the highest step among those that are whole, if there is any; every process takes part.
+    """The latest intact checkpoint, if there is any; every process takes part.
 
-    One that is damaged is set aside, a line says so, and the one before it is taken.
+    A damaged one is renamed, a line says so, and the one before it is used.
 
     Raises:
-        InputError: all are damaged.
+        InputError: all checkpoints are damaged.
     """
     problem = ""
     for file in reversed(_files(folder)):
@@ -107,16 +107,16 @@ def latest_checkpoint(folder: Path) -> TokenizerCheckpoint | None:
 
 
 def refuse_not_finite(step: int, first_bad: int, networks: Iterable[nn.Module], folder: Path) -> None:
-    """Stop a training whose gradient was not finite, or whose weights are not; nothing of it is to be saved.
+    """Stop a training in which a gradient or a weight is not finite, before anything is saved.
 
     Args:
-        step: of training.
+        step: the current step.
         first_bad: the first step whose gradient was not finite; 0 for none.
-        networks: what is trained.
-        folder: of its checkpoints.
+        networks: the networks that are trained.
+        folder: where the checkpoints are.
 
     Raises:
-        InputError: it is so; the line says from which checkpoint training can go on.
+        InputError: a value is not finite; the message names the checkpoint from which training can resume.
     """
     reason = f"the gradient of step {first_bad} is" if first_bad else ""
     if not all_finite(tensor for of in networks for tensor in of.state_dict().values()):
@@ -130,15 +130,15 @@ def refuse_not_finite(step: int, first_bad: int, networks: Iterable[nn.Module], 
 
 
 def _read_or_reason(file: Path) -> tuple[TokenizerCheckpoint | None, str]:
-    """A checkpoint, or why it cannot be taken."""
+    """A checkpoint, or why it cannot be used."""
     try:
         with reading("a tokenizer's checkpoint", file), safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
             progress = TypeAdapter(Progress).validate_json(metadata["progress"], strict=True)
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no mapping
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a mapping
         require_finite(tensors, "it")
-        kept = "" if skips_digests() else metadata.get("sha256", "")
-        if kept and kept != content_digest(metadata["progress"], tensors):
+        stored = "" if skips_digests() else metadata.get("sha256", "")
+        if stored and stored != content_digest(metadata["progress"], tensors):
             raise InputError("its SHA-256 is not the one that was written with it")
     except InputError as error:
         return None, f"the checkpoint {file} is damaged ({error})"
@@ -152,7 +152,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def generator_state(device: torch.device) -> dict[str, Tensor]:
-    """State of torch's generators that training draws from."""
+    """The state of the random number generators that training uses."""
     state = {"cpu": torch.random.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)

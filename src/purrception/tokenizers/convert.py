@@ -1,4 +1,4 @@
-"""Tokenizers that others trained → ours: public checkpoints, diffusers folders, and the hub."""
+"""Opening tokenizers from elsewhere: public checkpoints, diffusers folders, and the hub."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor
 from purrception.storage import (
     DIGESTS_FILE,
     read_limited,
-    renewing,
     sha256_of,
+    updating_digests,
     whole_folder,
     write_file,
 )
@@ -27,38 +27,38 @@ from purrception.tokenizers.vq import VQTokenizer
 from purrception.utils.errors import InputError, unknown_name
 
 LARGEST_ORIGIN = 2**20
-"""Bytes of its record."""
+"""The largest ``origin.json``, in bytes."""
 AVERAGE_KEYS, STATE_KEYS = ("ema",), ("model", "state_dict")
-"""Where checkpoints keep their tensors: LlamaGen's moving average; its weights, and Lightning's."""
+"""The keys of a checkpoint's tensors: LlamaGen's moving average; LlamaGen's and Lightning's weights."""
 HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+(/[\w./-]+)?")
-"""A tokenizer on the hub, perhaps in a subfolder."""
+"""A tokenizer on the hub: a repository, with or without a subfolder."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a converted tokenizer comes from; ``origin.json`` beside its weights is this record."""
+    """Where a converted tokenizer comes from, stored as ``origin.json`` beside its weights."""
 
     source: str
-    """Name of the file, or the hub id."""
+    """The name of the file, or of the model on the hub."""
     arch: str = ""
-    """See ``PUBLIC_TOKENIZERS``; empty for what diffusers wrote."""
+    """The architecture, one of ``PUBLIC_TOKENIZERS``; empty for a folder of diffusers."""
     sha256: str = ""
-    """Of the file; empty for a folder."""
+    """The SHA-256 of the file; empty for a folder."""
     codebook_normalised: bool = False
-    """The codes were scaled to unit length, as the source does each time it uses them."""
+    """Whether the codes were scaled to unit length, as the source does whenever it uses them."""
     dropped: tuple[str, ...] = ()
-    """Tensors of the file that the tokenizer has no use for."""
+    """Tensors of the file that the tokenizer does not need."""
 
 
 def open_tokenizer(source: Path | str, arch: str = "") -> VQTokenizer:
-    """A tokenizer from a folder or the hub (diffusers' ``VQModel``), or from a checkpoint file.
+    """Open a tokenizer: diffusers' ``VQModel`` in a folder or on the hub, or a public checkpoint.
 
     Args:
         source: a folder, a file, or ``hub:owner/name`` or ``hub:owner/name/subfolder`` on the Hugging Face hub.
-        arch: which public tokenizer a file holds, see ``PUBLIC_TOKENIZERS``; empty for what diffusers wrote.
+        arch: the architecture of a checkpoint file, one of ``PUBLIC_TOKENIZERS``; empty for a folder of diffusers.
 
     Raises:
-        InputError: it cannot be read, or its tensors are not exactly those of the architecture.
+        InputError: the tokenizer cannot be read, or its tensors are not exactly those of the architecture.
     """
     return _open(source, arch)[0]
 
@@ -71,24 +71,24 @@ def convert_tokenizer(
     ema: bool = True,
     input_range: tuple[float, float] | None = None,
 ) -> VQTokenizer:
-    """:func:`open_tokenizer`, then write it and its origin to ``folder``, as diffusers lays it out.
+    """Open a tokenizer and write it to ``folder`` in diffusers' layout, with its origin.
 
     Args:
         source: see :func:`open_tokenizer`.
         arch: see :func:`open_tokenizer`.
-        folder: where to.
-        sha256: what the file's SHA-256 must begin with; empty: it is recorded only.
-        ema: take the moving average where a file holds it beside the weights.
-        input_range: of a folder or of the hub; see :meth:`VQTokenizer.load`.
+        folder: where to write it.
+        sha256: what the file's SHA-256 must begin with; if empty, it is only recorded.
+        ema: use the moving average where a file has it beside the weights.
+        input_range: the range of pixels, for a folder or the hub; see :meth:`VQTokenizer.load`.
 
     Raises:
-        InputError: see :func:`open_tokenizer`; or the file is another one, the folder holds something, or the disk
-            is full.
+        InputError: see :func:`open_tokenizer`; or the file has another SHA-256, the folder is not empty, or the
+            disk is full.
     """
     tokenizer, origin = _open(source, arch, sha256, ema, input_range)
     with whole_folder(folder) as partial:
         tokenizer.save(partial)
-        with renewing(partial, [ORIGIN_FILE]):
+        with updating_digests(partial, [ORIGIN_FILE]):
             if origin is not None:
                 write_file(partial / ORIGIN_FILE, json.dumps(asdict(origin), indent=2) + "\n")
             elif (earlier := Path(source) / ORIGIN_FILE).is_file():
@@ -101,7 +101,7 @@ def known_arch(name: str) -> PublicTokenizer:
     """The public tokenizer of that name, written with dashes or, as LlamaGen does, with underscores.
 
     Raises:
-        InputError: there is none; the nearest known name is suggested.
+        InputError: there is none; the message suggests the closest name.
     """
     name = name.replace("_", "-")
     if name not in PUBLIC_TOKENIZERS:
@@ -123,9 +123,7 @@ def _open(
         raise InputError(f"{source} is a folder, which describes itself: leave out the architecture and SHA-256")
     if arch or path.is_file():
         if input_range:
-            raise InputError(
-                "what a file of a known architecture holds takes pixels in [−1, 1]: leave out the range"
-            )
+            raise InputError("the public architectures take pixels in [−1, 1]: leave out the range")
         return _from_file(path, arch.replace("_", "-"), sha256, ema)
     if str(source).startswith(HUB_PREFIX):
         name = str(source).removeprefix(HUB_PREFIX)
@@ -139,7 +137,7 @@ def _open(
 
 
 def _from_file(path: Path, arch: str, sha256: str, ema: bool) -> tuple[VQTokenizer, Origin]:
-    """Every tensor of a checkpoint, renamed."""
+    """A tokenizer from a checkpoint file, every tensor of which is accounted for."""
     if not arch:
         raise InputError(
             f"{path} is a file: say which tokenizer it holds with an architecture, one of "
@@ -150,7 +148,7 @@ def _from_file(path: Path, arch: str, sha256: str, ema: bool) -> tuple[VQTokeniz
     tensors = tensors_in(read_weights(path), keys, path)
     found = sha256_of(path)
     if not found.startswith(sha256.lower()):
-        raise InputError(f"{path} is another file than expected: its SHA-256 is {found}, not {sha256}")
+        raise InputError(f"{path} is not the expected file: its SHA-256 is {found}, not {sha256}")
     account = public.account(tensors)
     if not account.is_complete:
         fitting = [name for name, other in PUBLIC_TOKENIZERS.items() if other.account(tensors).is_complete]
@@ -166,10 +164,10 @@ def _from_file(path: Path, arch: str, sha256: str, ema: bool) -> tuple[VQTokeniz
 
 
 def unit_codes(codebook: Tensor) -> Tensor:
-    """Codes ``[K, D]`` at unit length.
+    """Codes ``[K, D]`` scaled to unit length.
 
-    A source that compares directions normalises its latents as well. Ours need not: |z − e|² = |z|² + 1 − 2 z·e
-    for unit codes, so the nearest one to z is the nearest one to z/|z|, and indices agree.
+    The source also normalises its latents. That is not needed here: for unit codes |z − e|² = |z|² + 1 − 2 z·e,
+    so that the code nearest to z is the one nearest to z/|z|, and the indices agree.
 
     Raises:
         InputError: a code is zero and has no direction.

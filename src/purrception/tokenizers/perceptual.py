@@ -1,6 +1,6 @@
-"""LPIPS over VGG16 (arXiv 1801.03924): a distance between images in the features of a recognition network.
+"""LPIPS with VGG16 (arXiv 1801.03924): a distance between images in the features of a recognition network.
 
-The weights are the user's: a file of torchvision's VGG16, and one of LPIPS's linear layers, or both in one.
+The user provides the weights: a file of torchvision's VGG16 and one of LPIPS's linear layers, or both in one.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from purrception.storage.finite import require_finite
 from purrception.storage.foreign_weights import read_weights, tensors_in
-from purrception.utils.errors import InputError
+from purrception.utils.errors import InputError, in_words
 from purrception.utils.packages import require
 
 WIDTHS = (64, 128, 256, 512, 512)
-"""Channels of VGG16's five stages."""
+"""The channels of VGG16's five stages."""
 CONVOLUTIONS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
-"""Their convolutions, by torchvision's numbers."""
+"""The convolutions of each stage, by torchvision's numbers."""
 HUB_FILE = re.compile(r"hub:([\w.-]+/[\w.-]+):([\w./-]+)")
 
 
@@ -30,12 +30,12 @@ class LPIPS(nn.Module):
     """Learned perceptual image patch similarity, with frozen weights.
 
     Args:
-        files: where the weights are; see :func:`find_weights`. Tensors may carry torchvision's names
+        files: where the weights are; see :func:`find_weights`. Tensors may have torchvision's names
             (``features.0.weight``), those of the lpips package (``net.slice1.0.weight``, ``lin0.model.1.weight``)
             and any prefix.
 
     Raises:
-        InputError: a file is missing or holds no tensors; a tensor is missing (all are listed) or misshapen.
+        InputError: a file is missing or has no tensors; tensors are missing (all are listed) or of another shape.
     """
 
     shift: Tensor
@@ -51,33 +51,33 @@ class LPIPS(nn.Module):
         self.layers = nn.ModuleList(nn.Conv2d(narrow, wide, 3, padding=1) for narrow, wide in pairwise(widths))
         self.linear = nn.ParameterList(torch.empty(width) for width in WIDTHS)
         self._fill(tensors, files)
-        # ImageNet's mean and deviation, for images in [−1, 1].
+        # ImageNet's mean and standard deviation, for images in [−1, 1].
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(3, 1, 1))
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(3, 1, 1))
         self.eval().requires_grad_(False)
 
     def _fill(self, tensors: dict[str, Tensor], files: Sequence[str]) -> None:
-        """Copy the tensors into place, each by whichever of its names there is."""
+        """Copy the tensors into place, each under the one of its names that exists."""
         numbered = [(stage, number) for stage, numbers in enumerate(CONVOLUTIONS) for number in numbers]
-        wanted: list[tuple[Tensor, tuple[str, str]]] = [
+        needed: list[tuple[Tensor, tuple[str, str]]] = [
             (getattr(layer, part), (f"features.{number}.{part}", f"net.slice{stage + 1}.{number}.{part}"))
             for layer, (stage, number) in zip(self.layers, numbered, strict=True)
             for part in ("weight", "bias")
         ]
-        wanted += [
+        needed += [
             (weight, (f"lin{stage}.model.1.weight", f"lins.{stage}.model.1.weight"))
             for stage, weight in enumerate(self.linear)
         ]
-        found = [_find(tensors, names) for _, names in wanted]
-        missing = [names[0] for (_, names), tensor in zip(wanted, found, strict=True) if tensor is None]
+        found = [_find(tensors, names) for _, names in needed]
+        missing = [names[0] for (_, names), tensor in zip(needed, found, strict=True) if tensor is None]
         if missing:
             raise InputError(
                 f"{', '.join(files)} lack {', '.join(missing)}: perceptual_weights are VGG16 as torchvision "
                 "names it and the linear layers of LPIPS, in one file or several"
             )
-        taken = {names[0]: tensor for (_, names), tensor in zip(wanted, found, strict=True) if tensor is not None}
+        taken = {names[0]: tensor for (_, names), tensor in zip(needed, found, strict=True) if tensor is not None}
         require_finite(taken, ", ".join(files))
-        for (target, names), tensor in zip(wanted, found, strict=True):
+        for (target, names), tensor in zip(needed, found, strict=True):
             if tensor is None or tensor.numel() != target.numel():
                 shape = None if tensor is None else list(tensor.shape)
                 raise InputError(f"{names[0]} has shape {shape}; expected {list(target.shape)}: this is no VGG16")
@@ -91,12 +91,12 @@ class LPIPS(nn.Module):
             x = F.max_pool2d(x, 2) if stage else x
             for _ in numbers:
                 x = F.relu(next(layers)(x))
-            # The small number stands inside the root: its gradient at 0 would not be finite.
+            # The small number stands inside the root, whose gradient at 0 would otherwise not be finite.
             found.append(x.float() * (x.float().square().sum(dim=1, keepdim=True) + 1e-10).rsqrt())
         return found
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """The distance of images ``[B, C, H, W]`` in [−1, 1], at least 16 pixels a side: ``[B]``."""
+        """The distances ``[B]`` of images ``[B, C, H, W]`` in [−1, 1] with sides of at least 16 pixels."""
         pairs = zip(self.features(a), self.features(b), self.linear, strict=True)
         return torch.stack([((x - y).square() * w.view(-1, 1, 1)).sum(1).mean((1, 2)) for x, y, w in pairs]).sum(0)
 
@@ -110,10 +110,10 @@ def _find(tensors: dict[str, Tensor], names: tuple[str, str]) -> Tensor | None:
 
 
 def find_weights(source: str) -> Path:
-    """A file on this machine, or ``hub:owner/name:file``, fetched from the hub when it is first asked for.
+    """The path of a file on this machine, or of ``hub:owner/name:file``, which is downloaded from the hub.
 
     Raises:
-        InputError: neither is there.
+        InputError: there is no such file.
     """
     if Path(source).is_file():
         return Path(source)
@@ -124,4 +124,4 @@ def find_weights(source: str) -> Path:
     try:
         return Path(hub.hf_hub_download(match[1], match[2]))
     except Exception as error:  # the network and the hub fail in many ways
-        raise InputError(f"cannot get {match[2]} of {match[1]} from the hub: {error}") from error
+        raise InputError(f"cannot get {match[2]} of {match[1]} from the hub: {in_words(error)}") from error

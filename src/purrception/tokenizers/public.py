@@ -1,4 +1,4 @@
-"""The public VQ tokenizers: their sizes, and what they call the tensors of a diffusers ``VQModel``.
+"""The public VQ tokenizers: their sizes, and their names for the tensors of a diffusers ``VQModel``.
 
 Names and sizes are those of the public repositories: CompVis/latent-diffusion (LDM, arXiv 2112.10752, whose
 autoencoder is taming-transformers') and FoundationVision/LlamaGen (arXiv 2406.06525). Both are the same network
@@ -20,7 +20,7 @@ from purrception.storage.foreign_weights import Account, account_for
 
 Family = Literal["taming", "llamagen"]
 
-# What both families call the parts of a block, after diffusers' name for it.
+# Both families' names for the parts of a block, by diffusers' name.
 _PARTS = {
     "conv_norm_out": "norm_out",
     "conv_shortcut": "nin_shortcut",
@@ -65,25 +65,25 @@ class PublicTokenizer:
 
     family: Family
     codebook_size: int
-    """K."""
+    """K, the number of codes."""
     codebook_dim: int
-    """D."""
+    """D, the dimension of a code."""
     latent_channels: int
-    """Channels between the encoder and the map to D."""
+    """Channels between the encoder and the projection to D."""
     multipliers: tuple[int, ...]
-    """Width at each resolution, finest first, in base widths."""
+    """The width at each resolution, finest first, in multiples of ``base``."""
     attention: bool
-    """Self-attention at the coarsest resolution, besides the one in the middle."""
+    """Whether there is self-attention at the coarsest resolution, besides that in the middle block."""
     base: int = 128
-    """Width at the finest resolution."""
+    """The base width."""
 
     @property
     def normalised(self) -> bool:
-        """Whether codes and latents are compared, and codes decoded, at unit length (l2)."""
+        """Whether codes and latents are normalised to unit length before they are compared or decoded."""
         return self.family == "llamagen"
 
     def build(self) -> VQModel:
-        """The network, untrained; under ``torch.device("meta")`` it costs nothing."""
+        """The untrained network; on the meta device it takes no memory."""
         coarser = len(self.multipliers) - 1
         last = "Attn" if self.attention else ""
         return VQModel(
@@ -101,11 +101,11 @@ class PublicTokenizer:
         )
 
     def names(self, targets: Iterable[str]) -> dict[str, str]:
-        """The public name of each tensor of the ``VQModel``."""
+        """The public name of each tensor of the ``VQModel``, by diffusers' name."""
         return {target: self._name(target) for target in targets}
 
     def account(self, tensors: dict[str, Tensor]) -> Account:
-        """How a file's tensors stand to those of this tokenizer."""
+        """How the tensors of a file compare with those of this tokenizer."""
         with torch.device("meta"):
             shapes = {name: tensor.shape for name, tensor in self.build().state_dict().items()}
         known = _BOOKKEEPING[self.family]
@@ -115,7 +115,7 @@ class PublicTokenizer:
         name = target
         for ours, theirs in (_BLOCKS[self.family] | _PARTS).items():
             name = name.replace(f".{ours}.", f".{theirs}.")
-        if self.family == "taming":  # counts the decoder's resolutions from the finest
+        if self.family == "taming":  # numbers the decoder's resolutions from the finest
             coarsest = len(self.multipliers) - 1
             name = re.sub(r"\.up\.(\d+)\.", lambda found: f".up.{coarsest - int(found[1])}.", name)
         return name

@@ -1,4 +1,4 @@
-"""How well a tokenizer rebuilds images, and how much of its codebook it uses."""
+"""How well a tokenizer reconstructs images, and how much of its codebook it uses."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from purrception.tokenizers.vq import VQTokenizer
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """How well a tokenizer rebuilds images and how much of its codebook it uses."""
+    """How well a tokenizer reconstructs images, and how much of its codebook it uses."""
 
     psnr: float
-    """Peak signal-to-noise ratio in dB, over all pixels together."""
+    """The peak signal-to-noise ratio over all pixels, in dB."""
     usage: float
-    """Share of the codes that occur at least once."""
+    """The share of the codes that occur at least once."""
     perplexity: float
-    """exp(entropy) of the code histogram: the number of codes in effective use."""
+    """exp(entropy) of the histogram of codes: the effective number of codes in use."""
 
 
 @torch.no_grad()
 def measure(tokenizer: VQTokenizer, images: Tensor, batch_size: int = 256) -> Reconstruction:
-    """Reconstruction quality and codebook use on images ``[n, C, H, W]`` in [−1, 1]."""
+    """Measure a tokenizer on images ``[n, C, H, W]`` in [−1, 1]."""
     squared_error, counts = 0.0, torch.zeros(len(tokenizer.codebook))
     for batch in images.split(batch_size):
         indices = tokenizer.encode(batch)

@@ -1,8 +1,8 @@
-"""Learning a codebook: four ways, one interface, and a plain table of codes in the end.
+"""Quantisers, which learn a codebook in one of four ways.
 
-Whatever a quantiser does while it learns, ``codebook`` is the table that a plain ``VQModel`` stores, and the code
-nearest to a latent in that table is the code that the quantiser itself chooses: a trained tokenizer needs to know
-nothing of how it was trained.
+However a quantiser learns, ``codebook`` is a plain table of codes, as a ``VQModel`` stores it, and the code
+nearest to a latent in that table is the one that the quantiser itself chooses. A trained tokenizer therefore does
+not depend on how it was trained.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from purrception.flow.nearest import nearest_codes
 from purrception.tokenizers.settings import TokenizerTrainingConfig
 from purrception.tokenizers.vq import VQConfig
 from purrception.utils import distributed
+from purrception.utils.devices import full_precision
 from purrception.utils.errors import InputError
 
 
@@ -32,15 +33,15 @@ class Quantised(NamedTuple):
     indices: Tensor
     """Long ``[B, h, w]``."""
     loss: Tensor
-    """Scalar that keeps latents and codes together, weighted."""
+    """The weighted loss that keeps latents and codes together, a scalar."""
 
 
 class Quantiser(nn.Module, ABC):
-    """Latents ``[B, D, h, w]`` → :class:`Quantised`, in float32 also where autocast is on."""
+    """Latents ``[B, D, h, w]`` → :class:`Quantised`, in float32 even under autocast."""
 
     def forward(self, latents: Tensor) -> Quantised:
-        """Choose a code for each site; in training mode the codebook learns."""
-        with torch.autocast(latents.device.type, enabled=False):
+        """Choose a code for each position; in training mode the codebook learns."""
+        with full_precision(latents.device):
             return self.quantise(latents.float())
 
     @abstractmethod
@@ -54,7 +55,7 @@ class Quantiser(nn.Module, ABC):
 
     @abstractmethod
     def start_from(self, codebook: Tensor) -> None:
-        """Take an existing codebook ``[K, D]`` as the start.
+        """Start from an existing codebook ``[K, D]``.
 
         Raises:
             InputError: this quantiser cannot hold it.
@@ -62,19 +63,19 @@ class Quantiser(nn.Module, ABC):
 
 
 class MovingAverageQuantiser(Quantiser):
-    """Codes follow the mean of the latents they stand for (VQ-VAE-2, arXiv 1906.00446); dead codes restart.
+    """Codes follow a moving average of their latents (VQ-VAE-2, arXiv 1906.00446); dead codes restart.
 
-    The codebook starts from k-means of the first batch. Under several processes all of them see the same sums,
-    and restarted codes are drawn from the latents of all, so that every process holds the same codebook.
+    The codebook starts from k-means of the first batch. All processes use the same sums, and restarted codes are
+    drawn from the latents of all, so that every process has the same codebook.
 
-    A codebook that is given starts with the use that the first batch makes of it. A code that it leaves out
-    begins at e times the threshold: it dies only if no step that the average remembers chooses it.
+    The counts of an existing codebook start from the first batch. A code that does not occur in it starts at e
+    times the threshold, and dies only if it is not chosen for as long as the average remembers.
 
     Args:
         model: K and D.
-        config: decay, threshold, commitment and gradient.
-        cosine: latents and codes lie on the unit sphere (ViT-VQGAN, arXiv 2110.04627). Among codes of length 1
-            the most aligned one is also the nearest, whatever the latent's length.
+        config: the decay, threshold, commitment and gradient.
+        cosine: whether latents and codes lie on the unit sphere (ViT-VQGAN, arXiv 2110.04627). Among codes of
+            length 1 the most aligned one is also the nearest, whatever the length of the latent.
     """
 
     def __init__(self, model: VQConfig, config: TokenizerTrainingConfig, *, cosine: bool) -> None:
@@ -98,9 +99,9 @@ class MovingAverageQuantiser(Quantiser):
         """See :class:`Quantiser`."""
         if self.training:
             state = self.inner._codebook
-            even = latents[:, 0].numel() * distributed.count() / state.codebook_size
-            state.threshold_ema_dead_code = min(self.threshold, even / 4)
-            if state.initted and not state.cluster_size.any():  # given by start_from
+            even_share = latents[:, 0].numel() * distributed.count() / state.codebook_size
+            state.threshold_ema_dead_code = min(self.threshold, even_share / 4)
+            if state.initted and not state.cluster_size.any():  # an existing codebook
                 self._count(latents)
         codes, indices, loss = self.inner(latents)
         return Quantised(codes, indices, loss.sum())
@@ -115,7 +116,7 @@ class MovingAverageQuantiser(Quantiser):
     def start_from(self, codebook: Tensor) -> None:
         """See :class:`Quantiser`."""
         if self.cosine and not torch.allclose(codebook.norm(dim=1), torch.ones(len(codebook)), atol=1e-3):
-            raise InputError("quantiser cosine goes on only from codes of length 1; take ema for this tokenizer")
+            raise InputError("quantiser cosine can start only from codes of length 1; use ema for this tokenizer")
         state = self.inner._codebook
         state.embed.copy_(codebook)
         state.cluster_size.zero_()
@@ -123,7 +124,7 @@ class MovingAverageQuantiser(Quantiser):
 
     @torch.no_grad()
     def _count(self, latents: Tensor) -> None:
-        """Begin the moving averages as though this batch were every batch."""
+        """Start the moving averages as if all batches were like this one."""
         state = self.inner._codebook
         indices = nearest_codes(latents, self.codebook)
         counts = indices.flatten().bincount(minlength=state.codebook_size).to(state.cluster_size.dtype)
@@ -133,7 +134,7 @@ class MovingAverageQuantiser(Quantiser):
 
 
 class SimVQQuantiser(Quantiser):
-    """A frozen random codebook under a learned linear map, which moves all codes at once (arXiv 2411.02038)."""
+    """A frozen random codebook under a learned linear map, which moves all codes together (arXiv 2411.02038)."""
 
     def __init__(self, model: VQConfig, config: TokenizerTrainingConfig) -> None:
         super().__init__()
@@ -156,7 +157,7 @@ class SimVQQuantiser(Quantiser):
 
     @torch.no_grad()
     def start_from(self, codebook: Tensor) -> None:
-        """See :class:`Quantiser`: the codes are frozen as they are, under the identity."""
+        """See :class:`Quantiser`: the codes are frozen, and the map starts as the identity."""
         self.inner.frozen_codebook.copy_(codebook)
         nn.init.eye_(self.inner.code_transform.weight)
 
@@ -164,8 +165,8 @@ class SimVQQuantiser(Quantiser):
 class FSQQuantiser(Quantiser):
     """Each dimension is rounded to a few values (finite scalar quantisation, arXiv 2309.15505).
 
-    The published bound is a tanh. Here it is a clamp: rounding then finds the nearest of the codes, which the tanh
-    would not, and a commitment loss in the tanh's place draws latents from beyond the outermost values back.
+    The paper bounds latents by a tanh. Here they are clamped: rounding then finds the nearest code, which it would
+    not after a tanh, and a commitment loss draws back latents beyond the outermost values.
     """
 
     table: Tensor
@@ -176,7 +177,7 @@ class FSQQuantiser(Quantiser):
         self.commitment = config.commitment
         self.inner = FSQ(list(config.fsq_levels), bound_hard_clamp=True)
         levels = torch.tensor(config.fsq_levels)
-        # The library widens the range by 1e-3 before it rounds, which would shift the borders between codes.
+        # The library widens the range by 1e-3 before rounding, which would shift the borders between codes.
         self.register_buffer("scale", (levels // 2 / ((levels - 1) * (1 + 1e-3) / 2)).view(1, -1, 1, 1))
         self.register_buffer("table", self.inner.indices_to_codes(torch.arange(model.codebook_size)))
 
@@ -187,17 +188,17 @@ class FSQQuantiser(Quantiser):
 
     @property
     def codebook(self) -> Tensor:
-        """See :class:`Quantiser`: the grid of all values, never changed by training."""
+        """See :class:`Quantiser`: all combinations of values, which training never changes."""
         return self.table.detach().float()
 
     def start_from(self, codebook: Tensor) -> None:
-        """See :class:`Quantiser`: only from the same grid."""
+        """See :class:`Quantiser`: only from the same levels."""
         if not torch.equal(codebook, self.codebook):
-            raise InputError("quantiser fsq goes on only from a tokenizer of the same fsq_levels; take ema here")
+            raise InputError("quantiser fsq can start only from a tokenizer of the same fsq_levels; use ema here")
 
 
 class FrozenQuantiser(Quantiser):
-    """The nearest code of a table that stays as it is; no loss, no gradient to the latents."""
+    """The nearest code of a fixed table, without a loss or gradient for the latents."""
 
     table: Tensor
 

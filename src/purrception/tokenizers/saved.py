@@ -1,4 +1,4 @@
-"""What a tokenizer's folder says of it: ``config.json`` of a ``VQModel``, held against what one can be."""
+"""``config.json`` of a saved tokenizer, checked before a network is built from it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from purrception.storage import read_json
 from purrception.utils.errors import InputError
 from purrception.utils.progress import note
 
-CONFIG_FILE, WEIGHTS_FILES, ORIGIN_FILE = "config.json", "diffusion_pytorch_model", "origin.json"
-"""The files of a tokenizer; those of weights begin so."""
+CONFIG_FILE, WEIGHTS_PREFIX, ORIGIN_FILE = "config.json", "diffusion_pytorch_model", "origin.json"
+"""The configuration of a tokenizer, how the names of its weight files begin, and where it comes from."""
 SIGNED, UNIT = (-1.0, 1.0), (0.0, 1.0)
-"""Ranges of pixels: ours, and aMUSEd's."""
+"""Ranges of pixels: the usual one, and aMUSEd's."""
 
 Width = Annotated[int, Field(ge=1, le=2**14)]
 Down = Literal[
@@ -32,7 +32,7 @@ Up = Literal[
 
 @dataclass(frozen=True)
 class SavedVQ:
-    """The part of a ``VQModel``'s configuration that shapes it, within bounds; the defaults are diffusers'."""
+    """The settings of a ``VQModel``, within bounds; the defaults are those of diffusers."""
 
     in_channels: Annotated[int, Field(ge=1, le=64)] = 3
     out_channels: Annotated[int, Field(ge=1, le=64)] = 3
@@ -52,14 +52,14 @@ class SavedVQ:
     lookup_from_codebook: bool = False
     force_upcast: bool = False
     input_range: tuple[float, float] | None = None
-    """What :class:`RescaledVQModel` takes for black and white."""
+    """The values of black and white for :class:`RescaledVQModel`."""
 
     @classmethod
     def read(cls, folder: Path) -> tuple[str, Self]:
-        """(name of the class, configuration) of a folder; keys that are not known are left alone.
+        """The name of the class and the settings that a folder gives; unknown keys are ignored.
 
         Raises:
-            InputError: it is no configuration, or of something that can be no tokenizer.
+            InputError: it is not the configuration of a tokenizer.
         """
         file, what = folder / CONFIG_FILE, "the configuration of a tokenizer"
         values: dict[str, Any] = read_json(file, dict[str, Any], what)
@@ -67,8 +67,8 @@ class SavedVQ:
         return str(values.get("_class_name"))[:100], saved
 
     def pixels(self, folder: Path, given: tuple[float, float] | None) -> tuple[float, float]:
-        """What the network takes for black and white; see :meth:`VQTokenizer.load`."""
-        usual = UNIT if self.lookup_from_codebook else SIGNED  # only aMUSEd's pipelines decode indices
+        """The network's values for black and white; see :meth:`VQTokenizer.load`."""
+        usual = UNIT if self.lookup_from_codebook else SIGNED  # which only aMUSEd's tokenizers have
         low, high = given or self.input_range or usual
         if not -math.inf < low < high < math.inf:
             raise InputError(f"a range of pixels goes from black to a larger white; given {low} {high}")
@@ -77,6 +77,6 @@ class SavedVQ:
         return float(low), float(high)
 
 
-def is_own(name: str) -> bool:
-    """Whether a file of a folder, which may hold more, is the tokenizer's."""
-    return name in (CONFIG_FILE, ORIGIN_FILE) or name.startswith(WEIGHTS_FILES)
+def is_tokenizer_file(name: str) -> bool:
+    """Whether a file in a folder belongs to the tokenizer."""
+    return name in (CONFIG_FILE, ORIGIN_FILE) or name.startswith(WEIGHTS_PREFIX)

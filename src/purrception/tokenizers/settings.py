@@ -1,4 +1,4 @@
-"""How a tokenizer is trained."""
+"""The settings of a tokenizer's training."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ QUANTISER_KINDS = ("ema", "cosine", "simvq", "fsq")
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What a reconstruction is compared by."""
+    """The losses between images and their reconstructions."""
 
     l2: float = 1.0
-    """Weight of the mean squared error over pixels in [−1, 1]."""
+    """The weight of the mean squared error over pixels in [−1, 1]."""
     l1: float = 0.1
-    """Weight of the mean absolute error."""
+    """The weight of the mean absolute error."""
     perceptual: float = 0.0
-    """Weight of LPIPS over VGG16; needs perceptual_weights."""
+    """The weight of LPIPS with VGG16, which needs perceptual_weights."""
     perceptual_weights: tuple[str, ...] = ()
-    """Files (.safetensors, .pt, .pth) with VGG16's convolutions and LPIPS's linear layers, or
-    hub:owner/name:file."""
+    """The files (.safetensors, .pt, .pth or hub:owner/name:file) with VGG16's convolutions and LPIPS's linear
+    layers."""
 
     def __post_init__(self) -> None:
-        """Refuse negative weights, and a perceptual loss that is half asked for."""
+        """Refuse negative weights, and a perceptual loss without its weights or the reverse."""
         check_numbers(self, "loss.")
         weights = (self.l2, self.l1, self.perceptual)
         if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
@@ -44,21 +44,22 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class AdversarialConfig:
-    """A discriminator of patches (VQGAN, arXiv 2012.09841)."""
+    """The discriminator of patches and its loss (VQGAN, arXiv 2012.09841)."""
 
     weight: float = 0.0
-    """Of the adversarial loss, after it has been scaled to the reconstruction's gradient; 0: no discriminator."""
+    """The weight of the adversarial loss, after it is scaled to the gradient of the reconstruction loss; 0 trains
+    no discriminator."""
     start: int = 0
-    """Step after which it begins; the autoencoder should rebuild well before."""
+    """The step after which the discriminator begins; by then the autoencoder should reconstruct well."""
     channels: int = 64
-    """Width of its first layer."""
+    """The width of the discriminator's first layer."""
     layers: int = 3
-    """Layers that halve the resolution."""
+    """How many layers of the discriminator halve the resolution."""
     learning_rate: float = 1e-4
-    """Peak learning rate of its AdamW; falls as the autoencoder's does."""
+    """The peak learning rate of the discriminator's AdamW; it decays like the autoencoder's."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be trained."""
+        """Refuse settings that cannot be trained."""
         check_numbers(self, "adversarial.", channels=2**14, layers=16)
         if not 0 <= self.weight < math.inf or self.start < 0 or self.channels < 8 or self.channels % 8:
             raise InputError(
@@ -72,47 +73,49 @@ class AdversarialConfig:
             )
 
     def score_size(self, image_size: int) -> int:
-        """Side of the map of scores for an image of that side, pixels; below 1 there is none."""
+        """The side of the map of scores for images of that side in pixels; at least 1 is needed."""
         return int(image_size // 2**self.layers - 2)
 
 
 @dataclass(frozen=True)
 class TokenizerTrainingConfig:
-    """How a tokenizer is trained."""
+    """How to train a tokenizer."""
 
     steps: int = 600
-    """Optimiser steps; the learning rate falls to zero over them (cosine)."""
+    """The number of optimiser steps, over which the learning rate decays to zero (cosine)."""
     batch_size: int = 64
-    """Images per step, over all processes."""
+    """The number of images per step, over all processes."""
     learning_rate: float = 2e-3
-    """Peak learning rate of AdamW."""
+    """The peak learning rate of AdamW."""
     loss: LossConfig = field(default_factory=LossConfig)
-    """Between images and reconstructions."""
+    """The losses between images and reconstructions."""
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
-    """Discriminator, off by default."""
+    """The discriminator, off by default."""
     quantiser: str = "ema"
-    """ema (codes follow a moving average), cosine (the same on the unit sphere), simvq or fsq."""
+    """How the codebook is learned: ema (codes follow a moving average), cosine (the same on the unit sphere),
+    simvq or fsq."""
     rotation_trick: bool = True
-    """Gradient through the quantiser by rotation (arXiv 2410.06424) instead of straight through; not for fsq."""
+    """Pass gradients through the quantiser by rotation (arXiv 2410.06424) instead of straight through; not for
+    fsq."""
     fsq_levels: tuple[int, ...] = ()
-    """For fsq: values per dimension, each at least 3; one per codebook dimension, their product is K."""
+    """For fsq, the number of values in each dimension of the codebook, at least 3; their product is K."""
     commitment: float = 0.25
-    """Weight of the commitment loss, which keeps encoder outputs near their codes."""
+    """The weight of the commitment loss, which keeps the encoder's outputs near their codes."""
     codebook_decay: float = 0.95
-    """Decay of the moving average that the codebook follows (ema and cosine)."""
+    """The decay of the moving average that the codebook follows (ema and cosine)."""
     dead_code_threshold: float = 1.0
-    """A code that stands for fewer sites per batch than this (moving average) restarts from the batch (ema and
-    cosine); at most a quarter of an even share, sites / codebook_size / 4, counts, or living codes
-    would restart."""
+    """A code that is chosen fewer times per batch than this, in the moving average, restarts from the batch (ema
+    and cosine). The threshold is at most a quarter of an even share, so that codes in use do not restart."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the networks; auto is bfloat16 autocast on GPUs and float32 elsewhere. Quantisation is always float32."""
+    """The precision of the networks: auto is bfloat16 autocast on GPUs and float32 elsewhere. Quantisation is
+    always in float32."""
     report_every: int = 100
-    """Steps between two measurements on held-out images."""
+    """The number of steps between two measurements on held-out images."""
     checkpoint_every: int = 500
-    """Steps between two checkpoints, which a killed training goes on from."""
+    """The number of steps between two checkpoints, from which an interrupted training resumes."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be trained."""
+        """Refuse settings that cannot be trained."""
         check_numbers(self, "tokenizer training: ", steps=10**12, batch_size=2**20, fsq_levels=2**16)
         for name in ("steps", "batch_size", "report_every", "checkpoint_every"):
             if getattr(self, name) < 1:
@@ -120,8 +123,8 @@ class TokenizerTrainingConfig:
                     "tokenizer training needs steps, batch_size, report_every and checkpoint_every of at least "
                     f"1; given {name} {getattr(self, name)}"
                 )
-        rate = 0 < self.learning_rate <= LARGEST_LEARNING_RATE
-        if not rate or not 0 <= self.codebook_decay < 1 or not self.commitment >= 0:
+        rate_fits = 0 < self.learning_rate <= LARGEST_LEARNING_RATE
+        if not rate_fits or not 0 <= self.codebook_decay < 1 or not self.commitment >= 0:
             raise InputError(
                 f"learning_rate is positive and at most {LARGEST_LEARNING_RATE:g}, codebook_decay lies in [0, 1) "
                 "and commitment is at least 0; given "
@@ -138,14 +141,14 @@ class TokenizerTrainingConfig:
             )
 
     def check(self, model: VQConfig, image_size: int) -> None:
-        """Refuse what does not fit the architecture or the images, before anything is built.
+        """Refuse settings that do not fit the architecture or the images, before anything is built.
 
         Args:
             model: the architecture.
-            image_size: side of the images, pixels.
+            image_size: the side of the images, in pixels.
 
         Raises:
-            InputError: levels that do not multiply to K, or images too small for a loss.
+            InputError: the levels of fsq do not multiply to K, or the images are too small for a loss.
         """
         levels = self.fsq_levels
         if levels and (len(levels) != model.codebook_dim or math.prod(levels) != model.codebook_size):
@@ -156,7 +159,7 @@ class TokenizerTrainingConfig:
         if self.adversarial.weight and self.adversarial.score_size(image_size) < 1:
             raise InputError(
                 f"images of {image_size} pixels are too small for adversarial.layers {self.adversarial.layers}: "
-                f"it takes {3 * 2**self.adversarial.layers} pixels; lower it or turn adversarial.weight to 0"
+                f"it needs {3 * 2**self.adversarial.layers} pixels; lower it, or set adversarial.weight to 0"
             )
         if self.loss.perceptual and image_size < 16:
-            raise InputError(f"loss.perceptual takes images of at least 16 pixels; given {image_size}")
+            raise InputError(f"loss.perceptual needs images of at least 16 pixels; given {image_size}")

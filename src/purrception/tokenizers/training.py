@@ -1,4 +1,4 @@
-"""Training a VQ autoencoder whose codebook does not collapse."""
+"""Training a VQ autoencoder."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from purrception.storage import (
     append_line,
     drop_lines_after,
     load_optimizer_state,
+    move_into_place,
     optimizer_state,
-    put,
     write_file,
     writing,
 )
@@ -39,6 +39,7 @@ from purrception.tokenizers.checkpoint import (
 from purrception.tokenizers.perceptual import LPIPS
 from purrception.tokenizers.quality import Reconstruction, measure
 from purrception.tokenizers.quantisers import QUANTISERS, FrozenQuantiser, Quantiser
+from purrception.tokenizers.saved import CONFIG_FILE, ORIGIN_FILE
 from purrception.tokenizers.settings import TokenizerTrainingConfig
 from purrception.tokenizers.vq import VQConfig, VQTokenizer
 from purrception.utils import distributed
@@ -49,9 +50,8 @@ from purrception.utils.progress import ProgressBar
 
 METRICS_FILE = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
-ORIGIN_FILE = "origin.json"
-JUDGED = 512
-"""Held-out images that the training is measured on, at most."""
+MOST_MEASURED = 512
+"""How many held-out images training is measured on, at most."""
 
 
 def train_tokenizer(
@@ -67,20 +67,21 @@ def train_tokenizer(
 ) -> VQTokenizer:
     """Train a tokenizer on ``train``, measure it on ``held_out`` and save it in ``folder``.
 
-    A training that was killed goes on from its last checkpoint in ``folder``, to the same tokenizer bit for bit
-    (on a processor). Under ``torchrun`` the processes share each batch, once :func:`processes.joined`.
+    An interrupted training resumes from its last checkpoint in ``folder`` and ends, on a CPU, with exactly the
+    same tokenizer. Under ``torchrun`` the processes share each batch, within
+    :func:`purrception.utils.distributed.joined`.
 
     Args:
         vq_config: the architecture.
         config: the training.
-        train: images to learn from.
-        held_out: images to measure on; at most 512 of them, drawn by a key. Falls back to ``train`` when empty.
-        folder: where the tokenizer, its ``metrics.jsonl``, ``origin.json``, ``report.jsonl`` of the images that
-            could not be read and, until it is done, checkpoints go.
-        seed: of the initial weights, the order of the images and the restarted codes.
+        train: the images to learn from.
+        held_out: the images to measure on, of which at most 512 are used; if there are none, ``train`` is.
+        folder: where to write the tokenizer, ``metrics.jsonl``, ``origin.json``, a ``report.jsonl`` of the images
+            that cannot be read and, until training is done, checkpoints.
+        seed: the seed of the initial weights, the order of the images and the restarted codes.
         device: where to train; the tokenizer stays there.
-        start: a tokenizer of this architecture to go on from.
-        decoder_only: encoder and codebook of ``start`` stay as they are, so that its codes remain valid.
+        start: a tokenizer of the same architecture to start from.
+        decoder_only: keep the encoder and the codebook of ``start``, so that its codes remain valid.
 
     Raises:
         InputError: there are no images, the configuration does not fit them, or training diverged.
@@ -93,17 +94,18 @@ def train_tokenizer(
             f"{distributed.count()}"
         )
     learned, reference = ReadableImages(train), ReadableImages(held_out)
-    judged = images_to_tensor(reference.spread(JUDGED) or learned.spread(JUDGED) or [learned[0][0]])
-    config.check(vq_config, judged.shape[-1])
+    samples = reference.spread(MOST_MEASURED) or learned.spread(MOST_MEASURED) or [learned[0][0]]
+    measured_on = images_to_tensor(samples)
+    config.check(vq_config, measured_on.shape[-1])
     device = torch.device(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if start is None:
-            vq = vq_config.build(image_channels=judged.shape[1], image_size=judged.shape[-1])
-        else:  # a copy of the network itself: a converted one may have more than VQConfig describes
+            vq = vq_config.build(image_channels=measured_on.shape[1], image_size=measured_on.shape[-1])
+        else:  # copy the network itself: a converted one may have parts that VQConfig does not describe
             vq = copy.deepcopy(start.vq).requires_grad_(True)
         quantiser = _quantiser(vq, vq_config, config, start, decoder_only)
-        trainer = TokenizerTrainer(vq.to(device), quantiser.to(device), config, learned, judged, folder, seed)
+        trainer = TokenizerTrainer(vq.to(device), quantiser.to(device), config, learned, measured_on, folder, seed)
         if checkpoint := latest_checkpoint(folder / CHECKPOINTS):
             trainer.restore(checkpoint)
         trainer.fit()
@@ -124,11 +126,11 @@ def _quantiser(
     start: VQTokenizer | None,
     decoder_only: bool,
 ) -> Quantiser:
-    """A quantiser for ``vq``, a copy of ``start`` if there is one; parts that must not change are frozen."""
+    """The quantiser for ``vq``, which starts from ``start`` if given; parts that must not change are frozen."""
     vq.quantize.embedding.requires_grad_(False)
     if start is None:
         if decoder_only:
-            raise InputError("decoder_only trains the decoder of an existing tokenizer: name it by init_from")
+            raise InputError("decoder_only trains the decoder of an existing tokenizer: give it with init_from")
         return QUANTISERS[config.quantiser](vq_config, config)
     if VQConfig.of(start.vq) != vq_config or start.image_channels != vq.config.in_channels:
         raise InputError(
@@ -145,16 +147,16 @@ def _quantiser(
 
 
 class TokenizerTrainer:
-    """Trains the parts of an autoencoder that ask for gradients; the learned codebook ends in ``vq.quantize``.
+    """Trains the parameters of an autoencoder that require gradients, and its codebook.
 
     Args:
-        vq: trained in place.
-        quantiser: learns the codebook meanwhile.
+        vq: the network, trained in place; it receives the learned codebook.
+        quantiser: learns the codebook.
         config: the training.
-        train: images to learn from.
-        judged: images to measure on, ``[n, C, H, W]`` in [−1, 1].
-        folder: where metrics and checkpoints go.
-        seed: of the order of the images.
+        train: the images to learn from.
+        measured_on: the images to measure on, ``[n, C, H, W]`` in [−1, 1].
+        folder: where to write metrics and checkpoints.
+        seed: the seed of the order of the images.
     """
 
     def __init__(
@@ -163,17 +165,17 @@ class TokenizerTrainer:
         quantiser: Quantiser,
         config: TokenizerTrainingConfig,
         train: ReadableImages,
-        judged: Tensor,
+        measured_on: Tensor,
         folder: Path,
         seed: int,
     ) -> None:
         self.vq, self.quantiser, self.config = vq, quantiser, config
-        self.train, self.judged, self.folder, self.seed = train, judged, folder, seed
+        self.train, self.measured_on, self.folder, self.seed = train, measured_on, folder, seed
         self.device: torch.device = vq.device
-        both: dict[str, nn.Module] = {"vq": vq, "quantiser": quantiser}
+        networks: dict[str, nn.Module] = {"vq": vq, "quantiser": quantiser}
         self.named = {
             f"{part}.{name}": parameter
-            for part, module in both.items()
+            for part, module in networks.items()
             for name, parameter in module.named_parameters()
             if parameter.requires_grad
         }
@@ -183,15 +185,15 @@ class TokenizerTrainer:
         self.perceptual = LPIPS(config.loss.perceptual_weights).to(self.device) if config.loss.perceptual else None
         self.discriminator: PatchDiscriminator | None = None
         if config.adversarial.weight:
-            self.discriminator = PatchDiscriminator(config.adversarial, judged.shape[1]).to(self.device)
-            self.critic = torch.optim.AdamW(
+            self.discriminator = PatchDiscriminator(config.adversarial, measured_on.shape[1]).to(self.device)
+            self.discriminator_optimizer = torch.optim.AdamW(
                 self.discriminator.parameters(), lr=config.adversarial.learning_rate, betas=(0.5, 0.9)
             )
-        if distributed.rank():  # from here on, each process restarts codes by draws of its own
+        if distributed.rank():  # each process draws its own latents for restarted codes
             torch.manual_seed(int(keyed_rng(seed, Stream.TOKENIZER, 0, distributed.rank()).integers(2**62)))
         self.step = 0
         self._first_bad = torch.zeros((), dtype=torch.long, device=self.device)
-        """The first step whose gradient was not finite, 0 for none; looked at where figures are."""
+        """The first step whose gradient was not finite, or 0; it is read only when metrics are written."""
 
     def fit(self) -> None:
         """Train to the end.
@@ -222,20 +224,20 @@ class TokenizerTrainer:
                     bar.update(self.step, text)
 
     def _step(self) -> dict[str, Tensor]:
-        """One step of the autoencoder, and of the discriminator once it has begun; the losses."""
+        """One step of the autoencoder, and of the discriminator once it has begun; returns the losses."""
         images = self._batch()
         self.vq.train()
         with autocast(self.config.precision, self.device):
             latents = self.vq.encode(images).latents
         quantised = self.quantiser(latents)
         with autocast(self.config.precision, self.device):
-            rebuilt = self.vq.decode(quantised.codes, force_not_quantize=True).sample.float()
-            reconstruction = self._reconstruction_loss(rebuilt, images)
+            reconstructed = self.vq.decode(quantised.codes, force_not_quantize=True).sample.float()
+            reconstruction = self._reconstruction_loss(reconstructed, images)
         loss = reconstruction + quantised.loss
         losses = {"loss": loss.detach()}
-        critical = self.discriminator is not None and self.step > self.config.adversarial.start
-        if critical:
-            adversarial, weight = self._adversarial_loss(rebuilt, reconstruction)
+        adversarial_step = self.discriminator is not None and self.step > self.config.adversarial.start
+        if adversarial_step:
+            adversarial, weight = self._adversarial_loss(reconstructed, reconstruction)
             loss = loss + self.config.adversarial.weight * weight * adversarial
             losses |= {"adversarial": adversarial.detach(), "adaptive_weight": weight}
         self.optimizer.zero_grad(set_to_none=True)
@@ -245,13 +247,13 @@ class TokenizerTrainer:
         bad = ~norm.isfinite() & (self._first_bad == 0)
         self._first_bad = torch.where(bad, self.step, self._first_bad)
         self.optimizer.step()
-        if critical:
-            losses["discriminator"] = self._train_discriminator(images, rebuilt.detach())
+        if adversarial_step:
+            losses["discriminator"] = self._train_discriminator(images, reconstructed.detach())
         self.schedule.step()
         return losses
 
     def _check_finite(self) -> None:
-        """Stop where a gradient or a weight is not finite: before anything that came of it is shown or saved."""
+        """Stop if a gradient or a weight is not finite, before anything is shown or saved."""
         networks = (self.vq, self.quantiser)
         refuse_not_finite(self.step, int(self._first_bad), networks, self.folder / CHECKPOINTS)
 
@@ -264,37 +266,37 @@ class TokenizerTrainer:
         rows = rows[distributed.rank() * share : (distributed.rank() + 1) * share]
         return upload(images_to_tensor([self.train[int(row)][0] for row in rows]), self.device)
 
-    def _reconstruction_loss(self, rebuilt: Tensor, images: Tensor) -> Tensor:
+    def _reconstruction_loss(self, reconstructed: Tensor, images: Tensor) -> Tensor:
         weights = self.config.loss
-        loss = weights.l2 * F.mse_loss(rebuilt, images) + weights.l1 * F.l1_loss(rebuilt, images)
+        loss = weights.l2 * F.mse_loss(reconstructed, images) + weights.l1 * F.l1_loss(reconstructed, images)
         if self.perceptual is not None:
-            loss = loss + weights.perceptual * self.perceptual(rebuilt, images).mean()
+            loss = loss + weights.perceptual * self.perceptual(reconstructed, images).mean()
         return loss
 
-    def _adversarial_loss(self, rebuilt: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
+    def _adversarial_loss(self, reconstructed: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
         """−E[D(x̂)], which reaches the autoencoder alone, and its adaptive weight."""
         assert self.discriminator is not None
         self.discriminator.requires_grad_(False)
         with autocast(self.config.precision, self.device):
-            adversarial = -self.discriminator(rebuilt).float().mean()
+            adversarial = -self.discriminator(reconstructed).float().mean()
         self.discriminator.requires_grad_(True)
         return adversarial, adaptive_weight(reconstruction, adversarial, self.vq.decoder.conv_out.weight)
 
-    def _train_discriminator(self, images: Tensor, rebuilt: Tensor) -> Tensor:
+    def _train_discriminator(self, images: Tensor, reconstructed: Tensor) -> Tensor:
         assert self.discriminator is not None
         fall = self.optimizer.param_groups[0]["lr"] / self.config.learning_rate
-        for group in self.critic.param_groups:
+        for group in self.discriminator_optimizer.param_groups:
             group["lr"] = self.config.adversarial.learning_rate * fall
         with autocast(self.config.precision, self.device):
-            loss = hinge_loss(self.discriminator(images), self.discriminator(rebuilt))
-        self.critic.zero_grad(set_to_none=True)
+            loss = hinge_loss(self.discriminator(images), self.discriminator(reconstructed))
+        self.discriminator_optimizer.zero_grad(set_to_none=True)
         loss.backward()
         distributed.average_(gradients(self.discriminator.parameters()))
-        self.critic.step()
+        self.discriminator_optimizer.step()
         return loss.detach()
 
     def _report(self, losses: dict[str, Tensor]) -> str:
-        """Measure on held-out images and write a line of metrics; what the progress bar shows."""
+        """Measure on held-out images and write a line of metrics; returns text for the progress bar."""
         self._export()
         distributed.average_(list(losses.values()))
         if distributed.rank():
@@ -307,23 +309,23 @@ class TokenizerTrainer:
         )
 
     def _export(self) -> None:
-        """Put the learned codebook where a ``VQModel`` keeps it."""
+        """Copy the learned codebook to where a ``VQModel`` stores it."""
         self.vq.quantize.embedding.weight.data.copy_(self.quantiser.codebook)
 
     def _measure(self) -> Reconstruction:
-        measured = measure(VQTokenizer(self.vq), self.judged)  # freezes
+        measured = measure(VQTokenizer(self.vq), self.measured_on)  # which freezes the network
         for parameter in self.learned:
             parameter.requires_grad_(True)
         return measured
 
     def _setting(self) -> str:
-        """What a checkpoint must agree with."""
+        """What must be equal for a checkpoint to be resumed."""
         model = asdict(VQConfig.of(self.vq))
         setting = {"seed": self.seed, "model": model, "learned": sorted(self.named), **asdict(self.config)}
         return json.dumps(setting, sort_keys=True)
 
     def _save(self) -> None:
-        """Write a checkpoint; every process gives the state of its generators."""
+        """Write a checkpoint, with the states of all processes' random number generators."""
         generators = distributed.gather(generator_state(self.device))
         if distributed.rank():
             return
@@ -334,8 +336,9 @@ class TokenizerTrainer:
         }
         parts |= {f"generator-{number}": state for number, state in enumerate(generators)}
         if self.discriminator is not None:
+            named = dict(self.discriminator.named_parameters())
             parts["discriminator"] = self.discriminator.state_dict()
-            parts["critic"] = optimizer_state(self.critic, dict(self.discriminator.named_parameters()))
+            parts["critic"] = optimizer_state(self.discriminator_optimizer, named)
         progress = Progress(
             step=self.step,
             setting=self._setting(),
@@ -345,15 +348,15 @@ class TokenizerTrainer:
         save_checkpoint(self.folder / CHECKPOINTS, progress, parts)
 
     def restore(self, checkpoint: TokenizerCheckpoint) -> None:
-        """Go back to a checkpoint: networks, codebook, optimisers, position and generators.
+        """Resume from a checkpoint: networks, codebook, optimizers, schedule, step and random number generators.
 
         Raises:
-            InputError: it belongs to another training.
+            InputError: the checkpoint belongs to another training.
         """
         if checkpoint.progress.setting != self._setting():
             raise InputError(
                 f"the checkpoint {checkpoint.file} belongs to a training with another configuration or seed: "
-                "go on with that one, or choose another folder"
+                "resume that one, or choose another folder"
             )
         self.vq.load_state_dict(checkpoint.part("vq"))
         self.quantiser.load_state_dict(checkpoint.part("quantiser"))
@@ -361,21 +364,21 @@ class TokenizerTrainer:
         if self.discriminator is not None:
             self.discriminator.load_state_dict(checkpoint.part("discriminator"))
             named = dict(self.discriminator.named_parameters())
-            load_optimizer_state(self.critic, named, checkpoint.part("critic"))
+            load_optimizer_state(self.discriminator_optimizer, named, checkpoint.part("critic"))
         self.schedule.load_state_dict(checkpoint.progress.schedule)
         self.optimizer.param_groups[0]["lr"] = checkpoint.progress.learning_rate
-        if state := checkpoint.part(f"generator-{distributed.rank()}"):  # none: more processes than before
+        if state := checkpoint.part(f"generator-{distributed.rank()}"):  # an added process has none
             restore_generator(state, self.device)
         self.step = checkpoint.progress.step
 
 
 def gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
-    """The gradients that there are."""
+    """The gradients of the parameters that have one."""
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
 def _save_whole(tokenizer: VQTokenizer, folder: Path, quantiser: str) -> None:
-    """Save a tokenizer so that ``config.json``, by which a finished one is known, appears last."""
+    """Save a tokenizer so that ``config.json``, which marks a finished one, appears last."""
     partial = folder / ".partial-tokenizer"
     shutil.rmtree(partial, ignore_errors=True)
     lengths = tokenizer.codebook.norm(dim=1)
@@ -387,6 +390,6 @@ def _save_whole(tokenizer: VQTokenizer, folder: Path, quantiser: str) -> None:
     with writing(folder):
         tokenizer.save(partial)
         write_file(partial / ORIGIN_FILE, json.dumps(origin, indent=2) + "\n")
-        for file in sorted(partial.iterdir(), key=lambda file: file.name == "config.json"):
-            put(file, folder / file.name)
+        for file in sorted(partial.iterdir(), key=lambda file: file.name == CONFIG_FILE):
+            move_into_place(file, folder / file.name)
         partial.rmdir()

@@ -1,4 +1,4 @@
-"""The frozen tokenizer: an image becomes a grid of codebook indices, and a grid an image."""
+"""VQ tokenizers: networks between images and grids of codebook indices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
-from diffusers import ModelMixin as ModelMixin  # diffusers looks for it beside a class that it loads by name
+from diffusers import ModelMixin as ModelMixin  # diffusers looks it up beside a class that it loads
 from diffusers import VQModel
 from torch import Tensor, nn
 
@@ -21,18 +21,18 @@ from purrception.flow.nearest import nearest_codes
 from purrception.storage import DIGESTS_FILE, check_digests, plain_reason, write_digests
 from purrception.storage.finite import check_codes, require_finite
 from purrception.storage.model_folder import check_size, forget_load_path, only_variant
-from purrception.tokenizers.saved import CONFIG_FILE, SIGNED, UNIT, SavedVQ, is_own
+from purrception.tokenizers.saved import CONFIG_FILE, SIGNED, UNIT, SavedVQ, is_tokenizer_file
 from purrception.utils.devices import downloads, upload
 from purrception.utils.errors import InputError, unknown_name
 from purrception.utils.progress import note
 from purrception.utils.settings import check_numbers
 
 GROUP_PIXELS, LARGEST_GROUP = 2**15, 32
-"""How many images are decoded at a time: at most so many pixels, and so many images."""
+"""The most pixels, and the most images, that are decoded at a time."""
 
 
 def _with_parameter(base: Callable[..., None], own: Callable[..., None], name: str) -> inspect.Signature:
-    """The signature of ``base`` with a parameter that ``own`` adds to it, by keyword."""
+    """The signature of ``base`` with one of ``own``'s keyword parameters added."""
     signature = inspect.signature(base)
     return signature.replace(parameters=[*signature.parameters.values(), inspect.signature(own).parameters[name]])
 
@@ -40,11 +40,11 @@ def _with_parameter(base: Callable[..., None], own: Callable[..., None], name: s
 class UnnormalisedVQModel(VQModel):
     """A ``VQModel`` without group normalisation, for small images.
 
-    A group norm over few channels takes the mean and the contrast of each channel from an image: small
-    images that are flat, or of one colour, can hardly be told apart, nor rebuilt.
+    Group normalisation over few channels removes the mean and the contrast of each channel: small images that are
+    flat, or of one colour, can then hardly be told apart or reconstructed.
 
-    Its configuration names blocks that a plain ``VQModel`` does not have and refuses: one with group norms would
-    read the same weights, and give other codes.
+    The configuration names blocks that a plain ``VQModel`` does not have, so that it refuses to load weights with
+    which it would give other codes.
     """
 
     PREFIX = "Unnormalised"
@@ -64,16 +64,16 @@ class UnnormalisedVQModel(VQModel):
 
 
 class RescaledVQModel(VQModel):
-    """A ``VQModel`` whose network sees pixels in ``config.input_range``; outside, images lie in [−1, 1] as usual.
+    """A ``VQModel`` whose network takes pixels in ``config.input_range``, with images in [−1, 1] as usual.
 
-    A plain ``VQModel`` reads its folder as the model that it was, which takes pixels in that range.
+    A plain ``VQModel`` loads its folder as the original model, which takes pixels in that range.
     """
 
     def __init__(self, *, input_range: Sequence[float] = UNIT, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.register_to_config(input_range=list(input_range))
 
-    # diffusers reads the configuration off the signature, and calls what is not in it ignored
+    # diffusers reads the configuration off the signature, and warns of what is not in it
     __init__.__signature__ = _with_parameter(VQModel.__init__, __init__, "input_range")  # type: ignore[attr-defined]
 
     def encode(self, x: Tensor, return_dict: bool = True) -> Any:
@@ -92,27 +92,28 @@ class RescaledVQModel(VQModel):
 
 
 ARCHITECTURES: dict[str, type[VQModel]] = {"group": VQModel, "none": UnnormalisedVQModel}
-"""By normalisation."""
+"""The classes of networks by their normalisation."""
 KINDS = {kind.__name__: kind for kind in (*ARCHITECTURES.values(), RescaledVQModel)}
-"""By the name that a saved configuration gives."""
+"""The classes of networks by their names in saved configurations."""
 
 
 @dataclass(frozen=True)
 class VQConfig:
-    """Architecture of a VQ autoencoder (diffusers' ``VQModel``, after LDM and VQGAN)."""
+    """The architecture of a VQ autoencoder (diffusers' ``VQModel``, after LDM and VQGAN)."""
 
     codebook_size: int = 64
     """K, the number of codes."""
     codebook_dim: int = 4
     """D, the dimension of a code."""
     channels: tuple[int, ...] = (16, 32)
-    """Width at each resolution, finest first; n widths scale the image down by 2^(n − 1)."""
+    """The width at each resolution, finest first; n widths scale the image down by 2^(n − 1)."""
     layers: int = 1
-    """Residual blocks per resolution."""
+    """The number of residual blocks per resolution."""
     attention: bool = False
-    """Self-attention at the coarsest resolution."""
+    """Use self-attention at the coarsest resolution."""
     normalisation: str = "group"
-    """group (LDM's), or none: small images keep their brightness, contrast and colours better."""
+    """The normalisation: group (as LDM), or none, which preserves brightness, contrast and colours of small images
+    better."""
 
     def __post_init__(self) -> None:
         """Refuse impossible sizes."""
@@ -143,11 +144,15 @@ class VQConfig:
 
     @property
     def downsampling(self) -> int:
-        """Pixels per site along one side."""
+        """How many times smaller the grid is than the image, along each side."""
         return int(2 ** (len(self.channels) - 1))
 
     def build(self, image_channels: int, image_size: int) -> VQModel:
-        """An untrained network for images of ``image_channels`` channels and ``image_size`` pixels."""
+        """An untrained network for images of ``image_channels`` channels and sides of ``image_size`` pixels.
+
+        Raises:
+            InputError: the size is not a multiple of the downsampling.
+        """
         if image_size % self.downsampling:
             raise InputError(
                 f"an image of {image_size} pixels is not a multiple of the tokenizer's downsampling "
@@ -170,7 +175,7 @@ class VQConfig:
 
 
 class Tokenizer(Protocol):
-    """What the rest of the system needs of a tokenizer."""
+    """What the rest of the package needs from a tokenizer."""
 
     @property
     def codebook(self) -> Tensor:
@@ -195,7 +200,7 @@ class VQTokenizer:
     """A :class:`Tokenizer` around a trained ``VQModel``, in evaluation mode and without gradients.
 
     Raises:
-        InputError: a weight is NaN or infinite, or a code too large to be measured.
+        InputError: a weight is NaN or infinite, or the squared length of a code overflows.
     """
 
     def __init__(self, vq: VQModel) -> None:
@@ -210,22 +215,22 @@ class VQTokenizer:
 
     @property
     def downsampling(self) -> int:
-        """Pixels per site along one side."""
+        """How many times smaller the grid is than the image, along each side."""
         return int(2 ** (len(self.vq.config.block_out_channels) - 1))
 
     @property
     def image_channels(self) -> int:
-        """Channels of the images: 1 or 3."""
+        """The number of channels of the images, 1 or 3."""
         return int(self.vq.config.in_channels)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the weights, and over a range of pixels other than [−1, 1], hexadecimal."""
+        """SHA-256 over the weights and, unless it is [−1, 1], the range of pixels; hexadecimal."""
         return fingerprint(self.vq, "" if self.input_range == SIGNED else f"pixels {self.input_range}")
 
     @property
     def input_range(self) -> tuple[float, float]:
-        """What the network itself takes for black and white; whatever it is, images here lie in [−1, 1]."""
+        """The network's own values for black and white; images here are always in [−1, 1]."""
         low, high = self.vq.config.input_range if isinstance(self.vq, RescaledVQModel) else SIGNED
         return float(low), float(high)
 
@@ -238,20 +243,20 @@ class VQTokenizer:
     def decode(self, indices: Tensor) -> Tensor:
         """Indices, long ``[B, h, w]`` → images, float32 ``[B, C, H, W]`` in about [−1, 1].
 
-        An image does not depend, to the last bit, on those decoded beside it.
+        Each image is exactly the same whatever others are decoded with it.
         """
         return torch.cat(list(self._decode_groups(indices)))
 
     def decode_images(self, indices: Tensor, *, truncate: bool = False) -> np.ndarray:
-        """Indices, long ``[B, h, w]`` → images, uint8 ``[B, H, W, C]``; floats of a few exist at a time.
+        """Indices, long ``[B, h, w]`` → images, uint8 ``[B, H, W, C]``, decoded a few at a time to save memory.
 
-        Levels are rounded, or with ``truncate`` cut, which darkens by half a level on average.
+        Levels are rounded or, with ``truncate``, cut off, which darkens images by half a level on average.
         """
         groups = (tensor_to_bytes(images, truncate=truncate) for images in self._decode_groups(indices))
         return np.concatenate([images.numpy() for images in downloads(groups)])
 
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """Latents that are no codes, such as their means, ``[B, D, h, w]`` → images, float32 ``[B, C, H, W]``."""
+        """Latents ``[B, D, h, w]``, which need not be codes → images, float32 ``[B, C, H, W]``."""
         return torch.cat(list(self._in_groups(latents, lambda group: group.to(self.vq.device, self.vq.dtype))))
 
     def _decode_groups(self, indices: Tensor) -> Iterator[Tensor]:
@@ -262,25 +267,25 @@ class VQTokenizer:
 
     @torch.no_grad()
     def _in_groups(self, grids: Tensor, to_latents: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
-        """Images of a fixed number of grids ``[B, …, h, w]`` at a time, the last group filled up.
+        """Images of a fixed number of grids ``[B, …, h, w]`` at a time; the last group is padded.
 
-        Kernels are chosen, and so numbers rounded, by the shape of a batch: with groups of one shape an image
-        is the same in any company.
+        The shape of a batch decides which kernels run, and so how numbers are rounded. With groups of one shape an
+        image is the same whatever others are in its group.
         """
         pixels = grids.shape[-2] * grids.shape[-1] * self.downsampling**2
         size = max(1, min(LARGEST_GROUP, GROUP_PIXELS // pixels))
         for group in grids.split(size):
-            filled = torch.cat([group, group[-1:].expand(size - len(group), *group.shape[1:])])
-            with self.vq.device:  # where diffusers makes a commitment loss of zeros: else a GPU waits for them
-                images = self.vq.decode(to_latents(filled), force_not_quantize=True).sample
+            padded = torch.cat([group, group[-1:].expand(size - len(group), *group.shape[1:])])
+            with self.vq.device:  # where diffusers creates a commitment loss; a GPU would wait for one on the CPU
+                images = self.vq.decode(to_latents(padded), force_not_quantize=True).sample
             yield images[: len(group)].float()
 
     def save(self, folder: Path) -> None:
-        """Write ``config.json`` and safetensors weights, as diffusers lays them out, and their SHA-256."""
+        """Write ``config.json`` and safetensors weights in diffusers' layout, and their SHA-256."""
         (folder / DIGESTS_FILE).unlink(missing_ok=True)
         self.vq.save_pretrained(folder, safe_serialization=True)
         forget_load_path(folder / CONFIG_FILE)
-        write_digests(folder, mine=is_own)
+        write_digests(folder, mine=is_tokenizer_file)
 
     @classmethod
     def load(
@@ -295,12 +300,12 @@ class VQTokenizer:
         """Load a folder that :meth:`save` (or diffusers) wrote.
 
         Args:
-            folder: with ``config.json`` and weights.
-            input_range: what the network takes for black and white; default: what its configuration says, else
-                (0, 1) where that has ``lookup_from_codebook``, as aMUSEd's, else (−1, 1).
-            verify: compare its files with their SHA-256, where the folder lists them.
-            variant: part of the weight files' names; default: the only one that there is, where none is without.
-            torch_dtype: precision of the weights; default: float32.
+            folder: where ``config.json`` and the weights are.
+            input_range: the network's values for black and white; by default those in its configuration, else
+                (0, 1) if that has ``lookup_from_codebook``, as aMUSEd's, else (−1, 1).
+            verify: whether to compare the files with their SHA-256, where the folder lists them.
+            variant: the variant of the weights, part of their files' names; by default the only one there is.
+            torch_dtype: the precision of the weights; by default float32.
 
         Raises:
             InputError: the folder is missing, incomplete or damaged.
@@ -312,9 +317,9 @@ class VQTokenizer:
                 "one of the hub"
             )
         if verify:
-            check_digests(folder, is_own, missing=False)
+            check_digests(folder, is_tokenizer_file, missing=False)
         if variant is None and (variant := only_variant(folder)):
-            note(f"{folder} holds its weights as {variant} alone: they are taken, rounded as they are")
+            note(f"{folder} has only weights of the variant {variant}, which are used as they are")
         try:
             name, saved = SavedVQ.read(folder)
             if name not in KINDS:
@@ -324,7 +329,7 @@ class VQTokenizer:
             if kind is not UnnormalisedVQModel:
                 kind = VQModel if pixels == SIGNED else RescaledVQModel
             check_size(folder, lambda: kind.from_config(kind.load_config(folder)))
-            # safetensors where there are any; diffusers reads the older .bin with weights_only
+            # diffusers prefers safetensors, and reads the older .bin with weights_only
             vq, info = kind.from_pretrained(
                 folder,
                 local_files_only=True,
@@ -339,16 +344,15 @@ class VQTokenizer:
             if kind is RescaledVQModel:
                 vq.register_to_config(input_range=list(pixels))
             return cls(vq)
-        except Exception as error:  # diffusers and safetensors raise many kinds for a damaged file
+        except Exception as error:  # diffusers and safetensors raise many kinds of errors for a damaged file
             raise InputError(f"cannot load the tokenizer in {folder}: {plain_reason(error)}") from error
 
 
 def fingerprint(model: nn.Module, use: str = "") -> str:
     """SHA-256 over the names, shapes and float32 values of a model's weights, hexadecimal.
 
-    ``use`` tells apart models of the same weights that are used otherwise.
-
-    Its configuration is left out: a newer diffusers may add to it.
+    ``use`` distinguishes models of equal weights that are used differently. The configuration is not part of the
+    hash, because a newer diffusers may add to it.
     """
     digest = hashlib.sha256(use.encode())
     for name, tensor in sorted(model.state_dict().items()):

@@ -1,7 +1,7 @@
-"""Token shards: images as codebook indices on disk, streamed by the training loop.
+"""Token shards: images stored as codebook indices, which the training loop streams.
 
 A set of shards is a folder with ``manifest.json`` and ``shard-00000.safetensors``, … Each shard holds
-``indices`` (uint16 up to K = 65536, else int32; ``[n, h, w]``) and ``labels`` (int32 ``[n]``): two bytes a
+``indices`` (uint16 up to K = 65536, else int32; ``[n, h, w]``) and ``labels`` (int32 ``[n]``): two bytes per
 code, where float32 embeddings would take 4·D.
 """
 

@@ -1,4 +1,4 @@
-"""Token shards as training reads them: mapped when first needed, verified once."""
+"""Reading token shards: each is memory-mapped when it is first needed, and verified once."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from purrception.tokens.store import TokenStore
 from purrception.utils.errors import InputError
 
 OPEN_AT_MOST = 64
+"""How many shards are mapped at a time."""
 VERIFIED_AT_ONCE = 16
-"""A set of no more shards is verified when it is opened; of a larger one each shard when it is first read."""
+"""A set of at most so many shards is verified when it is opened; otherwise each shard is when it is first read."""
 
 
 class TokenDataset:
     """A folder of token shards, read through memory maps.
 
     Args:
-        location: where ``manifest.json`` lies: a folder, or any fsspec address.
-        verify: compare each shard's SHA-256 with the manifest, once.
-        cache: where files of an address are kept; see :class:`TokenStore`.
+        location: where ``manifest.json`` is: a folder, or any fsspec address.
+        verify: whether to compare the SHA-256 of each shard with the manifest.
+        cache: where files from an address are kept; see :class:`TokenStore`.
 
     Raises:
-        InputError: a shard is missing, truncated or altered (named), or holds a label or code that the
-            manifest does not allow.
+        InputError: a shard is missing, truncated or altered, or has a label or code that the manifest does not
+            allow; the message names it.
     """
 
     def __init__(self, location: Path | str, *, verify: bool = True, cache: Path | None = None) -> None:
@@ -39,7 +40,7 @@ class TokenDataset:
         self._ends = np.cumsum([shard.count for shard in self.manifest.shards])
         self._trusted = np.full(len(self._ends), not verify)
         self._maps: OrderedDict[int, dict[str, np.ndarray]] = OrderedDict()
-        self._turn = Lock()
+        self._lock = Lock()
         if len(self._ends) <= VERIFIED_AT_ONCE:
             for number in range(len(self._ends)):
                 self._arrays(number)
@@ -48,21 +49,22 @@ class TokenDataset:
         return int(self._ends[-1])
 
     def rows(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows by number: (indices, int64 ``[n, h, w]``; labels, int64 ``[n]``)."""
+        """The rows of these numbers: indices, int64 ``[n, h, w]``, and labels, int64 ``[n]``."""
         shard_of = np.searchsorted(self._ends, numbers, side="right")
         indices = np.empty((len(numbers), *self.manifest.grid), dtype=np.int64)
         labels = np.empty(len(numbers), dtype=np.int64)
         for shard in np.unique(shard_of).tolist():
-            chosen = np.flatnonzero(shard_of == shard)
-            local = numbers[chosen] - (self._ends[shard] - self.manifest.shards[shard].count)
+            selected = np.flatnonzero(shard_of == shard)
+            local = numbers[selected] - (self._ends[shard] - self.manifest.shards[shard].count)
             arrays = self._arrays(shard)
-            indices[chosen] = arrays["indices"][local]
-            labels[chosen] = arrays["labels"][local]
+            indices[selected] = arrays["indices"][local]
+            labels[selected] = arrays["labels"][local]
         return indices, labels
 
     def _arrays(self, number: int) -> dict[str, np.ndarray]:
-        """The maps of a shard; the least recently used one makes room. Threads take turns."""
-        with self._turn:
+        """The mapped arrays of a shard; the least recently used one is closed. Safe to call from several
+        threads."""
+        with self._lock:
             if number in self._maps:
                 self._maps.move_to_end(number)
                 return self._maps[number]

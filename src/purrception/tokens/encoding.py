@@ -1,4 +1,4 @@
-"""Images to codes: threads decode the next images while the tokenizer encodes these."""
+"""Encoding images: threads decode the next images while the tokenizer encodes these."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from purrception.tokenizers import Tokenizer
 
 PIXELS_PER_BATCH = 2**20
+"""How many pixels are encoded at a time by default."""
 LARGEST_BATCH = 128
+"""How many images are encoded at a time by default, at most."""
 
 T = TypeVar("T")
 Decoded = tuple[np.ndarray, int] | UnreadableImageError
@@ -30,19 +32,19 @@ Decoded = tuple[np.ndarray, int] | UnreadableImageError
 
 @dataclass(frozen=True)
 class EncodingConfig:
-    """How images are encoded. The number of threads changes no row."""
+    """How images are encoded. The result does not depend on the number of threads."""
 
     images_per_shard: int = 4096
-    """Source images that a shard covers; it holds fewer where some are broken."""
+    """The number of source images that a shard covers; it has fewer where some are broken."""
     batch_size: int = 0
-    """Images encoded at a time; 0: about a megapixel, at most 128."""
+    """The number of images that are encoded at a time; 0 means about a megapixel, at most 128 images."""
     workers: int = 0
-    """Threads that read and decode images; 0: as many as cores, at most 16."""
+    """The number of threads that read and decode images; 0 means one per core, at most 16."""
     strict: bool = False
     """Stop at the first broken image instead of skipping it."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot encode."""
+        """Refuse settings under which nothing can be encoded."""
         check_numbers(self, images_per_shard=2**24, batch_size=2**20, workers=2**12)
         if self.images_per_shard < 1 or self.batch_size < 0 or self.workers < 0:
             raise InputError(
@@ -53,15 +55,16 @@ class EncodingConfig:
 
 @dataclass
 class EncodedPart:
-    """The rows of a range of images."""
+    """The encoded rows of a range of images."""
 
     indices: list[np.ndarray] = field(default_factory=list)
-    """Batches ``[n, h, w]``."""
+    """The indices in batches ``[n, h, w]``."""
     labels: list[int] = field(default_factory=list)
+    """The label of each row."""
     skipped: list[Skipped] = field(default_factory=list)
-    """Every image that could not be read."""
+    """The images that cannot be read."""
     encoder_seconds: float = 0.0
-    """Spent in the tokenizer."""
+    """The time spent in the tokenizer, in seconds."""
 
 
 class Encoder:
@@ -69,19 +72,19 @@ class Encoder:
 
     Args:
         source: the images.
-        views: the rows that an image becomes.
-        tokenizer: what encodes them.
-        config: batch size, threads, and whether a broken image stops.
+        views: the views of each image, which become rows.
+        tokenizer: encodes the images.
+        config: batch size, threads, and whether to stop at a broken image.
     """
 
     def __init__(self, source: ImageSource, views: Views, tokenizer: Tokenizer, config: EncodingConfig) -> None:
         self.source, self.views, self.tokenizer, self.config = source, views, tokenizer, config
 
     def parts(self, ranges: Sequence[range], advance: Callable[[int], None]) -> Iterator[EncodedPart]:
-        """The rows of each range; ``advance`` is told how many images are done since the last time.
+        """The rows of each range; ``advance`` is called with the number of images done since its last call.
 
         Raises:
-            UnreadableImageError: an image is broken, and ``strict`` is set.
+            UnreadableImageError: an image is broken, and ``config.strict`` is set.
         """
         workers = self.config.workers or min(os.cpu_count() or 1, 16)
         positions = itertools.chain.from_iterable(ranges)
@@ -131,7 +134,7 @@ class Encoder:
 def read_ahead(
     read: Callable[[int], T], positions: Iterator[int], workers: int, ahead: int
 ) -> Generator[T, None, None]:
-    """``read`` of every position, in order; threads work on the next ``ahead`` of them meanwhile."""
+    """``read(position)`` for every position, in order; meanwhile threads work on the next ``ahead`` of them."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     try:
         pending: deque[Future[T]] = deque(

@@ -1,4 +1,4 @@
-"""What a folder of token shards says about itself: ``manifest.json``."""
+"""``manifest.json``, which describes a folder of token shards."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from purrception.utils.errors import InputError
 MANIFEST_FILE = "manifest.json"
 SHA256 = re.compile(r"[0-9a-f]{64}")
 LARGEST_GRID, LARGEST_CODEBOOK, LARGEST_DIM, MOST_CLASSES = 2**12, 2**24, 2**14, 2**17
-"""Sites along one side, codes, their dimensions, and classes beyond which a manifest is damaged."""
+"""The largest side of the grid, number of codes, dimension of a code and number of classes of a valid manifest."""
 
 
 @dataclass(frozen=True)
 class Standardisation:
     """The affine map that gives the latents zero mean per channel and unit variance overall.
 
-    One deviation for all channels keeps the shape of distances between codes.
+    A single standard deviation for all channels preserves the ratios of distances between codes.
     """
 
     mean: tuple[float, ...]
-    """Mean of each channel over all sites of the training images, length D."""
+    """The mean of each of the D channels over all positions of the training images."""
     std: float
-    """Root mean square deviation over all channels and sites."""
+    """The root mean square deviation over all channels and positions."""
 
     def __post_init__(self) -> None:
-        """Refuse figures that no codes have: the tokenizer or the file is damaged."""
+        """Refuse values that no codes can have: the tokenizer or the file is damaged."""
         if not all(map(math.isfinite, self.mean)) or not 0 < self.std < math.inf:
             raise InputError(
                 f"latents are standardised by finite means and a positive deviation; given {list(self.mean)} and "
@@ -44,7 +44,11 @@ class Standardisation:
             )
 
     def apply(self, codebook: Tensor) -> Tensor:
-        """Codes ``[K, D]`` → standardised codes, float32 ``[K, D]``."""
+        """Codes ``[K, D]`` → standardised codes, float32 ``[K, D]``.
+
+        Raises:
+            InputError: the codes have another dimension.
+        """
         if len(self.mean) != codebook.shape[1]:
             raise InputError(
                 f"the latents have {len(self.mean)} channels, and the tokenizer's codes {codebook.shape[1]}: "
@@ -55,30 +59,33 @@ class Standardisation:
 
     @classmethod
     def of(cls, codebook: Tensor, counts: np.ndarray) -> Self:
-        """Statistics of the embeddings of all codes that occur, from the histogram of codes."""
+        """The statistics of all codes that occur, from the counts ``[K]`` of each code.
+
+        Raises:
+            InputError: only one code occurs.
+        """
         shares = torch.from_numpy(counts / counts.sum()).double()[:, None]
         codes = codebook.double().cpu()
         mean = (shares * codes).sum(0)
         variance = float((shares * (codes - mean).square()).sum(0).mean())
         if variance < 1e-12:
-            raise InputError(
-                "all images map to one and the same code: the tokenizer has collapsed; train it longer"
-            )
+            raise InputError("all images have the same single code: the tokenizer has collapsed; train it longer")
         return cls(mean=tuple(mean.tolist()), std=variance**0.5)
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One file of a token set."""
+    """One file of token shards."""
 
     file: str
-    """Its name in the folder, never a path."""
+    """The name of the file in the folder, never a path."""
     count: int
-    """Rows."""
+    """The number of rows."""
     sha256: str
+    """The SHA-256 of the file, hexadecimal."""
 
     def __post_init__(self) -> None:
-        """Refuse a name that leads elsewhere, and a shard of nothing."""
+        """Refuse a name that is a path, an empty shard, and an invalid digest."""
         plain_name(self.file, MANIFEST_FILE)
         if not 1 <= self.count < 2**40 or not SHA256.fullmatch(self.sha256):
             raise InputError(
@@ -89,25 +96,31 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a folder of token shards holds. ``manifest.json`` is this record."""
+    """What a folder of token shards contains, as ``manifest.json`` stores it."""
 
     codebook_size: int
+    """K, the number of codes."""
     codebook_dim: int
+    """D, the dimension of a code."""
     grid: tuple[int, int]
-    """(h, w), sites."""
+    """The height and width of the grid of codes."""
     class_names: tuple[str, ...]
-    """Names by label; empty when unconditional."""
+    """The names of the classes by label; empty without classes."""
     standardisation: Standardisation
+    """The map that standardises the latents of the training images."""
     tokenizer_hash: str
+    """The fingerprint of the tokenizer."""
     split: str
+    """The name of the split."""
     flips: bool
-    """Whether each image is followed by its mirror image, or random crops are mirrored by chance."""
+    """Whether each image is followed by its mirror image, or random crops are mirrored at random."""
     shards: tuple[Shard, ...]
+    """The files, in order."""
     views: int = 0
-    """Random crops that stand for each image; 0: its centre."""
+    """The number of random crops of each image; 0 for its centre."""
 
     def __post_init__(self) -> None:
-        """Refuse sizes that no tokens have, before anything is made as large as they say."""
+        """Refuse implausible sizes, before anything of that size is allocated."""
         sizes = {
             "codebook_size": (self.codebook_size, LARGEST_CODEBOOK),
             "codebook_dim": (self.codebook_dim, LARGEST_DIM),
@@ -132,12 +145,12 @@ class Manifest:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes; 0 when unconditional."""
+        """The number of classes; 0 without classes."""
         return len(self.class_names)
 
     @classmethod
     def read(cls, folder: Path | str, cache: Path | None = None) -> Self:
-        """Read ``manifest.json`` of a folder, local or at any fsspec address.
+        """Read the manifest of a folder, local or at any fsspec address.
 
         Raises:
             InputError: it is missing or not a manifest.
@@ -148,5 +161,9 @@ class Manifest:
         return read_json(path, cls, "a token manifest", "encode the images again")
 
     def write(self, folder: Path) -> None:
-        """Write ``manifest.json``; it appears whole or not at all."""
+        """Write ``manifest.json`` to a folder.
+
+        Raises:
+            InputError: the disk is full.
+        """
         write_file(folder / MANIFEST_FILE, json.dumps(asdict(self), indent=2).encode())

@@ -1,4 +1,5 @@
-"""The order in which training visits rows: shuffled globally, stateless, the same at any number of processes."""
+"""The order in which training visits rows: a global shuffle without state, the same for any number of
+processes."""
 
 from __future__ import annotations
 
@@ -10,18 +11,17 @@ from purrception.utils.errors import InputError
 from purrception.utils.keyed_rng import Stream, keyed_rng
 
 ROUNDS = 8
-SPREAD = np.uint64(0x9E3779B97F4A7C15)
-MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+MIX_MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
 class ShuffledOrder:
     """The endless order in which training visits ``size`` rows: a fresh permutation every epoch.
 
-    A position n ≥ 0 counts samples since the start of the run, over all processes; it is the whole state, so
-    that resuming needs the number of samples seen and nothing else. No permutation is stored: a Feistel network
-    keyed by (seed, epoch) permutes [0, 4^b) and is applied again while it leads out of [0, size), which makes it
-    a permutation of [0, size). Memory is independent of ``size``. Nothing changes in it, so that the thread that
-    reads ahead may ask at the same time as the training loop.
+    A position n ≥ 0 counts the samples since the start of the run, over all processes. It is the whole state, so
+    that resuming needs only the number of samples seen. No permutation is stored: a Feistel network keyed by
+    (seed, epoch) permutes [0, 4^b), and is applied again as long as its result is outside [0, size), which makes
+    it a permutation of [0, size). Memory does not depend on ``size``. Several threads may use it at the same time.
     """
 
     def __init__(self, size: int, seed: int) -> None:
@@ -32,7 +32,7 @@ class ShuffledOrder:
         self._half, self._mask = np.uint64(half), np.uint64(2**half - 1)
 
     def rows(self, start: int, count: int) -> np.ndarray:
-        """Row numbers at positions ``start`` to ``start + count − 1``, across epochs."""
+        """The row numbers at positions ``start`` to ``start + count − 1``, which may span epochs."""
         rows = np.empty(count, dtype=np.int64)
         filled = 0
         while filled < count:
@@ -62,23 +62,23 @@ def _round_keys(seed: int, epoch: int) -> tuple[np.uint64, ...]:
 
 
 def _mixed(values: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser: every input bit changes every output bit half of the time."""
-    values = values * SPREAD
-    values = (values ^ (values >> np.uint64(30))) * MIX[0]
-    values = (values ^ (values >> np.uint64(27))) * MIX[1]
+    """SplitMix64's finaliser: every input bit changes every output bit with probability ½."""
+    values = values * MULTIPLIER
+    values = (values ^ (values >> np.uint64(30))) * MIX_MULTIPLIERS[0]
+    values = (values ^ (values >> np.uint64(27))) * MIX_MULTIPLIERS[1]
     return values ^ (values >> np.uint64(31))
 
 
 def rank_share(start: int, count: int, rank: int, world_size: int) -> tuple[int, int]:
-    """The part of positions ``start`` to ``start + count − 1`` that one process reads, as (start, count).
+    """The part of the positions ``start`` to ``start + count − 1`` that one process reads, as (start, count).
 
-    The parts of all processes, in order, are the whole: what is trained on depends on the global position
-    alone, and a run goes on at another world size.
+    The parts of all processes, in order, are the whole. The samples therefore depend only on the global position,
+    and a run can be resumed with another number of processes.
 
     Raises:
         InputError: the world size does not divide ``count``.
     """
     if count % world_size:
-        raise InputError(f"the number of processes divides the batch; given {world_size} and {count}")
+        raise InputError(f"the number of processes must divide the batch; given {world_size} and {count}")
     share = count // world_size
     return start + rank * share, share

@@ -1,7 +1,8 @@
-"""From an image source to token shards: planned first, so that a kill or another world size changes no byte.
+"""Encoding the images of a source into token shards.
 
-Shard s covers images s·n to (s + 1)·n − 1 of the source's fixed order, whatever becomes of the others. A shard is
-finished when its record lies in ``progress/``; what is not finished is encoded again.
+The shards are planned first, so that neither an interruption nor the number of processes changes a byte: shard s
+covers images s·n to (s + 1)·n − 1 of the source's fixed order, whatever happens to the others. A shard is finished
+when its record is in ``progress/``; the others are encoded again.
 """
 
 from __future__ import annotations
@@ -48,12 +49,19 @@ class Plan:
     """Everything that determines the bytes of the shards."""
 
     split: str
+    """The name of the split."""
     images: int
+    """The number of images."""
     listing: str
+    """The hash of the list of images."""
     tokenizer_hash: str
+    """The fingerprint of the tokenizer."""
     views: Views
+    """The views of each image."""
     images_per_shard: int
+    """The number of images that a shard covers."""
     batch_size: int
+    """The number of images that are encoded at a time."""
 
     @property
     def ranges(self) -> list[range]:
@@ -63,17 +71,17 @@ class Plan:
             for start in range(0, self.images, self.images_per_shard)
         ]
 
-    def settle(self, folder: Path) -> None:
-        """Write the plan, or check that a plan already there is this one.
+    def write_or_check(self, folder: Path) -> None:
+        """Write the plan, or check that an existing plan is the same; every process takes part.
 
         Raises:
-            InputError: the folder was begun under another plan; what differs is named.
+            InputError: the folder was begun with another plan; the message says what differs.
         """
-        file, here = folder / PLAN_FILE, asdict(self)
+        file, planned = folder / PLAN_FILE, asdict(self)
         if file.is_file():
             remedy = f"remove {folder} to encode the images again"
-            there: dict[str, Any] = read_json(file, dict[str, Any], "the plan of token shards", remedy)
-            if differing := [key for key, value in here.items() if there.get(key) != value]:
+            existing: dict[str, Any] = read_json(file, dict[str, Any], "the plan of token shards", remedy)
+            if differing := [key for key, value in planned.items() if existing.get(key) != value]:
                 raise InputError(
                     f"{folder} was begun with another {', '.join(differing)}: give another folder, "
                     "or remove this one to encode the images again"
@@ -81,49 +89,58 @@ class Plan:
         elif distributed.rank() == 0:
             if any(folder.glob("shard-*")):
                 raise InputError(f"{folder} holds shards already: give another folder, or remove this one")
-            write_file(file, json.dumps(here, indent=2).encode())
+            write_file(file, json.dumps(planned, indent=2).encode())
         distributed.wait()
 
 
 @dataclass(frozen=True)
-class Left:
-    """An image that could not be read, as a record names it: escaped, for names of files need not be text."""
+class EscapedSkip:
+    """An image that cannot be read, in JSON's escapes, because file names need not be valid text."""
 
     image: str
     reason: str
 
     @classmethod
     def of(cls, one: Skipped) -> Self:
-        """What :meth:`skipped` gives back."""
+        """The escaped form, which :meth:`skipped` reverses."""
         return cls(*(json.dumps(text)[1:-1] for text in (one.name, one.reason)))
 
     def skipped(self) -> Skipped:
-        """The image, under its own name."""
+        """The original."""
         return Skipped(*(str(json.loads(f'"{text}"')) for text in (self.image, self.reason)))
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of a finished shard; its file in ``progress/`` is this record."""
+    """What is known of a finished shard, stored in ``progress/``."""
 
     count: int
-    """Rows; none where no image could be read, and then there is no shard."""
-    skipped: tuple[Left, ...]
+    """The number of rows; if no image can be read, there are none, and no shard."""
+    skipped: tuple[EscapedSkip, ...]
+    """The images that cannot be read."""
     codes: tuple[int, ...] = ()
-    """Codes that occur."""
+    """The codes that occur."""
     counts: tuple[int, ...] = ()
-    """How often each of them does."""
+    """How often each of them occurs."""
     sha256: str = ""
+    """The SHA-256 of the shard, hexadecimal."""
     grid: tuple[int, ...] = (0, 0)
+    """The height and width of the grid of codes."""
     seconds: float = 0.0
+    """How long the shard took."""
     encoder_seconds: float = 0.0
+    """How much of that was spent in the tokenizer."""
 
     def check(self, codebook_size: int) -> None:
-        """Refuse counts that do not add up."""
-        codes_fit = all(0 <= code < codebook_size for code in self.codes) and all(one > 0 for one in self.counts)
-        sites = self.count * math.prod(self.grid)
-        if not codes_fit or len(self.codes) != len(self.counts) or sum(self.counts) != sites or len(self.grid) < 2:
-            raise ValueError(f"its codes are not counted {sites} times, or are none of {codebook_size}")
+        """Refuse counts that do not add up.
+
+        Raises:
+            ValueError: they do not.
+        """
+        valid = all(0 <= code < codebook_size for code in self.codes) and all(one > 0 for one in self.counts)
+        positions = self.count * math.prod(self.grid)
+        if not valid or len(self.codes) != len(self.counts) or sum(self.counts) != positions or len(self.grid) < 2:
+            raise ValueError(f"its codes are not {positions} in all, or not below {codebook_size}")
 
 
 def prepare_splits(
@@ -134,34 +151,34 @@ def prepare_splits(
     *,
     seed: int = 0,
 ) -> dict[str, Manifest]:
-    """Both splits of the images that ``data`` names, as shards in ``folder/train`` and ``folder/test``.
+    """Encode both splits of the images that ``data`` describes, into ``folder/train`` and ``folder/test``.
 
-    The test split is standardised as the training split is. It may be empty, and is where no image of it can be
-    read. See :func:`write_tokens`.
+    The test split is standardised like the training split. It is left out if it has no image that can be read.
+    See :func:`write_tokens`.
     """
-    made: dict[str, Manifest] = {}
+    manifests: dict[str, Manifest] = {}
     for split in ("train", "test"):
         source = open_images(data, split)
         if split == "test" and len(source) == 0:
             continue
         try:
-            made[split] = write_tokens(
+            manifests[split] = write_tokens(
                 source,
                 tokenizer,
                 folder / split,
                 split,
                 views=Views.of(data, seed) if split == "train" else None,
-                standardisation=made["train"].standardisation if split == "test" else None,
+                standardisation=manifests["train"].standardisation if split == "test" else None,
                 config=config,
             )
-        except NothingReadableError:  # its report says so; a few broken held-out images stop nothing
+        except NothingReadableError:  # the report says so; a few broken held-out images are no reason to stop
             if split == "train":
                 raise
-    return made
+    return manifests
 
 
 def describe_skipped(folder: Path) -> list[str]:
-    """Lines that say which images of the splits in ``folder`` were skipped; none where all were taken."""
+    """A line about the skipped images of each split in ``folder``; none where none were skipped."""
     described = {split: describe_report(folder / split) for split in ("train", "test")}
     return [f"{split} images: {text}" for split, text in described.items() if text]
 
@@ -178,16 +195,16 @@ def write_tokens(
 ) -> Manifest:
     """Encode every image of ``source`` into shards in ``folder``; the manifest is written last.
 
-    An interrupted call goes on where it stood. Broken images are skipped and listed in ``report.jsonl``.
+    Called again after an interruption, it continues. Broken images are skipped and listed in ``report.jsonl``.
 
     Args:
         source: the images.
-        tokenizer: what encodes them.
-        folder: where the shards go; created.
-        split: name of the split, recorded.
-        views: the rows that an image becomes; default: its centre.
-        standardisation: that of the training split; measured here when ``None``.
-        config: sizes of shards and batches, threads, strictness.
+        tokenizer: encodes the images.
+        folder: where to write the shards; created if necessary.
+        split: the name of the split, for the manifest.
+        views: the views of each image, which become rows; by default its centre.
+        standardisation: that of the training split; by default it is computed from these images.
+        config: the sizes of shards and batches, the number of threads, and strictness.
 
     Raises:
         InputError: there is nothing to encode, every image is broken, the folder was begun with other images or
@@ -207,7 +224,7 @@ def write_tokens(
     )
     finished = (folder / MANIFEST_FILE).is_file() and not (folder / PROGRESS_FOLDER).exists()
     if distributed.gather(finished)[0]:
-        plan.settle(folder)
+        plan.write_or_check(folder)
     else:
         with one_writer(folder):
             _write_planned(plan, Encoder(source, views, tokenizer, config), standardisation, folder)
@@ -215,15 +232,15 @@ def write_tokens(
 
 
 def _write_planned(plan: Plan, encoder: Encoder, standardisation: Standardisation | None, folder: Path) -> None:
-    """What is missing of the planned shards, in a folder that is ours."""
+    """Write the planned shards that are missing; this job is the folder's only writer."""
     source = encoder.source
     if distributed.rank() == 0:
         (folder / PROGRESS_FOLDER).mkdir(parents=True, exist_ok=True)
     distributed.wait()
-    plan.settle(folder)
+    plan.write_or_check(folder)
     if not (folder / MANIFEST_FILE).is_file():
         missing = [number for number in range(len(plan.ranges)) if not _record(folder, number).is_file()]
-        distributed.wait()  # all have looked before any goes on
+        distributed.wait()  # every process has looked before one continues
         _encode_shards(plan, missing, encoder, folder)
         distributed.wait()
         if distributed.rank() == 0:
@@ -244,7 +261,7 @@ def _record(folder: Path, number: int) -> Path:
 
 
 def _encode_shards(plan: Plan, missing: list[int], encoder: Encoder, folder: Path) -> None:
-    """This process's part of the missing shards."""
+    """Encode this process's part of the missing shards."""
     mine = missing[distributed.rank() :: distributed.count()]
     ranges = [plan.ranges[number] for number in mine]
     size = len(encoder.tokenizer.codebook)
@@ -266,8 +283,8 @@ def _encode_shards(plan: Plan, missing: list[int], encoder: Encoder, folder: Pat
 
 
 def _write_part(folder: Path, number: int, part: EncodedPart, codebook_size: int) -> Record:
-    """Write a shard, unless none of its images could be read; its record."""
-    skipped = tuple(map(Left.of, part.skipped))
+    """Write a shard, unless none of its images can be read; returns its record."""
+    skipped = tuple(map(EscapedSkip.of, part.skipped))
     if not part.indices:
         return Record(0, skipped)
     indices = np.concatenate(part.indices)
@@ -279,27 +296,27 @@ def _write_part(folder: Path, number: int, part: EncodedPart, codebook_size: int
 
 
 def _skipped(plan: Plan, folder: Path) -> list[Skipped]:
-    """Every image that could not be read, in order."""
+    """The images that cannot be read, in order."""
     with reading("the records of shards", folder / PROGRESS_FOLDER, "remove them to encode the images again"):
         return [one.skipped() for record in _records(plan, folder) for one in record.skipped]
 
 
 def _records(plan: Plan, folder: Path) -> Iterator[Record]:
-    """What was recorded of each shard, in order."""
+    """The record of each shard, in order."""
     for number in range(len(plan.ranges)):
         file = _record(folder, number)
         yield read_json(file, Record, "the record of a shard", f"remove {file}, and its images are encoded again")
 
 
 def _report(plan: Plan, source: ImageSource, folder: Path) -> None:
-    """Write which images and files were not taken."""
+    """Write the list of skipped images and ignored files."""
     write_file(folder / REPORT_FILE, report_text([*_skipped(plan, folder), *ignored_files(source)]).encode())
 
 
 def _finish(
     plan: Plan, source: ImageSource, tokenizer: Tokenizer, standardisation: Standardisation | None, folder: Path
 ) -> None:
-    """Summary and, last, the manifest. Code counts are whole numbers: their order changes no sum."""
+    """Write the summary and, last, the manifest. Counts are whole numbers, so that their order changes no sum."""
     codebook = tokenizer.codebook
     counts = np.zeros(len(codebook), dtype=np.int64)
     shards: list[Shard] = []
@@ -310,7 +327,7 @@ def _finish(
         seconds, encoder_seconds = seconds + record.seconds, encoder_seconds + record.encoder_seconds
         if record.count:
             with reading(
-                "the record of a shard", _record(folder, number), "remove it, and its images are encoded"
+                "the record of a shard", _record(folder, number), "remove it, and its images are encoded again"
             ):
                 record.check(len(codebook))
                 shards.append(Shard(shard_name(number), record.count, record.sha256))

@@ -1,4 +1,4 @@
-"""Shard files: written whole, memory-mapped, verified."""
+"""Shard files: written as a whole, and checked and memory-mapped to be read."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from purrception.utils.errors import InputError
 
 SAFETENSORS_DTYPES: dict[str, np.dtype[Any]] = {"U16": np.dtype("<u2"), "I32": np.dtype("<i4")}
 LARGEST_HEADER = 2**16
-"""Bytes; that of two arrays takes some two hundred."""
+"""The largest header, in bytes; that of two arrays takes about two hundred."""
 
 
 def shard_name(number: int) -> str:
-    """File name of a shard."""
+    """The file name of a shard."""
     return f"shard-{number:05d}.safetensors"
 
 
 def write_shard(path: Path, indices: np.ndarray, labels: np.ndarray, codebook_size: int) -> str:
-    """Write codes ``[n, h, w]`` and labels ``[n]``; returns the file's SHA-256, hexadecimal."""
+    """Write indices ``[n, h, w]`` and labels ``[n]``; returns the SHA-256 of the file, hexadecimal."""
     dtype = np.uint16 if codebook_size <= 2**16 else np.int32
     content = save({"indices": np.ascontiguousarray(indices.astype(dtype)), "labels": labels.astype(np.int32)})
     write_file(path, content)
@@ -35,7 +35,7 @@ def write_shard(path: Path, indices: np.ndarray, labels: np.ndarray, codebook_si
 
 @dataclass(frozen=True)
 class _Entry:
-    """An array of a safetensors header."""
+    """An array in a safetensors header."""
 
     dtype: Literal["U16", "I32"]
     shape: tuple[int, ...]
@@ -44,23 +44,23 @@ class _Entry:
 
 @dataclass(frozen=True)
 class _Header:
-    """What the header of a shard says; other arrays are left alone."""
+    """The header of a shard; other arrays are ignored."""
 
     indices: _Entry
     labels: _Entry
 
 
 def map_shard(path: Path) -> dict[str, np.ndarray]:
-    """Memory-map ``indices`` and ``labels`` of a safetensors file: an 8-byte length, a JSON header, the bytes.
+    """Memory-map ``indices`` and ``labels`` of a safetensors file: an 8-byte length, a JSON header, the arrays.
 
     Raises:
-        InputError: the header is none of a shard, or speaks of more than the file holds.
+        InputError: it is not the header of a shard, or it claims more than the file contains.
     """
     with reading("a token shard", path, "encode the images again"):
         with path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             if length > LARGEST_HEADER:
-                raise InputError(f"{path} is no token shard: its header is to have {length} bytes")
+                raise InputError(f"{path} is not a token shard: it claims a header of {length} bytes")
             header = TypeAdapter(_Header).validate_json(stream.read(length), strict=True)
         whole = np.memmap(str(path), dtype=np.uint8, mode="r", offset=8 + length)
         entries: dict[str, _Entry] = vars(header)
@@ -73,7 +73,7 @@ def map_shard(path: Path) -> dict[str, np.ndarray]:
 def _array(whole: np.ndarray, entry: _Entry) -> np.ndarray:
     dtype, (start, stop) = SAFETENSORS_DTYPES[entry.dtype], entry.data_offsets
     if not 0 <= start <= stop <= len(whole) or min(entry.shape, default=0) < 0:
-        raise ValueError(f"an array is to lie at bytes {start} to {stop} of {len(whole)}")
+        raise ValueError(f"an array is claimed to be at bytes {start} to {stop} of {len(whole)}")
     if math.prod(entry.shape) * dtype.itemsize != stop - start:
-        raise ValueError(f"{stop - start} bytes are no array {list(entry.shape)} of {entry.dtype}")
+        raise ValueError(f"{stop - start} bytes are not an array {list(entry.shape)} of {entry.dtype}")
     return whole[start:stop].view(dtype).reshape(entry.shape)

@@ -1,7 +1,8 @@
-"""Several processes that share one job: who am I, and what do we agree on. One process needs no set-up.
+"""Several processes that work on one job: joining them, waiting for each other, and sharing values.
 
-A process that is stuck must not keep the others waiting in silence. Each tells the others by a *beat* that it gets
-on, whenever its progress is shown (:func:`beat`); those that wait look at the beats of those that are missing.
+A single process needs no set-up. A process that is stuck must not keep the others waiting silently: whenever a
+process shows progress, it sends a heartbeat (:func:`beat`), and those that wait check the heartbeats of the
+missing ones.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ from purrception.utils.settings import TIMEOUT_MINUTES
 SECONDS_BETWEEN_BEATS, SECONDS_BETWEEN_LINES = 5.0, 60.0
 ROLL_CALL_SECONDS = 10.0
 COMMUNICATION = ("gloo", "nccl", "timed out", "timeout", "connection", "socket", "store")
-"""Words by which errors of talking to the others are known: torch raises them as plain RuntimeErrors."""
+"""Words by which errors of communication are recognised: torch raises them as plain RuntimeErrors."""
 
 
 class MissingProcessError(InputError):
-    """Another process died, left, or shows no progress."""
+    """Another process died, left, or makes no progress."""
 
 
 @dataclass
-class _Party:
-    """The processes that work together, as this one sees them."""
+class _Group:
+    """The processes that work together, as seen by this one."""
 
     store: Store
     minutes: float
@@ -46,61 +47,62 @@ class _Party:
 
     @property
     def interval(self) -> float:
-        """Seconds between two beats: a few, and a small part of what is waited."""
+        """Seconds between two heartbeats: a few, and a small part of the timeout."""
         return min(SECONDS_BETWEEN_BEATS, 12 * self.minutes)
 
     def arrive(self, name: str) -> None:
-        """Tell the others that this process has come to a place."""
+        """Tell the others that this process has reached a point."""
         self.store.set(f"{name}/{rank()}", "here")
 
     def missing(self, name: str) -> list[int]:
-        """Ranks that have not come there."""
+        """The ranks that have not reached it."""
         return [other for other in range(count()) if not self.store.check([f"{name}/{other}"])]
 
     def beats(self, ranks: Sequence[int]) -> list[int]:
-        """How often each of these processes has told that it gets on."""
+        """The number of heartbeats of each of these processes."""
         return [self.store.add(f"beat/{other}", 0) for other in ranks]
 
 
-_party: _Party | None = None
+_group: _Group | None = None
 _joins = itertools.count()
-"""Of this process; torchrun keeps one store for all of them."""
+"""Counts the groups that this process has joined; torchrun has one store for all of them."""
 
 
 def rank() -> int:
-    """Number of this process, 0 when it is alone."""
+    """The number of this process, 0 when it is alone."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def count() -> int:
-    """How many processes work together."""
+    """The number of processes that work together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 @contextlib.contextmanager
 def joined(device: torch.device, minutes: float = TIMEOUT_MINUTES) -> Iterator[torch.device]:
-    """Join the processes that ``torchrun`` started, if it did; yields this process's device.
+    """Join the processes that ``torchrun`` started, if any, within the block; yields this process's device.
 
-    Gloo connects processors, NCCL GPUs; ``cuda`` becomes the GPU of this process's local number.
+    Gloo connects CPUs and NCCL connects GPUs. ``cuda`` becomes the GPU with the local rank of this process.
 
     Args:
         device: where to work.
         minutes: how long processes wait for one that shows no progress.
 
     Raises:
-        InputError: ``torchrun`` is to restart processes, and would tell them the addresses of dead ones.
-        MissingProcessError: a process did not answer in time; the line names it.
+        InputError: ``torchrun`` was told to restart processes, but would give them the addresses of dead ones.
+        MissingProcessError: a process did not answer in time; the message names it.
     """
-    global _party
+    global _group
     if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device
         return
-    # torch 2.13 keeps one store over all restarts: who comes first reads where the others were before they died.
+    # torch 2.13 keeps one store over all restarts: the first process reads the addresses that the others had
+    # before.
     restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
     if restarts and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         raise InputError(
-            f"torchrun --max-restarts {restarts} needs a fresh store at each restart, or processes look for each "
-            "other where they died: export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun"
+            f"torchrun --max-restarts {restarts} needs a new store at each restart, or processes look for each "
+            "other at old addresses: export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun"
         )
     if not 0 < minutes < 1e6:
         raise InputError(f"processes wait for each other for a positive number of minutes; given {minutes:g}")
@@ -117,71 +119,71 @@ def joined(device: torch.device, minutes: float = TIMEOUT_MINUTES) -> Iterator[t
         rank=mine,
         world_size=everyone,
     )
-    _party = _Party(store, minutes)
+    _group = _Group(store, minutes)
     try:
         yield device
     except RuntimeError as error:
         if any(word in str(error).lower() for word in COMMUNICATION):
-            raise _who_is_missing(_party, error) from error
+            raise _who_is_missing(_group, error) from error
         raise
     finally:
-        _party = None
+        _group = None
         dist.destroy_process_group()
 
 
 def restarted() -> bool:
-    """Whether ``torchrun`` started this process again, after one of them had died."""
+    """Whether ``torchrun`` restarted this process after one had died."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def share(jobs: int) -> range:
-    """The part of jobs 0, …, ``jobs`` − 1 that is this process's; the parts of all, in order, are the whole."""
+    """This process's part of the jobs 0, …, ``jobs`` − 1; the parts of all processes, in order, are the whole."""
     return range(jobs * rank() // count(), jobs * (rank() + 1) // count())
 
 
 def beat() -> None:
-    """Tell the others that this process gets on; called wherever progress is shown, told every few seconds."""
-    party = _party
-    if party is not None and time.monotonic() - party.last_beat > party.interval:
-        party.last_beat = time.monotonic()
-        party.store.add(f"beat/{rank()}", 1)
+    """Send a heartbeat if the last one was seconds ago; called wherever progress is shown."""
+    group = _group
+    if group is not None and time.monotonic() - group.last_beat > group.interval:
+        group.last_beat = time.monotonic()
+        group.store.add(f"beat/{rank()}", 1)
 
 
 def wait() -> None:
-    """Return when every process has come here, however long those take that show progress.
+    """Wait until every process has called this, for as long as the missing ones make progress.
 
     Raises:
-        MissingProcessError: one of the missing has shown no progress for too long.
+        MissingProcessError: a missing process has made no progress for too long.
     """
-    party = _party
-    if party is None:
+    group = _group
+    if group is None:
         if count() > 1:
             dist.barrier()
         return
-    name = f"wait/{next(party.waits)}"
-    party.arrive(name)
-    if not party.missing(name):
-        party.store.set(f"{name}/all", "here")
+    name = f"wait/{next(group.waits)}"
+    group.arrive(name)
+    if not group.missing(name):
+        group.store.set(f"{name}/all", "here")
         return
-    began = said = time.monotonic()
+    began = reported = time.monotonic()
     seen: dict[int, tuple[int, float]] = {}
-    while not _released(party, name):
-        now, missing = time.monotonic(), party.missing(name)
-        for other, beats in zip(missing, party.beats(missing), strict=True):
+    while not _released(group, name):
+        now, missing = time.monotonic(), group.missing(name)
+        for other, beats in zip(missing, group.beats(missing), strict=True):
             if seen.get(other, (-1, 0.0))[0] != beats:
                 seen[other] = beats, now
-        stuck = [other for other in missing if now - seen[other][1] > 60 * party.minutes]
+        stuck = [other for other in missing if now - seen[other][1] > 60 * group.minutes]
         if stuck:
-            raise _missing(stuck, f"showed no progress for {party.minutes:g} minutes")
+            raise _missing(stuck, f"showed no progress for {group.minutes:g} minutes")
         first = min(other for other in range(count()) if other not in missing)
-        if missing and rank() == first and now - said > SECONDS_BETWEEN_LINES:
-            said = now
+        if missing and rank() == first and now - reported > SECONDS_BETWEEN_LINES:
+            reported = now
             waited = f"waiting for {_listed(missing)} since {(now - began) / 60:.0f} min"
             print(waited, file=sys.stderr, flush=True)
 
 
 def average_(tensors: Sequence[Tensor]) -> None:
-    """Replace float tensors by their mean over the processes, in one message; all give the same shapes."""
+    """Replace float tensors, of the same shapes in all processes, by their mean over the processes."""
     if count() == 1 or not tensors:
         return
     flat = torch.cat([tensor.detach().flatten().float() for tensor in tensors])
@@ -192,24 +194,24 @@ def average_(tensors: Sequence[Tensor]) -> None:
 
 
 def gather(value: Any) -> list[Any]:
-    """What every process gave, by rank; small things only."""
+    """The values of all processes, by rank; only for small values."""
     if count() == 1:
         return [value]
-    wait()  # for those that are still at work: messages of torch know no progress, and time out
+    wait()  # for processes that are still working: the calls of torch below would time out
     values: list[Any] = [None] * count()
     dist.all_gather_object(values, value)
     return values
 
 
 def first_problem(problem: str) -> str:
-    """The first that any process has, for all of them to raise alike; empty where none has any."""
+    """The first problem that any process has, for all of them to raise; empty if there is none."""
     return next(filter(None, gather(problem)), "")
 
 
-def _released(party: _Party, name: str) -> bool:
-    """Whether all have come; looks for as long as a beat lasts."""
+def _released(group: _Group, name: str) -> bool:
+    """Whether all processes have arrived; waits up to the interval between two heartbeats."""
     try:
-        party.store.wait([f"{name}/all"], timedelta(seconds=party.interval))
+        group.store.wait([f"{name}/all"], timedelta(seconds=group.interval))
     except (RuntimeError, ValueError) as error:
         if "time" not in str(error).lower():
             raise
@@ -217,28 +219,28 @@ def _released(party: _Party, name: str) -> bool:
     return True
 
 
-def _who_is_missing(party: _Party, error: RuntimeError) -> MissingProcessError:
-    """After an error of communication: call the roll through the store, which does not need the others."""
+def _who_is_missing(group: _Group, error: RuntimeError) -> MissingProcessError:
+    """After an error of communication, find the missing processes through the store, which does not need them."""
     try:
-        party.arrive("roll")
+        group.arrive("roll")
         end = time.monotonic() + ROLL_CALL_SECONDS
-        while (missing := party.missing("roll")) and time.monotonic() < end:
+        while (missing := group.missing("roll")) and time.monotonic() < end:
             time.sleep(0.2)
     except RuntimeError:
         return MissingProcessError(
-            "the process that keeps the addresses of the others, the first or torchrun itself, does not answer: "
+            "the process that has the addresses of the others, the first one or torchrun itself, does not answer: "
             "look at what it printed"
         )
     if missing:
-        return _missing(missing, f"did not answer within {party.minutes:g} minutes, or died")
+        return _missing(missing, f"did not answer within {group.minutes:g} minutes, or died")
     reason = str(error).splitlines()[0]
-    return MissingProcessError(f"the processes lost touch, although all are still there: {reason}")
+    return MissingProcessError(f"the processes lost connection, although all still exist: {reason}")
 
 
 def _missing(ranks: Sequence[int], what: str) -> MissingProcessError:
     return MissingProcessError(
-        f"{_listed(ranks)} {what}: look at what it printed and at its machine; if it only needs longer, give more "
-        "minutes by --timeout-minutes (of a run: --training.timeout-minutes)"
+        f"{_listed(ranks)} {what}: look at what it printed and at its machine; if it only needs longer, raise "
+        "--timeout-minutes (for a run, --training.timeout-minutes)"
     )
 
 

@@ -1,14 +1,14 @@
-"""Random numbers that depend on a key alone.
+"""Random numbers that depend only on a key.
 
-Every draw in training and sampling is keyed by (seed, what it is for, index of the image). A batch size, a
-number of processes or a resumed run therefore never changes what an image receives, and a checkpoint needs
-no generator state. Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) is a counter-based
+Every draw in training and sampling is keyed by (seed, purpose, index of the image). The batch size, the number of
+processes and interruptions therefore never change the numbers of an image, and a checkpoint needs no generator
+state. Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) is a counter-based
 generator: distinct keys give independent streams, and unlike a hash into a 32-bit seed two indices can never
 collide.
 
-There are two forms. :func:`keyed_rng` is NumPy's generator, for one image at a time on the processor; images that
-people have made with a seed rest on it. :func:`keyed_uniform` and :func:`keyed_normal` draw for a whole batch with
-tensor operations on whichever device the batch is, which neither waits for the processor nor copies anything.
+There are two forms. :func:`keyed_rng` is NumPy's generator, for one image at a time on the CPU; images that people
+have generated with a seed depend on it. :func:`keyed_uniform` and :func:`keyed_normal` draw for a whole batch with
+tensor operations on the device of the batch, without copies or synchronisation.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from purrception.utils.errors import InputError
 
 
 class Stream(IntEnum):
-    """What random numbers are drawn for. Values are part of the reproducibility contract: only append."""
+    """The purpose of random numbers. The values are part of the reproducibility contract: only append."""
 
     TRAINING = 0
     SHUFFLE = 1
@@ -44,9 +44,9 @@ def keyed_rng(seed: int, stream: Stream, index: int = 0, part: int = 0) -> np.ra
     """A generator for ``(seed, stream, index, part)``; equal keys give equal numbers on every machine.
 
     Args:
-        seed: the run's or the sampler's seed, 0 to 2⁶⁴ − 1.
-        stream: what the numbers are for.
-        index: number of the image, sample or epoch, 0 to 2⁶⁴ − 1.
+        seed: the seed of the run or of the sampler, 0 to 2⁶⁴ − 1.
+        stream: the purpose of the numbers.
+        index: the number of the image, sample or epoch, 0 to 2⁶⁴ − 1.
         part: which of several independent draws for that index.
     """
     _check_seed(seed)
@@ -57,7 +57,7 @@ def keyed_rng(seed: int, stream: Stream, index: int = 0, part: int = 0) -> np.ra
 def keyed_uniform(seed: int, stream: Stream, indices: Tensor, shape: Sequence[int], part: int = 0) -> Tensor:
     """Uniform in [0, 1), float32 ``[B, *shape]``: row i depends on ``(seed, stream, indices[i], part)`` alone.
 
-    Arguments as in :func:`keyed_normal`. The numbers, multiples of 2⁻²⁴, are the same on every device.
+    See :func:`keyed_normal` for the arguments. The numbers, multiples of 2⁻²⁴, are the same on every device.
     """
     words = _words(seed, stream, indices, math.prod(shape), part)
     return ((words >> 8).float() * 2**-24).view(-1, *shape)
@@ -66,14 +66,14 @@ def keyed_uniform(seed: int, stream: Stream, indices: Tensor, shape: Sequence[in
 def keyed_normal(seed: int, stream: Stream, indices: Tensor, shape: Sequence[int], part: int = 0) -> Tensor:
     """Standard normal, float32 ``[B, *shape]``: row i depends on ``(seed, stream, indices[i], part)`` alone.
 
-    Pairs of words go through Box and Muller's map in float64, so that devices, whose logarithms and cosines differ
-    in the last bit of a float64, agree but for one number in about 2²⁸, and there in the last bit of a float32.
+    The Box–Muller transform is computed in float64. Devices, whose logarithms and cosines differ in the last bit
+    of a float64, therefore agree except for about one number in 2²⁸, which differs in the last bit of a float32.
 
     Args:
-        seed: 0 to 2⁶⁴ − 1.
-        stream: what the numbers are for.
-        indices: numbers of the images or samples, long ``[B]``; the result is on their device.
-        shape: of one row.
+        seed: the seed, 0 to 2⁶⁴ − 1.
+        stream: the purpose of the numbers.
+        indices: the numbers of the images or samples, long ``[B]``; the result is on their device.
+        shape: the shape of one row.
         part: which of several independent draws for an index, 0 to 2²⁴ − 1.
     """
     count = math.prod(shape)
@@ -93,8 +93,8 @@ _ROUNDS = 10
 def philox(counter: Sequence[Tensor | int], key: Sequence[int]) -> list[Tensor]:
     """Philox4x32-10: four 32-bit words of a counter and two of a key → four random words.
 
-    Words are held in int64, whose product of two of them wraps to the right 64 bits. The tensors of ``counter``
-    broadcast against each other.
+    Words are stored in int64; the product of two of them wraps around to the right 64 bits. The tensors in
+    ``counter`` broadcast against each other.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key

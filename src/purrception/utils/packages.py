@@ -1,4 +1,4 @@
-"""What others made: which versions are here, and what to install where something is missing."""
+"""Other packages: importing optional ones with advice on how to install them, and their versions."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from purrception import __version__
 from purrception.utils.errors import InputError
 
 EXTRAS = {"gradio": "studio", "datasets": "hub", "transformers": "dinov2"}
-"""The extra of this package that installs a module's package; others come with the package itself."""
+"""The extra of this package that installs a module; other modules come with the package itself."""
 PACKAGES = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
-"""A module's package, where the names differ by more than a dash."""
+"""The package of a module, where the names differ by more than a dash."""
 
 
 def require(module: str, purpose: str) -> ModuleType:
-    """Import a module that may be missing, or of a version that does not work here.
+    """Import a module that may be missing or too old.
 
     Args:
-        module: its name, with dots.
-        purpose: what cannot be done without it, as the subject of a sentence: ``"the studio"``.
+        module: the dotted name of the module.
+        purpose: what needs the module, as the subject of a sentence: ``"the studio"``.
 
     Raises:
-        InputError: what is missing, and the command that installs it.
+        InputError: it cannot be imported; the message gives the command that installs it.
     """
     try:
         return import_module(module)
@@ -34,38 +34,39 @@ def require(module: str, purpose: str) -> ModuleType:
 
 
 def explained(error: ImportError, purpose: str, module: str = "") -> InputError:
-    """A failed import in one line: what is missing, what for, and the command that installs it.
+    """A failed import in one line: what is missing, what needs it, and the command that installs it.
 
     Args:
-        error: of the import; or of a library that names the missing module as its cause.
-        purpose: what cannot be done without it, as the subject of a sentence.
-        module: what was asked for, which may be here while something that it needs is not.
+        error: the error of the import, or one of a library that has it as its cause.
+        purpose: what needs the module, as the subject of a sentence.
+        module: the module that was asked for, which may itself be installed without something that it needs.
     """
     missing = _root(error.name or getattr(error.__cause__, "name", None) or module)
     package = PACKAGES.get(missing, missing.replace("_", "-"))
     extra = EXTRAS.get(missing) or EXTRAS.get(_root(module))
-    wanted = f"'purrception[{extra}]'" if extra else package
+    requirement = f"'purrception[{extra}]'" if extra else package
     if find_spec(missing) is None:
-        return InputError(f"{purpose} needs {package}, which is not installed: pip install {wanted}")
+        return InputError(f"{purpose} needs {package}, which is not installed: pip install {requirement}")
     return InputError(
         f"{purpose} needs another {package} than the one installed, {_version(package) or 'of unknown version'} "
-        f"({error}): pip install --upgrade {wanted}"
+        f"({error}): pip install --upgrade {requirement}"
     )
 
 
 def is_foreign(error: ImportError) -> bool:
-    """Whether an import failed for want of what others made, and not by a mistake of ours."""
+    """Whether an import failed because of another package, and not of this one."""
     return bool(error.name) and _root(str(error.name)) != "purrception"
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Versions of Python, of this package and of those ``packages`` that are installed."""
+    """The versions of Python, of this package and of those ``packages`` that are installed."""
     found = {package: _version(package) for package in packages}
     known = {package: number for package, number in found.items() if number}
     return {"python": platform.python_version(), "purrception": __version__, **known}
 
 
 def _version(package: str) -> str:
+    """The version of a package; empty where it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -73,4 +74,5 @@ def _version(package: str) -> str:
 
 
 def _root(module: str) -> str:
+    """The first part of a dotted name."""
     return module.partition(".")[0]

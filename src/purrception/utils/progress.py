@@ -1,4 +1,4 @@
-"""Progress with time left: a live bar on a terminal, a line every few seconds in a log."""
+"""Showing progress and the time left: a live bar on a terminal, a line every few seconds in a log."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 def note(message: str) -> None:
-    """Print a line for the person who waits; of several processes the first speaks."""
+    """Print a line for the user to stderr; of several processes, only the first does."""
     if distributed.rank() == 0:
         print(message, file=sys.stderr, flush=True)
 
 
 class ProgressBar:
-    """Shows how far a loop of known length has come, its latest figures and the time left.
+    """Shows how far a loop has come, its latest figures and the time left; of several processes, only the first
+    does.
 
     Args:
-        title: what is under way, in a word or two.
-        total: number of steps of the whole loop.
-        start: steps done before this process began (a resumed run), not counted in the time left.
-        silent: show nothing; of several processes only the first shows anything.
+        title: what is being done, in a word or two.
+        total: the number of steps of the whole loop.
+        start: the steps that an earlier process has done, which do not count for the time left.
+        silent: whether to show nothing.
     """
 
     def __init__(self, title: str, total: int, start: int = 0, *, silent: bool = False) -> None:
@@ -54,7 +55,7 @@ class ProgressBar:
         return self
 
     def update(self, done: int, figures: str = "") -> None:
-        """Show that ``done`` steps are done; an empty ``figures`` keeps the last ones."""
+        """Show that ``done`` steps are done; the last figures stay if ``figures`` is empty."""
         distributed.beat()
         if self._bar is not None:
             self._bar.update(self._task, completed=done)
@@ -73,7 +74,7 @@ class ProgressBar:
         )
 
     def note(self, message: str) -> None:
-        """Print a line without disturbing the bar."""
+        """Print a line above the bar."""
         console = self._bar.console if self._bar is not None else self.console
         console.print(message, highlight=False, markup=False, soft_wrap=True)
 

@@ -1,4 +1,4 @@
-"""What people look at: grids of images, heat maps and panels of plots."""
+"""Images and plots to look at: sheets of images, heat maps and panels."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def image_grid(images: np.ndarray, columns: int | None = None, scale: int = 1, gap: int = 2) -> np.ndarray:
-    """Tile images, row by row, with a gap between them.
+def tile_images(images: np.ndarray, columns: int | None = None, scale: int = 1, gap: int = 2) -> np.ndarray:
+    """Tile images row by row on a sheet, with gaps between them.
 
     Args:
         images: uint8 ``[n, H, W, C]``.
-        columns: images per row; default: about a square.
-        scale: whole-number enlargement, pixel by pixel.
-        gap: pixels between images, mid-grey.
+        columns: the number of images per row; by default as many as make about a square.
+        scale: the factor by which each pixel is enlarged.
+        gap: the width of the grey gaps, in pixels.
 
     Returns:
         uint8 ``[H', W', C]``.
@@ -37,12 +37,12 @@ def image_grid(images: np.ndarray, columns: int | None = None, scale: int = 1, g
 
 
 def heat_map(values: np.ndarray, maximum: float, size: tuple[int, int]) -> Image.Image:
-    """A map of numbers as colours: dark is 0, bright is ``maximum``; sites stay visible as squares.
+    """Numbers as colours, from dark for 0 to bright for ``maximum``, each a square.
 
     Args:
         values: float ``[h, w]``.
-        maximum: what the brightest colour stands for, such as ln K for an entropy.
-        size: (width, height) of the picture, pixels.
+        maximum: the value of the brightest colour, such as ln K for an entropy.
+        size: the (width, height) of the map, in pixels.
     """
     from matplotlib import colormaps
 

@@ -1,4 +1,4 @@
-"""What images are compared in: feature extractors behind one interface, by name."""
+"""The feature extractors in which images are compared, by name and behind one interface."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ class MaybeGrey(Protocol):
 
 
 def shared_channels(*sets: MaybeGrey) -> int:
-    """Channels in which sets are compared: 3 unless all are grey, whichever of them is the one judged."""
+    """Channels in which sets are compared: 1 where all are grey, else 3."""
     return 1 if sets and all(one.grey for one in sets) else 3
 
 
 @dataclass(frozen=True)
 class ExtractorInputs:
-    """What an extractor may be made of."""
+    """What an extractor may be built from."""
 
     classifier: ImageClassifier | None = None
-    """That learned real images; none where there are no classes."""
+    """A classifier trained on real images; none where there are no classes."""
     weights: str = ""
-    """A file, a folder or a hub id, as the extractor says."""
+    """A file, a folder or a hub id, depending on the extractor."""
     device: str = "cpu"
-    """Where large networks run; small ones stay on the processor, where every machine rounds alike."""
+    """Device of large networks; small ones stay on the CPU, where every machine rounds alike."""
     sets: tuple[MaybeGrey, ...] = ()
-    """All that is compared: what is judged, and its reference."""
+    """All that is compared: the set of images and its reference."""
 
     @property
     def channels(self) -> int:
-        """1 where every set is grey, else 3; asked for where it matters, since a grey set is read for it."""
+        """1 where every set is grey, else 3; computed only where it matters, since a grey set is read for it."""
         return shared_channels(*self.sets)
 
 

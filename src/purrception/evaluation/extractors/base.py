@@ -17,14 +17,14 @@ GROUP = 64
 
 @dataclass(frozen=True)
 class Extracted:
-    """What an extractor says of images."""
+    """Features of a batch of images."""
 
     features: Tensor
     """``[B, d]``."""
     spatial: Tensor | None = None
-    """Features that know where things are, ``[B, s]``, for sFID; none where the extractor has none."""
+    """Features that keep positions in the image, ``[B, s]``, for sFID; none where the extractor has none."""
     logits: Tensor | None = None
-    """Of its classes, ``[B, classes]``, for the Inception score; none where it has no classes."""
+    """Logits of its classes, ``[B, classes]``, for the Inception score; none where it has no classes."""
 
 
 class Extractor(Protocol):
@@ -32,7 +32,7 @@ class Extractor(Protocol):
 
     @property
     def name(self) -> str:
-        """As on the command line."""
+        """Its name on the command line."""
         ...
 
     @property
@@ -42,12 +42,12 @@ class Extractor(Protocol):
 
     @property
     def channels(self) -> int:
-        """Of the images that it sees, 1 or 3: all sets are brought to them, see :func:`with_channels`."""
+        """Channels of the images that it takes, 1 or 3; see :func:`with_channels`."""
         ...
 
     @property
     def any_size(self) -> bool:
-        """Whether it brings images to a size of its own, so that sets of different sizes compare."""
+        """Whether it resizes images, so that sets of different sizes compare."""
         ...
 
     def __call__(self, images: Tensor) -> Extracted:
@@ -63,8 +63,8 @@ def with_channels(image: np.ndarray, channels: int, name: str) -> np.ndarray:
     """
     if channels == 1 and image.shape[-1] == 3 and not is_grey(image):
         raise InputError(
-            f"{name} has colours; what it is compared through knows grey images alone: compare grey ones, or take "
-            "another --reference, --classifier or --features"
+            f"{name} has colours, and the features it is compared in are of grey images alone: compare grey "
+            "images, or take another --reference, --classifier or --features"
         )
     return np.repeat(image, 3, axis=-1) if channels > image.shape[-1] else image[..., :channels]
 
@@ -78,13 +78,13 @@ def is_grey(image: np.ndarray) -> bool:
 def extract_in_groups(extractor: Extractor, images: Tensor) -> Extracted:
     """Features of images ``[n, C, H, W]`` in [−1, 1], on the processor.
 
-    Kernels are chosen, and so numbers rounded, by the shape of a batch. Here every group has one shape, the last
-    filled up, so that the features of an image are the same to the last bit in any company.
+    The shape of a batch determines the kernels and hence the rounding. Here every group has one shape, the last
+    one padded, so that no bit of an image's features depends on the other images.
     """
     parts = []
     for group in images.split(GROUP):
-        filled = torch.cat([group, group[-1:].expand(GROUP - len(group), -1, -1, -1)])
-        parts.append((len(group), extractor(filled)))
+        padded = torch.cat([group, group[-1:].expand(GROUP - len(group), -1, -1, -1)])
+        parts.append((len(group), extractor(padded)))
 
     def joined(name: str) -> Tensor | None:
         values = [getattr(part, name) for _, part in parts]

@@ -52,7 +52,7 @@ class ClassifierConfig:
 
 @dataclass(frozen=True)
 class _Sizes:
-    """What a file says about its classifier."""
+    """The sizes that a file gives for its classifier."""
 
     channels: int
     image_size: int
@@ -101,7 +101,7 @@ def train_classifier(
 ) -> ImageClassifier:
     """Train on images ``[n, C, H, W]`` in [−1, 1] with labels, long ``[n]``.
 
-    Images are shifted by up to one pixel and lightly noised, so that features do not hang on exact pixels.
+    Images are shifted by up to one pixel and lightly noised, so that features do not depend on exact pixels.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -133,14 +133,14 @@ class ClassifierExtractor:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the weights."""
+        """Hash of the weights."""
         return fingerprint(self.model)
 
     def __call__(self, images: Tensor) -> Extracted:
         """Images ``[B, C, H, W]`` in [−1, 1] → features.
 
         Raises:
-            InputError: the images are not of the shape that it learned.
+            InputError: the images are not of the shape that it was trained on.
         """
         expected = (self.model.channels, self.model.image_size, self.model.image_size)
         if tuple(images.shape[1:]) != expected:
@@ -174,10 +174,10 @@ def load_classifier(path: Path | str, *, sealed: bool = False) -> ImageClassifie
 
     Args:
         path: of the file.
-        sealed: refuse one without a digest, of an earlier version.
+        sealed: refuse a file of an earlier version, which has no digest.
 
     Raises:
-        InputError: the file is missing, is none, or was altered.
+        InputError: the file is missing, is no classifier, or was altered.
     """
     path, what = Path(path), "a classifier"
     if not path.is_file():
@@ -187,7 +187,7 @@ def load_classifier(path: Path | str, *, sealed: bool = False) -> ImageClassifie
         raise InputError(f"{path} has no digest: it is of an earlier version")
     with reading(what, path, "`purrception evaluate` writes classifier.safetensors"):
         sizes = TypeAdapter(_Sizes).validate_json(json.dumps(kept.about), strict=True)
-        # The numbers are held against the weights before anything is made of that size.
+        # The sizes are checked against the weights before anything of that size is allocated.
         if kept.tensors["output.weight"].shape != (sizes.classes, sizes.feature_dim):
             raise ValueError("it has other weights than its sizes say")
         if len(sizes.class_names) not in (0, sizes.classes):

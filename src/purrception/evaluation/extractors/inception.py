@@ -25,9 +25,9 @@ WEIGHTS_FILE = "weights-inception-2015-12-05-6726825d.pth"
 WEIGHTS_FROM = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS_FILE}"
 SIDE, CLASSES, FEATURES = 299, 1008, 2048
 SPATIAL_CHANNELS = 7
-"""Of the 1×1 branch of the block that TensorFlow calls mixed_6, on 17×17 sites: 2023 features, as in ADM."""
+"""Channels of the 1×1 branch of TensorFlow's block mixed_6, on 17×17 sites: 2023 features, as in ADM."""
 ALSO_HASHED = "tensorflow resize, spatial features [17, 17, 7]"
-"""What features depend on besides the weights; written out, so that a change gives another fingerprint."""
+"""What the features depend on besides the weights: a change here gives another fingerprint."""
 
 Pooling = Callable[[Tensor], Tensor]
 
@@ -259,7 +259,7 @@ def open_inception(weights: str, device: str = "cpu") -> InceptionExtractor:
     if not weights:
         raise InputError(
             f"features of Inception need FID's weights: download {WEIGHTS_FROM} and give the file with --weights "
-            f"{WEIGHTS_FILE}; nothing is downloaded by itself"
+            f"{WEIGHTS_FILE}; nothing is downloaded automatically"
         )
     tensors = tensors_in(read_weights(weights), ("state_dict",), weights)
     network = InceptionV3()

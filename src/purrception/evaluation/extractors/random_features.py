@@ -16,19 +16,19 @@ FILTERS, SIDE = 16, 5
 SCALES = 3
 """The image, and it halved once and twice, as far as 8 pixels remain."""
 FAINT = 0.01
-"""Added to a response before its logarithm: half a grey level of 255 is not told from none."""
+"""Added to a response before its logarithm, so that half a grey level of 255 does not differ from none."""
 
 
 def random_features(images: Tensor) -> Tensor:
     """Images ``[B, C, H, W]`` in [−1, 1] → features ``[B, d]``, float64.
 
-    Where there are no classes there is no classifier to borrow features from, and one trained to tell two
-    photographs apart saturates. Instead: 16 random 5×5 filters of mean 0 and norm 1 at each of up to three scales,
-    and of each the logarithm of the mean absolute response; beside them each channel's mean and deviation. Filters
-    of mean 0 answer to edges and texture, so that blur, noise and lost detail move these features, in flat images
-    as in busy ones thanks to the logarithm; the channel statistics move with brightness, contrast and colour.
-    That is what a tokenizer gets wrong. They know nothing of objects, and the distances that they give compare
-    with each other alone. The filters are the same on every machine.
+    Where there are no classes there is no classifier to take features from, and one trained to tell two
+    photographs apart saturates. Instead, 16 random 5×5 filters of mean 0 and norm 1 are applied at each of up to
+    three scales, and the logarithm of each one's mean absolute response is taken, together with each channel's
+    mean and deviation. Filters of mean 0 respond to edges and texture, so that blur, noise and lost detail move
+    these features, in flat images as in busy ones thanks to the logarithm; the channel statistics move with
+    brightness, contrast and colour. That is what a tokenizer gets wrong. They know nothing of objects, and their
+    distances compare with each other alone. The filters are the same on every machine.
     """
     x = images.double()
     found = [x.mean(dim=(2, 3)), x.std(dim=(2, 3))]
@@ -57,7 +57,7 @@ class TextureExtractor:
 
 def is_of_grey(dimension: int) -> bool:
     """Whether texture features of that dimension are of images of one channel."""
-    return dimension % FILTERS == 2  # mean and deviation of each channel, beside whole sets of filters
+    return dimension % FILTERS == 2  # mean and deviation of each channel, and whole sets of filters
 
 
 def _filters(scale: int, channels: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Intervals of 95 %: of a mean that a few repetitions tell, and of a difference of two such means."""
+"""Confidence intervals of 95 %: of a mean over few repetitions, and of the difference of two such means."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from purrception.utils.packages import require
 
 LEVEL = 0.95
 DIFFERENCE = math.sqrt(2)
-"""Times the half-width of one figure's interval is that of the difference of two independent ones."""
+"""The interval of a difference of two independent values is this many times as wide as that of one."""
 
 
 def t_quantile(degrees: int, level: float = LEVEL) -> float:

@@ -1,4 +1,4 @@
-"""A bound on the negative log-likelihood in bits per code: the yardstick that all objectives share."""
+"""A bound on the negative log-likelihood in bits per code, comparable between all objectives."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LikelihoodBound:
     bits_per_code: float
     """Mean over images."""
     standard_error: float
-    """Of that mean, over images."""
+    """Standard error of that mean over images."""
     images: int
     """Number of held-out images."""
 
@@ -47,10 +47,10 @@ def likelihood_bound(
 
     Args:
         network: in evaluation mode.
-        objective: what it was trained with.
+        objective: the one that it was trained with.
         dataset: held-out token shards.
-        images: how many of their rows, drawn by a key.
-        seed: of the noise; row i's depends on (seed, i) alone.
+        images: how many of their rows are used, drawn by a key.
+        seed: of the noise; that of row i depends on (seed, i) alone.
         batch_size: rows at a time.
 
     Raises:
@@ -60,22 +60,22 @@ def likelihood_bound(
     if count < 2:
         raise InputError(f"a likelihood bound needs at least 2 held-out images; given {count}")
     parts = []
-    chosen = spread_rows(len(dataset), count)
+    drawn = spread_rows(len(dataset), count)
     for start in range(0, count, batch_size):
-        rows = chosen[start : start + batch_size]
+        rows = drawn[start : start + batch_size]
         indices, labels = (torch.from_numpy(part).to(network.device) for part in dataset.rows(rows))
         draws = KeyedDraws(seed, rows.tolist(), network, Stream.VALIDATION)
         parts.append(objective.nll_bounds(network, indices, labels, draws).cpu())
     bounds = torch.cat(parts, dim=1) / (math.prod(network.grid) * math.log(2))
-    chosen_elsewhere = cross_chosen(bounds, seed)
-    return LikelihoodBound(float(chosen_elsewhere.mean()), float(chosen_elsewhere.std() / count**0.5), count)
+    selected = cross_selected(bounds, seed)
+    return LikelihoodBound(float(selected.mean()), float(selected.std() / count**0.5), count)
 
 
-def cross_chosen(bounds: Tensor, seed: int = 0) -> Tensor:
-    """Of several bounds per image the one that is tightest on average over the half of the images it is not in.
+def cross_selected(bounds: Tensor, seed: int = 0) -> Tensor:
+    """For each image the bound that is tightest on average over the half of the images that it is not in.
 
     Args:
-        bounds: ``[n, B]``, each of the n valid on its own; B is at least 2.
+        bounds: n bounds of B images, ``[n, B]``, each valid on its own; B is at least 2.
         seed: of the halves.
 
     Returns:

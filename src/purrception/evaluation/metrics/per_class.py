@@ -33,7 +33,7 @@ class ClassMetrics:
     is no classifier."""
 
     def plain(self) -> dict[str, Any]:
-        """As it stands in ``report.json``."""
+        """Its entry in ``report.json``."""
         return {
             "label": self.label,
             "name": self.name,

@@ -9,7 +9,7 @@ from torch import Tensor
 from purrception.utils.errors import InputError
 
 WINDOW, DEVIATION = 11, 1.5
-"""Of the Gaussian that weighs a neighbourhood, pixels: the paper's."""
+"""Size and standard deviation in pixels of the Gaussian window, as in the paper."""
 PEAK = 2.0
 """The range of images in [−1, 1]."""
 
@@ -20,7 +20,7 @@ def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
     With Gaussian-weighted means μ, variances σ² and covariance σ_ab of each neighbourhood (eq. 13),
     (2 μ_a μ_b + C₁)(2 σ_ab + C₂) / ((μ_a² + μ_b² + C₁)(σ_a² + σ_b² + C₂)), where C₁ = (0.01 · 2)² and
     C₂ = (0.03 · 2)²; the mean over channels and all windows that lie inside the image. Images below 11 pixels
-    are seen through the largest odd window that fits. Float64.
+    are compared through the largest odd window that fits. Float64.
 
     Raises:
         InputError: the images differ in shape.

@@ -1,4 +1,4 @@
-"""Mean and covariance of features, streamed in float64: the same for any cut into batches and processes."""
+"""Mean and covariance of features, streamed in float64: the same for any split into batches and processes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class RunningStatistics:
     """Sums that become :class:`FeatureStatistics`; parts are merged exactly (Chan, Golub & LeVeque, 1983).
 
     Each part is centred at its own mean before its products are summed, so that nothing cancels however far the
-    features lie from 0, and any cut into parts gives the same result to float64's last digits.
+    features are from 0, and any split into parts gives the same result to float64's last digits.
     """
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class RunningStatistics:
             self._add(len(features), mean, centred.T @ centred)
 
     def merge(self, other: RunningStatistics) -> None:
-        """Add everything that another process has seen."""
+        """Add the features of another process."""
         if other.count:
             self._add(other.count, other.mean, other.products)
 
@@ -90,7 +90,7 @@ class RunningStatistics:
         self.count = total
 
     def result(self) -> FeatureStatistics:
-        """What has been seen so far.
+        """Statistics of all features so far.
 
         Raises:
             InputError: fewer than two images.
@@ -103,7 +103,7 @@ class RunningStatistics:
 def halves(total: int, most: int | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Rows of two disjoint halves, long ``[n]`` each, of one size: at most ``most``.
 
-    They are drawn by a key: of images whose classes take turns, every second one is of half of the classes.
+    They are drawn by a key: where classes take turns, every second image would be of half of the classes.
     """
     order = torch.from_numpy(keyed_rng(seed, Stream.EVALUATION, part=4).permutation(total))
     size = total // 2 if most is None else min(most, total // 2)
@@ -122,8 +122,8 @@ def require_finite(features: Tensor, name: Callable[[int], str] = lambda row: f"
     """Refuse features ``[n, d]`` that are NaN or infinite.
 
     Args:
-        features: one row an image.
-        name: how a person finds the image of a row.
+        features: one row per image.
+        name: names the image of a row for a person.
 
     Raises:
         InputError: the first image with such a feature, by name.

@@ -1,1 +1,1 @@
-"""How good a tokenizer is for somebody's images."""
+"""How good a tokenizer is for given images."""

@@ -23,7 +23,7 @@ class CodebookState:
     dimension: int
     """D."""
     sites_per_code: float
-    """Sites seen, per code: usage can be judged from about 10 on."""
+    """Number of sites per code; from about 10 on, usage says something."""
     usage: float
     """Share of codes that occur."""
     dead: int

@@ -17,7 +17,7 @@ LEAST_USAGE, LEAST_PERPLEXITY, MOST_WITHIN_NOISE, HOPELESS_PSNR = 0.5, 0.05, 0.5
 LEAST_PSNR, LEAST_SSIM, MOST_SHARE = 18.0, 0.5, 0.1
 
 THRESHOLDS = (
-    f"retrain when under {LEAST_USAGE:.0%} of the codes are used (judged from {SITES_PER_CODE:g} sites per code "
+    f"retrain when under {LEAST_USAGE:.0%} of the codes are used (only from {SITES_PER_CODE:g} sites per code "
     f"on), the perplexity is under {LEAST_PERPLEXITY:.0%} of K, over {MOST_WITHIN_NOISE:.0%} of the codes lie "
     f"within noise of another, or PSNR is under {HOPELESS_PSNR:g} dB, since no decoder brings back what codes do "
     f"not hold; else fine-tune the decoder when PSNR is under {LEAST_PSNR:g} dB, SSIM under {LEAST_SSIM:g}, or a "
@@ -56,7 +56,7 @@ def recommend(psnr: float, ssim: float, distances: Sequence[Distance], codebook:
     if ssim < LEAST_SSIM:
         poor.append(f"SSIM is {ssim:.3f}, under {LEAST_SSIM:g}.")
     poor += [
-        f"Seen through {distance.features}, reconstructions lie {distance.share:.1%} of the features' variance "
+        f"By {distance.features}, reconstructions lie {distance.share:.1%} of the features' variance "
         f"from their originals, over {MOST_SHARE:.0%}, and further than chance: they look unlike real images."
         for distance in distances
         if distance.share > MOST_SHARE and distance.reconstructions > distance.floor

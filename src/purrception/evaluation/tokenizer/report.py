@@ -29,7 +29,7 @@ from purrception.tokenizers import VQTokenizer
 from purrception.tokenizers.quality import peak_signal_to_noise
 from purrception.utils.errors import InputError
 from purrception.utils.markdown import table
-from purrception.utils.visualisation import image_grid
+from purrception.utils.visualisation import tile_images
 
 REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
 PICTURES = {
@@ -209,7 +209,7 @@ def _draw(
             for sheet in (originals, reconstructed)
         ]
         scale = max(1, 64 // originals.shape[1])
-        save_png(array_to_pil(image_grid(np.concatenate(lines), columns=shown, scale=scale)), folder / file)
+        save_png(array_to_pil(tile_images(np.concatenate(lines), columns=shown, scale=scale)), folder / file)
 
 
 def _draw_codebook(counts: Tensor, nearest: Tensor, state: CodebookState, file: Path) -> None:

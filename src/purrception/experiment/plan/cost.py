@@ -162,7 +162,7 @@ def _tokenizer_sizes(tokenizer: TokenizerConfig) -> tuple[int, int, int]:
 def _network(
     config: RunConfig, objective: Objective, grid: tuple[int, int], size: int, dim: int, classes: int
 ) -> PurrceptionTransformer:
-    return PurrceptionTransformer.from_configs(
+    return PurrceptionTransformer.from_settings(
         config.network,
         config.head.for_family(objective.head_family),
         grid=grid,

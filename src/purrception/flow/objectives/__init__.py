@@ -5,20 +5,9 @@ A new objective is one module here and one line in ``OBJECTIVES``.
 
 from __future__ import annotations
 
-from purrception.flow.objectives.base import (
-    Draws,
-    Generation,
-    Objective,
-    ObjectiveConfig,
-    Prediction,
-    State,
-    TrainingBatch,
-    Watcher,
-    no_watcher,
-)
+from purrception.flow.objectives.base import Objective, ObjectiveConfig
 from purrception.flow.objectives.cfm import CFM, CFMEndpoint
 from purrception.flow.objectives.dfm import DFM
-from purrception.flow.objectives.gaussian import GaussianObjective
 from purrception.flow.objectives.purrception import Purrception
 from purrception.utils.errors import unknown_name
 
@@ -39,23 +28,3 @@ def build_objective(config: ObjectiveConfig) -> Objective:
     if config.name not in OBJECTIVES:
         raise unknown_name("objective", config.name, OBJECTIVES)
     return OBJECTIVES[config.name](config)
-
-
-__all__ = [
-    "CFM",
-    "DFM",
-    "OBJECTIVES",
-    "CFMEndpoint",
-    "Draws",
-    "GaussianObjective",
-    "Generation",
-    "Objective",
-    "ObjectiveConfig",
-    "Prediction",
-    "Purrception",
-    "State",
-    "TrainingBatch",
-    "Watcher",
-    "build_objective",
-    "no_watcher",
-]

@@ -110,8 +110,8 @@ class Objective(ABC):
     """
 
     head_family: ClassVar[Literal["categorical", "regression"]] = "categorical"
-    """What the network's head must give: a posterior (:class:`CategoricalHead`), or a vector for each site
-    (:class:`RegressionHead`)."""
+    """What the network's head must give: a posterior (:class:`PosteriorHead`), or a vector for each site
+    (:class:`VectorHead`)."""
     extra_channels: ClassVar[int] = 0
     """Channels of the network's input besides the D of the latents."""
     takes_evidence: ClassVar[bool] = False

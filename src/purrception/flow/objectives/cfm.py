@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch.nn.functional as F
 from torch import Tensor
 
-from purrception.flow.network import DEFAULT_OPTIONS, Losses, Network, PredictionOptions, RegressionNetwork
+from purrception.flow.network import DEFAULT_OPTIONS, Losses, Network, PredictionOptions, VectorNetwork
 from purrception.flow.objectives.base import Prediction, TrainingBatch
 from purrception.flow.objectives.gaussian import GaussianObjective
 from purrception.flow.paths import PathSample
@@ -43,7 +43,7 @@ class RegressionObjective(GaussianObjective):
     def to_mean(self, output: Tensor, z: Tensor, t: float) -> Tensor:
         """The data prediction of an output at ``z`` and ``t``, ``[B, D, h, w]``."""
 
-    def loss(self, network: RegressionNetwork, batch: TrainingBatch) -> Losses:
+    def loss(self, network: VectorNetwork, batch: TrainingBatch) -> Losses:
         """Mean square error over batch, channels and sites."""
         point = self.path.sample(network.embed(batch.indices), batch.noise, batch.time)
         output = network.head(network(point.z_t, point.t, batch.labels))
@@ -52,7 +52,7 @@ class RegressionObjective(GaussianObjective):
 
     def predict(
         self,
-        network: RegressionNetwork,
+        network: VectorNetwork,
         z: Tensor,
         t: float,
         labels: Tensor,

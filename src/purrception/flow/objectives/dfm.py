@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from purrception.flow.conditioning import KnownCodes
-from purrception.flow.network import DEFAULT_OPTIONS, CategoricalNetwork, Losses, Network, PredictionOptions
+from purrception.flow.network import DEFAULT_OPTIONS, Losses, Network, PosteriorNetwork, PredictionOptions
 from purrception.flow.objectives.base import (
     Draws,
     Generation,
@@ -61,7 +61,7 @@ class DFM(Objective):
         """The same steps and posterior with the sampler of the mask path."""
         return replace(settings, solver="euler", last_step="nearest", guidance_space="logits")
 
-    def loss(self, network: CategoricalNetwork, batch: TrainingBatch) -> Losses:
+    def loss(self, network: PosteriorNetwork, batch: TrainingBatch) -> Losses:
         """−ln π(c | masked grid) + z-loss, in nats: summed over masked sites, divided by their expected number.
 
         Dividing by the number of masked sites in this batch would make the loss depend on how a batch is split
@@ -92,7 +92,7 @@ class DFM(Objective):
 
     def predict(
         self,
-        network: CategoricalNetwork,
+        network: PosteriorNetwork,
         z: Tensor,
         t: float,
         labels: Tensor,
@@ -104,7 +104,7 @@ class DFM(Objective):
 
     def generate(
         self,
-        network: CategoricalNetwork,
+        network: PosteriorNetwork,
         labels: Tensor,
         draws: Draws,
         settings: SamplingConfig,
@@ -168,7 +168,7 @@ class DFM(Objective):
         return settings.build_timesteps()
 
     def nll_bounds(
-        self, network: CategoricalNetwork, indices: Tensor, labels: Tensor, draws: Draws, nodes: int = 29
+        self, network: PosteriorNetwork, indices: Tensor, labels: Tensor, draws: Draws, nodes: int = 29
     ) -> Tensor:
         """The path's evidence lower bound: −ln p(c | y) ≤ ∫₀¹ E Σ_masked −ln π(c_i | z_t) dt/(1 − t).
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from purrception.flow.conditioning import KnownCodes, tweedie_shift
 from purrception.flow.evidence import Evidence
-from purrception.flow.network import DEFAULT_OPTIONS, CategoricalNetwork, Losses, Network, PredictionOptions
+from purrception.flow.network import DEFAULT_OPTIONS, Losses, Network, PosteriorNetwork, PredictionOptions
 from purrception.flow.objectives.base import Prediction, TrainingBatch
 from purrception.flow.objectives.gaussian import GaussianObjective
 
@@ -17,7 +17,7 @@ class Purrception(GaussianObjective):
     takes_evidence = True
     conditionings = ("posterior", "resampling", "replacement")
 
-    def loss(self, network: CategoricalNetwork, batch: TrainingBatch) -> Losses:
+    def loss(self, network: PosteriorNetwork, batch: TrainingBatch) -> Losses:
         """−ln π_θ(c | z_t) + λ_z logsumexp(logits)², mean over batch and sites, in nats."""
         point = self.path.sample(network.embed(batch.indices), batch.noise, batch.time)
         features = network(point.z_t, point.t, batch.labels)
@@ -26,7 +26,7 @@ class Purrception(GaussianObjective):
 
     def predict(
         self,
-        network: CategoricalNetwork,
+        network: PosteriorNetwork,
         z: Tensor,
         t: float,
         labels: Tensor,
@@ -39,7 +39,7 @@ class Purrception(GaussianObjective):
 
     def predict_conditioned(
         self,
-        network: CategoricalNetwork,
+        network: PosteriorNetwork,
         z: Tensor,
         t: float,
         labels: Tensor,
@@ -68,7 +68,7 @@ class Purrception(GaussianObjective):
         return Prediction(posterior.mean + shift, posterior)
 
     def mean_and_nll(
-        self, network: CategoricalNetwork, z_t: Tensor, t: float, labels: Tensor, indices: Tensor
+        self, network: PosteriorNetwork, z_t: Tensor, t: float, labels: Tensor, indices: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The posterior mean ``[B, D, h, w]`` and −ln π(c | z_t) ``[B, h, w]``, from one pass."""
         time = z_t.new_full((len(z_t),), t)

@@ -1,4 +1,4 @@
-"""Files of JSON objects, one in a line, that grow with a training's steps."""
+"""Files with one JSON object per line, which grow with the steps of a training."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from purrception.storage.readers import read_limited
 from purrception.utils.progress import note
 
 LARGEST_LOG = 2**30
-"""Bytes; a million lines have a quarter of that."""
+"""The largest file, in bytes; a million lines take a quarter of that."""
 
 
 def read_json_lines(file: Path) -> list[dict[str, Any]]:
-    """The lines of a file of JSON objects, each with a whole number ``step``, none if it is missing.
+    """The JSON objects of a file, each with a whole number ``step``; none if the file is missing.
 
-    A line that a kill has cut, or that is damaged, is left out, and a note says how many.
+    Lines that are damaged, or were cut off when a process was killed, are skipped; a note says how many.
 
     Raises:
-        InputError: it cannot be read, or is larger than such a file gets.
+        InputError: the file cannot be read, or is too large.
     """
     if not file.exists():
         return []
-    lines, left = [], 0
+    lines, damaged = [], 0
     for text in read_limited(file, LARGEST_LOG, "a file of figures").decode(errors="replace").split("\n"):
         values: Any = None
         with contextlib.suppress(ValueError, RecursionError):
@@ -33,23 +33,23 @@ def read_json_lines(file: Path) -> list[dict[str, Any]]:
         if isinstance(values, dict) and type(values.get("step")) is int:
             lines.append(values)
         elif text:
-            left += 1
-    if left:
-        note(f"{left} of the lines of {file} are cut or damaged: they are left out")
+            damaged += 1
+    if damaged:
+        note(f"{damaged} of the lines of {file} are cut off or damaged and are skipped")
     return lines
 
 
 def append_json_line(file: Path, values: dict[str, Any]) -> None:
-    """Add one line, and have it on the disk; see :func:`append_line`."""
+    """Append a line and wait until it is on the disk; see :func:`append_line`."""
     append_line(file, json.dumps(values))
     sync(file)
 
 
 def drop_lines_after(file: Path, step: int) -> None:
-    """Leave out the lines of later steps, which a killed training wrote after its last checkpoint.
+    """Remove the lines of later steps, which a killed training wrote after its last checkpoint.
 
     Raises:
-        InputError: see :func:`read_json_lines`; or the disk is full.
+        InputError: the file cannot be read, or the disk is full.
     """
     if file.exists():
         kept = [line for line in read_json_lines(file) if line["step"] <= step]
