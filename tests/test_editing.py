@@ -232,7 +232,7 @@ def test_a_watcher_can_stop(network: PurrceptionTransformer, codes: tuple[Tensor
 
 def test_mistakes_are_told(network: PurrceptionTransformer, codes: tuple[Tensor, Tensor]) -> None:
     editor = Editor(network, build_objective(ObjectiveConfig()), SETTINGS)
-    with pytest.raises(InputError, match="nothing to make anew"):
+    with pytest.raises(InputError, match="nothing to sample"):
         editor.inpaint(codes[0], torch.zeros_like(codes[1]), LABELS)
     for strength in (0.0, 1.1):
         with pytest.raises(InputError, match="strength is above 0"):

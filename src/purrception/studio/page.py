@@ -1,4 +1,4 @@
-"""The page: its head, its tabs, its looks. Fonts are those of the machine that shows it."""
+"""The page: its head, its tabs and its style. It uses the fonts of the visitor's machine."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import html
 
 import gradio as gr
 
-from purrception.studio.compare import CompareTab
 from purrception.studio.controls import session_of
-from purrception.studio.edit import EditTab
-from purrception.studio.generate import GenerateTab
-from purrception.studio.look import LookTab
-from purrception.studio.painting import limit_paintings
-from purrception.studio.reports import ReportsTab
+from purrception.studio.painting_limits import limit_paintings
 from purrception.studio.session import Studio
+from purrception.studio.tabs.compare import CompareTab
+from purrception.studio.tabs.edit import EditTab
+from purrception.studio.tabs.generate import GenerateTab
+from purrception.studio.tabs.look_inside import LookInsideTab
+from purrception.studio.tabs.reports import ReportsTab
 
 FONTS = ("ui-sans-serif", "system-ui", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
@@ -64,7 +64,7 @@ STYLE = """
 
 
 def theme() -> gr.themes.Base:
-    """Soft shapes, one accent, and fonts that are already there."""
+    """Gradio's soft theme with one accent colour and installed fonts."""
     soft = gr.themes.Soft(
         primary_hue="indigo", secondary_hue="indigo", neutral_hue="slate", font=FONTS, font_mono=MONO
     )
@@ -86,7 +86,7 @@ def theme() -> gr.themes.Base:
 
 
 def build_page(studio: Studio) -> gr.Blocks:
-    """All tabs around one run."""
+    """The page of one run, with all tabs."""
     limit_paintings()
     with gr.Blocks(title=f"{studio.name} · purrception", analytics_enabled=False) as page:
         gr.HTML(_head(studio))
@@ -94,7 +94,7 @@ def build_page(studio: Studio) -> gr.Blocks:
             with gr.Tab("Generate", id="generate"):
                 generated = GenerateTab(studio)
             with gr.Tab("Look inside", id="look"):
-                LookTab(studio)
+                LookInsideTab(studio)
             with gr.Tab("Edit", id="edit"):
                 EditTab(studio, generated)
             with gr.Tab("Compare", id="compare"):
@@ -121,5 +121,5 @@ def _head(studio: Studio) -> str:
         f"{network.num_classes} classes" if network.num_classes else "no classes",
         str(studio.device),
     )
-    shown = "".join(f"<span class='chip'>{html.escape(chip)}</span>" for chip in chips)
-    return f"<div class='head'><h1>{html.escape(studio.name)}</h1>{shown}</div>"
+    spans = "".join(f"<span class='chip'>{html.escape(chip)}</span>" for chip in chips)
+    return f"<div class='head'><h1>{html.escape(studio.name)}</h1>{spans}</div>"
