@@ -58,9 +58,9 @@ class SamplingControls:
     def __init__(self, defaults: SamplingConfig, has_classes: bool, prefix: str) -> None:
         self._defaults, self._prefix = defaults, prefix
         names = [item.name for item in fields(SamplingConfig) if has_classes or "guidance" not in item.name]
-        with gr.Group():
+        with gr.Group(elem_classes="settings"):
             self._controls = self._rows([name for name in OPEN_SETTINGS if name in names])
-        with gr.Accordion("More", open=False):
+        with gr.Accordion("More", open=False, elem_classes="settings"):
             self._controls |= self._rows([name for name in names if name not in OPEN_SETTINGS])
 
     @property
@@ -73,7 +73,7 @@ class SamplingControls:
         wide = [name for name in names if self._is_wide(name)]
         narrow = [name for name in names if name not in wide]
         rows = [[name] for name in wide] + [narrow[start : start + 2] for start in range(0, len(narrow), 2)]
-        controls = {}
+        controls: dict[str, list[Component]] = {}
         for row in sorted(rows, key=lambda row: names.index(row[0])):
             with gr.Row(equal_height=True):
                 controls |= {name: self._control(name) for name in row}

@@ -21,9 +21,9 @@ STYLE = """
 .gradio-container, .block { min-width: 0 !important; }
 .gradio-container .main, .gradio-container .contain { width: 100%; }
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; padding: 0 14px 40px !important; }
-.head { display: flex; flex-wrap: wrap; align-items: baseline; gap: 6px 14px; padding: 18px 2px 4px; }
-.head h1 { font-size: 1.55rem; font-weight: 650; margin: 0; letter-spacing: -0.01em; }
-.head .chip { font-size: 0.82rem; padding: 2px 10px; border-radius: 99px;
+.run-head { display: flex; flex-wrap: wrap; align-items: baseline; gap: 6px 14px; padding: 18px 2px 4px; }
+.run-head h1 { font-size: 1.55rem; font-weight: 650; margin: 0; letter-spacing: -0.01em; }
+.run-head .chip { font-size: 0.82rem; padding: 2px 10px; border-radius: 99px;
   background: var(--background-fill-secondary);
   border: 1px solid var(--border-color-primary); color: var(--body-text-color-subdued); white-space: nowrap; }
 .pixels img { image-rendering: pixelated; }
@@ -32,6 +32,7 @@ STYLE = """
 .command .cm-scroller { min-height: 0 !important; } .command .cm-gutters { display: none; }
 .command .cm-line { white-space: pre-wrap !important; overflow-wrap: anywhere !important; }
 .buttons button { min-width: 90px; }
+.settings .head { flex-wrap: wrap; gap: 6px; } .settings .head label { flex: 1 1 100%; }
 .cards { display: grid; grid-template-columns: repeat(6, minmax(0, 1fr)); gap: 8px; }
 .cards figure { margin: 0; padding: 8px; border-radius: 10px; background: var(--block-background-fill);
   border: 1px solid var(--border-color-primary); }
@@ -58,7 +59,7 @@ STYLE = """
 @media (max-width: 640px) {
   .cards { grid-template-columns: repeat(3, minmax(0, 1fr)); }
   .gradio-container { padding: 0 4px 32px !important; } .gradio-container .main { padding: 0 8px !important; }
-  .head { padding-top: 12px; } .head h1 { font-size: 1.25rem; width: 100%; }
+  .run-head { padding-top: 12px; } .run-head h1 { font-size: 1.25rem; width: 100%; }
 }
 """
 
@@ -122,4 +123,4 @@ def _head(studio: Studio) -> str:
         str(studio.device),
     )
     spans = "".join(f"<span class='chip'>{html.escape(chip)}</span>" for chip in chips)
-    return f"<div class='head'><h1>{html.escape(studio.name)}</h1>{spans}</div>"
+    return f"<div class='run-head'><h1>{html.escape(studio.name)}</h1>{spans}</div>"
