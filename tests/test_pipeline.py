@@ -245,7 +245,7 @@ def test_cards_may_be_edited_and_variants_share_an_index(pipeline: PurrceptionPi
         PurrceptionPipeline.from_pretrained(tmp_path)
 
 
-def test_settings_written_anew_beside_the_weights_stay_verified(copied: Path) -> None:
+def test_settings_rewritten_beside_the_weights_stay_verified(copied: Path) -> None:
     write_companions({"sampling.yaml": b"steps: 7\n"}, copied)
     assert PurrceptionPipeline.from_pretrained(copied).companions["sampling.yaml"] == b"steps: 7\n"
     (copied / "sampling.yaml").write_text("steps: 8\n")
@@ -253,7 +253,7 @@ def test_settings_written_anew_beside_the_weights_stay_verified(copied: Path) ->
         PurrceptionPipeline.from_pretrained(copied)
 
 
-def test_a_kill_while_settings_are_written_anew_leaves_a_pipeline_that_loads(
+def test_a_kill_while_settings_are_rewritten_leaves_a_pipeline_that_loads(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(path: Path, content: bytes) -> None:

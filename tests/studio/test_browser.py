@@ -127,7 +127,7 @@ def test_painting_and_repainting(studio: Server, visit: Visit, tmp_path: Path) -
     visit.picture("edit")
 
 
-def test_a_long_job_stops_and_a_reload_begins_anew(studio: Server, visit: Visit) -> None:
+def test_a_long_job_stops_and_a_reload_starts_afresh(studio: Server, visit: Visit) -> None:
     visit.open(studio.url)
     page = visit.page
     visit.fill("generate-number", 64)

@@ -105,8 +105,8 @@ class SamplingControls:
         if isinstance(value, tuple):
             first, last = value
             return [
-                _slider(name, first, **about | {"label": f"{label}: from t ="}),
-                _slider(name, last, label=f"{label}: to t =", info="End of the interval."),
+                _slider(name, first, **about | {"label": f"{label}, start"}),
+                _slider(name, last, label=f"{label}, end", info="The end of the interval."),
             ]
         if isinstance(value, int):
             about["precision"] = 0

@@ -32,7 +32,7 @@ STYLE = """
 .command .cm-scroller { min-height: 0 !important; } .command .cm-gutters { display: none; }
 .command .cm-line { white-space: pre-wrap !important; overflow-wrap: anywhere !important; }
 .buttons button { min-width: 90px; }
-.settings .head { flex-wrap: wrap; gap: 6px; } .settings .head label { flex: 1 1 100%; }
+.settings .wrap .head { gap: 6px; } .settings .wrap .head label { flex: 1 1 100%; }
 .cards { display: grid; grid-template-columns: repeat(6, minmax(0, 1fr)); gap: 8px; }
 .cards figure { margin: 0; padding: 8px; border-radius: 10px; background: var(--block-background-fill);
   border: 1px solid var(--border-color-primary); }
