@@ -1,4 +1,4 @@
-"""What stands before the page, piece by piece: names, passwords, files, connections."""
+"""The limits in front of the page, one by one: names, passwords, files, connections."""
 
 from __future__ import annotations
 
