@@ -111,7 +111,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return Path(os.environ["TINY_RUN"])
     folder = tmp_path_factory.mktemp("tiny")
     (folder / "tiny.yaml").write_text(dump_settings(tiny_config(folder / "runs")))
-    done = run_cli("train", "tiny.yaml", cwd=folder, fresh=True)
+    done = run_cli("train", "tiny.yaml", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder / "runs" / "tiny"
 

@@ -109,11 +109,11 @@ def serve(address: str) -> None:
         connection, _ = listener.accept()
         if os.fork() == 0:
             listener.close()
-            _look_after(connection)
+            _look_after(connection, address)
         connection.close()
 
 
-def _look_after(connection: socket.socket) -> NoReturn:
+def _look_after(connection: socket.socket, address: str) -> NoReturn:
     """Run what one client asks for, and tell it the end; a client that is killed takes its command with it."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _, descriptors, *_ = socket.recv_fds(connection, 1, 3)
@@ -125,6 +125,7 @@ def _look_after(connection: socket.socket) -> NoReturn:
         os._exit(0)
     if (child := os.fork()) == 0:
         connection.close()
+        sys.executable = str(Path(address).with_name("python"))  # so that what it starts is forked, too
         _become(asked, descriptors)
     for descriptor in descriptors:
         os.close(descriptor)

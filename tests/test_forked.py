@@ -93,3 +93,8 @@ time.sleep(60)
     while Path(f"/proc/{first.split()[0]}").exists() and time.monotonic() < end:
         time.sleep(0.01)
     assert not Path(f"/proc/{first.split()[0]}").exists()
+
+
+def test_what_it_starts_is_forked_as_well(tmp_path: Path) -> None:
+    program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {TELL!r}])"
+    assert run(["-c", program], tmp_path)[1].endswith("True\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from purrception.training.config import Parallel
 from purrception.utils.errors import InputError
 from purrception.utils.text import BYTES, COUNTS, FLOPS, TIMES, Units, in_units
 from tests.conftest import run_cli, tiny_config
+from tests.forked import python
 
 
 def test_the_largest_recipe_is_of_the_papers_size() -> None:
@@ -292,7 +294,8 @@ def test_more_gpus_take_proportionally_less_time_and_activations_grow_by_the_ima
     assert large - middle > 0.4 * large
 
 
-def test_memory_is_what_a_process_then_takes() -> None:
+def test_memory_is_what_a_process_then_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", python())
     sizes = BenchConfig(network="mini/2", grid=16, codebook_size=4096, precision="float32", device="cpu")
     recipe = get_recipe("imagenet256-b")
     config = replace(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from purrception.tokens import dataset as dataset_module
 from purrception.tokens import order as order_module
 from purrception.utils.errors import InputError
 from tests.conftest import run_cli
+from tests.forked import python
 from tests.test_tokens import Pixels, PixelTokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -261,7 +261,7 @@ def test_a_code_takes_at_most_2_1_bytes_with_labels(tmp_path: Path, grid: tuple[
 @pytest.mark.slow
 def test_the_benchmark_runs_and_the_loader_is_fast_enough() -> None:
     command = [
-        sys.executable,
+        python(),
         "benchmarks/streaming.py",
         "--batches",
         "10",

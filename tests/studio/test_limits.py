@@ -22,6 +22,7 @@ from purrception.studio.allowed_hosts import AllowedHosts
 from purrception.studio.login_attempts import LoginAttempts
 from purrception.studio.upload_folder import UploadFolder, process_folder
 from purrception.utils.errors import InputError
+from tests.forked import python
 
 
 class Clock:
@@ -222,7 +223,7 @@ for call in (
     except PermissionError as error:
         print(error)
 """
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run([python(), "-c", probe], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.split("\n") == ["the studio contacts no other machine"] * 4 + [""]
 
 

@@ -32,13 +32,14 @@ class DigitsImages:
         self.labels = digits.target[chosen].astype(np.int64)
         grey = np.round(digits.images[chosen] * (255 / 16)).astype(np.uint8)
         self._pictures = [Image.fromarray(image).convert(MODES[config.channels]) for image in grey]
-        self._images = [pil_to_array(image, config.image_size, config.channels) for image in self._pictures]
+        self._config = config
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        return self._images[index], int(self.labels[index])
+        picture, label = self.pil_image(index)
+        return pil_to_array(picture, self._config.image_size, self._config.channels), label
 
     def pil_image(self, index: int) -> tuple[Image.Image, int]:
         """Digit ``index`` in its original 8×8 pixels, and its label."""

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp
+from torch.func import vjp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from purrception.flow.nearest import nearest_codes
@@ -61,10 +61,8 @@ def largest_singular_values(field: Field, z: Tensor, iterations: int = ITERATION
         seed: seed of the initial direction.
     """
 
-    def squared(direction: Tensor) -> Tensor:
-        return _transposed(field, z, _forward(field, z, direction))
-
-    return _dominant(squared, z, iterations, seed).sqrt()
+    forward, transposed = _products(field, z)
+    return _dominant(lambda direction: transposed(forward(direction)), z, iterations, seed).sqrt()
 
 
 def largest_growth_rates(
@@ -81,9 +79,10 @@ def largest_growth_rates(
     """
     shift = bound.view(-1, *[1] * (z.dim() - 1))
 
+    forward, transposed = _products(field, z)
+
     def symmetric(direction: Tensor) -> Tensor:
-        both = _forward(field, z, direction) + _transposed(field, z, direction)
-        return 0.5 * both + shift * direction
+        return 0.5 * (forward(direction) + transposed(direction)) + shift * direction
 
     return _dominant(symmetric, z, iterations, seed) - bound
 
@@ -97,15 +96,24 @@ def jacobians(field: Field, z: Tensor) -> Tensor:
     return torch.stack(rows, dim=1)
 
 
-def _forward(field: Field, z: Tensor, direction: Tensor) -> Tensor:
-    # Only the plain attention kernel has a forward derivative.
-    with sdpa_kernel(SDPBackend.MATH):
-        return jvp(field, (z,), (direction,))[1]
+def _products(field: Field, z: Tensor) -> tuple[Field, Field]:
+    """J u and Jᵀ u of the Jacobian J of ``field`` at each state, as functions of u.
 
+    The field is evaluated once. Jᵀ w is linear in w, so that its own gradient in w, contracted with u, is J u.
+    """
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the only kernel of attention with second derivatives
+        z = z.detach().requires_grad_()
+        velocity = field(z)
+        cotangent = torch.zeros_like(velocity, requires_grad=True)
+        (pulled,) = torch.autograd.grad(velocity, z, cotangent, create_graph=True)
 
-def _transposed(field: Field, z: Tensor, direction: Tensor) -> Tensor:
-    with sdpa_kernel(SDPBackend.MATH):
-        return vjp(field, z)[1](direction)[0]
+    def forward(direction: Tensor) -> Tensor:
+        return torch.autograd.grad(pulled, cotangent, direction, retain_graph=True)[0]
+
+    def transposed(direction: Tensor) -> Tensor:
+        return torch.autograd.grad(velocity, z, direction, retain_graph=True)[0]
+
+    return forward, transposed
 
 
 def _dominant(operator: Callable[[Tensor], Tensor], z: Tensor, iterations: int, seed: int) -> Tensor:
@@ -114,7 +122,7 @@ def _dominant(operator: Callable[[Tensor], Tensor], z: Tensor, iterations: int, 
     direction = _normalised(drawn.to(z).expand_as(z))[0]
     value = z.new_zeros(len(z))
     for _ in range(iterations):
-        direction, latest = _normalised(operator(direction).detach())
+        direction, latest = _normalised(operator(direction))
         converged = bool(((latest - value).abs() <= TOLERANCE * latest).all())
         value = latest
         if converged:
