@@ -121,7 +121,8 @@ def test_the_settings_of_a_run_come_before_those_of_its_pipeline(tiny_run: Path,
     shutil.copytree(tiny_run, run)
     assert load_settings(SamplingConfig, run / "pipeline" / SAMPLING) == SamplingConfig(num_inference_steps=3)
     (run / "pipeline" / SAMPLING).write_text(dump_settings(SamplingConfig(num_inference_steps=7)))
-    assert (
+    of_pipeline, of_run = sampling_defaults(run / "pipeline"), sampling_defaults(run)
+    assert of_pipeline.num_inference_steps == of_run.num_inference_steps == 3
         sampling_defaults(run / "pipeline").num_inference_steps == sampling_defaults(run).num_inference_steps == 3
     )
     moved = shutil.copytree(run / "pipeline", tmp_path / "moved")
