@@ -123,8 +123,6 @@ def test_the_settings_of_a_run_come_before_those_of_its_pipeline(tiny_run: Path,
     (run / "pipeline" / SAMPLING).write_text(dump_settings(SamplingConfig(num_inference_steps=7)))
     of_pipeline, of_run = sampling_defaults(run / "pipeline"), sampling_defaults(run)
     assert of_pipeline.num_inference_steps == of_run.num_inference_steps == 3
-        sampling_defaults(run / "pipeline").num_inference_steps == sampling_defaults(run).num_inference_steps == 3
-    )
     moved = shutil.copytree(run / "pipeline", tmp_path / "moved")
     assert sampling_defaults(moved).num_inference_steps == 7
     (moved / SAMPLING).unlink()
