@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     make_output_encodable()
     try:
         if arguments and arguments[0] == "--version":
-            from purrception import __version__
+            from purrception.utils.version import __version__
 
             print(f"purrception {__version__}")
         else:
