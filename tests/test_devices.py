@@ -9,7 +9,7 @@ import torch
 
 from purrception.flow import OBJECTIVES, ObjectiveConfig, SamplingConfig, build_objective
 from purrception.flow.nearest import nearest_codes
-from purrception.generation.cuda_graphs import KeptDraws, Recording
+from purrception.generation.cuda_graphs import Recording, StaticDraws
 from purrception.generation.pipeline import PurrceptionPipeline
 from purrception.generation.sampler import KeyedDraws, sample_codes
 from purrception.models import PurrceptionTransformer
@@ -42,10 +42,10 @@ def test_batches_that_are_replayed_are_those_that_are_sampled(name: str, solver:
 
 def test_a_recording_asks_for_all_that_its_batch_asked_for(network: PurrceptionTransformer) -> None:
     first, second = (KeyedDraws(0, range(start, start + 2), network) for start in (0, 2))
-    kept = KeptDraws(first)
+    kept = StaticDraws(first)
     places = [kept.normal(0).data_ptr(), kept.normal(3).data_ptr(), kept.uniform(1).data_ptr()]
     assert torch.equal(kept.normal(3), first.normal(3))
-    kept.take(second)
+    kept.copy_from(second)
     assert [kept.normal(0).data_ptr(), kept.normal(3).data_ptr(), kept.uniform(1).data_ptr()] == places
     assert torch.equal(kept.normal(0), second.normal(0))
     assert torch.equal(kept.uniform(1), second.uniform(1))
@@ -126,7 +126,7 @@ def test_parts_that_are_offloaded_are_there_when_they_are_needed(pipe: Purrcepti
     out = pipe(class_labels=[1, 2], num_inference_steps=2)
     assert torch.equal(out.indices, plain.indices)
     assert list(dict.fromkeys(asked)) == ["PurrceptionTransformer", "VQModel"]
-    with pytest.raises(InputError, match=r"enable_model_cpu_offload\(\) moves whole parts"):
+    with pytest.raises(InputError, match=r"enable_model_cpu_offload\(\), which moves whole models"):
         pipe.enable_sequential_cpu_offload()
 
 

@@ -112,6 +112,5 @@ def test_the_first_page_links_every_other_and_names_every_folder_of_a_run() -> N
     assert {*re.findall(r": (\S+\.md)$", nav, flags=re.MULTILINE)} == pages
     assert {name for name in pages if f"]({name})" not in page} == {"index.md"}
     run = RunDirectory("runs/NAME")
-    known = [getattr(run, name) for name, value in vars(RunDirectory).items() if isinstance(value, property)]
-    paths = [path.relative_to(run.root).as_posix() for path in known if isinstance(path, Path)] + ["tokens"]
+    paths = [path.relative_to(run.root).as_posix() for path in vars(run).values() if path != run.root]
     assert [path for path in paths if f"`{path}" not in page] == []

@@ -1,4 +1,4 @@
-"""Editing codes: what is given stays, what is free is made under it."""
+"""Editing codes: known codes stay, and free sites are sampled conditioned on them."""
 
 from __future__ import annotations
 
@@ -53,21 +53,23 @@ class Seen:
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("strength", [1.0, 0.5])
-def test_given_codes_stay_and_free_ones_are_made(name: str, strength: float, codes: tuple[Tensor, Tensor]) -> None:
+def test_known_codes_stay_and_free_ones_are_sampled(
+    name: str, strength: float, codes: tuple[Tensor, Tensor]
+) -> None:
     objective = build_objective(ObjectiveConfig(name=name))
     indices, free = codes
     editor = Editor(network_for(objective), objective, SETTINGS, batch_size=2)
-    made = editor.inpaint(indices, free, LABELS, strength)
-    assert torch.equal(made.indices[~free], indices[~free])
-    assert (made.indices[free] != indices[free]).any()
-    if made.entropy is not None:
-        assert (made.entropy[~free] == 0).all()
+    generation = editor.inpaint(indices, free, LABELS, strength)
+    assert torch.equal(generation.indices[~free], indices[~free])
+    assert (generation.indices[free] != indices[free]).any()
+    if generation.entropy is not None:
+        assert (generation.entropy[~free] == 0).all()
     other = replace(editor, seed=1).inpaint(indices, free, LABELS, strength)
-    assert not torch.equal(other.indices, made.indices)
+    assert not torch.equal(other.indices, generation.indices)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_given_codes_are_on_their_path_at_every_evaluation(
+def test_known_codes_are_on_their_path_at_every_evaluation(
     network: PurrceptionTransformer, solver: str, codes: tuple[Tensor, Tensor]
 ) -> None:
     indices, free = codes
@@ -84,13 +86,13 @@ def test_given_codes_are_on_their_path_at_every_evaluation(
         assert t == 0 or not torch.equal(z[~known], path[~known])
 
 
-def test_the_solver_that_redraws_noise_still_lands_on_given_codes(codes: tuple[Tensor, Tensor]) -> None:
+def test_the_solver_that_redraws_noise_still_lands_on_known_codes(codes: tuple[Tensor, Tensor]) -> None:
     objective = build_objective(ObjectiveConfig(name="dfm"))
     indices, free = codes
     settings = replace(SETTINGS, solver="stochastic", eta=1.0)
     seen = Seen()
-    made = Editor(network_for(objective), objective, settings, watch=seen).inpaint(indices, free, LABELS)
-    assert torch.equal(made.indices[~free], indices[~free])
+    generation = Editor(network_for(objective), objective, settings, watch=seen).inpaint(indices, free, LABELS)
+    assert torch.equal(generation.indices[~free], indices[~free])
     for z in seen.states:  # the last channel says [MASK]
         assert (z[:, -1][~free] == 0).all()
     assert (seen.states[0][:, -1][free] == 1).all()
@@ -101,9 +103,11 @@ def test_variations_start_on_the_path_of_the_image(
 ) -> None:
     seen = Seen()
     settings = replace(SETTINGS, num_inference_steps=10)
-    made = Editor(network, build_objective(ObjectiveConfig()), settings, watch=seen).vary(codes[0], LABELS, 0.25)
+    generation = Editor(network, build_objective(ObjectiveConfig()), settings, watch=seen).vary(
+        codes[0], LABELS, 0.25
+    )
     assert seen.times == pytest.approx([0.75, 0.8, 0.9])
-    assert made.nfe == 3
+    assert generation.nfe == 3
     noise = KeyedDraws(0, range(3), network, Stream.EDITING).normal(0)
     expected = torch.lerp(noise, network.embed(codes[0]), 0.75)
     torch.testing.assert_close(seen.states[0], expected)
@@ -138,24 +142,24 @@ def test_a_code_can_be_forced_from_a_moment_on(name: str, codes: tuple[Tensor, T
     usual, forced = Seen(), Seen()
     with torch.no_grad():
         objective.generate(network, LABELS, draws, SETTINGS, watch=usual)
-        given = KnownCodes(codes[0], free, since=0.5)
-        made = objective.generate(network, LABELS, draws, SETTINGS, given, forced)
+        known = KnownCodes(codes[0], free, since=0.5)
+        generation = objective.generate(network, LABELS, draws, SETTINGS, known, forced)
     for t, before, after in zip(usual.times, usual.states, forced.states, strict=True):
         assert torch.equal(before, after) == (t < 0.5)
-    assert torch.equal(made.indices[~free], codes[0][~free])
+    assert torch.equal(generation.indices[~free], codes[0][~free])
 
 
 def test_refining_never_touches_certain_tokens(network: PurrceptionTransformer) -> None:
     editor = Editor(network, build_objective(ObjectiveConfig()), SETTINGS)
-    made = sample_codes(network, editor.objective, LABELS, SETTINGS, seed=3, batch_size=8)
-    assert made.entropy is not None
-    threshold = float(made.entropy.quantile(0.7))
-    certain = made.entropy <= threshold
-    refined = editor.refine(made, LABELS, threshold)
-    assert torch.equal(refined.indices[certain], made.indices[certain])
-    assert torch.equal(refined.entropy[certain], made.entropy[certain])
-    assert not torch.equal(refined.indices, made.indices)
-    assert not torch.equal(refined.entropy, made.entropy)
+    generation = sample_codes(network, editor.objective, LABELS, SETTINGS, seed=3, batch_size=8)
+    assert generation.entropy is not None
+    threshold = float(generation.entropy.quantile(0.7))
+    certain = generation.entropy <= threshold
+    refined = editor.refine(generation, LABELS, threshold)
+    assert torch.equal(refined.indices[certain], generation.indices[certain])
+    assert torch.equal(refined.entropy[certain], generation.entropy[certain])
+    assert not torch.equal(refined.indices, generation.indices)
+    assert not torch.equal(refined.entropy, generation.entropy)
 
 
 def test_refining_leaves_images_that_are_certain(network: PurrceptionTransformer) -> None:
@@ -180,11 +184,11 @@ def test_interpolation_ends_on_the_images_of_its_seeds(name: str) -> None:
     objective = build_objective(ObjectiveConfig(name=name))
     network = network_for(objective)
     labels = torch.full((5,), 2)
-    made = Editor(network, objective, SETTINGS, seed=4).interpolate(labels, 9)
+    generation = Editor(network, objective, SETTINGS, seed=4).interpolate(labels, 9)
     for seed, end in ((4, 0), (9, -1)):
         alone = sample_codes(network, objective, labels[:1], SETTINGS, seed, batch_size=1)
-        assert torch.equal(made.indices[end], alone.indices[0])
-    assert len({image.numpy().tobytes() for image in made.indices}) >= 4
+        assert torch.equal(generation.indices[end], alone.indices[0])
+    assert len({image.numpy().tobytes() for image in generation.indices}) >= 4
 
 
 def test_noise_between_two_noises_is_noise(network: PurrceptionTransformer) -> None:
@@ -230,9 +234,9 @@ def test_a_watcher_can_stop(network: PurrceptionTransformer, codes: tuple[Tensor
         Editor(network, build_objective(ObjectiveConfig()), SETTINGS, watch=stop).inpaint(*codes, LABELS)
 
 
-def test_mistakes_are_told(network: PurrceptionTransformer, codes: tuple[Tensor, Tensor]) -> None:
+def test_mistakes_are_refused(network: PurrceptionTransformer, codes: tuple[Tensor, Tensor]) -> None:
     editor = Editor(network, build_objective(ObjectiveConfig()), SETTINGS)
-    with pytest.raises(InputError, match="nothing to make anew"):
+    with pytest.raises(InputError, match="nothing to sample"):
         editor.inpaint(codes[0], torch.zeros_like(codes[1]), LABELS)
     for strength in (0.0, 1.1):
         with pytest.raises(InputError, match="strength is above 0"):

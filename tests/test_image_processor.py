@@ -88,6 +88,6 @@ def test_masks_and_sizes_that_do_not_fit_are_refused() -> None:
     outside[:, :5] = True
     with pytest.raises(InputError, match="nothing is painted"):
         GREY.preprocess_mask(outside, picture)
-    assert GREY.fit(picture).size == (16, 16)
+    assert GREY.preprocess(picture).size == (16, 16)
     with pytest.raises(InputError, match="32×16 pixels, and the picture has 40×20"):
-        ImageProcessor(16, 32, 3).fit(picture)
+        ImageProcessor(16, 32, 3).preprocess(picture)

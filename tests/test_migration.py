@@ -200,7 +200,7 @@ def test_published_sizes_are_recognised_and_every_tensor_accounted_for(
 
 def test_settings_beside_the_checkpoint_are_read(tokenizer: VQTokenizer, tmp_path: Path) -> None:
     path = save(random_network("cfm-endpoint"), tmp_path / "imagenet_dit_last.pth")
-    with pytest.raises(InputError, match="cfm or cfm-endpoint, which look alike: say which with --objective"):
+    with pytest.raises(InputError, match="cfm or cfm-endpoint, which look alike: name one with --objective"):
         convert_public_checkpoint(path, tokenizer, heads=HEADS)
     with pytest.raises(InputError, match="depth 2 and width 32 are no published size"):
         convert_public_checkpoint(path, tokenizer, "cfm")

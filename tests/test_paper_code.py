@@ -121,9 +121,10 @@ def test_the_settings_of_a_run_come_before_those_of_its_pipeline(tiny_run: Path,
     shutil.copytree(tiny_run, run)
     assert load_settings(SamplingConfig, run / "pipeline" / SAMPLING) == SamplingConfig(num_inference_steps=3)
     (run / "pipeline" / SAMPLING).write_text(dump_settings(SamplingConfig(num_inference_steps=7)))
-    assert sampling_defaults(run / "pipeline").steps == sampling_defaults(run).steps == 3
+    of_pipeline, of_run = sampling_defaults(run / "pipeline"), sampling_defaults(run)
+    assert of_pipeline.num_inference_steps == of_run.num_inference_steps == 3
     moved = shutil.copytree(run / "pipeline", tmp_path / "moved")
-    assert sampling_defaults(moved).steps == 7
+    assert sampling_defaults(moved).num_inference_steps == 7
     (moved / SAMPLING).unlink()
     assert sampling_defaults(moved) == SamplingConfig()
 
@@ -131,7 +132,7 @@ def test_the_settings_of_a_run_come_before_those_of_its_pipeline(tiny_run: Path,
 def test_a_resumed_run_tells_its_pipeline_how_it_samples_now(tiny_run: Path, tmp_path: Path) -> None:
     run = shutil.copytree(tiny_run, tmp_path / "runs" / "tiny")
     assert main(["train", "--resume", str(run), "--sampling.steps", "5"]) == 0
-    assert load_settings(SamplingConfig, run / "pipeline" / SAMPLING).steps == 5
+    assert load_settings(SamplingConfig, run / "pipeline" / SAMPLING).num_inference_steps == 5
 
 
 def dfm_batch(network: PurrceptionTransformer) -> TrainingBatch:

@@ -17,7 +17,7 @@ from purrception import PurrceptionPipeline, PurrceptionTransformer
 from purrception.experiment.saved_run import load_pipeline
 from purrception.flow import ObjectiveConfig, build_objective
 from purrception.generation.sampler import KeyedDraws
-from purrception.storage import hub, write_file
+from purrception.storage import pipeline_folder, write_file
 from purrception.storage.pipeline_folder import write_companions
 from purrception.tokenizers import UnnormalisedVQModel, VQConfig, VQTokenizer, open_tokenizer
 from purrception.utils.errors import InputError
@@ -103,7 +103,7 @@ def test_a_pipeline_keeps_a_tokenizer_without_normalisation(pipeline: Purrceptio
 
 
 def test_class_names_are_labels_too(pipeline: PurrceptionPipeline) -> None:
-    assert pipeline.labels_of(["3", 7, "0"]) == [3, 7, 0]
+    assert pipeline.resolve_labels(["3", 7, "0"], None) == [3, 7, 0]
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_cards_may_be_edited_and_variants_share_an_index(pipeline: PurrceptionPi
         PurrceptionPipeline.from_pretrained(tmp_path)
 
 
-def test_settings_written_anew_beside_the_weights_stay_verified(copied: Path) -> None:
+def test_settings_rewritten_beside_the_weights_stay_verified(copied: Path) -> None:
     write_companions({"sampling.yaml": b"steps: 7\n"}, copied)
     assert PurrceptionPipeline.from_pretrained(copied).companions["sampling.yaml"] == b"steps: 7\n"
     (copied / "sampling.yaml").write_text("steps: 8\n")
@@ -253,7 +253,7 @@ def test_settings_written_anew_beside_the_weights_stay_verified(copied: Path) ->
         PurrceptionPipeline.from_pretrained(copied)
 
 
-def test_a_kill_while_settings_are_written_anew_leaves_a_pipeline_that_loads(
+def test_a_kill_while_settings_are_rewritten_leaves_a_pipeline_that_loads(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(path: Path, content: bytes) -> None:
@@ -261,7 +261,7 @@ def test_a_kill_while_settings_are_written_anew_leaves_a_pipeline_that_loads(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as killing:
-        killing.setattr(hub, "write_file", killed)
+        killing.setattr(pipeline_folder, "write_file", killed)
         with pytest.raises(KeyboardInterrupt):
             write_companions({"sampling.yaml": b"steps: 7\n"}, copied)
     assert PurrceptionPipeline.from_pretrained(copied).companions["sampling.yaml"] == b"steps: 7\n"

@@ -329,5 +329,5 @@ def test_shards_divide_the_state_and_nothing_else() -> None:
     assert "gathered weights" not in ddp
     assert fsdp["gathered weights"] == hybrid["gathered weights"] < ddp["weights"] + ddp["gradients"]
     assert memory("hybrid", shards=4)[0] == 4
-    with pytest.raises(InputError, match="given 3 and 16"):
+    with pytest.raises(InputError, match="given 16 and 3"):
         memory("hybrid", shards=3)

@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 from purrception.utils.lazy import lazy_names
+from purrception.utils.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from purrception.experiment.config import RunConfig, load_config
@@ -30,7 +31,7 @@ own 300 000 may outlast a slice, and threads that share their cores with other p
 if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME"} & os.environ.keys():  # a person's own settings stand
     os.environ["GOMP_SPINCOUNT"] = str(SPINS)
 
-__version__ = "0.1.0"
+
 __all__ = [
     "InputError",
     "PurrceptionOutput",

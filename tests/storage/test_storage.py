@@ -331,8 +331,6 @@ def test_an_output_folder_is_the_one_asked_for_or_the_next_number(tmp_path: Path
     with output_folder("", tmp_path / "generated") as folder, whole_folder(folder) as partial:
         (partial / "grid.png").write_bytes(b"")
         assert not folder.exists()
-        with output_folder("", tmp_path / "generated") as other:  # another command meanwhile
-            assert other.name == "009"
     assert (folder / "grid.png").is_file()
     assert folder.name == "008"
     with output_folder(str(tmp_path / "here"), tmp_path / "generated") as chosen:
@@ -366,7 +364,8 @@ def test_an_optimizer_goes_on_from_its_state_by_names() -> None:
 
     network, optimizer = made()
     train(network, optimizer)
-    state = optimizer_state(optimizer, dict(network.named_parameters()))
+    live = optimizer_state(optimizer, dict(network.named_parameters()))
+    state = {name: value.clone() for name, value in live.items()}
     assert {"0.weight/exp_avg", "0.weight/exp_avg_sq", "1.bias/step"} <= state.keys()
     again, fresh = made()
     again.load_state_dict(network.state_dict())

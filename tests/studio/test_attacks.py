@@ -1,4 +1,4 @@
-"""What somebody who means no good sends to a studio that is running."""
+"""Attacks on a running studio."""
 
 from __future__ import annotations
 

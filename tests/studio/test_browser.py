@@ -72,7 +72,7 @@ def test_generating_shows_images_their_cost_and_how_to_repeat_them(studio: Serve
     assert "3 network evaluations each" in page.locator("#generate-cost").inner_text()
     visit.picture("generate")
     page.get_by_label("Uncertainty").click()
-    visit.picture("generate-doubt")
+    visit.picture("generate-uncertainty")
     with page.expect_download() as download:
         page.locator("#generate-download").click()
     assert download.value.suggested_filename.endswith(".zip")
@@ -87,7 +87,7 @@ def test_looking_inside_moves_through_time_and_names_the_codes_of_a_token(studio
     visit.fill("look-time", 0)
     page.wait_for_function("document.querySelector('#look-when').innerText.includes('t = 0.000')")
     plain = page.locator("#look-picture img").get_attribute("src")
-    page.get_by_label("Show doubt").click()
+    page.get_by_label("Show uncertainty").click()
     page.wait_for_function("plain => document.querySelector('#look-picture img').src !== plain", arg=plain)
     page.wait_for_timeout(500)
     page.locator("#look-picture img").click(position={"x": 60, "y": 150})
@@ -127,7 +127,7 @@ def test_painting_and_repainting(studio: Server, visit: Visit, tmp_path: Path) -
     visit.picture("edit")
 
 
-def test_a_long_job_stops_and_a_reload_begins_anew(studio: Server, visit: Visit) -> None:
+def test_a_long_job_stops_and_a_reload_starts_afresh(studio: Server, visit: Visit) -> None:
     visit.open(studio.url)
     page = visit.page
     visit.fill("generate-number", 64)
@@ -146,7 +146,7 @@ def test_a_long_job_stops_and_a_reload_begins_anew(studio: Server, visit: Visit)
     assert page.locator("#generate-gallery img").count() == 1
     page.reload()
     page.wait_for_selector("#generate-go")
-    assert "Nothing made yet" in page.locator("#generate-cost").inner_text()
+    assert "No images yet" in page.locator("#generate-cost").inner_text()
 
 
 def test_stop_takes_back_what_still_waits_in_line(studio: Server, visit: Visit, browser: Browser) -> None:
@@ -170,7 +170,7 @@ def test_stop_takes_back_what_still_waits_in_line(studio: Server, visit: Visit, 
     visit.fill("generate-steps", 2)
     first.locator("#generate-go").click()
     first.wait_for_selector("#generate-command:visible")  # behind the other's, had that not been taken back
-    assert "nothing made yet" in second.get_by_text("A:").inner_text()
+    assert "no images yet" in second.get_by_text("A:").inner_text()
     second.close()
 
 

@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 
 from purrception.generation.image_processor import ImageProcessor
-from purrception.studio.session import KEPT, StoppedError, Studio, display
-from purrception.studio.trajectory import alternatives, curves, record
-from purrception.studio.uploads import editor_value, painted_pixels, take_picture
+from purrception.studio.pictures import editor_value, open_upload, painted_pixels
+from purrception.studio.session import MAX_KEPT, StoppedError, Studio, display
+from purrception.studio.trajectory import entropy_curves, likeliest_alternatives, record_trajectory
 from purrception.utils.errors import InputError
 
 
@@ -48,10 +48,10 @@ def test_a_generation_comes_with_its_manifest_and_the_command_that_repeats_it(ow
 
 
 def test_downloads_do_not_pile_up(own: Studio) -> None:
-    for _ in range(KEPT + 3):
+    for _ in range(MAX_KEPT + 3):
         folder = own.next_folder("edits")
-    assert len(list((own.folder / "edits").iterdir())) == KEPT
-    assert folder.name == f"{KEPT + 2:03d}"
+    assert len(list((own.folder / "edits").iterdir())) == MAX_KEPT
+    assert folder.name == f"{MAX_KEPT + 2:03d}"
 
 
 def test_work_stops_when_its_visitor_says_so_and_another_goes_on(own: Studio) -> None:
@@ -76,7 +76,7 @@ def test_work_stops_when_its_visitor_says_so_and_another_goes_on(own: Studio) ->
     thread.join(60)
     assert not thread.is_alive()
     assert len(failures) == 1
-    assert own.generate([1], own.defaults, 0, "quick", silent).out.indices.shape == (1, 4, 4)
+    assert own.generate([1], own.defaults, 0, "quick", silent).output.indices.shape == (1, 4, 4)
 
 
 def test_a_stop_reaches_all_of_a_visitors_work_and_what_waits_does_not_begin(own: Studio) -> None:
@@ -111,7 +111,7 @@ def test_too_much_is_refused(own: Studio) -> None:
         with pytest.raises(InputError, match="1 to 64 images in at most 1000 steps"):
             own.generate(labels, replace(own.defaults, num_inference_steps=steps), 0, "me", silent)
     with pytest.raises(InputError, match="at most 100 steps are kept"):
-        record(own, 3, replace(own.defaults, num_inference_steps=101), 0, "me", silent)
+        record_trajectory(own, 3, replace(own.defaults, num_inference_steps=101), 0, "me", silent)
 
 
 def test_every_class_has_a_thumbnail_of_a_training_image(own: Studio) -> None:
@@ -123,14 +123,14 @@ def test_every_class_has_a_thumbnail_of_a_training_image(own: Studio) -> None:
 @pytest.mark.parametrize(("solver", "count"), [("euler", 4), ("heun", 7)])
 def test_a_trajectory_ends_where_sampling_does(own: Studio, solver: str, count: int) -> None:
     settings = replace(own.defaults, num_inference_steps=4, solver=solver)
-    way = record(own, 3, settings, 2, "me", silent)
-    assert len(way.moments) == count
-    assert [moment.t for moment in way.moments] == sorted(moment.t for moment in way.moments)
-    assert torch.equal(way.indices, own.pipeline.sample([3], settings, 2).indices)
-    plain, doubtful = (np.asarray(way.picture(0, overlay)) for overlay in (False, True))
-    assert plain.shape == doubtful.shape == (384, 384, 3)
-    assert not np.array_equal(plain, doubtful)
-    assert curves(way, 1).count("<path") == 3
+    trajectory = record_trajectory(own, 3, settings, 2, "me", silent)
+    assert len(trajectory.moments) == count
+    assert [moment.t for moment in trajectory.moments] == sorted(moment.t for moment in trajectory.moments)
+    assert torch.equal(trajectory.indices, own.pipeline.sample([3], settings, 2).indices)
+    plain, overlaid = (np.asarray(trajectory.picture(0, overlay)) for overlay in (False, True))
+    assert plain.shape == overlaid.shape == (384, 384, 3)
+    assert not np.array_equal(plain, overlaid)
+    assert entropy_curves(trajectory, 1).count("<path") == 3
 
 
 def test_a_mean_that_is_a_code_decodes_as_the_code(own: Studio) -> None:
@@ -144,16 +144,16 @@ def test_a_mean_that_is_a_code_decodes_as_the_code(own: Studio) -> None:
 
 def test_alternatives_are_the_likeliest_codes_and_lead_to_images_that_hold_them(own: Studio) -> None:
     settings = replace(own.defaults, num_inference_steps=4)
-    way = record(own, 3, settings, 2, "me", silent)
-    found = alternatives(own, way, 1, (2, 1), "me", silent)
+    trajectory = record_trajectory(own, 3, settings, 2, "me", silent)
+    found = likeliest_alternatives(own, trajectory, 1, (2, 1), "me", silent)
     probabilities = [one.probability for one in found]
     assert probabilities == sorted(probabilities, reverse=True)
     assert 0 < sum(probabilities) <= 1 + 1e-6
     assert len({one.code for one in found}) == 6
-    natural = int(way.indices[0, 2, 1])
+    natural = int(trajectory.indices[0, 2, 1])
     same = [one for one in found if one.code == natural]
-    assert all(one.image.size == way.image.size for one in found)
-    for one in same:  # at the end held exactly; before, nearly the way it went by itself
+    assert all(one.image.size == trajectory.image.size for one in found)
+    for one in same:  # at the end held exactly; before, nearly the trajectory without forcing
         assert one.probability > 0
 
 
@@ -161,7 +161,7 @@ def test_what_is_painted_is_found_in_pixels_of_the_picture() -> None:
     picture = Image.new("L", (16, 16))
     value = editor_value(picture)
     layer = np.zeros((384, 384, 4), np.uint8)
-    layer[24:72, 48:96] = 255  # two pixels of 24 each way
+    layer[24:72, 48:96] = 255  # two pixels of 24 each trajectory
     mask = painted_pixels({**value, "layers": [layer]}, picture)
     assert np.argwhere(mask).tolist() == [[1, 2], [1, 3], [2, 2], [2, 3]]
     for nothing in (None, value, {**value, "layers": [np.zeros((384, 384, 4), np.uint8)]}):
@@ -178,11 +178,11 @@ def test_only_what_was_uploaded_is_opened(tmp_path: Path) -> None:
     (tmp_path / "uploads").mkdir()
     processor = ImageProcessor(16, 16, 1)
     with pytest.raises(InputError, match="not a path on this machine"):
-        take_picture(str(tmp_path / "secret.png"), processor, tmp_path / "uploads")
-    with pytest.raises(InputError, match="no picture came"):
-        take_picture(None, processor, tmp_path / "uploads")
+        open_upload(str(tmp_path / "secret.png"), processor, tmp_path / "uploads")
+    with pytest.raises(InputError, match="no picture was uploaded"):
+        open_upload(None, processor, tmp_path / "uploads")
     shutil.copy(tmp_path / "secret.png", tmp_path / "uploads")
-    assert take_picture(tmp_path / "uploads/secret.png", processor, tmp_path / "uploads").size == (16, 16)
+    assert open_upload(tmp_path / "uploads/secret.png", processor, tmp_path / "uploads").size == (16, 16)
 
 
 def test_small_images_are_enlarged_pixel_by_pixel() -> None:

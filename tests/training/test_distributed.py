@@ -197,5 +197,6 @@ def test_a_batch_that_cannot_be_shared_is_refused(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("purrception.utils.distributed.count", lambda: 3)
-    with pytest.raises(InputError, match=r"divides training.batch_size / training.accumulation; given 3 .* 8"):
+    message = r"training.accumulation must be a multiple of the number of processes; given 3 .* 8"
+    with pytest.raises(InputError, match=message):
         make_trainer(tiny_run, tmp_path)

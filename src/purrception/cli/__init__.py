@@ -49,18 +49,18 @@ def run_verb(arguments: list[str], group: str = "") -> None:
 
 
 def complain(error: Exception) -> int:
-    """Say in one line what a person can mend; returns the exit status of that."""
+    """Say in one line what the user can correct; returns the exit status of that."""
     print(f"purrception: {in_words(error)}", file=sys.stderr)
     return 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit status: 0, 2 for what a person can mend, 130 when interrupted."""
+    """Run one command; returns its exit status: 0, 2 for what the user can correct, 130 when interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     make_output_encodable()
     try:
         if arguments and arguments[0] == "--version":
-            from purrception import __version__
+            from purrception.utils.version import __version__
 
             print(f"purrception {__version__}")
         else:

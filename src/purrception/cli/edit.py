@@ -36,7 +36,7 @@ class InpaintOptions(EditOptions):
     mask: str = ""
     """File of a picture of the same size, bright where the image may change."""
     class_label: str = ""
-    """Class label or name of what is filled in; default: whatever fits the rest."""
+    """Class label or name of what is filled in; default: what fits the rest."""
     num: int = 4
     """Number of variants."""
     strength: float = 1.0
@@ -59,7 +59,7 @@ class VaryOptions(EditOptions):
     image: str = ""
     """File of the picture; its centre square is used."""
     class_label: str = ""
-    """Class label or name of the variations; default: whatever fits."""
+    """Class label or name of the variations; default: what fits the picture."""
     num: int = 4
     """Number of variants."""
     strength: float = 0.5
@@ -77,11 +77,11 @@ class RefineOptions(EditOptions):
     classes: tuple[str, ...] = ()
     """Class labels or names, one image each."""
     threshold: float = 0.5
-    """Entropy in nats above which a token is sampled anew; the others stay exactly as they are."""
+    """Entropy in nats above which a token is sampled again; the others stay exactly as they are."""
     strength: float = 0.5
-    """Tokens are sampled anew from t = 1 − strength; 1 forgets them altogether."""
+    """Tokens are sampled again from t = 1 − strength; 1 forgets them altogether."""
     seed: int = 0
-    """Seed of the images, and of what is sampled anew."""
+    """Seed of the images, and of what is sampled again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ O = TypeVar("O", bound=EditOptions)  # noqa: E741 - the options of an edit
 
 
 def inpaint(verb: Verb, arguments: list[str]) -> None:
-    """Sample what is painted anew."""
+    """Sample the painted tokens again."""
 
     def run(pipeline: PurrceptionPipeline, options: InpaintOptions) -> PurrceptionOutput:
         return pipeline.inpaint(
@@ -131,7 +131,7 @@ def vary(verb: Verb, arguments: list[str]) -> None:
 
 
 def refine(verb: Verb, arguments: list[str]) -> None:
-    """Sample, then sample the most uncertain tokens anew."""
+    """Sample, then sample the most uncertain tokens again."""
 
     def run(pipeline: PurrceptionPipeline, options: RefineOptions) -> PurrceptionOutput:
         labels = pipeline.resolve_labels(options.classes or None, None if options.classes else options.num)

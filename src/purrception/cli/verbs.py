@@ -66,7 +66,7 @@ _ALL = (
     Verb(
         "edit inpaint",
         "RUN --image FILE --mask FILE [--key value …]",
-        "Sample the tokens that a mask touches anew; the others stay exactly as they are.",
+        "Sample the tokens that a mask touches again; the others stay exactly as they are.",
         "purrception edit inpaint runs/digits --image seven.png --mask painted.png --class-label 7",
     ),
     Verb(
@@ -78,7 +78,7 @@ _ALL = (
     Verb(
         "edit refine",
         "RUN [--key value …]",
-        "Sample, then sample the most uncertain tokens anew; the others stay exactly as they are.",
+        "Sample, then sample the most uncertain tokens again; the others stay exactly as they are.",
         "purrception edit refine runs/digits --num 100 --threshold 0.5",
     ),
     Verb(

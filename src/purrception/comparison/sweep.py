@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from purrception.evaluation.sample_quality import SampleEvaluator
 from purrception.experiment.saved_run import load_pipeline, sampling_defaults, saved_config
@@ -38,6 +38,8 @@ Rows = list[dict[str, Any]]
 @dataclass(frozen=True)
 class SweepSpace:
     """The settings to combine; without temperatures or solvers, those usual for the objective are taken."""
+
+    RENAMED: ClassVar[dict[str, str]] = {"grids": "timestep_spacings"}
 
     temperatures: tuple[str, ...] = ()
     """Temperatures, numbers or schedules; by default 1.0, 0.9, 0.8 and 0.7, where there is a posterior."""

@@ -14,24 +14,33 @@ from purrception.tokenizers import VQTokenizer
 from purrception.tokens import Manifest
 
 
+def empty_network(
+    config: RunConfig, grid: tuple[int, int], codebook_size: int, codebook_dim: int, num_classes: int
+) -> PurrceptionTransformer:
+    """The network that a configuration describes, for codes of these sizes, with freshly initialised weights."""
+    objective = build_objective(config.objective)
+    return PurrceptionTransformer.from_settings(
+        config.network,
+        config.head.for_family(objective.head_family),
+        grid=grid,
+        codebook_size=codebook_size,
+        codebook_dim=codebook_dim,
+        num_classes=num_classes,
+        input_channels=codebook_dim + objective.extra_channels,
+        token_embedding=objective.token_embedding,
+    )
+
+
 def build_network(config: RunConfig, manifest: Manifest, tokenizer: VQTokenizer) -> PurrceptionTransformer:
-    """A network with freshly initialised weights for these tokens, holding their codebook.
+    """The network of a run, with weights that its seed determines, holding the codebook.
 
     The codebook is standardised unless ``config.tokenizer.standardise`` is off. Token shards hold indices and
     the statistics for standardising, so that the same shards serve both.
     """
-    objective = build_objective(config.objective)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        network = PurrceptionTransformer.from_settings(
-            config.network,
-            config.head.for_family(objective.head_family),
-            grid=manifest.grid,
-            codebook_size=manifest.codebook_size,
-            codebook_dim=manifest.codebook_dim,
-            num_classes=manifest.num_classes,
-            input_channels=manifest.codebook_dim + objective.extra_channels,
-            token_embedding=objective.token_embedding,
+        network = empty_network(
+            config, manifest.grid, manifest.codebook_size, manifest.codebook_dim, manifest.num_classes
         )
     codebook = tokenizer.codebook
     network.set_codebook(manifest.standardisation.apply(codebook) if config.tokenizer.standardise else codebook)

@@ -47,7 +47,7 @@ class KnownCodes:
     indices: Tensor
     """Codes, long ``[B, h, w]``."""
     free: Tensor
-    """Sites to sample anew, bool ``[B, h, w]``; the others keep exactly their codes."""
+    """Sites to sample again, bool ``[B, h, w]``; the others keep exactly their codes."""
     start: float = 0.0
     """Time at which sampling begins: at 0 from noise, later from all ``indices`` on their path at that time."""
     since: float = 0.0
@@ -117,7 +117,7 @@ def resampled(
         build: the solver to repeat, from a noise function.
         noise: standard normal noise for 0, 1, …; every number is used once.
         repetitions: how often each step is made.
-        path: the known codes; their noise is drawn anew at each repetition.
+        path: the known codes; their noise is drawn again at each repetition.
     """
     numbers = count()
 

@@ -57,7 +57,7 @@ class SamplingConfig:
     last_step: str = "nearest"
     """How codes are chosen at t = 1: nearest (as in the paper), argmax or draw."""
     eta: float = 0.5
-    """Share of the noise that solver stochastic draws anew at each step; for dfm, the weight of its corrector."""
+    """Share of the noise that solver stochastic draws again at each step; for dfm, the weight of its corrector."""
     tolerance: float = 1e-4
     """Relative and absolute tolerance of a step of solver dopri5."""
     redraw: bool = False

@@ -42,7 +42,7 @@ class SolverOptions:
     """Options of some solvers; the others ignore them."""
 
     eta: float = 0.5
-    """For stochastic, how much of the noise is drawn anew, from 0 (none: Euler) to 1 (ancestral sampling)."""
+    """For stochastic, how much of the noise is drawn again, from 0 (none: Euler) to 1 (ancestral sampling)."""
     rtol: float = 1e-4
     """For dopri5, the relative tolerance of a step, per image."""
     atol: float = 1e-4
@@ -138,7 +138,7 @@ def stochastic(
     noise: NoiseFunction | None = None,
     eta: float = SolverOptions.eta,
 ) -> Tensor:
-    """Euler's steps with part of the noise forgotten and drawn anew; N evaluations.
+    """Euler's steps with part of the noise forgotten and drawn again; N evaluations.
 
     A step splits z_t into its data part μ and its noise part ε̂ = (z_t − t μ)/(1 − t), and arrives at
     z_s = s μ + (1 − s)(√(1 − k²) ε̂ + k ε) with fresh ε and k = eta · √(1 − e^(−2h)), h the step in

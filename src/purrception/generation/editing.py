@@ -1,4 +1,4 @@
-"""Editing in the space of codes: some are given, the others are sampled under them."""
+"""Editing codes: some sites of an image keep their codes, the others are sampled conditioned on them."""
 
 from __future__ import annotations
 
@@ -28,86 +28,95 @@ from purrception.utils.keyed_rng import Stream
 
 @dataclass(frozen=True)
 class Editor:
-    """Edits codes with a trained network. Edited image i depends on its codes and on (seed, i).
+    """Edits codes with a trained network. Edited image i depends on its codes and label, and on (seed, i).
 
-    All its methods take and give codes, long ``[B, h, w]``, and labels, long ``[B]``, of which
-    ``network.num_classes`` is the null class: whatever fits what is given.
+    Codes are long ``[B, h, w]`` and labels long ``[B]``, where ``network.num_classes`` is the null class.
     """
 
     network: PurrceptionTransformer
-    """In evaluation mode."""
+    """The network, in evaluation mode."""
     objective: Objective
-    """What it was trained with."""
+    """The objective it was trained with."""
     settings: SamplingConfig
-    """How to sample; of its grid the part after the start is used."""
+    """How to sample; an edit that starts later than t = 0 uses the timesteps after its start."""
     seed: int = 0
-    """Of the noise."""
+    """Seed of the noise."""
     batch_size: int = 64
     """Images at a time."""
     watch: Watcher = no_watcher
-    """Told of every evaluation; it may raise, to stop."""
+    """Called at every evaluation; it may raise an exception to stop."""
     conditioning: str = AUTOMATIC
-    """How given tokens act on the free ones: posterior, resampling or replacement; auto: the objective's best."""
+    """How the known tokens act on the free ones: posterior, resampling or replacement; auto takes the objective's
+    best."""
 
     def inpaint(self, indices: Tensor, free: Tensor, labels: Tensor, strength: float = 1.0) -> Generation:
-        """Make the free sites anew under the others, which are held on their path at every time.
+        """Sample the free sites again, conditioned on the others, which are held on their path at every time.
 
         Args:
             indices: codes of the images.
-            free: sites that may change, bool ``[B, h, w]``; the others come back to the bit.
-            labels: under which to fill them.
-            strength: how much of the free sites is forgotten: 1 all of it, s starts on their path at t = 1 − s.
+            free: sites that may change, bool ``[B, h, w]``; the others keep exactly their codes.
+            labels: classes of the edited images.
+            strength: how much of the free sites is forgotten: with s, sampling starts on their path at t = 1 − s.
 
         Raises:
-            InputError: nothing is free, or the strength is not in (0, 1].
+            InputError: no site is free, or the strength is not in (0, 1].
         """
         if not bool(free.any()):
-            raise InputError("there is nothing to make anew: every token is to be kept; free some of them")
-        given = KnownCodes(indices, free, start=_start(strength), conditioning=self.conditioning)
-        return self._generate(labels, given)
+            raise InputError("there is nothing to sample: every token is kept; free some of them")
+        if not 0 < strength <= 1:
+            raise InputError(
+                f"strength is above 0 (keep the original) and at most 1 (forget it); given {strength}"
+            )
+        return self._generate(
+            labels, KnownCodes(indices, free, start=1 - strength, conditioning=self.conditioning)
+        )
 
     def vary(self, indices: Tensor, labels: Tensor, strength: float) -> Generation:
-        """Noise whole images to t = 1 − ``strength`` and come back: small is near the original, 1 forgets it.
+        """Noise whole images to t = 1 − ``strength`` and sample from there: a small strength stays near them.
 
         Raises:
             InputError: the strength is not in (0, 1].
         """
         return self.inpaint(indices, torch.ones_like(indices, dtype=torch.bool), labels, strength)
 
-    def refine(self, made: Generation, labels: Tensor, threshold: float, strength: float = 0.5) -> Generation:
-        """Make anew what a generation was unsure of: the tokens whose entropy is above ``threshold``, in nats.
+    def refine(
+        self, generation: Generation, labels: Tensor, threshold: float, strength: float = 0.5
+    ) -> Generation:
+        """Sample the uncertain tokens of a generation again: those whose entropy is above ``threshold``, in nats.
 
-        The others stay to the bit, and images without such tokens are not touched at all. Sampling starts at
-        t = 1 − ``strength``, where the certain tokens already say what fits them. An image takes its new tokens
-        only if the model is less unsure of them, on average, than it was of the old ones.
+        All other tokens keep exactly their codes. Sampling starts at t = 1 − ``strength``, where the certain
+        tokens already inform the others. An image takes its new tokens only if their mean entropy is lower than
+        that of the old ones.
 
         Raises:
             InputError: the objective has no posterior, hence no entropy, or the threshold is negative.
         """
-        if made.entropy is None:
-            raise InputError("this model has no posterior, hence no entropy to refine by: take purrception or dfm")
+        if generation.entropy is None:
+            raise InputError(
+                "this model has no posterior, and so no entropy to refine by: use a purrception or dfm model"
+            )
         if not 0 <= threshold < math.inf:
             raise InputError(f"the threshold is an entropy in nats, at least 0; given {threshold}")
-        uncertain = made.entropy > threshold
+        uncertain = generation.entropy > threshold
         rows = uncertain.flatten(1).any(1)
         if not bool(rows.any()):
-            return replace(made, nfe=0)
-        again = self.inpaint(made.indices[rows], uncertain[rows], labels[rows], strength)
-        assert again.entropy is not None
-        before = made.entropy.where(uncertain, 0)[rows].flatten(1).sum(1)
-        surer = again.entropy.flatten(1).sum(1) < before  # 0 where a token was given
-        taken = uncertain[rows] & surer[:, None, None]
-        indices, entropy = made.indices.clone(), made.entropy.clone()
-        indices[rows] = indices[rows].where(~taken, again.indices)
-        entropy[rows] = entropy[rows].where(~taken, again.entropy)
-        return Generation(indices, entropy, again.nfe)
+            return replace(generation, nfe=0)
+        resampled = self.inpaint(generation.indices[rows], uncertain[rows], labels[rows], strength)
+        assert resampled.entropy is not None
+        before = generation.entropy.where(uncertain, 0)[rows].flatten(1).sum(1)
+        better = resampled.entropy.flatten(1).sum(1) < before  # the entropy of a kept token is 0
+        replaced = uncertain[rows] & better[:, None, None]
+        indices, entropy = generation.indices.clone(), generation.entropy.clone()
+        indices[rows] = indices[rows].where(~replaced, resampled.indices)
+        entropy[rows] = entropy[rows].where(~replaced, resampled.entropy)
+        return Generation(indices, entropy, resampled.nfe)
 
     @torch.no_grad()
     def interpolate(self, labels: Tensor, other_seed: int) -> Generation:
-        """From what ``seed`` draws first to what ``other_seed`` draws first, in ``len(labels)`` images.
+        """Go from image 0 of ``seed`` to image 0 of ``other_seed`` in ``len(labels)`` images, both included.
 
-        Noise goes along the great circle between the two (slerp), which keeps its length, so that every image
-        starts from noise as likely as any. The ends are those seeds' own images, number 0.
+        The noise follows the great circle between the two (slerp), which keeps its norm, so that every image
+        starts from typical noise.
 
         Raises:
             InputError: fewer than two images.
@@ -116,39 +125,39 @@ class Editor:
             raise InputError(f"an interpolation has at least its two ends; given {len(labels)} images")
         weights = torch.linspace(0, 1, len(labels), dtype=torch.float64)
 
-        def make(rows: range) -> Generation:
+        def sample_batch(rows: range) -> Generation:
             draws = Slerp(
                 KeyedDraws(self.seed, [0], self.network),
                 KeyedDraws(other_seed, [0], self.network),
                 weights[rows.start : rows.stop],
             )
-            chosen = upload(labels[rows.start : rows.stop], self.network.device)
-            return self.objective.generate(self.network, chosen, draws, self.settings, watch=self.watch)
+            batch_labels = upload(labels[rows.start : rows.stop], self.network.device)
+            return self.objective.generate(self.network, batch_labels, draws, self.settings, watch=self.watch)
 
-        return in_batches(len(labels), self.batch_size, make)
+        return in_batches(range(len(labels)), self.batch_size, sample_batch)
 
     @torch.no_grad()
-    def _generate(self, labels: Tensor, given: KnownCodes) -> Generation:
-        """Each image under its label and what is given of it."""
-        device = self.network.device
+    def _generate(self, labels: Tensor, known: KnownCodes) -> Generation:
+        """Sample each image under its label and its known codes."""
 
-        def make(rows: range) -> Generation:
-            here = slice(rows.start, rows.stop)
-            part = replace(
-                given, indices=upload(given.indices[here], device), free=upload(given.free[here], device)
+        def sample_batch(rows: range) -> Generation:
+            batch_labels, indices, free = (
+                upload(tensor[rows.start : rows.stop], self.network.device)
+                for tensor in (labels, known.indices, known.free)
             )
             draws = KeyedDraws(self.seed, rows, self.network, Stream.EDITING)
-            chosen = upload(labels[here], device)
-            return self.objective.generate(self.network, chosen, draws, self.settings, part, self.watch)
+            batch = replace(known, indices=indices, free=free)
+            return self.objective.generate(self.network, batch_labels, draws, self.settings, batch, self.watch)
 
-        return in_batches(len(labels), self.batch_size, make)
+        return in_batches(range(len(labels)), self.batch_size, sample_batch)
 
 
 class Slerp:
     """Random numbers between those of two images, for a batch of ``weights`` ``[B]`` in [0, 1].
 
-    Normal numbers go along the great circle of each image's whole noise. Uniform ones go the same way behind the
-    normal distribution function, so that they stay uniform. At weight 0 and 1 they are the two images' own.
+    Normal numbers follow the great circle between the whole noise of the two images. Uniform numbers are mapped to
+    normal ones, interpolated in the same way and mapped back, so that they stay uniform. At weights 0 and 1 the
+    numbers are exactly those of the two images.
     """
 
     def __init__(self, first: Draws, second: Draws, weights: Tensor) -> None:
@@ -169,10 +178,9 @@ class Slerp:
     def _between(self, a: Tensor, b: Tensor) -> Tensor:
         """``[1, …]`` and ``[1, …]`` → ``[B, …]``, in float64 and back."""
         one, other = a.double().flatten(), b.double().flatten()
-        cosine = (one @ other / (one.norm() * other.norm())).clamp(-1, 1)
-        angle = cosine.acos()
+        angle = (one @ other / (one.norm() * other.norm())).clamp(-1, 1).acos()
         weights = self._weights.to(one.device).view(-1, 1)
-        if float(angle.sin()) < 1e-6:  # one noise twice: nothing lies between
+        if float(angle.sin()) < 1e-6:  # equal or opposite noise has no unique great circle
             shares = 1 - weights, weights
         else:
             shares = ((1 - weights) * angle).sin() / angle.sin(), (weights * angle).sin() / angle.sin()
@@ -183,13 +191,13 @@ class Slerp:
 def free_sites(mask: np.ndarray, grid: tuple[int, int], margin: int = 0) -> Tensor:
     """Sites whose pixels a mask touches, bool ``[h, w]``.
 
-    Encoder and decoder see beyond a token's own pixels, so its neighbours carry some of what was painted over;
-    ``margin`` frees that many sites more in every direction.
+    The encoder and the decoder see beyond the pixels of a token, so the neighbours of a site carry some of its
+    content; ``margin`` frees that many more sites in every direction.
 
     Args:
-        mask: pixels that may change, bool ``[H, W]``, of whole sites.
-        grid: (h, w).
-        margin: in sites.
+        mask: pixels that may change, bool ``[H, W]``; H and W are multiples of h and w.
+        grid: (h, w), the shape of the latent.
+        margin: number of sites.
 
     Raises:
         InputError: the margin is negative.
@@ -201,9 +209,3 @@ def free_sites(mask: np.ndarray, grid: tuple[int, int], margin: int = 0) -> Tens
     free = torch.from_numpy(mask.reshape(height, rows, width, columns).any(axis=(1, 3)))
     grown = torch.nn.functional.max_pool2d(free[None].float(), 2 * margin + 1, stride=1, padding=margin)
     return grown[0] > 0
-
-
-def _start(strength: float) -> float:
-    if not 0 < strength <= 1:
-        raise InputError(f"strength is above 0 (the original) and at most 1 (nothing of it); given {strength}")
-    return 1 - strength

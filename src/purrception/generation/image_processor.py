@@ -1,4 +1,4 @@
-"""Pictures that people bring, brought to what a model takes; and what they painted on them."""
+"""Preprocessing of the pictures that people edit, and of their masks, to the size of a model's images."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from purrception.data.transforms import MODES, crop_to_square
 from purrception.utils.errors import InputError
 
 LARGEST_PICTURE = 40_000_000
-"""Pixels of a picture beyond which it is refused unread: unpacked, it would take hundreds of megabytes."""
+"""Largest number of pixels of a picture; larger ones are refused before they are decoded, to bound the memory."""
 PAINTED = 128
-"""Of 255: how bright a grey mask is where it counts as painted."""
+"""Brightness, of 255, from which on a pixel of a grey mask counts as painted."""
 
 
 @dataclass(frozen=True)
 class ImageProcessor:
-    """Size and channels of the images of a model."""
+    """Brings pictures and masks to the size and channels of a model's images."""
 
     height: int
     width: int
     channels: int
 
     def preprocess(self, picture: Image.Image) -> Image.Image:
-        """A picture as training images are shown: its centre, scaled, in mode L or RGB.
+        """A picture preprocessed like training images: its centre square, scaled, in mode L or RGB.
 
         Raises:
-            InputError: the model's images are no squares, and the picture has another size than they.
+            InputError: the model's images are not square, and the picture has another size.
         """
         picture = picture.convert(MODES[self.channels])
         if picture.size == (self.width, self.height):
@@ -39,24 +39,24 @@ class ImageProcessor:
         if self.height != self.width:
             raise InputError(
                 f"this model makes images of {self.width}×{self.height} pixels, and the picture has "
-                f"{picture.width}×{picture.height}: cut it to that size"
+                f"{picture.width}×{picture.height}: crop it to that size"
             )
         return crop_to_square(picture, self.height)
 
     def preprocess_mask(self, mask: Image.Image | np.ndarray, picture: Image.Image) -> np.ndarray:
-        """Pixels of the fitted picture that a mask touches, however lightly: bool ``[height, width]``.
+        """Pixels of the preprocessed picture that a mask touches, even partly: bool ``[height, width]``.
 
         Args:
-            mask: as large as ``picture``; painted where it is bright, or true in a bool array ``[H, W]``.
-            picture: before it was fitted.
+            mask: of the size of ``picture``; painted where it is bright, or where a bool array ``[H, W]`` is true.
+            picture: the picture before preprocessing.
 
         Raises:
-            InputError: it has another size, or nothing is painted on the part of the picture that is used.
+            InputError: the mask has another size, or nothing is painted on the part of the picture that is used.
         """
         painted = mask if isinstance(mask, np.ndarray) else np.asarray(mask.convert("L")) >= PAINTED
         if painted.shape != (picture.height, picture.width):
             raise InputError(
-                f"a mask is as large as its picture; given {'×'.join(map(str, painted.shape[::-1]))} and "
+                f"a mask must have the size of its picture; given {'×'.join(map(str, painted.shape[::-1]))} and "
                 f"{picture.width}×{picture.height} pixels"
             )
         if (self.width, self.height) != picture.size:
@@ -65,18 +65,18 @@ class ImageProcessor:
             painted = painted[top : top + side, left : left + side]
         touched = _touched(_touched(painted.astype(bool), self.height).T, self.width).T
         if not touched.any():
-            raise InputError("nothing is painted on the picture (its centre square): paint what may change")
+            raise InputError("nothing is painted on the picture (on its centre square): paint what may change")
         return touched
 
 
 def read_picture(path: Path | str, channels: int = 3) -> Image.Image:
-    """A picture from a file that a person chose, in mode L (``channels`` 1) or RGB.
+    """Read a picture from a file that a person chose, in mode L (``channels`` 1) or RGB.
 
-    Training data is taken as it comes; a picture to edit should be what its owner sees, so what would be changed
-    silently is refused: animations, print colours, and pictures too large to be unpacked for one crop.
+    A picture to edit should look as its owner sees it. What could only be read with a silent change is refused:
+    animations, and colours for print (CMYK). So are pictures that are very large.
 
     Raises:
-        InputError: not a file, not an image, or one of the above.
+        InputError: the path is not a file, or not a picture that is accepted.
     """
     path = Path(path)
     if not path.is_file():
@@ -88,7 +88,7 @@ def read_picture(path: Path | str, channels: int = 3) -> Image.Image:
             mode, frames = picture.mode, getattr(picture, "n_frames", 1)
     except UnreadableImageError as error:
         raise InputError(
-            f"{path.name} is not a picture that is taken here: {error.reason}; give a PNG or JPEG of ordinary size"
+            f"{path.name} is not a picture that can be edited: {error.reason}; give a PNG or JPEG of ordinary size"
         ) from error
     if frames > 1:
         raise InputError(f"{path.name} is an animation of {frames} frames: give one of them as a picture")
@@ -100,7 +100,7 @@ def read_picture(path: Path | str, channels: int = 3) -> Image.Image:
 
 
 def _touched(painted: np.ndarray, size: int) -> np.ndarray:
-    """Bool ``[H, W]`` → ``[size, W]``: whether any row that overlaps a new, larger or smaller, one is true."""
+    """Resize bool ``[H, W]`` to ``[size, W]``: a new row is true where any row that it overlaps is."""
     edges = np.linspace(0, len(painted), size + 1)
     rows = zip(np.floor(edges[:-1] + 1e-9).astype(int), np.ceil(edges[1:] - 1e-9).astype(int), strict=True)
     return np.stack([painted[first:last].any(axis=0) for first, last in rows])

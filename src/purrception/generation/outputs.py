@@ -1,4 +1,4 @@
-"""What a pipeline gives back."""
+"""The output of a pipeline."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 
 @dataclass
 class PurrceptionOutput(BaseOutput):
-    """Images and what the model thought while it made them."""
+    """Images with their codes, their uncertainty and their cost."""
 
     images: list[Image.Image]
-    """Decoded images."""
+    """The decoded images."""
     indices: Tensor
-    """Codes, long ``[B, h, w]``."""
+    """Codes of the images, long ``[B, h, w]``."""
     entropy: Tensor | None
-    """Entropy of the last posterior in nats, float32 ``[B, h, w]``; none for an objective without one."""
+    """Entropy of the last posterior in nats, float32 ``[B, h, w]``; ``None`` without a posterior."""
     nfe: int
     """Network evaluations per image."""
     labels: list[int]
-    """Under which they were made; the null class is the number of classes."""
+    """Class labels of the images; the number of classes stands for the null class."""

@@ -1,4 +1,4 @@
-"""The finished product: class labels in, images, codes and uncertainty out."""
+"""The pipeline: from class labels to images, codes and uncertainty; and editing of images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from purrception.flow import (
 from purrception.generation.editing import Editor, free_sites
 from purrception.generation.image_processor import ImageProcessor
 from purrception.generation.outputs import PurrceptionOutput
-from purrception.generation.sampler import sample_distributed
+from purrception.generation.sampler import sample_codes
 from purrception.models import PurrceptionTransformer
 from purrception.storage.finite import require_finite
 from purrception.storage.hub import local_folder, upload
@@ -42,36 +42,35 @@ from purrception.utils.progress import ProgressBar
 
 DEFAULTS = SamplingConfig()
 SETTINGS = {setting.name: setting for setting in fields(SamplingConfig)}
-"""What a call of the pipeline takes besides what it names."""
-
+"""The settings of sampling that a call of the pipeline takes."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _with_settings(call: F) -> F:
-    """``call`` with a signature that lists each setting instead of ``**sampling``, for editors and ``help``."""
+    """List every setting in the signature of ``call`` in place of ``**sampling``, for editors and ``help``."""
     signature = inspect.signature(call)
-    own = [given for given in signature.parameters.values() if given.kind is not inspect.Parameter.VAR_KEYWORD]
-    settings = [
+    parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    parameters += [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=setting.default, annotation=setting.type)
         for name, setting in SETTINGS.items()
     ]
-    call.__signature__ = signature.replace(parameters=[*own, *settings])  # type: ignore[attr-defined]
+    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return call
 
 
 class PurrceptionPipeline(DiffusionPipeline):
-    """Samples images from a trained network and its tokenizer.
+    """Generates and edits images with a trained network and its tokenizer.
 
     Args:
         transformer: the network.
-        vqvae: the tokenizer whose codes it learned.
+        vqvae: the tokenizer on whose codes it was trained.
         objective: name of the objective it was trained with.
-        tokenizer_hash: fingerprint that ``vqvae`` must have.
-        class_names: names by label; none when unconditional.
+        tokenizer_hash: fingerprint that ``vqvae`` must have; not checked if empty.
+        class_names: names by label; none for an unconditional model.
 
     Raises:
-        InputError: the tokenizer is another one than the network was trained with.
+        InputError: the network was trained with another tokenizer.
     """
 
     model_cpu_offload_seq = "transformer->vqvae"
@@ -89,12 +88,12 @@ class PurrceptionPipeline(DiffusionPipeline):
         self.register_to_config(objective=objective, tokenizer_hash=tokenizer_hash, class_names=class_names or [])
         self.tokenizer = VQTokenizer(vqvae)
         self.companions: dict[str, bytes] = {}
-        """Files that describe the weights and travel with them, by name: a card, a recipe, sampling settings."""
+        """Files that are saved with the weights, by name: a model card, a recipe, sampling settings."""
         self.objective = build_objective(ObjectiveConfig(name=objective))
-        exact = vqvae.dtype == torch.float32  # rounded weights have another hash
+        exact = vqvae.dtype == torch.float32  # rounded weights have a different hash
         if tokenizer_hash and exact and self.tokenizer.fingerprint != tokenizer_hash:
             raise InputError(
-                f"this network was trained on codes of the tokenizer {tokenizer_hash[:12]}…; given is "
+                f"this network was trained on codes of the tokenizer {tokenizer_hash[:12]}…; given "
                 f"{self.tokenizer.fingerprint[:12]}…: use the tokenizer of the run"
             )
 
@@ -109,18 +108,18 @@ class PurrceptionPipeline(DiffusionPipeline):
         revision: str | None = None,
         verify: bool = True,
     ) -> Self:
-        """Load what :meth:`save_pretrained` wrote, strictly: every tensor must be there, and no other.
+        """Load a pipeline that :meth:`save_pretrained` wrote. Missing and additional tensors are errors.
 
         Args:
-            source: a folder; or ``hub:owner/name`` on the Hugging Face hub or in its cache.
-            torch_dtype: precision of the network and the tokenizer; the codes stay float32.
-            device: where to; default: the processor.
-            variant: part of the weight files' names.
+            source: a folder, or ``hub:owner/name`` for one on the Hugging Face hub or in its cache.
+            torch_dtype: precision of the network and the tokenizer; the codebook stays float32.
+            device: device to load to; by default the CPU.
+            variant: variant of the weights, a part of their file names.
             revision: branch, tag or commit on the hub.
-            verify: compare the files with their SHA-256, where the folder lists them.
+            verify: compare the files with the SHA-256 digests in the folder, where it has any.
 
         Raises:
-            InputError: it is missing, damaged, or its parts do not belong together.
+            InputError: the pipeline is missing or damaged, or its parts do not belong together.
         """
         folder = local_folder(source, revision)
         index = check_pipeline(folder, verify)
@@ -134,7 +133,15 @@ class PurrceptionPipeline(DiffusionPipeline):
         return pipeline if device is None else pipeline.to(device)
 
     def save_pretrained(self, folder: Path | str, variant: str | None = None) -> None:
-        """Write what diffusers expects, weights as safetensors with ``variant`` in their names, and any card."""
+        """Write the pipeline as diffusers does, with safetensors weights, and its companion files.
+
+        Args:
+            folder: where to.
+            variant: part of the names of the weight files.
+
+        Raises:
+            InputError: a weight is not finite, or the variant cannot be part of a file name.
+        """
         check_variant(variant)
         require_finite(self.transformer.state_dict(), "the network, in the precision in which it is to be saved,")
         with saving_pipeline(Path(folder), self.companions):
@@ -143,12 +150,12 @@ class PurrceptionPipeline(DiffusionPipeline):
     def push_to_hub(
         self, repo_id: str, *, private: bool = False, token: str | None = None, variant: str | None = None
     ) -> str:
-        """Put the pipeline, with its card, on the Hugging Face hub as ``owner/name``; returns its address.
+        """Upload the pipeline to the Hugging Face hub as ``owner/name``; returns its URL.
 
-        Without a token that of ``hf auth login`` is used; a model that is not there yet is made.
+        The repository is created if needed. Without ``token``, the one of ``hf auth login`` is used.
 
         Raises:
-            InputError: the hub cannot be reached, or does not let you.
+            InputError: the hub cannot be reached, or refuses the upload.
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, variant)
@@ -156,22 +163,22 @@ class PurrceptionPipeline(DiffusionPipeline):
 
     @property
     def class_names(self) -> list[str]:
-        """Names by label; empty when unconditional."""
+        """Class names by label; empty for an unconditional model."""
         return list(self.config.class_names)
 
     @property
     def classes(self) -> Classes:
-        """What labels there are, and what texts stand for them."""
+        """The labels of the classes, and their names."""
         return Classes(self.transformer.num_classes, tuple(self.class_names))
 
-    def labels_of(self, class_labels: Sequence[int | str]) -> list[int]:
-        """Labels from labels or class names; raises as :meth:`Classes.label` does."""
-        return [self.classes.label(given) for given in class_labels]
-
     def resolve_labels(self, class_labels: Sequence[int | str] | None, num_images: int | None) -> list[int]:
-        """Labels of the classes that are named; without any, of ``num_images`` (default 1) classes in turn."""
+        """One label per image: those of ``class_labels``, or of ``num_images`` (default 1) classes in turn.
+
+        Raises:
+            InputError: an unknown class, no image, or a ``num_images`` that differs from the number of labels.
+        """
         if class_labels is not None:
-            labels = self.labels_of(class_labels)
+            labels = [self.classes.label(label) for label in class_labels]
             if num_images not in (None, len(labels)):
                 raise InputError(f"given {len(labels)} class labels but num_images {num_images}")
         else:
@@ -191,23 +198,24 @@ class PurrceptionPipeline(DiffusionPipeline):
         batch_size: int = 64,
         **sampling: Any,
     ) -> PurrceptionOutput:
-        """Generate one image per label.
+        """Generate one image per class label.
 
         Args:
-            class_labels: labels or class names; without any, classes take turns.
-            num_images: number of images, when no labels are given; default 1.
-            seed: seed of the noise: image i depends on (seed, i) and its label, not on the batch size.
+            class_labels: labels or names of classes; without them, the classes take turns.
+            num_images: number of images where no class labels are given; 1 by default.
+            seed: seed of the noise. Image i depends on (seed, i) and its label, not on the batch size.
             batch_size: images at a time.
             sampling: settings of :class:`purrception.flow.SamplingConfig`: ``num_inference_steps``, ``solver``,
                 ``temperature``, ``guidance_scale``, …
 
         Raises:
             InputError: an unknown label, solver or setting, a number out of its range, or a setting that the
-                objective cannot honour.
+                objective does not support.
         """
         for name in sampling.keys() - SETTINGS:
-            now = SamplingConfig.RENAMED.get(name)
-            raise InputError(f"{name} is now called {now}") if now else unknown_name("setting", name, SETTINGS)
+            if name in SamplingConfig.RENAMED:
+                raise InputError(f"{name} is now called {SamplingConfig.RENAMED[name]}")
+            raise unknown_name("setting", name, SETTINGS)
         labels = self.resolve_labels(class_labels, num_images)
         return self.sample(labels, SamplingConfig(**sampling), seed, batch_size)
 
@@ -221,17 +229,31 @@ class PurrceptionPipeline(DiffusionPipeline):
         watch: Watcher = no_watcher,
         record: bool = False,
     ) -> PurrceptionOutput:
-        """As calling the pipeline, with settings as one object and labels as numbers.
+        """Generate one image per label, as a call of the pipeline does, with the settings as one object.
 
-        ``watch`` is told of every evaluation, as ``(t, state, prediction)``, and may raise to stop. ``record``
-        makes a CUDA graph of the steps of a batch and replays it for the others.
+        Args:
+            labels: a number for each image; the number of classes stands for the null class.
+            settings: how to sample.
+            seed: seed of the noise.
+            batch_size: images at a time.
+            watch: called at every evaluation with ``(t, state, prediction)``; it may raise an exception to stop.
+            record: record the steps of a batch as a CUDA graph and replay it for the others.
         """
-        wanted, network = torch.tensor(labels), on_device(self.transformer).eval()
+        network = on_device(self.transformer).eval()
         with ProgressBar("sampling", len(labels)) as bar:
-            made = sample_distributed(
-                network, self.objective, wanted, settings, seed, batch_size, bar.update, watch, record
+            generation = sample_codes(
+                network,
+                self.objective,
+                torch.tensor(labels),
+                settings,
+                seed,
+                batch_size,
+                on_progress=bar.update,
+                watch=watch,
+                record=record,
+                across_processes=True,
             )
-        return self._decoded(made, labels)
+        return self._decode(generation, labels)
 
     def inpaint(
         self,
@@ -247,41 +269,40 @@ class PurrceptionPipeline(DiffusionPipeline):
         watch: Watcher = no_watcher,
         conditioning: str = AUTOMATIC,
     ) -> PurrceptionOutput:
-        """Make what is painted anew, in ``num_images`` ways; tokens that it does not touch stay, to the bit.
+        """Sample the masked part of an image again, in ``num_images`` variants; all other tokens keep their codes.
 
-        A token whose pixels the mask touches is free. The decoder looks beyond the pixels of a token, so that
-        pixels near a seam change a little although their tokens do not; ``keep_pixels`` pastes the given ones.
-        The tokenizer bounds what comes back: outside the mask are its reconstructions, not the image itself.
+        A token is free if the mask touches any of its pixels. Outside the mask the images show the tokenizer's
+        reconstruction, not the image itself, and pixels near a seam change a little, because the decoder looks
+        beyond the pixels of a token; ``keep_pixels`` pastes the pixels of the image there.
 
         Args:
-            image: brought to the model's size as training images are: the centre square, scaled.
-            mask: of the image's size: bright, or true in a bool array ``[H, W]``, where it may change.
-            class_label: what it should become; left out, whatever fits the rest.
-            num_images: variants, each from noise of its own.
+            image: preprocessed like training images: its centre square, scaled.
+            mask: of the size of the image; bright, or true in a bool array ``[H, W]``, where it may change.
+            class_label: label or name of the class; without it, the null class.
+            num_images: number of variants.
             settings: how to sample.
-            seed: variant i depends on (seed, i).
-            strength: share of what is painted that is forgotten; below 1 its outlines remain.
-            margin: tokens around those touched that may change too, which hides seams.
-            keep_pixels: paste the pixels of the given image outside the mask.
+            seed: seed of the noise; variant i depends on (seed, i).
+            strength: share of the masked part that is forgotten; below 1 its outlines remain.
+            margin: number of tokens around the masked ones that may change too, which hides seams.
+            keep_pixels: outside the mask, paste the pixels of the preprocessed image.
             watch: see :meth:`sample`.
-            conditioning: how given tokens act on the free ones: posterior, resampling or replacement (see
-                :mod:`purrception.flow.conditioning`); left out, the best that the model has.
+            conditioning: how the known tokens act on the free ones: posterior, resampling or replacement (see
+                :mod:`purrception.flow.conditioning`); by default the best that the objective has.
 
         Raises:
-            InputError: a mask of another size or without paint, an unknown class, or settings that the model
-                cannot honour.
+            InputError: a mask of another size or without paint, an unknown class, or settings that the model does
+                not support.
         """
         painted = self.image_processor.preprocess_mask(mask, image)
-        fitted = self.image_processor.preprocess(image)
-        free = free_sites(painted, self.transformer.grid, margin)
-        indices, labels = self._repeated(fitted, class_label, num_images)
-        made = self._editor(settings, seed, watch, conditioning).inpaint(
-            indices, free.expand_as(indices), torch.tensor(labels), strength
-        )
-        out = self._decoded(made, labels)
+        image = self.image_processor.preprocess(image)
+        indices, labels = self._encode_repeated(image, class_label, num_images)
+        free = free_sites(painted, self.transformer.grid, margin).expand_as(indices)
+        editor = self._editor(settings, seed, watch, conditioning)
+        out = self._decode(editor.inpaint(indices, free, torch.tensor(labels), strength), labels)
         if keep_pixels:
-            mask_image = Image.fromarray(painted.astype(np.uint8) * 255)
-            out.images = [Image.composite(made_image, fitted, mask_image) for made_image in out.images]
+            pasted = Image.fromarray(~painted)
+            for variant in out.images:
+                variant.paste(image, mask=pasted)
         return out
 
     def vary(
@@ -294,17 +315,17 @@ class PurrceptionPipeline(DiffusionPipeline):
         seed: int = 0,
         watch: Watcher = no_watcher,
     ) -> PurrceptionOutput:
-        """Variations of a whole image: it is noised to t = 1 − ``strength`` and sampled from there.
+        """Variations of a whole image, which is noised to t = 1 − ``strength`` and sampled from there.
 
-        Of the grid the steps after that time are made, so that a small strength costs few evaluations. Every
-        token may change; at strength 1 nothing is left of the original. Arguments are :meth:`inpaint`'s.
+        Only the timesteps after that time are used, so a small strength costs few evaluations. Every token may
+        change; at strength 1 nothing of the original is left. The other arguments are those of :meth:`inpaint`.
 
         Raises:
             InputError: a strength outside (0, 1]; see also :meth:`inpaint`.
         """
-        indices, labels = self._repeated(self.image_processor.preprocess(image), class_label, num_images)
-        made = self._editor(settings, seed, watch).vary(indices, torch.tensor(labels), strength)
-        return self._decoded(made, labels)
+        indices, labels = self._encode_repeated(self.image_processor.preprocess(image), class_label, num_images)
+        editor = self._editor(settings, seed, watch)
+        return self._decode(editor.vary(indices, torch.tensor(labels), strength), labels)
 
     def refine(
         self,
@@ -315,17 +336,17 @@ class PurrceptionPipeline(DiffusionPipeline):
         strength: float = 0.5,
         watch: Watcher = no_watcher,
     ) -> PurrceptionOutput:
-        """Make anew, from t = 1 − ``strength``, tokens of ``out`` with an entropy above ``threshold`` (nats).
+        """Sample tokens of ``out`` with an entropy above ``threshold`` (nats) again, from t = 1 − ``strength``.
 
-        Tokens below it never change, and an image whose new tokens the model doubts more keeps its old ones.
-        Entropy is the model's own doubt at its last evaluation: a token can be certain and wrong, and stays so.
+        The other tokens never change, and an image keeps its old tokens if the model is less certain of the new
+        ones. Entropy measures the model's own uncertainty: a token that is certain and wrong stays wrong.
 
         Raises:
             InputError: a model without a posterior, a negative threshold, or a strength outside (0, 1].
         """
+        generation = Generation(out.indices, out.entropy, out.nfe)
         editor = self._editor(settings, seed, watch)
-        made = Generation(out.indices, out.entropy, out.nfe)
-        return self._decoded(editor.refine(made, torch.tensor(out.labels), threshold, strength), out.labels)
+        return self._decode(editor.refine(generation, torch.tensor(out.labels), threshold, strength), out.labels)
 
     def interpolate(
         self,
@@ -335,50 +356,52 @@ class PurrceptionPipeline(DiffusionPipeline):
         settings: SamplingConfig = DEFAULTS,
         watch: Watcher = no_watcher,
     ) -> PurrceptionOutput:
-        """Images from noise on the way between that of two seeds; the ends are what those seeds draw first.
+        """Images from noise between that of two seeds; the first and the last are image 0 of each seed.
 
-        Codes are discrete and change one by one: the way is continuous in noise, not in images.
+        The noise changes continuously, the images do not: codes are discrete and change one by one.
 
         Raises:
             InputError: fewer than two images; see also :meth:`inpaint`.
         """
         labels = [self.label_or_null(class_label)] * num_images
-        made = self._editor(settings, seeds[0], watch).interpolate(torch.tensor(labels), seeds[1])
-        return self._decoded(made, labels)
+        editor = self._editor(settings, seeds[0], watch)
+        return self._decode(editor.interpolate(torch.tensor(labels), seeds[1]), labels)
 
     @property
     def image_processor(self) -> ImageProcessor:
-        """Size and channels of this model's images."""
+        """Preprocessing to the size and channels of this model's images."""
         height, width = (sites * self.tokenizer.downsampling for sites in self.transformer.grid)
         return ImageProcessor(height, width, self.tokenizer.image_channels)
 
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
-        """Codes of images, long ``[n, h, w]``; each is brought to the model's size first."""
+        """Codes of images, long ``[n, h, w]``; each is preprocessed to the model's size first."""
         arrays = [np.asarray(self.image_processor.preprocess(image)) for image in images]
         pixels = images_to_tensor([array.reshape(*array.shape[:2], -1) for array in arrays])
         on_device(self.vqvae)
         return self.tokenizer.encode(pixels).cpu()
 
     def decode_means(self, means: Tensor) -> list[Image.Image]:
-        """Images of data predictions ``[B, D, h, w]``, standardised as the network's codes are, as they stand."""
+        """Decode data predictions ``[B, D, h, w]``, standardised like the network's codes, unquantised."""
         raw, standard = self.tokenizer.codebook, self.transformer.codebook
-        scale = (raw - raw.mean(0)).norm() / (standard - standard.mean(0)).norm()  # one deviation for all channels
+        scale = (raw - raw.mean(0)).norm() / (
+            standard - standard.mean(0)
+        ).norm()  # one standard deviation for all channels
         shift = raw.mean(0) - scale * standard.mean(0)
         latents = scale * means + shift.view(1, -1, 1, 1)
         on_device(self.vqvae)
         return [array_to_pil(array) for array in tensor_to_images(self.tokenizer.decode_latents(latents))]
 
     def label_or_null(self, class_label: int | str | None) -> int:
-        """The label of a class, or the null class for none."""
-        return self.transformer.num_classes if class_label is None else self.labels_of([class_label])[0]
+        """The label of a class, or of the null class for ``None``."""
+        return self.transformer.num_classes if class_label is None else self.classes.label(class_label)
 
-    def _repeated(
-        self, fitted: Image.Image, class_label: int | str | None, num_images: int
+    def _encode_repeated(
+        self, image: Image.Image, class_label: int | str | None, num_images: int
     ) -> tuple[Tensor, list[int]]:
         """Codes and labels of ``num_images`` variants of one image."""
         if num_images < 1:
             raise InputError(f"at least one image must be asked for; given {num_images}")
-        return self.encode([fitted]).repeat(num_images, 1, 1), [self.label_or_null(class_label)] * num_images
+        return self.encode([image]).repeat(num_images, 1, 1), [self.label_or_null(class_label)] * num_images
 
     def _editor(
         self, settings: SamplingConfig, seed: int, watch: Watcher, conditioning: str = AUTOMATIC
@@ -387,13 +410,19 @@ class PurrceptionPipeline(DiffusionPipeline):
         return Editor(network, self.objective, settings, seed, watch=watch, conditioning=conditioning)
 
     def enable_sequential_cpu_offload(self, *arguments: object, **options: object) -> None:
-        """Refused: the head multiplies by its weights in chunks, outside of any layer that could be loaded."""
-        raise InputError("layers cannot be offloaded one by one; enable_model_cpu_offload() moves whole parts")
+        """Not supported: the head multiplies by its weights in chunks, outside of any movable layer."""
+        raise InputError(
+            "layers cannot be offloaded one by one: use enable_model_cpu_offload(), which moves whole models"
+        )
 
-    def _decoded(self, made: Generation, labels: Sequence[int]) -> PurrceptionOutput:
+    def _decode(self, generation: Generation, labels: Sequence[int]) -> PurrceptionOutput:
         on_device(self.vqvae)
-        images = [array_to_pil(array) for array in self.tokenizer.decode_images(made.indices)]
+        images = [array_to_pil(array) for array in self.tokenizer.decode_images(generation.indices)]
         self.maybe_free_model_hooks()
         return PurrceptionOutput(
-            images=images, indices=made.indices, entropy=made.entropy, nfe=made.nfe, labels=list(labels)
+            images=images,
+            indices=generation.indices,
+            entropy=generation.entropy,
+            nfe=generation.nfe,
+            labels=list(labels),
         )

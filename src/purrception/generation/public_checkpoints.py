@@ -48,14 +48,14 @@ _SOURCE_NAMES = (
 
 @dataclass(frozen=True)
 class _Backbone:
-    """Of :data:`SETTINGS_FILE`, what is read."""
+    """The part of :data:`SETTINGS_FILE` about the network that is read."""
 
     num_heads: Annotated[int, Field(ge=1, le=2**12)]
 
 
 @dataclass(frozen=True)
 class _Settings:
-    """Likewise."""
+    """The part of :data:`SETTINGS_FILE` that is read."""
 
     model_type: str
     backbone_hparams: _Backbone
@@ -63,10 +63,10 @@ class _Settings:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the shapes of a checkpoint say of its network."""
+    """The sizes of a network, from the shapes in its checkpoint."""
 
     side: int
-    """Sites along one side of the grid, always square."""
+    """Sites along one side of the grid, which is always square."""
     channels: int
     depth: int
     width: int
@@ -74,16 +74,16 @@ class Sizes:
     mlp_ratio: float
     num_classes: int
     outputs: int
-    """Numbers per site."""
+    """Outputs per site."""
     masked: bool
-    """Its input is a masked grid of codes."""
+    """Whether its input is a masked grid of codes."""
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], path: Path) -> Sizes:
         """Read the sizes off the shapes.
 
         Raises:
-            InputError: the tensors are not of that network.
+            InputError: the tensors are not those of such a network.
         """
         try:
             positions, patch = tensors["pos_embed"].shape[1], tensors["x_embedder.proj.weight"].shape
@@ -108,17 +108,17 @@ class Sizes:
 def convert_public_checkpoint(
     path: Path | str, tokenizer: VQTokenizer, objective: str = "", heads: int = 0, ema: bool = True
 ) -> PurrceptionPipeline:
-    """A pipeline that gives the logits of the checkpoint's network.
+    """Convert a checkpoint to a pipeline whose network gives the same logits.
 
     Args:
-        path: a ``.pth`` file; ``hparams.json`` beside it, which the public implementation writes, is read too.
-        tokenizer: the one it was trained with.
-        objective: what it was trained with; empty: as the settings beside it or its shapes say.
-        heads: attention heads; 0: as the settings beside it or the published sizes say.
-        ema: take the moving average, where there is one, as the public sampler does.
+        path: a ``.pth`` file. The public implementation writes ``hparams.json`` beside it, which is read as well.
+        tokenizer: the tokenizer that the network was trained with.
+        objective: the objective it was trained with; if empty, taken from ``hparams.json`` or from the shapes.
+        heads: number of attention heads; if 0, taken from ``hparams.json`` or from the published sizes.
+        ema: use the moving average of the weights where there is one, as the public sampler does.
 
     Raises:
-        InputError: the file cannot be read, a tensor is missing or left over, or what is given does not fit.
+        InputError: the file cannot be read, a tensor is missing or left over, or an argument does not fit.
     """
     path = Path(path)
     with reading("a checkpoint of the public implementation", path):
@@ -140,7 +140,7 @@ def convert_public_checkpoint(
 
 
 def public_sampling(objective: str) -> SamplingConfig:
-    """How the public implementation samples: its 100 points are 99 steps, of Euler's, without guidance."""
+    """How the public implementation samples: 100 timesteps, which are 99 Euler steps, without guidance."""
     return SamplingConfig(num_inference_steps=99, redraw=objective == "dfm")
 
 
@@ -164,21 +164,19 @@ def _network(sizes: Sizes, objective: str, heads: int, tokenizer: VQTokenizer) -
 
 
 def _weights(content: Any, ema: bool, path: Path) -> dict[str, Tensor]:
-    """The network's tensors by name; of torch_ema's moving average, which is a list in the order of the names."""
+    """The network's tensors by name. The moving average of torch_ema is a list in the order of the names."""
     tensors = tensors_in(content, ("backbone_state_dict",), path)
     average = content.get("ema_state_dict")
     if not isinstance(average, Mapping):
         return tensors
-    taken = "the average is taken" if ema else "the last weights are taken"
-    note(f"{path.name} holds a moving average beside the last weights: {taken}")
+    used = "the average is used" if ema else "the last weights are used"
+    note(f"{path.name} holds a moving average beside the last weights: {used}")
     if not ema:
         return tensors
     shadows = average.get("shadow_params")
     names = list(tensors)
-    if (
-        isinstance(shadows, list) and len(shadows) == len(names) - 1
-    ):  # older versions leave out what is not trained
-        names.remove("pos_embed")
+    if isinstance(shadows, list) and len(shadows) == len(names) - 1:
+        names.remove("pos_embed")  # older versions leave out what is not trained
     shapes = [tensors[name].shape for name in names]
     if not isinstance(shadows, list) or [getattr(shadow, "shape", None) for shadow in shadows] != shapes:
         raise InputError(f"the moving average in {path} does not fit its weights: take these, with --ema False")
@@ -186,7 +184,7 @@ def _weights(content: Any, ema: bool, path: Path) -> dict[str, Tensor]:
 
 
 def _settings(path: Path) -> tuple[str, int]:
-    """Objective and attention heads, as the public implementation writes them beside its checkpoints."""
+    """Objective and number of attention heads from the settings beside the checkpoint; empty and 0 without any."""
     file = path.parent / SETTINGS_FILE
     if not file.is_file():
         return "", 0
@@ -196,7 +194,7 @@ def _settings(path: Path) -> tuple[str, int]:
 
 
 def _objective(name: str, sizes: Sizes, tokenizer: VQTokenizer, path: Path) -> str:
-    """The objective that was named, or the one that fits the numbers per site."""
+    """The objective ``name`` or, if empty, the one that fits the inputs and outputs per site."""
     size, dim = tokenizer.codebook.shape
     expected = {
         "purrception": (size, dim),
@@ -215,7 +213,7 @@ def _objective(name: str, sizes: Sizes, tokenizer: VQTokenizer, path: Path) -> s
     if name and name not in fitting:
         raise InputError(f"{path} is of {' or '.join(fitting)} by its shapes; given the objective {name!r}")
     if not name and len(fitting) > 1:
-        raise InputError(f"{path} is of {' or '.join(fitting)}, which look alike: say which with --objective")
+        raise InputError(f"{path} is of {' or '.join(fitting)}, which look alike: name one with --objective")
     return name or fitting[0]
 
 
@@ -228,23 +226,23 @@ def _published_heads(sizes: Sizes) -> int:
     )
 
 
-def _load(network: PurrceptionTransformer, tensors: dict[str, Tensor], sizes: Sizes, path: Path) -> None:
-    """Put every tensor in its place."""
+def _load(network: PurrceptionTransformer, tensors: Mapping[str, Tensor], sizes: Sizes, path: Path) -> None:
+    """Load every tensor into the network."""
     state = network.state_dict()
     shapes = {name: tensor.shape for name, tensor in state.items() if name != "head.codebook"}
-    given = dict(tensors)
-    tokens = sizes.side // sizes.patch
-    if given["pos_embed"].shape == (1, tokens**2, sizes.width):
-        given["pos_embed"] = given["pos_embed"].reshape(tokens, tokens, sizes.width)
-    if sizes.masked:  # a mask is never the answer: its logit goes
+    tensors = dict(tensors)
+    patches = sizes.side // sizes.patch
+    if tensors["pos_embed"].shape == (1, patches**2, sizes.width):
+        tensors["pos_embed"] = tensors["pos_embed"].reshape(patches, patches, sizes.width)
+    if sizes.masked:  # the mask is never predicted, so its logit is dropped
         for name in ("final_layer.linear.weight", "final_layer.linear.bias"):
-            rows = given[name].unflatten(0, (sizes.patch**2, sizes.outputs))[:, :-1]
-            given[name] = rows.flatten(0, 1)
+            rows = tensors[name].unflatten(0, (sizes.patch**2, sizes.outputs))[:, :-1]
+            tensors[name] = rows.flatten(0, 1)
     names = {name: _source_name(name) for name in shapes}
-    account = account_for(given, names, shapes)
+    account = account_for(tensors, names, shapes)
     if not account.is_complete:
         raise InputError(f"{path} is not a network of the public implementation. {account}")
-    network.load_state_dict(state | renamed(given, names, shapes, path))
+    network.load_state_dict(state | renamed(tensors, names, shapes, path))
 
 
 def _source_name(target: str) -> str:

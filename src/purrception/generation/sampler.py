@@ -1,4 +1,4 @@
-"""Sampling without files: noise keyed by (seed, image) → codes, with uncertainty and the cost counted."""
+"""Sampling codes from noise that is keyed by (seed, image), with their entropy and the number of evaluations."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class KeyedDraws:
     """The random numbers of a batch of images; those of image i depend on (seed, stream, i) alone.
 
     Args:
-        seed: of the sampler.
-        numbers: of the images in the batch.
-        network: whose latents they are for, and on whose device.
-        stream: what they are for.
+        seed: the seed of the sampler.
+        numbers: the numbers of the images in the batch.
+        network: gives the shape of the latents, and the device.
+        stream: the purpose of the numbers; different streams are independent.
     """
 
     def __init__(
@@ -47,8 +47,8 @@ class KeyedDraws:
         return self._stack(2 * step + 1, lambda rng: rng.random(self._grid, dtype=np.float32))
 
     def _stack(self, part: int, draw: Callable[[np.random.Generator], np.ndarray]) -> Tensor:
-        drawn = [draw(keyed_rng(self._seed, self._stream, number, part)) for number in self._numbers]
-        return upload(torch.from_numpy(np.stack(drawn)), self._device)
+        samples = [draw(keyed_rng(self._seed, self._stream, number, part)) for number in self._numbers]
+        return upload(torch.from_numpy(np.stack(samples)), self._device)
 
 
 @torch.no_grad()
@@ -63,101 +63,80 @@ def sample_codes(
     first: int = 0,
     watch: Watcher = no_watcher,
     record: bool = False,
+    across_processes: bool = False,
 ) -> Generation:
-    """Codes of the images ``first``, ``first`` + 1, …, one per label, in batches.
+    """Sample the codes of the images ``first``, ``first`` + 1, …, one per label, in batches.
 
     Args:
         network: in evaluation mode.
-        objective: what it was trained with.
+        objective: the objective it was trained with.
         labels: long ``[n]``; ``network.num_classes`` is the null class.
         settings: how to sample.
-        seed: image i depends on (seed, i) alone.
+        seed: image i depends on (seed, i) and its label alone.
         batch_size: images at a time.
-        on_progress: told how many images are done.
+        on_progress: called with the number of images that this process has finished.
         first: number of the first image.
-        watch: told of every evaluation of every batch; it may raise, to stop.
+        watch: called at every evaluation of every batch; it may raise an exception to stop.
         record: record the steps of the first batch and replay them for the others of its size
-            (:class:`purrception.generation.cuda_graphs.Recording`), which nobody can watch.
+            (:class:`purrception.generation.cuda_graphs.Recording`); ``watch`` does not see replayed batches.
+        across_processes: share the batches among all processes; each returns the codes of all images. Batches stay
+            whole where there are enough of them, so that an image is computed in the same batch as in one process.
 
     Raises:
-        InputError: settings that the objective or the network cannot honour, or that cannot be recorded.
+        InputError: settings that the objective or the network does not support, or that cannot be recorded.
     """
     if record and settings.solver == "dopri5":
-        raise InputError(
-            "dopri5 chooses its steps by what it sees, so that they cannot be recorded: sample without"
-        )
+        raise InputError("dopri5 chooses its steps from the data, so they cannot be recorded: use another solver")
+    if batch_size < 1:
+        raise InputError(f"batch_size is at least 1; given {batch_size}")
+    rows = range(len(labels))
+    if across_processes:
+        batch_size = max(1, min(batch_size, -(-len(rows) // distributed.count())))
+        batches = distributed.share(-(-len(rows) // batch_size))
+        rows = rows[batches.start * batch_size : batches.stop * batch_size]
     recording: Recording | None = None
 
-    def generate(chosen: Tensor, draws: Draws) -> Generation:
+    def generate(labels: Tensor, draws: Draws) -> Generation:
         with network.reduced_precision():
-            return objective.generate(network, chosen, draws, settings, watch=watch)
+            return objective.generate(network, labels, draws, settings, watch=watch)
 
-    def make(rows: range) -> Generation:
+    def sample_batch(batch: range) -> Generation:
         nonlocal recording
-        draws = KeyedDraws(seed, range(first + rows.start, first + rows.stop), network)
-        chosen = upload(labels[rows.start : rows.stop], network.device)
-        if not record or len(rows) < batch_size or len(labels) < 2 * batch_size:
-            return generate(chosen, draws)
-        recording = recording or Recording(generate, chosen, draws)
-        return recording(chosen, draws)
+        draws = KeyedDraws(seed, range(first + batch.start, first + batch.stop), network)
+        batch_labels = upload(labels[batch.start : batch.stop], network.device)
+        if not record or len(batch) < batch_size or len(rows) < 2 * batch_size:
+            return generate(batch_labels, draws)
+        recording = recording or Recording(generate, batch_labels, draws)
+        return recording(batch_labels, draws)
 
-    return in_batches(len(labels), batch_size, make, on_progress)
+    if not across_processes:
+        return in_batches(rows, batch_size, sample_batch, on_progress)
+    own = in_batches(rows, batch_size, sample_batch, on_progress) if rows or not len(labels) else None
+    return _join([part for part in distributed.gather(own) if part is not None])
 
 
 def in_batches(
-    count: int,
+    rows: range,
     batch_size: int,
-    make: Callable[[range], Generation],
+    sample_batch: Callable[[range], Generation],
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Generation:
-    """Images 0, …, ``count`` − 1, as ``make`` generates each range of at most ``batch_size`` of them.
+    """Sample the images ``rows``, at most ``batch_size`` of them at a time.
 
     Raises:
-        InputError: none are asked for, or batches of none.
+        InputError: there are no rows.
     """
-    if count == 0:
+    if not rows:
         raise InputError("at least one image must be asked for; given none")
-    if batch_size < 1:
-        raise InputError(f"batch_size is at least 1; given {batch_size}")
     parts = []
-    for begin in range(0, count, batch_size):
-        rows = range(begin, min(begin + batch_size, count))
-        parts.append(make(rows))
-        on_progress(rows.stop)
-    return _joined(parts)
+    for begin in range(0, len(rows), batch_size):
+        batch = rows[begin : begin + batch_size]
+        parts.append(sample_batch(batch))
+        on_progress(begin + len(batch))
+    return _join(parts)
 
 
-def sample_distributed(
-    network: PurrceptionTransformer,
-    objective: Objective,
-    labels: Tensor,
-    settings: SamplingConfig,
-    seed: int,
-    batch_size: int,
-    on_progress: Callable[[int], None] = lambda done: None,
-    watch: Watcher = no_watcher,
-    record: bool = False,
-) -> Generation:
-    """As :func:`sample_codes`, shared by all processes; each returns all codes.
-
-    Whole batches are dealt out, as long as there are enough of them, so that an image is computed in the company
-    it would have had in one process.
-    """
-    if batch_size < 1:
-        raise InputError(f"batch_size is at least 1; given {batch_size}")
-    batch_size = max(1, min(batch_size, -(-len(labels) // distributed.count())))
-    batches = distributed.share(-(-len(labels) // batch_size))
-    begin, end = batches.start * batch_size, min(batches.stop * batch_size, len(labels))
-    own = None
-    if begin < end or distributed.count() == 1:
-        wanted = labels[begin:end]
-        own = sample_codes(
-            network, objective, wanted, settings, seed, batch_size, on_progress, begin, watch, record
-        )
-    return _joined([part for part in distributed.gather(own) if part is not None])
-
-
-def _joined(parts: Sequence[Generation]) -> Generation:
+def _join(parts: Sequence[Generation]) -> Generation:
     entropies = [part.entropy for part in parts if part.entropy is not None]
     return Generation(
         indices=torch.cat([part.indices for part in parts]).cpu(),

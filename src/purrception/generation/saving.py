@@ -37,16 +37,15 @@ def save_outputs(
     folder: Path,
     command: str = "",
 ) -> None:
-    """Write a generation, or what an edit made, to ``folder``; ``command`` is what made it, by default ``sample``.
+    """Write generated or edited images to ``folder``, which appears when all its files are complete.
 
-    The folder is there when every file in it is.
-
-    ``00000.png``, … are the images; ``entropy/00000.png``, … heat maps of their last posterior, black where
-    the model was certain, brightest at the largest entropy of the whole generation (none for a model without a
-    posterior); ``grid.png`` and ``entropy.png`` show up to 100; ``manifest.json`` says how to make them again.
+    ``00000.png``, … are the images. ``entropy/00000.png``, … are heat maps of the entropy of their last posterior,
+    black where the model was certain, and brightest at the largest entropy of all images; a model without a
+    posterior has none. ``grid.png`` and ``entropy.png`` show up to 100 of them. ``manifest.json`` holds
+    ``command``, which makes the same images again; by default it is the one of ``purrception sample``.
 
     Raises:
-        InputError: the folder holds something, or the disk is full.
+        InputError: the folder is not empty, or the disk is full.
     """
     command = command or sample_command(pipeline, source, out.labels, settings, seed)
     manifest = {
@@ -71,7 +70,7 @@ def save_outputs(
 
 
 def _save_pictures(out: PurrceptionOutput, folder: Path) -> list[dict[str, Any]]:
-    """The images, a grid of them and their maps; what the manifest says of each."""
+    """Save the images, a grid of them and their heat maps; returns the manifest's entry of each image."""
     entries: list[dict[str, Any]] = []
     for number, image in enumerate(out.images):
         entries.append({"file": f"{number:05d}.png", "label": out.labels[number]})
@@ -83,7 +82,7 @@ def _save_pictures(out: PurrceptionOutput, folder: Path) -> list[dict[str, Any]]
 
 
 def _save_grid(images: list[Image.Image], path: Path) -> None:
-    """The first of the images as one picture."""
+    """Save the first of the images as one picture."""
     arrays = np.stack([np.asarray(image) for image in images[:LARGEST_GRID]])
     arrays = arrays.reshape(*arrays.shape[:3], -1)
     array_to_pil(tile_images(arrays, scale=max(1, 64 // arrays.shape[1]))).save(path)
@@ -96,7 +95,7 @@ def _save_maps(
     entries: list[dict[str, Any]],
     folder: Path,
 ) -> None:
-    """Heat maps of the entropies ``[n, h, w]``, one file an image and one picture of many; adds their means."""
+    """Save heat maps of the entropies ``[n, h, w]``, and add their means to the entries."""
     (folder / "entropy").mkdir()
     maps = []
     for image, entropy, entry in zip(images, entropies, entries, strict=True):
@@ -116,12 +115,12 @@ def sample_command(
 
 
 def edit_command(verb: str, source: str, options: Mapping[str, Any], settings: SamplingConfig) -> str:
-    """The command line that makes an edit again; ``options`` are what its verb takes besides ``settings``."""
+    """The command line that makes the same edit again; ``options`` are those of its verb besides ``settings``."""
     files = {name: absolute(options[name]) for name in ("image", "mask") if name in options}
     return command_line(["edit", verb, absolute(source)], {**options, **files, **as_options(settings)})
 
 
 def requested_images(pipeline: PurrceptionPipeline, labels: Sequence[int]) -> dict[str, Any]:
-    """The option of ``sample`` that asks for images of these labels."""
+    """The option of ``sample`` that asks for one image of each of these labels."""
     classes = pipeline.classes
     return {"classes": tuple(map(classes.text, labels))} if classes.count else {"num": len(labels)}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from purrception.data import spread_rows
 from purrception.flow import Objective, SamplingConfig
-from purrception.generation.sampler import sample_distributed
+from purrception.generation.sampler import sample_codes
 from purrception.instruments.calibration import Calibration, SiteScores
 from purrception.instruments.codebook_use import CodebookUse, CodeClassifier, histogram
 from purrception.instruments.posteriors import images_at_once, network_posterior
@@ -107,7 +107,9 @@ class TrainingMonitor:
             self.settings, num_inference_steps=min(self.settings.num_inference_steps, LARGEST_STEPS)
         )
         supported = self.objective.supported(settings)
-        made = sample_distributed(network, self.objective, labels, supported, self.seed, batch_size=len(labels))
+        made = sample_codes(
+            network, self.objective, labels, supported, self.seed, batch_size=len(labels), across_processes=True
+        )
         images = self.tokenizer.decode_images(made.indices)
         image = tile_images(images, columns=columns, scale=max(1, 64 // images.shape[1]))
         metrics = self.measure(network, made.indices, labels)

@@ -146,7 +146,7 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         """
         if not self.half_backbone or self.device.type != "cuda":
             return contextlib.nullcontext()  # the caller's own precision
-        # Weights are cast anew in each call: a CUDA graph must not use copies that no longer exist at its replay.
+        # Weights are cast again in each call: a CUDA graph must not use copies that no longer exist at its replay.
         return torch.autocast("cuda", dtype=torch.bfloat16, cache_enabled=False)
 
     def use_kernel(self, kernel: Kernel) -> None:

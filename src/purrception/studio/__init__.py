@@ -1,7 +1,7 @@
 """The page in the browser: generate, look inside, edit, compare, read reports.
 
-Nothing here imports gradio but the modules of the page itself, which :func:`open_studio` loads once the
-environment is such that no look-up leaves the machine.
+Only the modules of the page import gradio. :func:`open_studio` loads them after it has set the environment so
+that gradio contacts no other machine.
 """
 
 from purrception.studio.server import StudioOptions, open_studio

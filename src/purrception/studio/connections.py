@@ -1,4 +1,4 @@
-"""The server's connections: those that dawdle are closed, so that they keep nobody else from an answer."""
+"""The server's connections. Slow ones are closed, so that they cannot block the others."""
 
 from __future__ import annotations
 
@@ -14,65 +14,65 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 10.0
-"""Seconds in which a request's head must be whole, from when the connection is there or free again."""
+"""Seconds in which the head of a request must arrive, from when the connection is open or idle."""
 BODY_SECONDS = 120.0
-"""Seconds in which its body must be whole."""
+"""Seconds in which the body of a request must arrive."""
 READING_SECONDS = 60.0
-"""Seconds that an answer may wait for somebody who does not read on."""
-MOST_WAITING = 4096
-"""Connections without a whole head; beyond, the one that waits longest is closed."""
-MOST_FILES = 65536
+"""Seconds that an answer waits for a client that has stopped reading."""
+MAX_WAITING = 4096
+"""Number of connections without a complete head; beyond it, the one that has waited longest is closed."""
+MAX_FILES = 65536
 CLOSING_SECONDS = 2
 
 
 class WatchedProtocol(H11Protocol):
-    """A connection that is closed when it keeps the server waiting."""
+    """A connection that is closed when the client is too slow."""
 
-    most_waiting: ClassVar[int] = MOST_WAITING
+    max_waiting: ClassVar[int] = MAX_WAITING
     _waiting: ClassVar[dict[WatchedProtocol, None]] = {}
     _phase: Any = None
     _deadline: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A new connection, without a head."""
+        """Start to wait for the head of the first request."""
         super().connection_made(transport)
-        self._follow()
+        self._update()
 
     def data_received(self, data: bytes) -> None:
-        """Some of a request."""
+        """Receive a part of a request."""
         super().data_received(data)
-        self._follow()
+        self._update()
 
     def on_response_complete(self) -> None:
-        """The connection is free for another request."""
+        """Start to wait for the next request."""
         super().on_response_complete()
-        self._follow()
+        self._update()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is gone."""
+        """Cancel all timers."""
         super().connection_lost(exc)
         self._wait_until(None)
         self._waiting.pop(self, None)
         self.resume_writing()
 
     def shutdown(self) -> None:
-        """The server ends, and does not wait for the pages that are open: each holds a connection for ever."""
+        """Close the connection at once when the server ends: every open page would hold it for ever."""
         self.transport.abort()
 
     def pause_writing(self) -> None:
-        """Somebody does not read what they asked for."""
+        """The client has stopped reading: start the timer."""
         super().pause_writing()
         self._unread = self.loop.call_later(READING_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """They read on."""
+        """The client reads again: stop the timer."""
         super().resume_writing()
         if self._unread is not None:
             self._unread.cancel()
 
-    def _follow(self) -> None:
-        """Begin to wait for a head or a body where that is what comes next, and end it where it has come."""
+    def _update(self) -> None:
+        """Set the deadline of the phase that the request is in."""
         if self.conn.their_state is self._phase:
             return
         self._phase = self.conn.their_state
@@ -80,9 +80,9 @@ class WatchedProtocol(H11Protocol):
         if self._phase is h11.IDLE:
             self._wait_until(HEAD_SECONDS)
             self._waiting[self] = None
-            if len(self._waiting) > self.most_waiting:
+            if len(self._waiting) > self.max_waiting:
                 longest = next(iter(self._waiting))
-                del self._waiting[longest]  # before it is gone: several may come in one turn of the loop
+                del self._waiting[longest]  # at once: more connections may come before it is lost
                 longest.transport.abort()
         else:
             self._wait_until(BODY_SECONDS if self._phase is h11.SEND_BODY else None)
@@ -94,8 +94,8 @@ class WatchedProtocol(H11Protocol):
 
 
 def serve(app: Any, listening: socket.socket) -> None:
-    """Answer until interrupted; raises what the interruption raises, as KeyboardInterrupt."""
-    WatchedProtocol.most_waiting = min(MOST_WAITING, _allow_many_files() // 2)
+    """Serve ``app`` until interrupted; raises the exception of the interruption, such as KeyboardInterrupt."""
+    WatchedProtocol.max_waiting = min(MAX_WAITING, _allow_many_files() // 2)
     config = uvicorn.Config(
         app,
         http=WatchedProtocol,
@@ -103,22 +103,22 @@ def serve(app: Any, listening: socket.socket) -> None:
         lifespan="on",
         log_level="error",
         access_log=False,
-        proxy_headers=False,  # anybody can write X-Forwarded-For
+        proxy_headers=False,  # any client can write X-Forwarded-For
         server_header=False,
         timeout_graceful_shutdown=CLOSING_SECONDS,
     )
-    signal.signal(signal.SIGTERM, _leave)  # else it would end the process before it has tidied up
+    signal.signal(signal.SIGTERM, _exit)  # the default would end the process without clean-up
     uvicorn.Server(config).run(sockets=[listening])
 
 
 def _allow_many_files() -> int:
-    """Open as many files and connections as the system lets this process; how many."""
+    """Raise the limit on open files and connections as far as the system allows; returns it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return wanted
+    limit = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    return limit
 
 
-def _leave(number: int, frame: Any) -> None:
+def _exit(number: int, frame: Any) -> None:
     sys.exit(128 + number)

@@ -1,4 +1,4 @@
-"""What several tabs share: the controls of sampling, and errors as one sentence on the page."""
+"""Parts that the tabs share: controls of the sampling settings, galleries, results, and errors as notices."""
 
 from __future__ import annotations
 
@@ -9,22 +9,25 @@ from dataclasses import fields, replace
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 from gradio.events import Dependency
 
 from purrception.flow import LAST_STEPS, SOLVERS, SPACES, SPACINGS, SamplingConfig
-from purrception.studio.session import MOST_STEPS, Generated, StoppedError, Studio
+from purrception.studio.session import MAX_STEPS, GeneratedImages, StoppedError, Studio
 from purrception.utils.errors import InputError
 from purrception.utils.settings import field_docs
 
 ANY_CLASS = "any class"
-ON_MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
-"""Work for the model: one piece at a time, in the order of asking."""
-SIDE_QUEUE: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private"}
-"""Work that does not wait behind the model's; it is queued all the same, since nothing else can show a notice."""
+MODEL_JOB: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+"""Options of an event that uses the model: one at a time, in the order of arrival."""
+SIDE_JOB: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private"}
+"""Options of an event that does not wait for the model. It is queued as well, because only queued events can show
+notices."""
+QUICK: dict[str, Any] = {"queue": False, "api_visibility": "private"}
+"""Options of an event that is answered at once."""
 
-
-SHOWN = ("num_inference_steps", "solver", "temperature", "guidance_scale")
-"""Settings that stand open on the page; the others are behind *More*."""
+OPEN_SETTINGS = ("num_inference_steps", "solver", "temperature", "guidance_scale")
+"""Settings that are always visible; the others are behind *More*."""
 RANGES: dict[str, tuple[float, float, float]] = {
     "num_inference_steps": (1, 200, 1),
     "temperature": (0.1, 1.5, 0.05),
@@ -33,7 +36,7 @@ RANGES: dict[str, tuple[float, float, float]] = {
     "top_p": (0.05, 1, 0.05),
     "eta": (0, 1, 0.05),
 }
-"""Lowest, highest and step of what has a slider."""
+"""Lowest value, highest value and step of the settings that have a slider."""
 CHOICES: dict[str, Iterable[str]] = {
     "solver": SOLVERS,
     "timestep_spacing": SPACINGS,
@@ -44,169 +47,230 @@ HELP = field_docs(SamplingConfig)
 
 
 class SamplingControls:
-    """A control for every setting of :class:`SamplingConfig`.
+    """A control for every setting of :class:`SamplingConfig`, two components in a row.
 
     Args:
-        defaults: what the run samples with.
-        has_classes: whether there is something to guide by.
-        prefix: of the elements' ids.
+        defaults: the settings to start from.
+        has_classes: whether the model has classes; without them there is no guidance.
+        prefix: prefix of the elements' ids.
     """
 
     def __init__(self, defaults: SamplingConfig, has_classes: bool, prefix: str) -> None:
-        self._defaults = defaults
-        self._controls: dict[str, list[gr.components.Component]] = {}
+        self._defaults, self._prefix = defaults, prefix
         names = [item.name for item in fields(SamplingConfig) if has_classes or "guidance" not in item.name]
-        with gr.Group():
-            for name in SHOWN:
-                if name in names:
-                    self._controls[name] = self._control(name, getattr(defaults, name), prefix)
-        with gr.Accordion("More", open=False):
-            for name in names:
-                if name not in SHOWN:
-                    self._controls[name] = self._control(name, getattr(defaults, name), prefix)
+        with gr.Group(elem_classes="settings"):
+            self._controls = self._rows([name for name in OPEN_SETTINGS if name in names])
+        with gr.Accordion("More", open=False, elem_classes="settings"):
+            self._controls |= self._rows([name for name in names if name not in OPEN_SETTINGS])
 
     @property
-    def components(self) -> list[gr.components.Component]:
+    def components(self) -> list[Component]:
         """The inputs whose values :meth:`read` takes."""
         return [component for control in self._controls.values() for component in control]
 
-    def _control(self, name: str, value: Any, prefix: str) -> list[gr.components.Component]:
-        option = SamplingConfig.OPTIONS.get(name, name)
-        about: dict[str, Any] = {
-            "label": option.replace("_", " ").capitalize(),
-            "info": HELP[name],
-            "elem_id": f"{prefix}-{option}",
-        }
-        if name == "temperature":  # a number, or a schedule in words
+    def _rows(self, names: Sequence[str]) -> dict[str, list[Component]]:
+        """Controls by name, in the order of ``names``; those of one component share a row with the next such."""
+        wide = [name for name in names if self._is_wide(name)]
+        narrow = [name for name in names if name not in wide]
+        rows = [[name] for name in wide] + [narrow[start : start + 2] for start in range(0, len(narrow), 2)]
+        controls: dict[str, list[Component]] = {}
+        for row in sorted(rows, key=lambda row: names.index(row[0])):
+            with gr.Row(equal_height=True):
+                controls |= {name: self._control(name) for name in row}
+        return {name: controls[name] for name in names}
+
+    def _is_wide(self, name: str) -> bool:
+        """Whether a setting has two components."""
+        return name == "temperature" or isinstance(getattr(self._defaults, name), tuple)
+
+    def _control(self, name: str) -> list[Component]:
+        value, option = getattr(self._defaults, name), SamplingConfig.OPTIONS.get(name, name)
+        label = option.replace("_", " ").capitalize()
+        about: dict[str, Any] = {"label": label, "info": HELP[name], "elem_id": f"{self._prefix}-{option}"}
+        if name == "temperature":  # a number or, as text, a schedule
             schedule = value if isinstance(value, str) else ""
-            low, high, step = RANGES[name]
-            slider = gr.Slider(low, high, 1.0 if schedule else float(value), step=step, **about)
-            text = gr.Textbox(
-                schedule, label="Temperature schedule, in place of the slider", placeholder="linear:1.0:0.7"
-            )
-            return [slider, text]
+            return [
+                _slider(name, 1.0 if schedule else float(value), **about),
+                gr.Textbox(
+                    schedule,
+                    label="Temperature schedule",
+                    info="A schedule over t, which takes the place of the slider.",
+                    placeholder="linear:1.0:0.7",
+                ),
+            ]
         if name in CHOICES:
             return [gr.Dropdown(list(CHOICES[name]), value=value, **about)]
         if isinstance(value, bool):
             return [gr.Checkbox(value, **about)]
         if isinstance(value, tuple):
-            low, high, step = RANGES[name]
-            about["info"], ends = None, (f"{about['label']} from t =", "to t =")
-            with gr.Row():
-                return [
-                    gr.Slider(low, high, end, step=step, label=label, info=HELP[name] if n == 0 else None)
-                    for n, (end, label) in enumerate(zip(value, ends, strict=True))
-                ]
-        whole: dict[str, Any] = {"precision": 0} if isinstance(value, int) else {}
-        if name in RANGES:
-            low, high, step = RANGES[name]
-            return [gr.Slider(low, high, value, step=step, **whole, **about)]
-        return [gr.Number(value, minimum=0, **whole, **about)]
+            first, last = value
+            return [
+                _slider(name, first, **about | {"label": f"{label}, start"}),
+                _slider(name, last, label=f"{label}, end", info="The end of the interval."),
+            ]
+        if isinstance(value, int):
+            about["precision"] = 0
+        return [_slider(name, value, **about) if name in RANGES else gr.Number(value, minimum=0, **about)]
 
-    def read(self, values: tuple[Any, ...]) -> SamplingConfig:
-        """The components' values, in their order, as settings.
+    def read(self, values: Sequence[Any]) -> SamplingConfig:
+        """The values of the components, in their order, as settings.
 
         Raises:
-            InputError: a value that no sampler takes.
+            InputError: a value is missing or not valid.
         """
-        left = iter(values)
+        remaining = iter(values)
         settings: dict[str, Any] = {}
         for name, control in self._controls.items():
-            given = [next(left) for _ in control]
+            value, *others = [next(remaining) for _ in control]
             default, option = getattr(self._defaults, name), SamplingConfig.OPTIONS.get(name, name)
             if name == "temperature":
-                settings[name] = str(given[1]).strip() or number(option, given[0])
+                settings[name] = str(others[0]).strip() or number(option, value)
             elif isinstance(default, tuple):
-                settings[name] = tuple(number(option, end) for end in given)
+                settings[name] = tuple(number(option, end) for end in (value, *others))
             elif isinstance(default, str | bool):
-                settings[name] = given[0]
+                settings[name] = value
             elif isinstance(default, int):
-                largest = MOST_STEPS if name == "num_inference_steps" else 2**31
-                settings[name] = check_number(option, given[0], largest)
+                largest = MAX_STEPS if name == "num_inference_steps" else 2**31
+                settings[name] = whole_number(option, value, largest)
             else:
-                settings[name] = number(option, given[0])
+                settings[name] = number(option, value)
         return replace(self._defaults, **settings)
 
 
+def _slider(name: str, value: float, **options: Any) -> gr.Slider:
+    low, high, step = RANGES[name]
+    return gr.Slider(low, high, value, step=step, **options)
+
+
 def number(name: str, value: Any) -> float:
-    """A number from a field that somebody may have emptied.
+    """The number in a field, which may be empty.
 
     Raises:
-        InputError: it is empty.
+        InputError: the field is empty.
     """
     if not isinstance(value, int | float):
         raise InputError(f"{name} is a number; given {value!r}")
     return float(value)
 
 
-def check_number(name: str, value: Any, largest: float) -> int:
-    """A whole number from a field that somebody may have emptied.
+def whole_number(name: str, value: Any, largest: float) -> int:
+    """The whole number in a field, which may be empty.
 
     Raises:
-        InputError: it is empty, not whole, or out of its range.
+        InputError: the field is empty, or its number is not whole or out of range.
     """
     if not isinstance(value, int | float) or value != int(value) or not 0 <= value <= largest:
         raise InputError(f"{name} is a whole number from 0 to {largest:.0f}; given {value!r}")
     return int(value)
 
 
-def seed_of(value: Any) -> int:
+def read_seed(value: Any) -> int:
     """The seed in a field."""
-    return check_number("the seed", value, 2**53)
+    return whole_number("the seed", value, 2**53)
 
 
-def class_menu(studio: Studio, label: str, elem_id: str, *, anything: str = ANY_CLASS) -> gr.Dropdown:
-    """A menu of class names; ``anything`` stands for none in particular."""
-    names = [anything, *studio.class_names]
+def seed_field(prefix: str) -> gr.Number:
+    """A field for the seed."""
+    return gr.Number(0, precision=0, minimum=0, label="Seed", elem_id=f"{prefix}-seed")
+
+
+def count_slider(prefix: str, label: str, value: int, largest: int) -> gr.Slider:
+    """A slider for the number of images."""
+    return gr.Slider(1, largest, value, step=1, precision=0, label=label, elem_id=f"{prefix}-number")
+
+
+def class_menu(studio: Studio, label: str, prefix: str, *, no_class: str = ANY_CLASS) -> gr.Dropdown:
+    """A menu of the class names, and of ``no_class``."""
+    names = [no_class, *studio.class_names]
     return gr.Dropdown(
-        names, value=names[0], label=label, elem_id=elem_id, filterable=True, visible=bool(studio.class_names)
+        names,
+        value=no_class,
+        label=label,
+        elem_id=f"{prefix}-class",
+        filterable=True,
+        visible=bool(studio.class_names),
     )
 
 
-def shows_errors(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function`` with mistakes told on the page in a sentence, and what was stopped left as it is."""
+def gallery(elem_id: str, **options: Any) -> gr.Gallery:
+    """A gallery of small images, enlarged pixel by pixel."""
+    common: dict[str, Any] = {
+        "columns": 4,
+        "buttons": [],
+        "show_label": False,
+        "height": "auto",
+        "object_fit": "contain",
+        "format": "png",
+        "elem_classes": "pixels",
+        "interactive": False,
+    }
+    return gr.Gallery(elem_id=elem_id, **common | options)
+
+
+def result_view(
+    prefix: str, hint: str, command_label: str, **options: Any
+) -> tuple[gr.Gallery, gr.Markdown, gr.Code, gr.DownloadButton]:
+    """A gallery with ``options``, its cost (``hint`` while it is empty), its command line and its download."""
+    images = gallery(f"{prefix}-gallery", buttons=["fullscreen"], **options)
+    cost = gr.Markdown(hint, elem_id=f"{prefix}-cost")
+    command = gr.Code(
+        language="shell",
+        label=command_label,
+        visible=False,
+        elem_id=f"{prefix}-command",
+        wrap_lines=True,
+        interactive=False,
+        elem_classes="command",
+    )
+    download = gr.DownloadButton("Download PNGs and manifest", visible=False, elem_id=f"{prefix}-download")
+    return images, cost, command, download
+
+
+def show_result(result: GeneratedImages, note: str = "") -> tuple[str, gr.Code, gr.DownloadButton]:
+    """What :func:`result_view` shows beside the gallery; ``note`` is added to the cost."""
+    output, count = result.output, len(result.output.images)
+    seconds = result.seconds / count
+    time = f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+    entropy = "" if output.entropy is None else f" · mean entropy **{float(output.entropy.mean()):.2f}** nats"
+    cost = f"**{count}** images · **{output.nfe}** network evaluations each · **{time}** per image{entropy}{note}"
+    return cost, gr.Code(result.command, visible=True), gr.DownloadButton(value=str(result.download), visible=True)
+
+
+def errors_on_page(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap the function of an event so that errors become notices, and the page keeps its contents."""
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
         except InputError as error:
-            message = html.escape(str(error))  # a file may have any name
+            message = html.escape(str(error))  # it may contain the name of an uploaded file
             raise gr.Error(
-                message[:1].upper() + message[1:], title="Not like this", print_exception=False
+                message[:1].upper() + message[1:], title="This does not work", print_exception=False
             ) from error
         except StoppedError:
-            gr.Info("Stopped; what was there before is still there.", title="Stopped")
+            gr.Info("Stopped. The previous results are still there.", title="Stopped")
             return gr.skip()
 
     return wrapped
 
 
-def connect_stop(button: gr.Button, studio: Studio, work: Sequence[Dependency]) -> None:
-    """Have a button stop a visitor's work: what is under way at its next evaluation, what still waits at once.
+def connect_stop(button: gr.Button, studio: Studio, jobs: Sequence[Dependency]) -> None:
+    """Let a button stop a visitor's jobs: the running one at its next evaluation, waiting ones at once.
 
     Args:
-        button: to press.
-        studio: does the work.
-        work: the events that begin it; in the queue they are gradio's to take back.
+        button: the button.
+        studio: runs the jobs.
+        jobs: the events that start them, which gradio removes from its queue.
     """
 
     def stop(request: gr.Request) -> None:
         studio.stop(session_of(request))
         gr.Info("Stopping at the next evaluation.", title="Stop")
 
-    button.click(stop, None, None, cancels=list(work), **SIDE_QUEUE)
+    button.click(stop, None, None, cancels=list(jobs), **SIDE_JOB)
 
 
 def session_of(request: gr.Request) -> str:
-    """Whose request it is."""
-    return request.session_hash or "somebody"
-
-
-def cost_line(made: Generated) -> str:
-    """Cost of a generation, in a line."""
-    count = len(made.out.images)
-    each = made.seconds / count
-    time = f"{each * 1000:.0f} ms" if each < 1 else f"{each:.1f} s"
-    entropy = "" if made.out.entropy is None else f" · mean entropy **{float(made.out.entropy.mean()):.2f}** nats"
-    return f"**{count}** images · **{made.out.nfe}** network evaluations each · **{time}** an image{entropy}"
+    """The session that a request belongs to."""
+    return request.session_hash or "unknown"

@@ -1,4 +1,4 @@
-"""The page: its head, its tabs, its looks. Fonts are those of the machine that shows it."""
+"""The page: its head, its tabs and its style. It uses the fonts of the visitor's machine."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import html
 
 import gradio as gr
 
-from purrception.studio.compare import CompareTab
 from purrception.studio.controls import session_of
-from purrception.studio.edit import EditTab
-from purrception.studio.generate import GenerateTab
-from purrception.studio.look import LookTab
-from purrception.studio.painting import limit_paintings
-from purrception.studio.reports import ReportsTab
+from purrception.studio.painting_limits import limit_paintings
 from purrception.studio.session import Studio
+from purrception.studio.tabs.compare import CompareTab
+from purrception.studio.tabs.edit import EditTab
+from purrception.studio.tabs.generate import GenerateTab
+from purrception.studio.tabs.look_inside import LookInsideTab
+from purrception.studio.tabs.reports import ReportsTab
 
 FONTS = ("ui-sans-serif", "system-ui", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
@@ -21,9 +21,9 @@ STYLE = """
 .gradio-container, .block { min-width: 0 !important; }
 .gradio-container .main, .gradio-container .contain { width: 100%; }
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; padding: 0 14px 40px !important; }
-.head { display: flex; flex-wrap: wrap; align-items: baseline; gap: 6px 14px; padding: 18px 2px 4px; }
-.head h1 { font-size: 1.55rem; font-weight: 650; margin: 0; letter-spacing: -0.01em; }
-.head .chip { font-size: 0.82rem; padding: 2px 10px; border-radius: 99px;
+.run-head { display: flex; flex-wrap: wrap; align-items: baseline; gap: 6px 14px; padding: 18px 2px 4px; }
+.run-head h1 { font-size: 1.55rem; font-weight: 650; margin: 0; letter-spacing: -0.01em; }
+.run-head .chip { font-size: 0.82rem; padding: 2px 10px; border-radius: 99px;
   background: var(--background-fill-secondary);
   border: 1px solid var(--border-color-primary); color: var(--body-text-color-subdued); white-space: nowrap; }
 .pixels img { image-rendering: pixelated; }
@@ -32,6 +32,7 @@ STYLE = """
 .command .cm-scroller { min-height: 0 !important; } .command .cm-gutters { display: none; }
 .command .cm-line { white-space: pre-wrap !important; overflow-wrap: anywhere !important; }
 .buttons button { min-width: 90px; }
+.settings .wrap .head { gap: 6px; } .settings .wrap .head label { flex: 1 1 100%; }
 .cards { display: grid; grid-template-columns: repeat(6, minmax(0, 1fr)); gap: 8px; }
 .cards figure { margin: 0; padding: 8px; border-radius: 10px; background: var(--block-background-fill);
   border: 1px solid var(--border-color-primary); }
@@ -58,13 +59,13 @@ STYLE = """
 @media (max-width: 640px) {
   .cards { grid-template-columns: repeat(3, minmax(0, 1fr)); }
   .gradio-container { padding: 0 4px 32px !important; } .gradio-container .main { padding: 0 8px !important; }
-  .head { padding-top: 12px; } .head h1 { font-size: 1.25rem; width: 100%; }
+  .run-head { padding-top: 12px; } .run-head h1 { font-size: 1.25rem; width: 100%; }
 }
 """
 
 
 def theme() -> gr.themes.Base:
-    """Soft shapes, one accent, and fonts that are already there."""
+    """Gradio's soft theme with one accent colour and installed fonts."""
     soft = gr.themes.Soft(
         primary_hue="indigo", secondary_hue="indigo", neutral_hue="slate", font=FONTS, font_mono=MONO
     )
@@ -86,7 +87,7 @@ def theme() -> gr.themes.Base:
 
 
 def build_page(studio: Studio) -> gr.Blocks:
-    """All tabs around one run."""
+    """The page of one run, with all tabs."""
     limit_paintings()
     with gr.Blocks(title=f"{studio.name} · purrception", analytics_enabled=False) as page:
         gr.HTML(_head(studio))
@@ -94,7 +95,7 @@ def build_page(studio: Studio) -> gr.Blocks:
             with gr.Tab("Generate", id="generate"):
                 generated = GenerateTab(studio)
             with gr.Tab("Look inside", id="look"):
-                LookTab(studio)
+                LookInsideTab(studio)
             with gr.Tab("Edit", id="edit"):
                 EditTab(studio, generated)
             with gr.Tab("Compare", id="compare"):
@@ -121,5 +122,5 @@ def _head(studio: Studio) -> str:
         f"{network.num_classes} classes" if network.num_classes else "no classes",
         str(studio.device),
     )
-    shown = "".join(f"<span class='chip'>{html.escape(chip)}</span>" for chip in chips)
-    return f"<div class='head'><h1>{html.escape(studio.name)}</h1>{shown}</div>"
+    spans = "".join(f"<span class='chip'>{html.escape(chip)}</span>" for chip in chips)
+    return f"<div class='run-head'><h1>{html.escape(studio.name)}</h1>{spans}</div>"

@@ -1,4 +1,4 @@
-"""Starting the page: where it listens, where it writes, and what it must never do."""
+"""The server of the page: where it listens and writes, and how it is kept from contacting other machines."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from purrception.studio.attempts import Attempts
-from purrception.studio.hosts import Hosts, reaches_others
+from purrception.studio.allowed_hosts import AllowedHosts, reaches_others
+from purrception.studio.login_attempts import LoginAttempts
 from purrception.utils.errors import InputError, in_words
 from purrception.utils.packages import require
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 FIRST_PORT, PORTS_TRIED = 7860, 100
-WAITING = 64
-"""People who may wait at once; the next is told that it is too busy."""
-SESSIONS = 64
-"""Visitors whose results are remembered; the one longest away is forgotten first."""
+MAX_QUEUED = 64
+"""Number of jobs that may wait; further ones are refused."""
+MAX_SESSIONS = 64
+"""Number of sessions whose results are kept; the one inactive for longest is forgotten first."""
 TIDY_SECONDS = 60
 BACKLOG = 2048
 LOOK_UPS = frozenset({"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo"})
@@ -37,66 +37,66 @@ class StudioOptions:
     """What ``purrception studio`` takes."""
 
     host: str = LOOPBACK
-    """Address to listen on; another than 127.0.0.1 lets others in, so give a password too."""
+    """Address to listen on; any but 127.0.0.1 lets other machines in, so set a password as well."""
     port: int = 0
-    """Port; 0 takes the first free one from 7860 on."""
+    """Port to listen on; 0 takes the first free one from 7860 on."""
     allowed_hosts: tuple[str, ...] = ()
-    """Other names under which browsers reach it, such as studio.example of a proxy, or localhost:9000 of a tunnel;
-    the address it listens on, and this machine's names, are known."""
+    """Other names under which browsers reach it, such as studio.example (a proxy) or localhost:9000 (a tunnel).
+    Its own address and the names of this machine are known."""
     password: str = ""
-    """Asked of everybody who opens the page, with any name; empty: nobody is asked."""
+    """Password for everybody who opens the page, with any user name; empty for none."""
     device: str = "auto"
-    """cpu, cuda, …; auto takes a GPU when there is one."""
+    """Device to run on: cpu, cuda, …; auto takes a GPU if there is one."""
 
 
 def open_studio(target: str, options: StudioOptions, say: Callable[[str], None] = print) -> None:
     """Serve the page of a run or pipeline until interrupted.
 
     Args:
-        target: the run, or a pipeline folder.
-        options: address, port, names, password, device.
-        say: told where the page is.
+        target: a run or a pipeline folder.
+        options: address, port, names, password and device.
+        say: prints where the page is.
 
     Raises:
-        InputError: gradio is not installed, there is no such run, the port is taken, a host is no name.
+        InputError: gradio is not installed, there is no such run, the port is taken, or a host is not a name.
     """
-    from purrception.studio.files import Uploads, own_folder
     from purrception.studio.session import Studio
+    from purrception.studio.upload_folder import UploadFolder, process_folder
     from purrception.utils.devices import resolve_device
 
     studio = Studio(target, resolve_device(options.device))
-    with _listen(options.host, options.port) as listening, own_folder(studio.folder / "uploads") as folder:
+    with _listen(options.host, options.port) as listening, process_folder(studio.folder / "uploads") as folder:
         port = listening.getsockname()[1]
-        hosts = Hosts(options.host, port, options.allowed_hosts)
-        studio.uploads = Uploads(folder)
-        keep_to_yourself(folder)
+        hosts = AllowedHosts(options.host, port, options.allowed_hosts)
+        studio.uploads = UploadFolder(folder)
+        set_environment(folder)
         require("gradio", "the studio")
         from purrception.studio.connections import serve
-        from purrception.studio.guard import Guard
+        from purrception.studio.request_filter import RequestFilter
 
-        attempts = Attempts() if options.password else None
-        app = Guard(_application(studio, options), hosts, studio.uploads, attempts)
-        contact_nobody()
+        attempts = LoginAttempts() if options.password else None
+        app = RequestFilter(_application(studio, options), hosts, studio.uploads, attempts)
+        forbid_connections()
         name = f"[{options.host}]" if ":" in options.host else options.host
         say(f"the studio of {target}: http://{name}:{port}  (stop with Ctrl-C)")
         if reaches_others(options.host) and not options.password:
-            say("anybody who reaches this address can use it: --password asks them for one")
+            say("anybody who reaches this address can use it: set a password with --password")
         serve(app, listening)
 
 
 def _application(studio: Studio, options: StudioOptions) -> Any:
-    """The page as an ASGI application, and what tidies up beside it."""
+    """The page as an ASGI application, with the task that removes old files."""
     import gradio as gr
     from fastapi import FastAPI
 
-    from purrception.studio.guard import LARGEST_FILE
     from purrception.studio.page import STYLE, build_page, theme
+    from purrception.studio.request_filter import LARGEST_FILE
 
     def admit(name: str, password: str) -> bool:
         return hmac.compare_digest(password.encode(), options.password.encode())
 
     @contextlib.asynccontextmanager
-    async def beside(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         tidying = asyncio.create_task(_tidy(studio))
         try:
             yield
@@ -104,18 +104,18 @@ def _application(studio: Studio, options: StudioOptions) -> Any:
             tidying.cancel()
             studio.stop_all()
 
-    page = build_page(studio).queue(max_size=WAITING, default_concurrency_limit=1, api_open=False)
-    page.state_session_capacity = SESSIONS
-    page.has_launched = True  # before that, gradio takes any path for one that was uploaded
+    page = build_page(studio).queue(max_size=MAX_QUEUED, default_concurrency_limit=1, api_open=False)
+    page.state_session_capacity = MAX_SESSIONS
+    page.has_launched = True  # before launch, gradio accepts any path as that of an upload
     studio.uploads.keep_present()
     return gr.mount_gradio_app(
-        FastAPI(lifespan=beside, openapi_url=None),
+        FastAPI(lifespan=lifespan, openapi_url=None),
         page,
         path="/",
         server_name=options.host,
         auth=admit if options.password else None,
         theme=theme(),
-        head=f"<style>{STYLE}</style>",  # as css it would be confined to the inside of a tab
+        head=f"<style>{STYLE}</style>",  # passed as css it would only apply within a tab
         footer_links=[],
         max_file_size=LARGEST_FILE,
         ssr_mode=False,
@@ -126,14 +126,14 @@ def _application(studio: Studio, options: StudioOptions) -> Any:
 
 
 async def _tidy(studio: Studio) -> None:
-    """Every minute, remove files that nobody uses any more."""
+    """Remove unused files every minute."""
     while True:
         await asyncio.sleep(TIDY_SECONDS)
         await asyncio.to_thread(studio.uploads.tidy)
 
 
-def keep_to_yourself(cache: Path) -> None:
-    """Set the environment so that gradio asks nobody anything, and keeps its files in ``cache``."""
+def set_environment(cache: Path) -> None:
+    """Set the environment so that gradio contacts no other machine, and keeps its files in ``cache``."""
     os.environ |= {
         "GRADIO_ANALYTICS_ENABLED": "False",
         "GRADIO_RUN_HISTORY": "False",
@@ -144,32 +144,32 @@ def keep_to_yourself(cache: Path) -> None:
     }
 
 
-def contact_nobody() -> None:
-    """From here on this process resolves no name and opens no connection: it only answers.
+def forbid_connections() -> None:
+    """Keep this process, for the rest of its life, from resolving names and opening connections.
 
-    Whatever a request makes a library do, this is where it ends; it holds for the life of the process.
+    This also stops whatever a request might make a library do.
     """
 
     def refuse(event: str, arguments: tuple[Any, ...]) -> None:
         if event in LOOK_UPS or (event == "socket.connect" and isinstance(arguments[1], tuple)):
-            raise PermissionError("the studio contacts nobody")
+            raise PermissionError("the studio contacts no other machine")
 
     sys.addaudithook(refuse)
 
 
-def _listen(host: str, wanted: int) -> socket.socket:
-    """A socket that listens at port ``wanted``, or at the first free one from 7860 on.
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that listens on ``port``, or for 0 on the first free one from 7860 on.
 
     Raises:
-        InputError: it is taken, or the address is not this machine's.
+        InputError: the port is taken, or the address is not this machine's.
     """
     reason = ""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    for port in [wanted] if wanted else range(FIRST_PORT, FIRST_PORT + PORTS_TRIED):
+    for candidate in [port] if port else range(FIRST_PORT, FIRST_PORT + PORTS_TRIED):
         try:
-            return socket.create_server((host, port), family=family, backlog=BACKLOG)
+            return socket.create_server((host, candidate), family=family, backlog=BACKLOG)
         except (OSError, OverflowError) as error:
             reason = in_words(error)
     raise InputError(
-        f"cannot listen on {host}, port {wanted or 'any'}: {reason}; choose others with --host, --port"
+        f"cannot listen on {host}, port {port or 'any'}: {reason}; choose others with --host and --port"
     )

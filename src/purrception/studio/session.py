@@ -1,4 +1,4 @@
-"""What the page asks of the model: one piece of work at a time, watched, and stopped on request."""
+"""The work that the page asks of the model: one job at a time, with its progress, stopped on request."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from purrception.generation.outputs import PurrceptionOutput
 from purrception.generation.pipeline import PurrceptionPipeline
 from purrception.generation.saving import sample_command, save_outputs
 from purrception.storage import whole_file
-from purrception.studio.files import Uploads
+from purrception.studio.upload_folder import UploadFolder
 from purrception.tokens import TokenDataset
 from purrception.training import RunDirectory, is_pipeline
 from purrception.utils.errors import InputError
 
-MOST_IMAGES, MOST_STEPS = 64, 1000
+MAX_IMAGES, MAX_STEPS = 64, 1000
 THUMBNAILS = 100
-"""Classes that are shown with a picture; beyond, names alone."""
-KEPT = 32
-"""Downloads and edited pictures kept in the run's folder; the oldest go."""
+"""Largest number of classes that are shown with a picture; further ones are only in the menu."""
+MAX_KEPT = 32
+"""Number of downloads, and of edits, kept in the run's folder; the oldest are removed."""
 
-Report = Callable[[float], None]
-"""Told the share of the work that is done."""
+OnProgress = Callable[[float], object]
+"""Called with the share of the work that is done."""
 
 
 class StoppedError(Exception):
-    """Somebody asked for it."""
+    """The visitor has stopped the job."""
 
 
 @dataclass(frozen=True)
-class Generated:
-    """Images, what they took, and how to make them again."""
+class GeneratedImages:
+    """Images, their cost, and how to make them again."""
 
-    out: PurrceptionOutput
+    output: PurrceptionOutput
     settings: SamplingConfig
     seed: int
     seconds: float
@@ -55,63 +55,59 @@ class Generated:
 
 
 class Studio:
-    """The models of one run and of its neighbours, for everybody who has the page open.
+    """The models of one run, and of the other runs in its folder, for everybody who has the page open.
 
     Args:
         target: a run or a pipeline folder.
-        device: where its networks work.
+        device: the device of the networks.
     """
 
     def __init__(self, target: str, device: torch.device) -> None:
         self.target, self.device = target, device
         self._pipelines: dict[str, PurrceptionPipeline] = {}
-        self._loading, self._working = threading.Lock(), threading.Lock()
-        self._numbering, self._noting = threading.Lock(), threading.Lock()
+        self._loading_lock, self._model_lock = threading.Lock(), threading.Lock()
+        self._folder_lock, self._stops_lock = threading.Lock(), threading.Lock()
         self._stops: dict[str, set[threading.Event]] = {}
         self.pipeline = self.pipeline_of(target)
         self.defaults = sampling_defaults(target)
         self.folder = RunDirectory(target).studio
-        self.uploads = Uploads(self.folder / "uploads")
+        self.uploads = UploadFolder(self.folder / "uploads")
 
     def pipeline_of(self, target: str) -> PurrceptionPipeline:
         """The pipeline of a run, loaded once."""
-        with self._loading:
+        with self._loading_lock:
             if target not in self._pipelines:
                 self._pipelines[target] = load_pipeline(target).to(self.device)
             return self._pipelines[target]
 
     @property
     def name(self) -> str:
-        """What people call the run."""
+        """The name of the run."""
         path = Path(self.target).resolve()
         return path.parent.name if path == RunDirectory(path.parent).pipeline else path.name
 
     @property
     def class_names(self) -> list[str]:
-        """Names by label; empty when unconditional."""
+        """Class names by label; empty for an unconditional model."""
         return self.pipeline.class_names
 
-    def neighbours(self) -> list[str]:
-        """Runs and pipelines beside this one, itself first."""
-        beside = sorted(Path(self.target).resolve().parent.iterdir())
-        found = [
-            str(path)
-            for path in beside
-            if path != Path(self.target).resolve() and (RunDirectory(path).pipeline.is_dir() or is_pipeline(path))
-        ]
-        return [self.target, *found]
+    def runs(self) -> list[str]:
+        """This run and the other runs and pipelines in the same folder."""
+        own = Path(self.target).resolve()
+        others = (path for path in sorted(own.parent.iterdir()) if path != own)
+        return [self.target, *(str(p) for p in others if RunDirectory(p).pipeline.is_dir() or is_pipeline(p))]
 
     def thumbnails(self) -> list[tuple[Image.Image, str]]:
-        """A training image of each class as the tokenizer shows it, with its name."""
+        """A training image of each class, as the tokenizer reconstructs it, with the name of the class."""
         names = self.class_names[:THUMBNAILS]
         if not names:
             return []
-        shown = self._first_of_each_class(len(names))
-        return list(zip((display(image, 64) for image in shown), names, strict=True))
+        images = self._first_of_each_class(len(names))
+        return list(zip((display(image, 64) for image in images), names, strict=True))
 
     def _first_of_each_class(self, count: int) -> list[Image.Image]:
         tokens = RunDirectory(self.target).tokens / "train"
-        if not (tokens / "manifest.json").is_file():  # a pipeline without its run: draw them
+        if not (tokens / "manifest.json").is_file():  # a pipeline without its run: generate them
             return self.pipeline.sample(range(count), replace(self.defaults, num_inference_steps=8)).images
         data = TokenDataset(tokens)
         indices, labels = data.rows(np.arange(min(len(data), 50 * count)))
@@ -120,35 +116,35 @@ class Studio:
         return [array_to_pil(array) for array in self.pipeline.tokenizer.decode_images(codes)]
 
     def stop(self, session: str) -> None:
-        """Stop all that a visitor has under way, or waiting behind others' work."""
-        with self._noting:
+        """Stop all running and waiting jobs of a session."""
+        with self._stops_lock:
             for event in self._stops.get(session, ()):
                 event.set()
 
     def stop_all(self) -> None:
-        """Stop what everybody has under way."""
+        """Stop all jobs of all sessions."""
         for session in tuple(self._stops):
             self.stop(session)
 
     def leave(self, session: str) -> None:
-        """A visitor has closed the page."""
+        """Stop the jobs of a session whose page was closed, and remove its uploads."""
         self.stop(session)
-        self.uploads.leave(session)
+        self.uploads.remove_session(session)
 
     @contextmanager
-    def work(self, session: str, report: Report, parts: int = 1) -> Iterator[Watcher]:
-        """One piece of work at a time; yields what is to watch it.
+    def work(self, session: str, on_progress: OnProgress, parts: int = 1) -> Iterator[Watcher]:
+        """Wait for the model and hold it for one job; yields the function that is to watch its evaluations.
 
         Args:
-            session: whose it is.
-            report: told the share that is done.
-            parts: how often time goes from 0 to 1 in it.
+            session: the session of the job.
+            on_progress: called at every evaluation.
+            parts: number of times that t goes from 0 to 1 in the job.
 
         Raises:
-            StoppedError: within, at the next evaluation after :meth:`stop`, or at once if it came before the turn.
+            StoppedError: at the next evaluation after :meth:`stop`, or at once if the job was still waiting.
         """
         event = threading.Event()
-        with self._noting:
+        with self._stops_lock:
             self._stops.setdefault(session, set()).add(event)
         done, latest = 0, -1.0
 
@@ -158,53 +154,53 @@ class Studio:
                 raise StoppedError
             done += t < latest
             latest = t
-            report(min((done + t) / parts, 1.0))
+            on_progress(min((done + t) / parts, 1.0))
 
         try:
-            with self._working:
+            with self._model_lock:
                 if event.is_set():
                     raise StoppedError
                 yield watch
         finally:
-            with self._noting:
+            with self._stops_lock:
                 self._stops[session].discard(event)
                 if not self._stops[session]:
                     del self._stops[session]
 
     def generate(
-        self, labels: list[int], settings: SamplingConfig, seed: int, session: str, report: Report
-    ) -> Generated:
-        """Images, and a download of them with their manifest."""
+        self, labels: list[int], settings: SamplingConfig, seed: int, session: str, on_progress: OnProgress
+    ) -> GeneratedImages:
+        """Generate images, and a download of them with their manifest."""
         check_size(len(labels), settings)
         began = time.monotonic()
-        with self.work(session, report) as watch, torch.no_grad():
-            out = self.pipeline.sample(labels, settings, seed, MOST_IMAGES, watch)
-        return self.finish(out, settings, seed, began)
+        with self.work(session, on_progress) as watch, torch.no_grad():
+            output = self.pipeline.sample(labels, settings, seed, MAX_IMAGES, watch)
+        return self.finish(output, settings, seed, began)
 
     def finish(
-        self, out: PurrceptionOutput, settings: SamplingConfig, seed: int, began: float, command: str = ""
-    ) -> Generated:
-        """Write a download: a zip of the images and the manifest that says how to make them again."""
+        self, output: PurrceptionOutput, settings: SamplingConfig, seed: int, began: float, command: str = ""
+    ) -> GeneratedImages:
+        """Write the download: a zip of the images and of the manifest, which says how to make them again."""
         seconds = time.monotonic() - began
-        command = command or sample_command(self.pipeline, self.target, out.labels, settings, seed)
+        command = command or sample_command(self.pipeline, self.target, output.labels, settings, seed)
         folder = self.next_folder("downloads")
         archive = folder.with_suffix(".zip")
         try:
-            save_outputs(self.pipeline, out, settings, seed, self.target, folder, command)
+            save_outputs(self.pipeline, output, settings, seed, self.target, folder, command)
             with whole_file(archive) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as packed:
                 for file in sorted(folder.rglob("*")):
                     packed.write(file, file.relative_to(folder))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        return Generated(out, settings, seed, seconds, command, archive)
+        return GeneratedImages(output, settings, seed, seconds, command, archive)
 
     def next_folder(self, kind: str) -> Path:
-        """A new folder for one visitor's files, made; the oldest beyond 32 go."""
+        """Make a new folder for files of this kind, and remove the oldest beyond :data:`MAX_KEPT`."""
         parent = self.folder / kind
-        with self._numbering:
+        with self._folder_lock:
             parent.mkdir(parents=True, exist_ok=True)
             stems = sorted({int(path.stem) for path in parent.iterdir() if path.stem.isdecimal()})
-            for old in stems[: max(0, len(stems) - KEPT + 1)]:
+            for old in stems[: max(0, len(stems) - MAX_KEPT + 1)]:
                 shutil.rmtree(parent / f"{old:03d}", ignore_errors=True)
                 (parent / f"{old:03d}.zip").unlink(missing_ok=True)
             folder = parent / f"{max(stems, default=-1) + 1:03d}"
@@ -213,20 +209,20 @@ class Studio:
 
 
 def check_size(images: int, settings: SamplingConfig) -> None:
-    """Refuse what would keep everybody waiting.
+    """Refuse a job that would keep all others waiting.
 
     Raises:
-        InputError: more images or steps than the page makes at once.
+        InputError: more images or steps than the page makes in one job.
     """
-    if not 1 <= images <= MOST_IMAGES or settings.num_inference_steps > MOST_STEPS:
+    if not 1 <= images <= MAX_IMAGES or settings.num_inference_steps > MAX_STEPS:
         raise InputError(
-            f"the studio makes 1 to {MOST_IMAGES} images in at most {MOST_STEPS} steps at once; given {images} "
+            f"the studio makes 1 to {MAX_IMAGES} images in at most {MAX_STEPS} steps at once; given {images} "
             f"and {settings.num_inference_steps}: for more, use purrception sample"
         )
 
 
 def display(image: Image.Image, side: int = 192) -> Image.Image:
-    """A small image enlarged pixel by pixel, so that a browser does not blur it; in mode RGB."""
+    """Enlarge a small image pixel by pixel, so that a browser does not blur it; in mode RGB."""
     factor = max(1, side // max(image.size))
     size = (image.width * factor, image.height * factor)
     return image.convert("RGB").resize(size, Image.Resampling.NEAREST)

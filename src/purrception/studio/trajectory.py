@@ -1,4 +1,4 @@
-"""The way of one image from noise to codes: what the model held at each moment, and what else it could be."""
+"""One image from noise to codes: the model's prediction at each moment, and the alternatives for each token."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from torch import Tensor
 from purrception.data import array_to_pil
 from purrception.flow import KnownCodes, Prediction, PredictionOptions, SamplingConfig
 from purrception.generation.sampler import KeyedDraws
-from purrception.studio.session import Report, Studio, check_size, display
+from purrception.studio.session import OnProgress, Studio, check_size, display
 from purrception.utils.errors import InputError
 from purrception.utils.visualisation import heat_map
 
 ALTERNATIVES = 6
-MOST_MOMENTS = 100
+MAX_MOMENTS = 100
 LARGE = 384
 
 
 @dataclass(frozen=True)
 class Moment:
-    """One evaluation."""
+    """One evaluation of the network."""
 
     t: float
     state: Tensor
-    """What the network saw, ``[1, …, h, w]``."""
+    """The state that the network was evaluated at, ``[1, …, h, w]``."""
     image: Image.Image
-    """Its data prediction, decoded as it stands."""
+    """The data prediction, decoded without quantisation."""
     entropy: np.ndarray | None
-    """Of each token, nats ``[h, w]``; none without a posterior."""
+    """Entropy of each token in nats, ``[h, w]``; ``None`` without a posterior."""
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """All evaluations of one image, in order of time."""
+    """All evaluations of one image, in the order of time."""
 
     label: int
     settings: SamplingConfig
     seed: int
     moments: tuple[Moment, ...]
     indices: Tensor
-    """Its codes in the end, long ``[1, h, w]``."""
+    """The final codes, long ``[1, h, w]``."""
     image: Image.Image
 
     @property
@@ -54,7 +54,7 @@ class Trajectory:
         )
 
     def picture(self, number: int, overlay: bool) -> Image.Image:
-        """A moment, large; with the uncertainty of each token over it."""
+        """The image at a moment, enlarged; with ``overlay``, the uncertainty of each token is drawn over it."""
         moment = self.moments[number]
         image = display(moment.image, LARGE)
         if not overlay or moment.entropy is None:
@@ -64,61 +64,70 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Alternative:
-    """A code that a token could have, and the image that it leads to."""
+    """A code that a token could take, and the image that it leads to."""
 
     code: int
     probability: float
     image: Image.Image
 
 
-def record(
-    studio: Studio, label: int, settings: SamplingConfig, seed: int, session: str, report: Report
+def record_trajectory(
+    studio: Studio, label: int, settings: SamplingConfig, seed: int, session: str, on_progress: OnProgress
 ) -> Trajectory:
-    """Sample image 0 of ``seed`` and keep every evaluation."""
+    """Sample image 0 of ``seed`` and keep every evaluation.
+
+    Raises:
+        InputError: more than :data:`MAX_MOMENTS` steps.
+    """
     check_size(1, settings)
-    if settings.num_inference_steps > MOST_MOMENTS:
+    if settings.num_inference_steps > MAX_MOMENTS:
         raise InputError(
-            f"at most {MOST_MOMENTS} steps are kept to look inside; given {settings.num_inference_steps}"
+            f"at most {MAX_MOMENTS} steps are kept to look inside; given {settings.num_inference_steps}"
         )
-    seen: list[tuple[float, Tensor, Tensor, np.ndarray | None]] = []
+    evaluations: list[tuple[float, Tensor, Tensor, np.ndarray | None]] = []
     pipeline = studio.pipeline
-    with studio.work(session, report) as watch:
+    with studio.work(session, on_progress) as watch:
 
         def keep(t: float, z: Tensor, prediction: Prediction) -> None:
             watch(t, z, prediction)
             posterior = prediction.posterior
             entropy = None if posterior is None else posterior.entropy[0].cpu().numpy()
-            seen.append((t, z, prediction.mean, entropy))
+            evaluations.append((t, z, prediction.mean, entropy))
 
-        out = pipeline.sample([label], settings, seed, watch=keep)
-        images = pipeline.decode_means(torch.cat([mean for _, _, mean, _ in seen]))
-    moments = [Moment(t, z, image, entropy) for (t, z, _, entropy), image in zip(seen, images, strict=True)]
-    in_order = tuple(sorted(moments, key=lambda moment: moment.t))  # midpoints and ends of steps included
-    return Trajectory(label, settings, seed, in_order, out.indices, out.images[0])
+        output = pipeline.sample([label], settings, seed, watch=keep)
+        images = pipeline.decode_means(torch.cat([mean for _, _, mean, _ in evaluations]))
+    moments = [Moment(t, z, image, entropy) for (t, z, _, entropy), image in zip(evaluations, images, strict=True)]
+    in_order = tuple(sorted(moments, key=lambda moment: moment.t))  # a solver may evaluate within a step
+    return Trajectory(label, settings, seed, in_order, output.indices, output.images[0])
 
 
 @torch.no_grad()
-def alternatives(
-    studio: Studio, way: Trajectory, number: int, site: tuple[int, int], session: str, report: Report
+def likeliest_alternatives(
+    studio: Studio,
+    trajectory: Trajectory,
+    number: int,
+    site: tuple[int, int],
+    session: str,
+    on_progress: OnProgress,
 ) -> list[Alternative]:
-    """The likeliest codes of a token at a moment, and the image each leads to when it is forced from there on.
+    """The likeliest codes of a token at a moment, and the image that each leads to when it is forced from then on.
 
     Raises:
         InputError: the model has no posterior.
     """
-    pipeline, moment = studio.pipeline, way.moments[number]
+    pipeline, moment = studio.pipeline, trajectory.moments[number]
     network, objective = pipeline.transformer, pipeline.objective
     if moment.entropy is None:
         raise InputError(
-            "this model has no posterior, hence no probabilities of codes: open a run of purrception or dfm"
+            "this model has no posterior, and so no probabilities of codes: open a purrception or dfm run"
         )
     row, column = site
-    with studio.work(session, report) as watch:
-        labels = torch.tensor([way.label], device=network.device)
+    with studio.work(session, on_progress) as watch:
+        labels = torch.tensor([trajectory.label], device=network.device)
         options = PredictionOptions(
-            way.settings.build_temperature()(moment.t),
-            way.settings.build_truncation(),
-            way.settings.build_guidance(),
+            trajectory.settings.build_temperature()(moment.t),
+            trajectory.settings.build_truncation(),
+            trajectory.settings.build_guidance(),
             top=ALTERNATIVES,
         )
         posterior = objective.predict(network, moment.state, moment.t, labels, options).posterior
@@ -127,12 +136,14 @@ def alternatives(
         codes = posterior.top.codes[0, row, column]
         free = torch.ones(len(codes), *network.grid, dtype=torch.bool, device=network.device)
         free[:, row, column] = False
-        indices = way.indices.to(network.device).repeat(len(codes), 1, 1)
+        indices = trajectory.indices.to(network.device).repeat(len(codes), 1, 1)
         indices[:, row, column] = codes
-        given = KnownCodes(indices, free, since=moment.t)
-        draws = KeyedDraws(way.seed, [0] * len(codes), network)
-        made = objective.generate(network, labels.expand(len(codes)), draws, way.settings, given, watch)
-    images = [array_to_pil(array) for array in pipeline.tokenizer.decode_images(made.indices)]
+        known = KnownCodes(indices, free, since=moment.t)
+        draws = KeyedDraws(trajectory.seed, [0] * len(codes), network)
+        generation = objective.generate(
+            network, labels.expand(len(codes)), draws, trajectory.settings, known, watch
+        )
+    images = [array_to_pil(array) for array in pipeline.tokenizer.decode_images(generation.indices)]
     probabilities = posterior.top.probabilities[0, row, column].tolist()
     return [
         Alternative(code, probability, image)
@@ -140,26 +151,28 @@ def alternatives(
     ]
 
 
-def curves(way: Trajectory, number: int) -> str:
-    """How unsure the model was over time, as an SVG in the page's own colours: mean and largest entropy."""
-    shown = [(moment.t, moment.entropy) for moment in way.moments if moment.entropy is not None]
-    if not shown:
-        return "<p class='quiet'>This model has no posterior, hence no uncertainty.</p>"
-    top = max(way.brightest, 1e-9)
+def entropy_curves(trajectory: Trajectory, number: int) -> str:
+    """The mean and the largest entropy of the tokens over time, as an SVG in the colours of the page."""
+    entropies = [(moment.t, moment.entropy) for moment in trajectory.moments if moment.entropy is not None]
+    if not entropies:
+        return "<p class='quiet'>This model has no posterior, and so no uncertainty.</p>"
+    top = max(trajectory.brightest, 1e-9)
 
     def path(values: list[float]) -> str:
-        points = [f"{40 + 540 * t:.1f},{170 - 150 * v / top:.1f}" for (t, _), v in zip(shown, values, strict=True)]
+        points = [
+            f"{40 + 540 * t:.1f},{170 - 150 * v / top:.1f}" for (t, _), v in zip(entropies, values, strict=True)
+        ]
         return "M" + " L".join(points)
 
-    mean = path([float(entropy.mean()) for _, entropy in shown])
-    largest = path([float(entropy.max()) for _, entropy in shown])
-    here = 40 + 540 * way.moments[number].t
+    mean = path([float(entropy.mean()) for _, entropy in entropies])
+    largest = path([float(entropy.max()) for _, entropy in entropies])
+    now = 40 + 540 * trajectory.moments[number].t
     return f"""<svg class="curves" viewBox="0 0 600 205" role="img" aria-label="entropy over time">
 <path d="M40,20 V170 H580" class="axis"/>
 <text x="34" y="25" text-anchor="end">{top:.2g}</text><text x="34" y="174" text-anchor="end">0</text>
 <text x="40" y="190" text-anchor="middle">0</text><text x="580" y="190" text-anchor="middle">1</text>
 <text x="310" y="200" text-anchor="middle">time: noise → data</text>
-<line x1="{here:.1f}" x2="{here:.1f}" y1="20" y2="170" class="here"/>
+<line x1="{now:.1f}" x2="{now:.1f}" y1="20" y2="170" class="here"/>
 <path d="{largest}" class="largest"/><path d="{mean}" class="mean"/>
 <text x="575" y="32" text-anchor="end" class="largest-name">least certain token</text>
 <text x="575" y="50" text-anchor="end" class="mean-name">mean of all tokens</text>

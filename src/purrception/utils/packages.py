@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from types import ModuleType
 
-from purrception import __version__
 from purrception.utils.errors import InputError
+from purrception.utils.version import __version__
 
 EXTRAS = {"gradio": "studio", "datasets": "hub", "transformers": "dinov2"}
 """The extra of this package that installs a module; other modules come with the package itself."""

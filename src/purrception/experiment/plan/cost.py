@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from purrception.experiment.build import empty_network
 from purrception.experiment.config import RunConfig, TokenizerConfig
 from purrception.experiment.plan.images import Manifests, count_images, prepared_manifests
 from purrception.experiment.plan.report import Plan, PlanOptions
@@ -58,7 +59,7 @@ def plan(config: RunConfig, machine: PlanOptions | None = None) -> Plan:
     grid, size, dim = _token_sizes(config, manifests)
 
     def build() -> PurrceptionTransformer:
-        return _network(config, objective, grid, size, dim, images.classes)
+        return empty_network(config, grid, size, dim, images.classes)
 
     with torch.device("meta"):
         network = build()
@@ -157,20 +158,6 @@ def _tokenizer_sizes(tokenizer: TokenizerConfig) -> tuple[int, int, int]:
         return public.codebook_size, public.codebook_dim, 2 ** (len(public.multipliers) - 1)
     model = tokenizer.model
     return model.codebook_size, model.codebook_dim, model.downsampling
-
-
-def _network(
-    config: RunConfig, objective: Objective, grid: tuple[int, int], size: int, dim: int, classes: int
-) -> PurrceptionTransformer:
-    return PurrceptionTransformer.from_settings(
-        config.network,
-        config.head.for_family(objective.head_family),
-        grid=grid,
-        codebook_size=size,
-        codebook_dim=dim,
-        num_classes=classes,
-        input_channels=dim + objective.extra_channels,
-    )
 
 
 def _speed(

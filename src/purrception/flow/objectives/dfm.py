@@ -117,7 +117,7 @@ class DFM(Objective):
         at 1 + a times the rate, and unmasked ones masked again at a times the backward rate 1/t, which keeps the
         marginals of the path (Gat et al., section 3).
 
-        With ``redraw`` unmasked sites are drawn anew at that same rate, as in the paper's code: of N + 1 steps the
+        With ``redraw`` unmasked sites are drawn again at the same rate, as in the paper's code: of N + 1 steps the
         first N are made, and the last of them draws all that is still masked. It is meant for a network that was
         trained on all sites, which mostly gives back the code that a site shows.
 

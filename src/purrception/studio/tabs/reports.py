@@ -1,4 +1,4 @@
-"""The last tab: what evaluations, comparisons, sweeps and diagnoses wrote."""
+"""The tab *Reports*: the reports of evaluations, comparisons, sweeps and diagnoses."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 
+from purrception.studio.controls import QUICK
 from purrception.studio.session import Studio
 from purrception.training import RunDirectory
 from purrception.utils.folders import absolute
@@ -16,7 +17,7 @@ from purrception.utils.text import command_line
 
 EMPTY = """### No reports yet
 
-Commands write them into the run's folder; then press *Look again*.
+These commands write reports into the run's folder; press *Reload* after them.
 
 ```
 {commands}
@@ -24,14 +25,14 @@ Commands write them into the run's folder; then press *Look again*.
 """
 NO_RUN = """### No reports
 
-They are written into a run's folder; this is a pipeline without its run.
+Reports are written into the folder of a run; this is a pipeline without its run.
 """
 LARGEST_PICTURE = 4_000_000
-"""Bytes of a picture beyond which a report is shown without it."""
+"""Largest number of bytes of a picture that is shown in a report."""
 
 
 class ReportsTab:
-    """A menu of reports, and the one chosen."""
+    """A menu of reports, and the selected one."""
 
     def __init__(self, studio: Studio) -> None:
         self._root = Path(studio.target)
@@ -42,25 +43,25 @@ class ReportsTab:
         found = self._found()
         with gr.Row(elem_classes="narrow"):
             menu = gr.Dropdown(
-                found, value=found[0] if found else None, label="Report", elem_id="reports-menu", scale=5
+                found, value=next(iter(found), None), label="Report", elem_id="reports-menu", scale=5
             )
-            again = gr.Button("Look again", scale=1, elem_id="reports-again")
+            reload = gr.Button("Reload", scale=1, elem_id="reports-again")
         page = gr.Markdown(self._read(found[0]) if found else self._empty, elem_id="reports-page")
-        menu.change(self._read, menu, page, queue=False, api_visibility="private")
-        again.click(self._look, menu, [menu, page], queue=False, api_visibility="private")
+        menu.change(self._read, menu, page, **QUICK)
+        reload.click(self._reload, menu, [menu, page], **QUICK)
 
     def _found(self) -> list[str]:
-        """Reports in the run's folder, newest first, by their path in it."""
+        """The folders of the reports, relative to the run's folder, newest first."""
         reports = sorted(self._root.glob("*/[!.]*/report.md"), key=lambda path: path.stat().st_mtime, reverse=True)
         return [str(path.parent.relative_to(self._root)) for path in reports]
 
-    def _look(self, chosen: str | None) -> Any:
+    def _reload(self, name: str | None) -> Any:
         found = self._found()
-        chosen = chosen if chosen in found else (found[0] if found else None)
-        return gr.Dropdown(found, value=chosen), self._read(chosen)
+        name = name if name in found else next(iter(found), None)
+        return gr.Dropdown(found, value=name), self._read(name)
 
     def _read(self, name: str | None) -> str:
-        """A report with its pictures inside; names are those found, so that none leads elsewhere."""
+        """A report with its pictures embedded. Only names in the menu are accepted, so none leads elsewhere."""
         if name is None or name not in self._found():
             return self._empty
         folder = self._root / name

@@ -1,4 +1,4 @@
-"""Under which names the page is served: what a browser may give as Host, and from where as Origin."""
+"""The names under which the page is served: the accepted Host and Origin headers."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import re
 import socket
 from collections.abc import Sequence
 
-from purrception.studio.attempts import plain_address
+from purrception.studio.addresses import plain_address
 from purrception.utils.errors import InputError
 
 HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?)(:([0-9]{1,5}))?")
 Place = tuple[str, int | None]
-"""A name and a port; None where none is written."""
+"""A name and a port; ``None`` where no port is written."""
 
 
-class Hosts:
-    """The names of one server.
+class AllowedHosts:
+    """The names of the server.
 
-    A page elsewhere can have its own name lead to this machine (DNS rebinding), and the browser then takes both
-    for one; but it says under which name it came. An address is no such name.
+    A page elsewhere can let its own name resolve to this machine (DNS rebinding), and the browser then takes both
+    for the same site. The Host header shows under which name a request came.
 
     Args:
-        host: what it listens on.
+        host: the address that the server listens on.
         port: its port.
         allowed: other names, with or without a port.
 
     Raises:
-        InputError: one of ``allowed`` is no name.
+        InputError: one of ``allowed`` is not a name.
     """
 
     def __init__(self, host: str, port: int, allowed: Sequence[str] = ()) -> None:
@@ -46,14 +46,14 @@ class Hosts:
             self._exact |= {place, (place[0], place[1] or port)}
 
     def serves(self, host: str, reached: str) -> bool:
-        """Whether a Host header names this server; ``reached`` is the address that the connection came to."""
+        """Whether a Host header names this server; ``reached`` is the address that the connection was made to."""
         place = place_of(host)
         return place is not None and (
             place in self._exact | self._bare or place in {(plain_address(reached), p) for p in (None, self._port)}
         )
 
     def is_ours(self, origin: str, host: str) -> bool:
-        """Whether an Origin header names a page of this server, asked under ``host``, which it serves."""
+        """Whether an Origin header names a page of this server, in a request under the accepted name ``host``."""
         scheme, found, rest = origin.partition("://")
         place = place_of(rest)
         return (
@@ -65,7 +65,7 @@ class Hosts:
 
 
 def place_of(text: str) -> Place | None:
-    """``name``, ``name:port``, ``[v6]`` or ``[v6]:port``; None for anything else."""
+    """Parse ``name``, ``name:port``, ``[v6]`` or ``[v6]:port``; ``None`` for anything else."""
     found = HOST.fullmatch(text.lower())
     if not found:
         return None
@@ -81,7 +81,7 @@ def is_everywhere(host: str) -> bool:
 
 
 def reaches_others(host: str) -> bool:
-    """Whether others than this machine reach what listens on ``host``."""
+    """Whether other machines can reach a server that listens on ``host``."""
     try:
         return not ipaddress.ip_address(host or "0.0.0.0").is_loopback
     except ValueError:
@@ -89,7 +89,7 @@ def reaches_others(host: str) -> bool:
 
 
 def own_names() -> set[str]:
-    """What this machine calls itself; nothing is looked up."""
+    """The names of this machine, without a name look-up."""
     name = socket.gethostname().lower()
     short = name.partition(".")[0]
     return {name, short, f"{short}.local"}

@@ -1,4 +1,4 @@
-"""Pictures that visitors bring, and what they paint on them."""
+"""Pictures that visitors upload, and the masks that they paint."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from purrception.utils.errors import InputError
 PAINTING_SIDE = 384
 
 
-def take_picture(path: Any, processor: ImageProcessor, folder: Path) -> Image.Image:
-    """An uploaded file as the model sees it: its centre square, at the model's size.
+def open_upload(path: Any, processor: ImageProcessor, folder: Path) -> Image.Image:
+    """Open an uploaded picture and preprocess it to the model's size.
 
     Args:
-        path: where gradio put it.
-        processor: that of the model.
-        folder: below which gradio puts uploads; nothing else is opened.
+        path: where gradio has put it.
+        processor: the image processor of the model.
+        folder: the folder of uploads; files elsewhere are not opened.
 
     Raises:
-        InputError: nothing was uploaded, or it is no ordinary picture; see :func:`read_picture`.
+        InputError: nothing was uploaded, or not an ordinary picture; see :func:`read_picture`.
     """
     if not isinstance(path, str | Path) or not str(path):
-        raise InputError("no picture came: choose a file")
+        raise InputError("no picture was uploaded: choose a file")
     if folder.resolve() not in Path(path).resolve().parents:
         raise InputError("a picture is a file that you upload, not a path on this machine")
     return processor.preprocess(read_picture(path, processor.channels))
 
 
 def editor_value(picture: Image.Image) -> dict[str, Any]:
-    """A picture enlarged for painting, as gradio's editor takes it."""
+    """A picture, enlarged for painting, as the value of gradio's editor."""
     return {"background": np.asarray(display(picture, PAINTING_SIDE)), "layers": [], "composite": None}
 
 
 def painted_pixels(value: Any, picture: Image.Image) -> np.ndarray:
-    """Where somebody painted, as bool ``[H, W]`` of the picture: wherever a stroke covers a pixel's middle.
+    """The painted pixels of a picture, bool ``[H, W]``: those that strokes cover by half or more.
 
     Args:
-        value: of gradio's editor.
-        picture: what the editor shows, at the model's size.
+        value: the value of gradio's editor.
+        picture: the picture in the editor, at the model's size.
 
     Raises:
         InputError: nothing was painted.

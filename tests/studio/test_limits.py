@@ -1,4 +1,4 @@
-"""What stands before the page, piece by piece: names, passwords, files, connections."""
+"""The limits in front of the page, one by one: names, passwords, files, connections."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from purrception.studio import attempts, files
-from purrception.studio.attempts import Attempts
-from purrception.studio.files import Uploads, own_folder
-from purrception.studio.hosts import Hosts
+from purrception.studio import login_attempts, upload_folder
+from purrception.studio.allowed_hosts import AllowedHosts
+from purrception.studio.login_attempts import LoginAttempts
+from purrception.studio.upload_folder import UploadFolder, process_folder
 from purrception.utils.errors import InputError
 from tests.forked import python
 
@@ -37,64 +37,64 @@ class Clock:
 
 def test_each_wrong_password_makes_the_pause_longer() -> None:
     clock = Clock()
-    tried = Attempts(clock)
-    assert [tried.ask("a") for _ in range(attempts.FREE)] == [0, 0, 0]
+    tried = LoginAttempts(clock)
+    assert [tried.start("a") for _ in range(login_attempts.FREE_ATTEMPTS)] == [0, 0, 0]
     pauses = []
     for _ in range(12):
-        pauses.append(tried.ask("a"))
+        pauses.append(tried.start("a"))
         clock.now += pauses[-1]
-        assert tried.ask("a") == 0
-    assert pauses == [min(2.0**n, attempts.LONGEST) for n in range(12)]
-    assert tried.ask("b") == 0
-    tried.right("a")
-    assert tried.ask("a") == 0
-    assert tried.ask("a") == 0
+        assert tried.start("a") == 0
+    assert pauses == [min(2.0**n, login_attempts.LONGEST_PAUSE) for n in range(12)]
+    assert tried.start("b") == 0
+    tried.succeed("a")
+    assert tried.start("a") == 0
+    assert tried.start("a") == 0
 
 
 def test_many_addresses_do_not_help_much_and_are_not_all_remembered() -> None:
     clock = Clock()
-    tried = Attempts(clock)
-    looked_at = sum(tried.ask(f"10.{n // 250}.{n % 250}.1") == 0 for n in range(5000))
-    assert looked_at == attempts.ALL_PER_MINUTE
-    assert 0 < tried.ask("192.0.2.1") <= 60
+    tried = LoginAttempts(clock)
+    looked_at = sum(tried.start(f"10.{n // 250}.{n % 250}.1") == 0 for n in range(5000))
+    assert looked_at == login_attempts.MAX_PER_MINUTE
+    assert 0 < tried.start("192.0.2.1") <= 60
     clock.now += 60
     for n in range(5000):
         clock.now += 3
-        assert tried.ask(f"10.{n // 250}.{n % 250}.1") == 0
-    assert len(tried._tried) == attempts.ADDRESSES
+        assert tried.start(f"10.{n // 250}.{n % 250}.1") == 0
+    assert len(tried._attempts) == login_attempts.MAX_CLIENTS
 
 
 def test_somebody_with_a_network_of_addresses_is_one() -> None:
-    tried = Attempts(Clock())
-    waits = [tried.ask(f"2001:db8::{n:x}") for n in range(1, 6)]
+    tried = LoginAttempts(Clock())
+    waits = [tried.start(f"2001:db8::{n:x}") for n in range(1, 6)]
     assert waits[:3] == [0, 0, 0]
     assert min(waits[3:]) > 0
-    assert tried.ask("2001:db8:0:1::1") == 0
-    assert tried.ask("::ffff:192.0.2.1") == tried.ask("192.0.2.1") == tried.ask("192.0.2.1") == 0
-    assert tried.ask("::ffff:192.0.2.1") > 0
+    assert tried.start("2001:db8:0:1::1") == 0
+    assert tried.start("::ffff:192.0.2.1") == tried.start("192.0.2.1") == tried.start("192.0.2.1") == 0
+    assert tried.start("::ffff:192.0.2.1") > 0
 
 
 def test_listening_everywhere_takes_the_names_of_this_machine_and_the_address_that_was_reached() -> None:
     for everywhere in ("0.0.0.0", "::", ""):
-        hosts = Hosts(everywhere, 7860)
+        hosts = AllowedHosts(everywhere, 7860)
         for host in ("localhost:7860", socket.gethostname().upper(), "192.0.2.7:7860", "192.0.2.7"):
             assert hosts.serves(host, "192.0.2.7"), host
         assert hosts.serves("192.0.2.7:7860", "::ffff:192.0.2.7")
         for host in ("192.0.2.8:7860", "192.0.2.7:1", "evil.example:7860"):
             assert not hosts.serves(host, "192.0.2.7"), host
-    one = Hosts("192.0.2.7", 7860)
+    one = AllowedHosts("192.0.2.7", 7860)
     assert one.serves("192.0.2.7:7860", "192.0.2.7")
     assert not one.serves("localhost:7860", "192.0.2.7")
-    assert Hosts("::1", 7860).serves("[0::1]:7860", "::1")
-    assert not Hosts("127.0.0.1", 7860).serves(f"{socket.gethostname()}.example", "127.0.0.1")
+    assert AllowedHosts("::1", 7860).serves("[0::1]:7860", "::1")
+    assert not AllowedHosts("127.0.0.1", 7860).serves(f"{socket.gethostname()}.example", "127.0.0.1")
     for wrong in ("http://studio.example", "a b", "*", "studio.example/path", ""):
         with pytest.raises(InputError, match="--allowed-hosts takes names such as"):
-            Hosts("127.0.0.1", 7860, [wrong])
+            AllowedHosts("127.0.0.1", 7860, [wrong])
 
 
 def test_files_go_when_nobody_uses_them(tmp_path: Path) -> None:
     clock = Clock()
-    uploads = Uploads(tmp_path, clock)
+    uploads = UploadFolder(tmp_path, clock)
 
     def put(name: str, age: float, size: int = 10) -> Path:
         path = tmp_path / name / "file.png"
@@ -106,32 +106,35 @@ def test_files_go_when_nobody_uses_them(tmp_path: Path) -> None:
 
     page = put("page", 10**6)
     uploads.keep_present()
-    old, new = put("old", files.OLDEST + 1), put("new", 1)
+    old, new = put("old", upload_folder.OLDEST + 1), put("new", 1)
     assert uploads.tidy(10)
     assert [path.exists() for path in (page, old, old.parent, new)] == [True, False, False, True]
-    longest, shorter = put("longest", 500, files.LARGEST_TOTAL // 2), put("shorter", 400, files.LARGEST_TOTAL // 2)
+    longest, shorter = (
+        put("longest", 500, upload_folder.LARGEST_TOTAL // 2),
+        put("shorter", 400, upload_folder.LARGEST_TOTAL // 2),
+    )
     clock.now = time.time()
     for path, age in ((longest, 500), (shorter, 400)):
         os.utime(path, (clock.now - age,) * 2)
     assert uploads.holds(str(longest))  # used now: the other goes first
-    assert uploads.tidy(files.LARGEST_TOTAL // 4)
+    assert uploads.tidy(upload_folder.LARGEST_TOTAL // 4)
     assert longest.exists()
     assert not shorter.exists()
-    put("young", 1, files.LARGEST_TOTAL // 2)
-    assert not uploads.tidy(files.LARGEST_TOTAL // 4)  # refused: these are of the last minute
+    put("young", 1, upload_folder.LARGEST_TOTAL // 2)
+    assert not uploads.tidy(upload_folder.LARGEST_TOTAL // 4)  # refused: these are of the last minute
 
 
 def test_nobody_sends_more_than_their_share(tmp_path: Path) -> None:
     clock = Clock()
-    uploads = Uploads(tmp_path, clock)
-    assert uploads.charge("a", files.LARGEST_SHARE)
+    uploads = UploadFolder(tmp_path, clock)
+    assert uploads.charge("a", upload_folder.LARGEST_SHARE)
     assert not uploads.charge("a", 1)
     assert uploads.charge("b", 1)
-    clock.now += files.OLDEST + 1
+    clock.now += upload_folder.OLDEST + 1
     assert uploads.charge("a", 1)
     for n in range(3000):
         uploads.charge(f"10.{n // 250}.{n % 250}.1", 1)
-    assert len(uploads._sent) == files.ADDRESSES
+    assert len(uploads._uploaded) == upload_folder.MAX_CLIENTS
 
 
 def test_only_files_below_the_folder_are_taken(tmp_path: Path) -> None:
@@ -140,7 +143,7 @@ def test_only_files_below_the_folder_are_taken(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("1", encoding="utf-8")
     (folder / "link").symlink_to(tmp_path / "secret")
     (folder / "a/good").write_text("1", encoding="utf-8")
-    uploads = Uploads(folder)
+    uploads = UploadFolder(folder)
     assert uploads.holds(str(folder / "a/good"))
     outside = (
         tmp_path / "secret",
@@ -159,15 +162,15 @@ def test_only_files_below_the_folder_are_taken(tmp_path: Path) -> None:
 
 
 def test_what_a_visitor_brought_goes_with_them(tmp_path: Path) -> None:
-    uploads = Uploads(tmp_path)
+    uploads = UploadFolder(tmp_path)
     for name in ("mine", "ours"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.png").write_bytes(b"1")
     for session, name in (("me", "mine"), ("me", "ours"), ("you", "ours")):
-        uploads.bring(session, str(tmp_path / name / "a.png"))
-    uploads.bring("me", "/etc/hostname")
-    uploads.leave("me")
-    uploads.leave("nobody")
+        uploads.register(session, str(tmp_path / name / "a.png"))
+    uploads.register("me", "/etc/hostname")
+    uploads.remove_session("me")
+    uploads.remove_session("nobody")
     assert not (tmp_path / "mine").exists()
     assert (tmp_path / "ours/a.png").exists()
 
@@ -175,8 +178,8 @@ def test_what_a_visitor_brought_goes_with_them(tmp_path: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from purrception.studio.files import own_folder
-with own_folder(Path(sys.argv[1])) as folder:
+from purrception.studio.upload_folder import process_folder
+with process_folder(Path(sys.argv[1])) as folder:
     (folder / "brought").write_bytes(b"1")
     print(folder, flush=True)
     time.sleep(600)
@@ -191,7 +194,7 @@ def test_each_process_has_a_folder_and_those_of_dead_ones_go(tmp_path: Path) -> 
         assert other.stdout is not None
         theirs = Path(other.stdout.readline().strip())
         assert {path.name for path in tmp_path.iterdir()} == {theirs.parent.name}
-        with own_folder(tmp_path) as mine:
+        with process_folder(tmp_path) as mine:
             assert (theirs / "brought").exists()
             assert list(mine.iterdir()) == []
         assert not mine.parent.exists()
@@ -199,16 +202,16 @@ def test_each_process_has_a_folder_and_those_of_dead_ones_go(tmp_path: Path) -> 
     finally:
         other.send_signal(signal.SIGKILL)
         other.communicate(timeout=60)
-    with own_folder(tmp_path) as mine:
+    with process_folder(tmp_path) as mine:
         assert list(tmp_path.iterdir()) == [mine.parent]
 
 
 def test_the_process_contacts_nobody() -> None:
     probe = """
 import socket
-from purrception.studio.server import contact_nobody
+from purrception.studio.server import forbid_connections
 own = socket.create_server(("127.0.0.1", 0))
-contact_nobody()
+forbid_connections()
 for call in (
     lambda: socket.getaddrinfo("looked-up.example", 80),
     lambda: socket.gethostbyname("looked-up.example"),
@@ -221,7 +224,7 @@ for call in (
         print(error)
 """
     done = subprocess.run([python(), "-c", probe], capture_output=True, text=True, check=True, timeout=120)
-    assert done.stdout.split("\n") == ["the studio contacts nobody"] * 4 + [""]
+    assert done.stdout.split("\n") == ["the studio contacts no other machine"] * 4 + [""]
 
 
 @pytest.fixture
@@ -294,7 +297,7 @@ def test_of_too_many_that_wait_the_longest_waiting_goes(
     from purrception.studio import connections
 
     monkeypatch.setattr(connections, "HEAD_SECONDS", 60.0)
-    monkeypatch.setattr(connections.WatchedProtocol, "most_waiting", 5)
+    monkeypatch.setattr(connections.WatchedProtocol, "max_waiting", 5)
     crowd = [socket.create_connection(slow_server) for _ in range(8)]
     for one in crowd[:3]:
         assert ended(one) == b""
@@ -306,7 +309,7 @@ def test_of_too_many_that_wait_the_longest_waiting_goes(
 
 def test_a_painting_has_few_layers_and_few_wait() -> None:
     gradio = pytest.importorskip("gradio")
-    from purrception.studio.painting import MOST_PAINTINGS, limit_paintings
+    from purrception.studio.painting_limits import MAX_PAINTINGS, limit_paintings
 
     limit_paintings()
     assert gradio.ImageEditor.accept_blobs.__name__ == "accept_blobs"  # its name is part of the page
@@ -321,4 +324,4 @@ def test_a_painting_has_few_layers_and_few_wait() -> None:
             send("a", layer)
     for n in range(20):
         send(str(n), "0")
-    assert list(editor.blob_storage) == [str(n) for n in range(20 - MOST_PAINTINGS, 20)]
+    assert list(editor.blob_storage) == [str(n) for n in range(20 - MAX_PAINTINGS, 20)]
