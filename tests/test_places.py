@@ -73,7 +73,7 @@ def test_a_run_is_evaluated_and_goes_on_from_another_folder(
     assert main(["train", "--resume", "../moved", "--training.steps", "8"]) == 0
     told = capsys.readouterr().out
     assert "falls over 8 steps instead of 4, so that the learning rate rises from 0.00189 to 0.00525" in told
-    assert "to stay at 0.00189, give --training.decay constant --training.learning-rate 0.00189" in told
+    assert "to stay at 0.00189, also give --training.decay constant --training.learning-rate 0.00189" in told
     assert load_config(tmp_path / "moved/config.yaml").training.steps == 8
 
 
@@ -116,7 +116,7 @@ def test_a_longer_cosine_says_that_the_learning_rate_jumps() -> None:
 
     saved = config(steps=100, decay="cosine", warmup_steps=0)
     told = describe_jump(saved, config(steps=200, decay="cosine", warmup_steps=0), 100)
-    assert "from 5.02e-06 up to 5.25e-05 at step 100" in told
+    assert "from 5.02e-06 to 5.25e-05 at step 100" in told
     advised = config(steps=200, decay="constant", warmup_steps=0, learning_rate=5.02e-6)
     assert describe_jump(saved, advised, 100) == ""
     assert describe_jump(saved, saved, 50) == ""

@@ -78,7 +78,7 @@ def test_a_shard_is_verified_once_at_its_first_use(forty: Path, monkeypatch: pyt
 
 def upload(folder: Path, address: str) -> None:
     files = fsspec.filesystem("memory")
-    files.move_into_place(f"{folder}/", f"/{address}/", recursive=True)
+    files.put(f"{folder}/", f"/{address}/", recursive=True)
 
 
 def test_shards_at_an_address_are_cached_and_a_bad_copy_replaced(

@@ -70,7 +70,7 @@ def test_pieces_of_any_cut_make_the_whole_and_a_lost_one_is_missed(tmp_path: Pat
     Part(tmp_path).read({"weight": found})
     assert torch.equal(found, whole)
     (tmp_path / "shard-00002-model-00001-of-00001.safetensors").unlink()
-    with pytest.raises(OSError, match="of weight there are only 3 pieces"):
+    with pytest.raises(OSError, match="the 3 pieces of weight do not make up the whole tensor"):
         Part(tmp_path)
 
 

@@ -17,7 +17,7 @@ class CompareOptions:
     objectives: str = "purrception,cfm,cfm-endpoint,dfm"
     """What is compared, separated by commas: objectives, each with any changes behind plus signs, such as
     purrception+evidence or purrception+geometric+no-z-loss."""
-    protocol: Protocol = field(metadata=flat("entries"))
+    protocol: Protocol = field(metadata=flat("entries"), default=Protocol((), 3, 7, 500, tune=False))
     out: str = ""
     """Folder; default: comparisons/NAME. The same command goes on with an interrupted comparison, and with more
     objectives or seeds adds them to it."""

@@ -174,19 +174,20 @@ def _with_options(kind: type, left_out: tuple[str, ...] = ()) -> Any:
 
     changed: list[tuple[str, Any, Any]] = []
     for item, hint, name in _settings_in(kind):
-        option = hint
+        option, default = hint, item.default
         if item.name in left_out:
             option = Annotated[hint, tyro.conf.Suppress, tyro.conf.Fixed]
-        elif item.metadata.get("flat"):
-            inner = _with_options(hint, item.metadata["left_out"])
-            option = Annotated[inner, tyro.conf.arg(name="", prefix_name=False)]
         elif _holds_settings(hint):
-            option = _with_options(hint)
+            option = inner = _with_options(hint, item.metadata.get("left_out", ()))
+            if _holds_settings(type(default)):
+                default = _rebuilt(default, inner)
+            if item.metadata.get("flat"):
+                option = Annotated[inner, tyro.conf.arg(name="", prefix_name=False)]
         elif name != item.name:
             option = Annotated[hint, tyro.conf.arg(name=name)]
         if option is not hint:
-            default: dict[str, Any] = {"default": item.default, "default_factory": item.default_factory}
-            changed.append((item.name, option, field(**default, kw_only=bool(item.kw_only))))
+            defaults: dict[str, Any] = {"default": default, "default_factory": item.default_factory}
+            changed.append((item.name, option, field(**defaults, kw_only=bool(item.kw_only))))
     if not changed:
         return kind
     made = dataclasses.make_dataclass(kind.__name__, changed, bases=(kind,), frozen=True)

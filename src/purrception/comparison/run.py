@@ -39,15 +39,15 @@ TUNED_TEMPERATURES, TUNED_GUIDANCES = (1.0, 0.9, 0.8), (1.0, 1.5, 2.0)
 class Protocol:
     """What a comparison compares; saved with its results. Once begun, entries and seeds can only be added."""
 
-    entries: tuple[str, ...] = ()
+    entries: tuple[str, ...]
     """Objectives, with changes behind plus signs; see :func:`purrception.comparison.entries.configure`."""
-    seeds: int = 3
+    seeds: int
     """Number of trainings of each, with seeds that follow the recipe's."""
-    points: int = 7
+    points: int
     """Number of measurements of each training, at steps √2 apart, the last at the end."""
-    num: int = 500
+    num: int
     """Number of images generated per measurement."""
-    tune: bool = False
+    tune: bool
     """At the end, search a few sampling settings for each objective, and measure at the best ones."""
 
     def __post_init__(self) -> None:
