@@ -157,6 +157,7 @@ def test_stop_takes_back_what_still_waits_in_line(studio: Server, visit: Visit, 
     second.get_by_role("tab", name="Compare", exact=True).click()
     visit.fill("generate-number", 64)
     visit.fill("generate-steps", 200)
+    visit.fill("generate-guidance", 2)  # twice the work: it must last until the other's click has come through
     first.locator("#generate-go").click()
     first.locator("#generate-gallery").get_by_text("sampling").wait_for()
     second.locator("#compare-go").click()
