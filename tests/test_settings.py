@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
 from purrception import PurrceptionPipeline
+from purrception.cli.edit import VaryOptions
+from purrception.cli.evaluate import EvaluateOptions
+from purrception.cli.parsing import parse
+from purrception.cli.sample import SampleOptions
+from purrception.cli.sweep import SweepOptions
+from purrception.cli.verbs import VERBS
 from purrception.flow import SamplingConfig
 from purrception.utils.errors import InputError
 from purrception.utils.settings import as_options, field_docs
@@ -75,3 +81,38 @@ def test_a_call_of_the_pipeline_refuses_old_and_unknown_settings(
     pipeline = PurrceptionPipeline.from_pretrained(tiny_run / "pipeline")
     with pytest.raises(InputError, match=message):
         pipeline(**{keyword: 1.0})
+
+
+SAMPLE, EVALUATE, SWEEP = (VERBS[name] for name in ("sample", "evaluate", "sweep"))
+
+
+def test_a_command_takes_a_setting_under_its_name_and_those_it_had_before() -> None:
+    now = ["--steps", "7", "--guidance", "1.5", "--timestep-spacing", "cosine", "--eta", "0.2", "--redraw"]
+    before = ["--num_inference_steps=7", "--guidance-scale", "1.5", "--grid", "cosine", "--strength", "0.2"]
+    sampling = parse(SampleOptions, SAMPLE, now).sampling
+    assert type(sampling) is SamplingConfig
+    assert sampling == SamplingConfig(7, timestep_spacing="cosine", guidance_scale=1.5, eta=0.2, redraw=True)
+    assert parse(SampleOptions, SAMPLE, [*before, "--redraw"]).sampling == sampling
+    assert parse(SweepOptions, SWEEP, ["--grids", "cosine"]).space.timestep_spacings == ("cosine",)
+
+
+def test_what_an_option_is_called_by_an_edit_is_not_what_the_sampler_called_so() -> None:
+    options = parse(VaryOptions, VERBS["edit vary"], ["--strength", "0.3", "--eta", "0.2"])
+    assert (options.strength, options.sampling.eta) == (0.3, 0.2)
+
+
+def test_options_that_are_left_out_take_the_given_defaults() -> None:
+    own = replace(parse(SampleOptions, SAMPLE, []), sampling=SamplingConfig(9, temperature="linear:1:0.7"))
+    assert parse(SampleOptions, SAMPLE, ["--eta", "0.1"], own) == replace(
+        own, sampling=replace(own.sampling, eta=0.1)
+    )
+
+
+def test_evaluate_takes_every_setting_but_the_guidance_that_it_varies() -> None:
+    arguments = ["--top-k", "3", "--last-step", "argmax", "--tolerance", "0.1", "--classifier.steps", "2"]
+    options = parse(EvaluateOptions, EVALUATE, [*arguments, "--classifier", "mine.safetensors"])
+    assert options.sampling == SamplingConfig(top_k=3, last_step="argmax", tolerance=0.1)
+    assert (options.evaluation.classifier.steps, options.procedure.classifier) == (2, "mine.safetensors")
+    for unknown, nearest in (("--guidance", "--guidances"), ("--classifier.stepz", "--classifier.steps")):
+        with pytest.raises(InputError, match=rf"unknown option '{unknown}': did you mean '{nearest}'\?"):
+            parse(EvaluateOptions, EVALUATE, [unknown, "3"])

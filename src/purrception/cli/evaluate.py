@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from purrception.cli.parsing import flat, option_types, parse, say, say_skipped, spelt_out, target_of
+from purrception.cli.parsing import flat, options_of, parse, say, say_skipped, spelt_out, target_of
 from purrception.cli.verbs import Verb
 from purrception.evaluation.settings import EvaluationConfig, Procedure
 from purrception.flow.settings import SamplingConfig
@@ -110,7 +110,7 @@ def _evaluate_images(verb: Verb, target: Path, arguments: list[str]) -> None:
 
 def _refuse_settings_of_runs(arguments: list[str]) -> None:
     """Options about sampling mean nothing where nothing is sampled."""
-    about_runs = {name for name, _ in option_types(SamplingConfig)}
+    about_runs = {option.name for option in options_of(SamplingConfig)}
     about_runs |= {"--num", "--guidances", "--labels", "--truncate", "--save-images"}
     given = [word.split("=")[0] for word in spelt_out(EvaluateOptions, arguments)]
     if named := ", ".join(word for word in given if word in about_runs):

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import field, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any, TypeGuard, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeGuard, TypeVar, get_type_hints
 
 from purrception.cli.verbs import Verb
 from purrception.utils.errors import InputError, unknown_name
@@ -95,7 +95,7 @@ def parse(kind: type[T], verb: Verb, arguments: list[str], default: T | None = N
     parsed, unknown = parse_known(kind, verb, arguments, default)
     if unknown:
         given = unknown[0].split("=")[0]
-        raise unknown_name("option", given, [name for name, _ in option_types(kind)])
+        raise unknown_name("option", given, [option.name for option in options_of(kind)])
     return parsed
 
 
@@ -141,31 +141,30 @@ def _settings_in(kind: type) -> Iterator[tuple[dataclasses.Field[Any], Any, str]
         yield item, hints[item.name], names.get(item.name, item.name)
 
 
-def option_types(kind: type, prefix: str = "--") -> Iterator[tuple[str, Any]]:
-    """Every option that a dataclass gives a command, such as ``--training.batch-size``, with its type."""
-    for item, hint, name in _settings_in(kind):
-        if not _holds_settings(hint):
-            yield f"{prefix}{name}".replace("_", "-"), hint
-        elif item.metadata.get("flat"):
-            left_out = item.metadata["left_out"]
-            yield from (
-                (f"{prefix}{inner}".replace("_", "-"), of)
-                for setting, of, inner in _settings_in(hint)
-                if setting.name not in left_out
-            )
-        else:
-            yield from option_types(hint, f"{prefix}{name}.")
+class Option(NamedTuple):
+    """An option of a command."""
+
+    name: str
+    """Its name, such as ``--training.batch-size``."""
+    kind: Any
+    """The type of its value."""
+    other_names: tuple[str, ...]
+    """What it was called before, and what it is called in Python if not the same: accepted too."""
 
 
-def _older_names(kind: type, prefix: str = "--") -> Iterator[tuple[str, str]]:
-    """(other spelling, name) of the options that were renamed, or that are called otherwise in Python."""
+def options_of(kind: type, prefix: str = "--", left_out: tuple[str, ...] = ()) -> Iterator[Option]:
+    """Every option that a dataclass gives a command, those of the settings within it included."""
+    renamed = getattr(kind, "RENAMED", {})
     for item, hint, name in _settings_in(kind):
+        if item.name in left_out:
+            continue
         if _holds_settings(hint):
-            yield from _older_names(hint, prefix if item.metadata.get("flat") else f"{prefix}{name}.")
+            within = prefix if item.metadata.get("flat") else f"{prefix}{name}."
+            yield from options_of(hint, within, item.metadata.get("left_out", ()))
         else:
-            renamed = [old for old, new in getattr(kind, "RENAMED", {}).items() if new == item.name]
-            for other in {*renamed, item.name} - {name}:
-                yield f"{prefix}{other}".replace("_", "-"), f"{prefix}{name}".replace("_", "-")
+            others = {item.name, *(old for old, new in renamed.items() if new == item.name)} - {name}
+            spelt = [f"{prefix}{each}".replace("_", "-") for each in (name, *sorted(others))]
+            yield Option(spelt[0], hint, tuple(spelt[1:]))
 
 
 def _with_options(kind: type, left_out: tuple[str, ...] = ()) -> Any:
@@ -208,16 +207,16 @@ def _rebuilt(settings: Any, kind: type[T]) -> T:
 
 def spelt_out(kind: type, arguments: list[str]) -> list[str]:
     """``arguments`` under today's names, and with True behind every switch that stands alone."""
-    options = dict(option_types(kind))
-    older = dict(_older_names(kind))
+    kinds = {option.name: option.kind for option in options_of(kind)}
+    names = {other: option.name for option in options_of(kind) for other in option.other_names}
     spelt: list[str] = []
     for argument, following in pairwise([*arguments, ""]):
         name, *value = argument.split("=", 1)
         name = name.replace("_", "-") if name.startswith("--") else name
-        if name not in options and name in older:
-            name = older[name]
+        if name not in kinds:
+            name = names.get(name, name)
         spelt.append("=".join([name, *value]) if name.startswith("--") else argument)
-        if options.get(name) is bool and not value and following not in ("True", "False"):
+        if kinds.get(name) is bool and not value and following not in ("True", "False"):
             spelt.append("True")
     return spelt
 

@@ -4,7 +4,7 @@ The exact posterior factorises per site:
 
     p(c_i = k | z_t) ∝ p(c_i = k | z_t elsewhere) · N(z_t,i ; t e_k, (1 − t)² I).
 
-KnownCodes the second factor, the *evidence*, a network has only the first left to learn (the "output prior" of
+Given the second factor, the *evidence*, a network has only the first left to learn (the "output prior" of
 Plaid, arXiv 2305.18619).
 """
 

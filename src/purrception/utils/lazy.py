@@ -20,7 +20,9 @@ def lazy_names(package: str) -> tuple[Callable[[str], Any], Callable[[], list[st
     """
     module = sys.modules[package]
     source = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
-    checked = next(node for node in source.body if isinstance(node, ast.If))
+    checked = next(
+        node for node in source.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    )
     homes = {
         name.name: node.module for node in checked.body if isinstance(node, ast.ImportFrom) for name in node.names
     }

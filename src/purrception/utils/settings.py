@@ -37,21 +37,20 @@ class ProcessOptions(DeviceOptions):
     """Under torchrun, how many minutes processes wait for one that shows no progress."""
 
 
-def option_names(kind: type, prefix: str = "", of: type | None = None) -> list[str]:
+def option_names(kind: type, prefix: str = "") -> list[str]:
     """The fields of a dataclass and of those nested in it, with dots, such as ``training.batch_size``.
 
     Args:
         kind: the dataclass.
         prefix: what each name begins with.
-        of: the type of the fields to list; by default all.
     """
     hints = get_type_hints(kind)
     names: list[str] = []
     for item in dataclasses.fields(kind):
         inner = hints[item.name]
         if dataclasses.is_dataclass(inner) and isinstance(inner, type):
-            names += option_names(inner, f"{prefix}{item.name}.", of)
-        elif of in (None, inner):
+            names += option_names(inner, f"{prefix}{item.name}.")
+        else:
             names.append(prefix + item.name)
     return names
 
