@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 
 # Before torch is imported. Workers share the cores: threads that spin while they wait starve each other. And the
@@ -10,7 +11,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "HF_HUB_OFF
 
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,16 +105,37 @@ def tiny_config(runs: Path, **changes: object) -> RunConfig:
     return replace(config, **changes)  # type: ignore[arg-type]
 
 
+def of_all_workers(factory: pytest.TempPathFactory) -> Path:
+    """A temporary folder that all workers of this session share."""
+    own = factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that the first worker to ask makes, for all of them."""
+    folder = of_all_workers(factory) / name
+    with folder.with_suffix(".made").open("a+") as made:
+        fcntl.flock(made, fcntl.LOCK_EX)
+        made.seek(0)
+        if not made.read():
+            folder.mkdir()
+            make(folder)
+            made.write("whole")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished tiny run. Do not change it: copy it. A test that runs other tests may hand its own over."""
+
+    def make(folder: Path) -> None:
+        (folder / "tiny.yaml").write_text(dump_settings(tiny_config(folder / "runs")))
+        done = run_cli("train", "tiny.yaml", cwd=folder)
+        assert done.returncode == 0, done.stderr
+
     if "TINY_RUN" in os.environ:
         return Path(os.environ["TINY_RUN"])
-    folder = tmp_path_factory.mktemp("tiny")
-    (folder / "tiny.yaml").write_text(dump_settings(tiny_config(folder / "runs")))
-    done = run_cli("train", "tiny.yaml", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return folder / "runs" / "tiny"
+    return made_once(tmp_path_factory, "tiny", make) / "runs" / "tiny"
 
 
 CLASS_FOLDERS = ("1", "2", "3")
@@ -150,7 +172,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Nothing that a test caches meets what a person has cached."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str(of_all_workers(tmp_path_factory) / "cache"))
         yield
 
 

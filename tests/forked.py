@@ -1,7 +1,7 @@
 """A ``python`` whose packages are imported before it starts.
 
 To import PyTorch and diffusers takes a process some ten seconds of processor time, and the tests start hundreds.
-One server for each of pytest's workers imports them once, and forks itself for every command. What a test starts
+One server for all of pytest's workers imports them once, and forks itself for every command. What a test starts
 is a client that hands over its arguments, folder, environment and open files, passes signals on, and ends as the
 fork ends. Whoever asks for an environment that imports would have read gets an ordinary interpreter.
 """
@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
+import gc
 import json
 import os
 import random
@@ -26,6 +28,7 @@ import threading
 import time
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -43,6 +46,7 @@ IMPORTED = (
     "purrception.generation.public_checkpoints",
     "purrception.studio",
     "diffusers.models.autoencoders.vq_model",
+    "gradio",
     "matplotlib.pyplot",
     "sklearn.datasets",
     "torch.distributed.run",
@@ -79,32 +83,48 @@ ENVIRONMENT = dict(os.environ)
 @cache
 def python() -> str:
     """The path of a program that takes a module, a program text or a script, as ``python`` does."""
-    folder = Path(tempfile.mkdtemp(prefix="forked-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    session = os.getppid() if run else os.getpid()  # the workers are children of the process that was started
+    folder = Path(tempfile.gettempdir()) / f"forked-{run or session}"
+    folder.mkdir(exist_ok=True)
     address, program = folder / "socket", folder / "python"
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "{CLIENT}" "{address}" "$@"\n', encoding="utf-8")
-    program.chmod(0o755)
-    server = subprocess.Popen([sys.executable, "-m", __name__, str(address)], stdin=subprocess.PIPE)
-    atexit.register(server.kill)
-    while not address.exists():
-        assert server.poll() is None, "the server of forked processes did not start"
-        time.sleep(0.01)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not address.exists():
+            program.write_text(
+                f'#!/bin/sh\nexec "{sys.executable}" -IS "{CLIENT}" "{address}" "$@"\n', encoding="utf-8"
+            )
+            program.chmod(0o755)
+            server = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(address), str(session)], stdin=subprocess.DEVNULL
+            )
+            while not address.exists():
+                assert server.poll() is None, "the server of forked processes did not start"
+                time.sleep(0.01)
     return str(program)
 
 
-def serve(address: str) -> None:
-    """Fork for whoever calls, until the process that started this one is gone."""
+def serve(address: str, session: int) -> None:
+    """Fork for whoever calls, until the process that started the tests is gone."""
+    folder = Path(address).parent
+    tests = os.pidfd_open(session)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{address}.new")
     listener.listen()
     os.rename(f"{address}.new", address)
-    for module in IMPORTED:
+    from purrception.studio.server import set_environment
+
+    set_environment(folder)  # before gradio is imported
+    for module in filter(find_spec, IMPORTED):  # some are not installed everywhere
         import_module(module)
     del sys.modules["torch.distributed.run"]  # or it warns that it is to run a second time
+    gc.collect()
+    gc.freeze()  # a collection in a fork would copy every page
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who look after a command
     while True:
-        ready, _, _ = select.select([listener, sys.stdin], [], [])
-        if sys.stdin in ready:
+        ready, _, _ = select.select([listener, tests], [], [])
+        if tests in ready:
+            shutil.rmtree(folder, ignore_errors=True)
             return
         connection, _ = listener.accept()
         if os.fork() == 0:
@@ -161,7 +181,8 @@ def _become(asked: dict[str, Any], descriptors: list[int]) -> NoReturn:
     os.chdir(asked["folder"])
     os.environ.clear()
     os.environ.update(asked["environment"])
-    resource.setrlimit(resource.RLIMIT_FSIZE, asked["largest_file"])
+    for name, limits in asked["limits"].items():
+        resource.setrlimit(getattr(resource, name), limits)
     tempfile.tempdir = None
     random.seed()
     code = 0
@@ -199,4 +220,4 @@ def _run(kind: str, *words: str) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(sys.argv[1], int(sys.argv[2]))

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 
+LIMITS = ("RLIMIT_FSIZE", "RLIMIT_NOFILE")
 PASSED_ON = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -17,7 +18,7 @@ def main(address: str, *arguments: str) -> int:
         "arguments": arguments,
         "folder": os.getcwd(),
         "environment": dict(os.environ),
-        "largest_file": resource.getrlimit(resource.RLIMIT_FSIZE),
+        "limits": {name: resource.getrlimit(getattr(resource, name)) for name in LIMITS},
     }
     socket.send_fds(connection, [b"\n"], [0, 1, 2])
     connection.sendall(json.dumps(asked).encode() + b"\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +12,15 @@ from pathlib import Path
 import pytest
 
 from purrception.experiment.config import load_config
-from purrception.storage import read_json_lines
+from purrception.storage import LOCK_FILE, read_json_lines
 from tests.conftest import run_cli
+from tests.forked import python
 
 
 @contextmanager
 def started(arguments: list[object], until: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A command in the background, once it has written ``until``; killed in the end."""
-    command = [sys.executable, "-m", "purrception", *map(str, arguments)]
+    command = [python(), "-m", "purrception", *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             end = time.monotonic() + 120
@@ -32,6 +32,13 @@ def started(arguments: list[object], until: Path) -> Iterator[subprocess.Popen[b
             process.kill()
 
 
+def writer_of(folder: Path) -> str:
+    """The process that holds the lock of ``folder``, which runs."""
+    number = (folder / LOCK_FILE).read_text(encoding="utf-8").split()[1]
+    assert "python" in Path(f"/proc/{number}/cmdline").read_text(encoding="utf-8")
+    return f"process {number} on "
+
+
 @pytest.mark.slow
 def test_a_run_has_one_writer(tiny_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "long"
@@ -41,7 +48,7 @@ def test_a_run_has_one_writer(tiny_run: Path, tmp_path: Path) -> None:
         for again in (beginning, ["train", "--resume", run]):
             second = run_cli(*again, cwd=tmp_path)
             assert second.returncode == 2
-            assert f"process {first.pid} on " in second.stderr
+            assert writer_of(run) in second.stderr
             assert f"is writing to {run}: wait until it is done" in second.stderr
             assert "Traceback" not in second.stderr
         sampled = run_cli("sample", run, "--num", 1, "--steps", 2, cwd=tmp_path)  # reading needs no lock
@@ -66,6 +73,6 @@ def test_the_training_of_a_tokenizer_has_one_writer(tmp_path: Path) -> None:
     with started(beginning, folder / "checkpoints/step-00000005.safetensors") as first:
         second = run_cli("tokenizer", "train", "--resume", folder, cwd=tmp_path)
         assert second.returncode == 2
-        assert f"process {first.pid} on " in second.stderr
+        assert writer_of(folder) in second.stderr
         assert "Traceback" not in second.stderr
         assert first.poll() is None

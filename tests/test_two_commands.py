@@ -61,8 +61,8 @@ def test_a_second_command_is_told_who_writes_there(place: Path) -> None:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"here\n"
         try:
-            for words in commands.values():
-                check_refusal(run_cli(*words, cwd=place), f"process {holder.pid} on ")
+            for done in at_once(place, *commands.values()):  # each waits for a while
+                check_refusal(done, f"process {holder.pid} on ")
         finally:
             holder.kill()
     for name in ("sample", "evaluate", "compare", "prepare"):

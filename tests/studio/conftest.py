@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.forked import python
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
@@ -45,6 +47,11 @@ def refuse(host, *rest, **options):
 socket.getaddrinfo = refuse
 socket.gethostbyname = lambda host: refuse(host, None) and host
 """
+STARTED = """
+import sys
+from purrception.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 @dataclass(frozen=True)
@@ -60,33 +67,44 @@ class Server:
     process: subprocess.Popen[str]
 
 
-def start_studio(run: Path, around: Path, *options: str) -> Server:
-    """``purrception studio``, as a person starts it."""
+def start_studio(run: Path, around: Path, *options: str, fresh: bool = False) -> Server:
+    """``purrception studio``, as a person starts it.
+
+    A process of its own, with its packages imported before (:mod:`tests.forked`) unless it is to be ``fresh``:
+    then its home is here too, and what imports would write or look up is seen.
+    """
     (around / "guard").mkdir(exist_ok=True)
     (around / "guard/sitecustomize.py").write_text(NO_LOOKUPS)
     for name in ("tmp", "home"):
         (around / name).mkdir(exist_ok=True)
     lookups = around / "guard/lookups"
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(around / "guard"), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "LOOKUPS": str(lookups),
-        "OMP_NUM_THREADS": "2",
         "TMPDIR": str(around / "tmp"),
-        "HOME": str(around / "home"),
         "PYTHONUNBUFFERED": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
     }
+    words = ["studio", str(run), *options]
+    if fresh:
+        environment |= {
+            "PYTHONPATH": os.pathsep.join([str(around / "guard"), os.environ["PYTHONPATH"]]),
+            "OMP_NUM_THREADS": "2",
+            "HOME": str(around / "home"),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        command = [sys.executable, "-m", "purrception", *words]
+    else:
+        command = [python(), "-c", NO_LOOKUPS + STARTED, *words]
     log = (around / "guard/log").open("w+")
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     process = subprocess.Popen(
-        [sys.executable, "-m", "purrception", "studio", str(run), *options],
+        command,
         env=environment,
         stdout=log,
         stderr=subprocess.STDOUT,
         text=True,
         cwd=around,
-    )
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (min(1024, most), most))  # as most systems start it
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, most), most)),
+    )  # with as many files as most systems give it
     until = time.monotonic() + 300
     while time.monotonic() < until and process.poll() is None:
         if found := re.search(r"http://127\.0\.0\.1:\d+", (around / "guard/log").read_text()):
@@ -112,7 +130,7 @@ def studio(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     report.mkdir(parents=True)
     (report / "report.md").write_text("# Evaluation\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n![grid](grid.png)\n")
     shutil.copy(next((around / "tiny/samples").glob("*.png")), report / "grid.png")
-    server = start_studio(around / "tiny", around)
+    server = start_studio(around / "tiny", around, fresh=True)
     yield server
     stop_studio(server)
 
