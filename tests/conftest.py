@@ -1,4 +1,8 @@
-"""Shared fixtures: a tiny configuration, and one tiny run made by the real command line."""
+"""Shared fixtures: a tiny configuration, and one tiny run made by the real command line.
+
+What takes seconds to import is imported where it is used: the process that hands the tests to others needs none of
+it.
+"""
 
 from __future__ import annotations
 
@@ -13,25 +17,20 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from PIL import Image
 
 import purrception
-from purrception.data import DataConfig
-from purrception.evaluation import ClassifierConfig, EvaluationConfig
-from purrception.experiment.config import RunConfig
-from purrception.experiment.recipes import digits
-from purrception.flow import Objective, SamplingConfig
-from purrception.models import DiTConfig, PurrceptionTransformer
-from purrception.storage import dump_settings
-from purrception.tokenizers import TokenizerTrainingConfig, VQConfig
-from purrception.training import TrainingConfig
 from tests.forked import python
+
+if TYPE_CHECKING:
+    from purrception.experiment.config import RunConfig
+    from purrception.flow import Objective
+    from purrception.models import PurrceptionTransformer
 
 ROOT = Path(__file__).parents[1]
 # Processes that tests start find what the tests found, wherever they run: PYTHONPATH=src need not be absolute.
@@ -78,7 +77,13 @@ def tiny_config(runs: Path, **changes: object) -> RunConfig:
     """A run of seconds: every part of the real one, small."""
     from dataclasses import replace
 
-    from purrception.experiment.config import TokenizerConfig
+    from purrception.data import DataConfig
+    from purrception.evaluation import ClassifierConfig, EvaluationConfig
+    from purrception.experiment.config import RunConfig, TokenizerConfig
+    from purrception.flow import SamplingConfig
+    from purrception.models import DiTConfig
+    from purrception.tokenizers import TokenizerTrainingConfig, VQConfig
+    from purrception.training import TrainingConfig
 
     config = RunConfig(
         name="tiny",
@@ -127,6 +132,7 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished tiny run. Do not change it: copy it. A test that runs other tests may hand its own over."""
+    from purrception.storage import dump_settings
 
     def make(folder: Path) -> None:
         (folder / "tiny.yaml").write_text(dump_settings(tiny_config(folder / "runs")))
@@ -154,6 +160,8 @@ def save_pictures(folder: Path, classes: tuple[str, ...] = CLASS_FOLDERS, each: 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Class folders by numbers, and a short run whose paths were given as seen from here. Do not change: copy."""
+    from purrception.storage import dump_settings
+
     folder = tmp_path_factory.mktemp("project")
     save_pictures(folder / "my pictures")
     config = yaml.safe_load(dump_settings(tiny_config(Path("my runs"))))
@@ -179,30 +187,26 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture
 def network() -> PurrceptionTransformer:
     """A small network whose every weight is random, so that nothing holds by accident of a zero."""
-    torch.manual_seed(0)
-    made = PurrceptionTransformer(
-        grid=(4, 6), codebook_size=17, codebook_dim=3, num_classes=5, depth=2, width=32, heads=2, patch_size=2
-    )
-    for parameter in made.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    made.set_codebook(torch.randn(17, 3))
-    return made.eval()
+    return random_network(depth=2)
 
 
 def network_for(objective: Objective) -> PurrceptionTransformer:
     """A small network of random weights, for an objective."""
-    torch.manual_seed(0)
-    made = PurrceptionTransformer(
-        grid=(4, 6),
-        codebook_size=17,
-        codebook_dim=3,
-        num_classes=5,
+    return random_network(
         depth=1,
-        width=32,
-        heads=2,
-        patch_size=2,
         input_channels=3 + objective.extra_channels,
         head_kind="regression" if objective.head_family == "regression" else "linear",
+    )
+
+
+def random_network(**settings: Any) -> PurrceptionTransformer:
+    import torch
+
+    from purrception.models import PurrceptionTransformer
+
+    torch.manual_seed(0)
+    made = PurrceptionTransformer(
+        grid=(4, 6), codebook_size=17, codebook_dim=3, num_classes=5, width=32, heads=2, patch_size=2, **settings
     )
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
@@ -212,12 +216,16 @@ def network_for(objective: Objective) -> PurrceptionTransformer:
 
 @pytest.fixture
 def digits_recipe() -> RunConfig:
+    from purrception.experiment.recipes import digits
+
     return digits()
 
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Every test draws the same numbers every time."""
+    import torch
+
     torch.manual_seed(0)
 
 

@@ -16,9 +16,9 @@ FEW_DIMENSIONS, FEW_ROUNDS = 512, 20
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     """|μ_a − μ_b|² + tr(C_a + C_b − 2 (C_a C_b)^½), the Fréchet distance of two Gaussians (FID, arXiv 1706.08500).
 
-    The trace of the root is the sum of the square roots of the eigenvalues of C_b^½ C_a C_b^½, which is symmetric
-    and has the eigenvalues of C_a C_b. No square root of a general matrix is needed; its result changes between
-    versions of SciPy, and is complex where a covariance does not have full rank.
+    With C_b = F Fᵀ, the trace of the root is the sum of the square roots of the eigenvalues of Fᵀ C_a F, which is
+    symmetric and has the nonzero eigenvalues of C_a C_b. No square root of a general matrix is needed; its result
+    changes between versions of SciPy, and is complex where a covariance does not have full rank.
 
     Raises:
         InputError: the features differ in dimension.
@@ -28,7 +28,7 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
             f"features of {a.dimension} and of {b.dimension} dimensions have no distance: they come from "
             "different extractors; compute both sides with the same --features"
         )
-    eigenvalues = torch.linalg.eigvalsh(b.root @ a.covariance @ b.root)
+    eigenvalues = torch.linalg.eigvalsh(b.factor.T @ a.covariance @ b.factor)
     cross = eigenvalues.clamp(min=0).sqrt().sum()
     gap = (a.mean - b.mean).square().sum()
     distance = gap + a.covariance.trace() + b.covariance.trace() - 2 * cross

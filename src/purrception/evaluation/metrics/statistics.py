@@ -49,10 +49,11 @@ class FeatureStatistics:
         return self.count <= self.dimension
 
     @cached_property
-    def root(self) -> Tensor:
-        """The symmetric square root of the covariance, ``[d, d]``, from its eigenvalues."""
+    def factor(self) -> Tensor:
+        """F, ``[d, r]``, such that F Fᵀ is the covariance of rank r: few images leave few columns."""
         values, vectors = torch.linalg.eigh(self.covariance)
-        return vectors * values.clamp(min=0).sqrt() @ vectors.T
+        kept = values > values[-1] * self.dimension * torch.finfo(values.dtype).eps  # the others are rounding
+        return vectors[:, kept] * values[kept].sqrt()
 
 
 class RunningStatistics:
