@@ -74,7 +74,7 @@ def test_the_whole_step_of_every_recipe_fits_shape_by_shape(name: str) -> None:
         (["digits"], ["trained for one step: K = 256, D = 4, grid 4×4", "4 of 4 blocks", "10 classes"]),
         (["folder"], ["K = 1024, D = 8, grid 8×8", "12 of 12 blocks", "no classes"]),
         (
-            ["ffhq128", "--network.depth", "2"],
+            ["ffhq128", "--network.depth", "2", "--network.width", "384", "--network.heads", "6"],
             ["vq-f8 with random weights: K = 16384, D = 4, grid 16×16", "no classes", "2 of 2 blocks"],
         ),
         (
@@ -82,8 +82,8 @@ def test_the_whole_step_of_every_recipe_fits_shape_by_shape(name: str) -> None:
             ["vq-f8 with random weights: K = 16384, D = 4, grid 8×8", "1000 classes", "cross_entropy 9.704"],
         ),
         (
-            ["imagenet256-xl", "--tokenizer.arch", "vq-ds8-c2i", "--data.image-size", "128"],
-            ["vq-ds8-c2i with random weights: K = 16384, D = 8, grid 16×16", "1000 classes", "2 of 28 blocks"],
+            ["imagenet256-xl", "--tokenizer.arch", "vq-ds8-c2i", "--data.image-size", "64"],
+            ["vq-ds8-c2i with random weights: K = 16384, D = 8, grid 8×8", "1000 classes", "2 of 28 blocks"],
         ),
     ],
     ids=lambda value: value[0],

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 
 from purrception.experiment.config import RunConfig
 from purrception.flow import build_objective
 from purrception.generation.pipeline import PurrceptionPipeline
-from purrception.models import PurrceptionTransformer
+from purrception.models import CategoricalHead, PurrceptionTransformer
 from purrception.storage import dump_settings
 from purrception.storage.pipeline_folder import SAMPLING
 from purrception.tokenizers import VQTokenizer
@@ -45,6 +47,12 @@ def build_network(config: RunConfig, manifest: Manifest, tokenizer: VQTokenizer)
     codebook = tokenizer.codebook
     network.set_codebook(manifest.standardisation.apply(codebook) if config.tokenizer.standardise else codebook)
     return network
+
+
+def in_one_chunk(network: PurrceptionTransformer) -> None:
+    """Have the head compute all logits at once: where tensors are shapes alone, chunks save no memory."""
+    if isinstance(network.head, CategoricalHead):
+        network.head.chunk_bytes = sys.maxsize
 
 
 def build_pipeline(

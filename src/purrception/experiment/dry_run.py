@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from purrception.data import DataConfig, open_images
-from purrception.experiment.build import build_network
+from purrception.experiment.build import build_network, in_one_chunk
 from purrception.experiment.checks import check_config
 from purrception.experiment.config import RunConfig
 from purrception.experiment.run import build_trainer, prepare_tokenizer, prepare_tokens
@@ -103,6 +103,7 @@ def whole_step(config: RunConfig, manifest: Manifest, tokenizer: VQTokenizer) ->
     training, objective = config.training, build_objective(config.objective)
     with torch.device("meta"):
         network = build_network(config, manifest, tokenizer)
+        in_one_chunk(network)
         objective.loss(network, blank_batch(network, training.microbatch)).total.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), training.gradient_clip)
         torch.optim.AdamW(network.parameters(), training.learning_rate, training.betas).step()

@@ -7,7 +7,6 @@ Images are counted if they are there, and speed is measured if the run would tra
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +15,13 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from purrception.experiment.build import empty_network
+from purrception.experiment.build import empty_network, in_one_chunk
 from purrception.experiment.config import RunConfig, TokenizerConfig
 from purrception.experiment.plan.images import Manifests, count_images, prepared_manifests
 from purrception.experiment.plan.report import Plan, PlanOptions
 from purrception.experiment.plan.speed import Peak, Speed, measured_step
 from purrception.flow import Objective, build_objective
-from purrception.models import CategoricalHead, PurrceptionTransformer, chunk_budget, training_flops
+from purrception.models import PurrceptionTransformer, chunk_budget, training_flops
 from purrception.models.flops import forward_flops
 from purrception.tokenizers import known_arch, open_tokenizer
 from purrception.training import TrainingConfig
@@ -198,8 +197,7 @@ def _memory(
     with FakeTensorMode():
         network = build()
         network.backbone.recompute = config.training.recompute
-        if isinstance(network.head, CategoricalHead):
-            network.head.chunk_bytes = sys.maxsize  # one chunk: no memory is taken here, and many take time
+        in_one_chunk(network)
         kept = _bytes_kept(network, objective, images, low=config.training.takes_bfloat16(device))
     total = sum(parameter.numel() for parameter in network.parameters())
     memory = {name: each * -(-total // shards) for name, each in STATE_BYTES.items()} | {"activations": kept}
