@@ -25,6 +25,7 @@ import yaml
 from PIL import Image
 
 import purrception
+from tests import forked
 from tests.forked import python
 
 if TYPE_CHECKING:
@@ -181,6 +182,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Nothing that a test caches meets what a person has cached."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(of_all_workers(tmp_path_factory) / "cache"))
+        forked.ENVIRONMENT.update(os.environ)  # whatever the first test that starts something has changed
         yield
 
 

@@ -77,7 +77,7 @@ READ_BY_IMPORTS = (
 READ_LATER = {"PYTHON", "PYTHONPATH", "PYTHONUNBUFFERED", "PYTHON_EXEC"}
 """… but for these."""
 ENVIRONMENT = dict(os.environ)
-"""As it was before the imports, which add to it."""
+"""In a server, as it was before the imports, which add to it; in a test, the one that its server is given."""
 
 
 @cache
@@ -96,7 +96,9 @@ def python() -> str:
             )
             program.chmod(0o755)
             server = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(address), str(session)], stdin=subprocess.DEVNULL
+                [sys.executable, "-m", __name__, str(address), str(session)],
+                env=ENVIRONMENT,
+                stdin=subprocess.DEVNULL,
             )
             while not address.exists():
                 assert server.poll() is None, "the server of forked processes did not start"

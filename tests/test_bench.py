@@ -178,7 +178,7 @@ esac
 """
     )
     python.chmod(0o755)
-    done = run_gpu_script(tmp_path, PYTHON=str(python), LIMIT="18", PARTS="training head profile sampling")
+    done = run_gpu_script(tmp_path, PYTHON=str(python), LIMIT="5", PARTS="training head profile sampling")
     assert done.returncode == 1
     found = results(tmp_path)
     assert found["training"] == "out of time"

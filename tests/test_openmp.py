@@ -64,5 +64,6 @@ def test_a_torch_that_was_there_before_is_left_alone(own: pytest.MonkeyPatch) ->
 
 
 def test_processes_of_torchrun_are_bounded(own: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    result = run_torchrun("-m", "--", "purrception", "sample", "nowhere", cwd=tmp_path)
+    (tmp_path / "both.py").write_text("import purrception, torch", encoding="utf-8")
+    result = run_torchrun("both.py", cwd=tmp_path)
     assert spins(result.stderr).count(SPINS) >= 2

@@ -3,5 +3,3 @@
 from purrception.bench.config import BenchConfig
 from purrception.bench.report import Report
 from purrception.bench.run import bench
-
-__all__ = ["BenchConfig", "Report", "bench"]

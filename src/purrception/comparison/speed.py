@@ -18,7 +18,6 @@ import numpy as np
 
 from purrception.evaluation.metrics.intervals import t_quantile
 from purrception.utils.keyed_rng import Stream, keyed_rng
-from purrception.utils.packages import require
 
 ROUNDS = 400
 """Rounds of the bootstrap over seeds."""
@@ -93,11 +92,13 @@ def falling(positions: np.ndarray, values: np.ndarray) -> np.ndarray:
     Isotonic regression pools what goes up into flat blocks; each block's value stands at its middle, and between
     the middles the curve is straight.
     """
-    fit = require("sklearn.isotonic", "fitting a monotone curve").isotonic_regression
-    fitted = fit(values, increasing=False)
-    blocks = [np.flatnonzero(fitted == level) for level in dict.fromkeys(fitted.tolist())]
-    middles = [float(positions[block].mean()) for block in blocks]
-    return np.interp(positions, middles, [float(fitted[block[0]]) for block in blocks])
+    blocks: list[np.ndarray] = []  # of adjacent points, pooled with those before them that are not above them
+    for point in range(len(values)):
+        block = np.array([point])
+        while blocks and values[block].mean() >= values[blocks[-1]].mean():
+            block = np.concatenate([blocks.pop(), block])
+        blocks.append(block)
+    return np.interp(positions, *np.transpose([(positions[b].mean(), values[b].mean()) for b in blocks]))
 
 
 def first_reach(positions: np.ndarray, values: np.ndarray, target: float) -> float:

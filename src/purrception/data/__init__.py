@@ -17,31 +17,3 @@ from purrception.data.sources import SOURCES, find_source, load_split, name_sour
 from purrception.data.survey import Survey
 from purrception.data.transforms import array_to_pil, images_to_tensor, tensor_to_images
 from purrception.data.views import Views
-
-__all__ = [
-    "REPORT_FILE",
-    "SOURCES",
-    "DataConfig",
-    "ImageSource",
-    "NothingReadableError",
-    "ReadableImages",
-    "Skipped",
-    "Split",
-    "Survey",
-    "UnreadableImageError",
-    "Views",
-    "array_to_pil",
-    "decode_image",
-    "describe",
-    "describe_report",
-    "find_source",
-    "ignored_files",
-    "images_to_tensor",
-    "load_split",
-    "name_source",
-    "open_images",
-    "report_text",
-    "spread_rows",
-    "tensor_to_images",
-    "write_report",
-]

@@ -7,17 +7,3 @@ from purrception.evaluation.metrics.statistics import FeatureStatistics
 from purrception.evaluation.report import Evaluation
 from purrception.evaluation.run import evaluate, evaluate_images
 from purrception.evaluation.settings import EvaluationConfig, Procedure
-
-__all__ = [
-    "ClassifierConfig",
-    "Evaluation",
-    "EvaluationConfig",
-    "FeatureStatistics",
-    "ImageClassifier",
-    "Procedure",
-    "evaluate",
-    "evaluate_images",
-    "frechet_distance",
-    "likelihood_bound",
-    "train_classifier",
-]

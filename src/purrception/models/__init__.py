@@ -17,27 +17,3 @@ from purrception.models.head import (
     categorical_heads,
 )
 from purrception.models.transformer import PurrceptionTransformer
-
-__all__ = [
-    "DIT_SIZES",
-    "HEADS",
-    "TRAINING_PASSES",
-    "CategoricalHead",
-    "DiT",
-    "DiTConfig",
-    "FactoredHead",
-    "GeometricHead",
-    "Head",
-    "HeadConfig",
-    "Kernel",
-    "LinearHead",
-    "PurrceptionTransformer",
-    "RegressionHead",
-    "SoftTargets",
-    "categorical_heads",
-    "check_kernel",
-    "chunk_budget",
-    "forward_flops",
-    "plain_loss",
-    "training_flops",
-]

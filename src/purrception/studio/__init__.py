@@ -5,5 +5,3 @@ that gradio contacts no other machine.
 """
 
 from purrception.studio.server import StudioOptions, open_studio
-
-__all__ = ["StudioOptions", "open_studio"]

@@ -5,20 +5,3 @@ from purrception.tokenizers.public import PUBLIC_TOKENIZERS, PublicTokenizer
 from purrception.tokenizers.settings import AdversarialConfig, LossConfig, TokenizerTrainingConfig
 from purrception.tokenizers.training import train_tokenizer
 from purrception.tokenizers.vq import Tokenizer, UnnormalisedVQModel, VQConfig, VQTokenizer, fingerprint
-
-__all__ = [
-    "PUBLIC_TOKENIZERS",
-    "AdversarialConfig",
-    "LossConfig",
-    "PublicTokenizer",
-    "Tokenizer",
-    "TokenizerTrainingConfig",
-    "UnnormalisedVQModel",
-    "VQConfig",
-    "VQTokenizer",
-    "convert_tokenizer",
-    "fingerprint",
-    "known_arch",
-    "open_tokenizer",
-    "train_tokenizer",
-]

@@ -11,19 +11,3 @@ from purrception.tokens.manifest import MANIFEST_FILE, Manifest, Shard, Standard
 from purrception.tokens.order import ShuffledOrder, rank_share
 from purrception.tokens.preparation import SUMMARY_FILE, describe_skipped, prepare_splits, write_tokens
 from purrception.tokens.store import TokenStore
-
-__all__ = [
-    "MANIFEST_FILE",
-    "SUMMARY_FILE",
-    "EncodingConfig",
-    "Manifest",
-    "Shard",
-    "ShuffledOrder",
-    "Standardisation",
-    "TokenDataset",
-    "TokenStore",
-    "describe_skipped",
-    "prepare_splits",
-    "rank_share",
-    "write_tokens",
-]

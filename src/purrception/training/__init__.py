@@ -4,15 +4,3 @@ from purrception.training.checkpoint import Checkpoint, CheckpointStore, Damaged
 from purrception.training.config import TrainingConfig
 from purrception.training.loop import Trainer, TrainingDivergedError
 from purrception.training.run_directory import RunDirectory, is_pipeline
-
-__all__ = [
-    "Checkpoint",
-    "CheckpointStore",
-    "DamagedCheckpointError",
-    "RunDirectory",
-    "Trainer",
-    "TrainingConfig",
-    "TrainingDivergedError",
-    "TrainingState",
-    "is_pipeline",
-]

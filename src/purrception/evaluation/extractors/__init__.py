@@ -82,18 +82,3 @@ def check_features(name: str) -> None:
     """
     if name not in EXTRACTORS:
         raise unknown_name("feature extractor", name, EXTRACTORS)
-
-
-__all__ = [
-    "EXTRACTORS",
-    "Extracted",
-    "Extractor",
-    "ExtractorInputs",
-    "ImageClassifier",
-    "build_extractor",
-    "check_features",
-    "extract_in_groups",
-    "is_grey",
-    "shared_channels",
-    "with_channels",
-]

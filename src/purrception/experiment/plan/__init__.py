@@ -2,5 +2,3 @@
 
 from purrception.experiment.plan.cost import plan
 from purrception.experiment.plan.report import Plan, PlanOptions
-
-__all__ = ["Plan", "PlanOptions", "plan"]
