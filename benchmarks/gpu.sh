@@ -34,7 +34,8 @@ if [[ -n ${DRY:-} ]]; then
     sizes=(--network nano/2 --grid 4 --codebook-size 33 --device cpu --precision bfloat16 --repeats 1 --order alone)
     kernels=(ours)
     few=2 some=2 many=(1 2) compile=False tokenizer=(8 8) steps=2 codebooks=(33 66)
-    learn=(--training.steps 20 --tokenizer.training.steps 10 --training.device cpu) least=3
+    learn=(--training.steps 20 --tokenizer.training.steps 10 --tokenizer.model.channels 8 8 8 --training.device cpu)
+    least=3
     tests=(-k "not compiled and not command_line and not (float32 and goes_on)")
     export GPU_TESTS=cpu OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 else

@@ -26,7 +26,7 @@ from purrception.utils.errors import InputError
 from tests.conftest import ROOT, run_cli
 from tests.forked import python
 
-TINY = ["--network", "S/2", "--grid", "4", "--codebook-size", "33", "--batch-size", "1", "--repeats", "1"]
+TINY = ["--network", "nano/2", "--grid", "4", "--codebook-size", "33", "--batch-size", "1", "--repeats", "1"]
 
 
 def test_the_reference_computes_what_we_do() -> None:
@@ -44,7 +44,14 @@ def test_the_reference_computes_what_we_do() -> None:
 def test_every_part_is_measured_in_every_variant() -> None:
     report = bench(
         BenchConfig(
-            grid=4, codebook_size=33, batch_size=1, steps=2, repeats=1, memory=False, tokenizer_channels=(8, 8)
+            network="nano/2",
+            grid=4,
+            codebook_size=33,
+            batch_size=1,
+            steps=2,
+            repeats=1,
+            memory=False,
+            tokenizer_channels=(8, 8),
         )
     )
     measured = {(row.part, row.variant) for row in report.rows}
@@ -53,7 +60,7 @@ def test_every_part_is_measured_in_every_variant() -> None:
 
 
 def test_both_ways_of_generating_give_images_of_the_same_shape() -> None:
-    config = BenchConfig(grid=4, codebook_size=33, steps=2, tokenizer_channels=(8, 8))
+    config = BenchConfig(network="nano/2", grid=4, codebook_size=33, steps=2, tokenizer_channels=(8, 8))
     ours, plain = (make(config, 3, torch.device("cpu"))() for make in (generate, generate_plainly))
     assert ours.shape == plain.shape == (3, 3, 8, 8)
 
@@ -98,7 +105,7 @@ def test_a_torch_without_its_own_cross_entropy_is_measured_without_it(monkeypatc
 
 
 def test_sizes_are_varied_within_one_run_and_growth_is_fitted() -> None:
-    config = BenchConfig(grid=8, batch_size=1, repeats=1, memory=False)
+    config = BenchConfig(network="nano/2", grid=8, batch_size=1, repeats=1, memory=False)
     report = bench(config, ["head"], ["ours", REFERENCE], "codebook_size", ["40", "4000"])
     assert [(row.variant, row.setting) for row in report.rows] == [
         ("ours", 40),
