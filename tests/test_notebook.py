@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,8 @@ import pytest
 nbclient = pytest.importorskip("nbclient")
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("ipykernel")
+
+from tests.forked import python
 
 NOTEBOOK = Path(__file__).parent.parent / "docs/first-inpainting.ipynb"
 
@@ -21,12 +22,11 @@ def tags(cell: dict) -> list[str]:
 
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it stands, but for the installation and the lengths of training."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
     kernel = tmp_path / "share/kernels/python3"
     kernel.mkdir(parents=True)
     (kernel / "kernel.json").write_text(
-        f'{{"argv": ["{sys.executable}", "-m", "ipykernel_launcher", "-f", "{{connection_file}}"], '
+        f'{{"argv": ["{python()}", "-m", "ipykernel_launcher", "-f", "{{connection_file}}"], '
         '"display_name": "Python 3", "language": "python"}'
     )
     monkeypatch.setenv("JUPYTER_PATH", os.fspath(tmp_path / "share"))

@@ -100,11 +100,12 @@ def test_what_a_run_lacks_is_told_in_one_line(
 
 @pytest.mark.slow
 def test_a_run_without_a_posterior_is_given_the_parts_that_apply(tiny_run: Path, tmp_path: Path) -> None:
-    for name, applies in (
-        ("cfm", {"codebook", "oracle", "smoothness"}),
-        ("dfm", {"calibration", "codebook", "drift", "temperature"}),
+    for name, applies, split in (
+        ("cfm", {"codebook", "oracle", "smoothness"}, 0.9),  # few images for the exact posterior
+        ("dfm", {"calibration", "codebook", "drift", "temperature"}, 0.2),
     ):
         options = ["--objective.name", name, "--runs", "runs", "--name", name, "--training.steps", "2"]
+        options += ["--data.test-fraction", str(split)]
         words = ["train", tiny_run / "config.yaml", *options, "--tokenizer.path", tiny_run / "tokenizer"]
         done = run_cli(*words, cwd=tmp_path)
         assert done.returncode == 0, done.stderr

@@ -41,7 +41,7 @@ def test_classes_are_matched_by_name_or_by_number_where_there_are_no_names(
 
 def evaluate(*arguments: object, cache: Path) -> None:
     """With a cache, so that the classifier of one reference is learned once."""
-    common = ["--bootstrap", 0, "--cache", cache]
+    common = ["--bootstrap", 0, "--cache", cache, "--classifier.steps", 150]
     assert main(["evaluate", *map(str, [*arguments, *common])]) == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -273,22 +274,27 @@ def ended(connection: socket.socket, patience: float = 30) -> bytes:
 
 def test_connections_that_dawdle_are_closed(slow_server: tuple[str, int]) -> None:
     head, post = b"GET / HTTP/1.1\r\nHost: a\r\n", b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc"
-    for words in (b"", b"G", head, post):
-        with socket.create_connection(slow_server) as slow:
-            slow.sendall(words)
-            assert ended(slow) == b"", words
-    with socket.create_connection(slow_server) as again:  # a second request on a connection has no more time
-        again.sendall(post + b"defghi")
+    with contextlib.ExitStack() as opened:
+
+        def connect(words: bytes) -> socket.socket:
+            one = opened.enter_context(socket.create_connection(slow_server))
+            one.sendall(words)
+            return one
+
+        slow = {words: connect(words) for words in (b"", b"G", head, post)}
+        again = connect(post + b"defghi")
+        deaf = connect(head.replace(b"/", b"/much", 1) + b"\r\n")  # asks for very much and does not read it
+        began = time.monotonic()
+        # that the server takes its time is nobody's fault
+        patient = connect(head.replace(b"/", b"/later", 1) + b"Connection: close\r\n\r\n")
         assert b"abcdefghi" in again.recv(1000) + again.recv(1000)
-        again.sendall(b"GET")
+        again.sendall(b"GET")  # a second request on a connection has no more time
+        for words, one in slow.items():
+            assert ended(one) == b"", words
         ended(again)
-    with socket.create_connection(slow_server) as deaf:  # asks for very much and does not read it
-        deaf.sendall(head.replace(b"/", b"/much", 1) + b"\r\n")
-        time.sleep(3)
-        assert len(ended(deaf)) < 2000 * 2**16
-    with socket.create_connection(slow_server) as patient:  # that the server takes its time is nobody's fault
-        patient.sendall(head.replace(b"/", b"/later", 1) + b"Connection: close\r\n\r\n")
         assert b"200 OK" in ended(patient)
+        time.sleep(max(began + 3 - time.monotonic(), 0))
+        assert len(ended(deaf)) < 2000 * 2**16
 
 
 def test_of_too_many_that_wait_the_longest_waiting_goes(

@@ -20,14 +20,14 @@ import torch
 from purrception.utils import distributed
 from purrception.utils.progress import ProgressBar
 
-distributed.SECONDS_BETWEEN_LINES = 1.0
+distributed.SECONDS_BETWEEN_LINES, distributed.ROLL_CALL_SECONDS = 1.0, 3.0
 kind = sys.argv[1]
 try:
-    with distributed.joined(torch.device("cpu"), 0.1):
+    with distributed.joined(torch.device("cpu"), 0.05):
         assert distributed.gather(distributed.rank()) == [0, 1]
         if kind == "slow" and distributed.rank() == 1:
-            with ProgressBar("work", 60) as bar:
-                for step in range(60):
+            with ProgressBar("work", 30) as bar:
+                for step in range(30):
                     time.sleep(0.2)
                     bar.update(step)
         if kind in ("stopped", "stopped-in-a-sum") and distributed.rank() == 1:
