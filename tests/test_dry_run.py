@@ -74,8 +74,18 @@ def test_the_whole_step_of_every_recipe_fits_shape_by_shape(name: str) -> None:
         (["digits"], ["trained for one step: K = 256, D = 4, grid 4×4", "4 of 4 blocks", "10 classes"]),
         (["folder"], ["K = 1024, D = 8, grid 8×8", "12 of 12 blocks", "no classes"]),
         (
-            ["ffhq128", "--network.depth", "2", "--network.width", "384", "--network.heads", "6"],
-            ["vq-f8 with random weights: K = 16384, D = 4, grid 16×16", "no classes", "2 of 2 blocks"],
+            [
+                "ffhq128",
+                "--network.depth",
+                "2",
+                "--network.width",
+                "384",
+                "--network.heads",
+                "6",
+                "--data.image-size",
+                "64",
+            ],
+            ["vq-f8 with random weights: K = 16384, D = 4, grid 8×8", "no classes", "2 of 2 blocks"],
         ),
         (
             ["paper-code-b", "--network.depth", "2", "--data.image-size", "64", "--objective.name", "dfm"],

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked import python
+
 nbclient = pytest.importorskip("nbclient")
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("ipykernel")
-
-from tests.forked import python
 
 NOTEBOOK = Path(__file__).parent.parent / "docs/first-inpainting.ipynb"
 

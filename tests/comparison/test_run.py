@@ -34,6 +34,8 @@ def comparison(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         "4",
         "--data.test-fraction",
         "0.05",
+        "--network.depth",
+        "1",
     ]
     begun = run_cli(*fixed, "--objectives", "cfm,purrception", "--seeds", "1", cwd=folder)
     assert begun.returncode == 0, begun.stderr

@@ -6,7 +6,6 @@ to it tells how far a model has memorised its data and, on a tiny data set, how 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +23,7 @@ from purrception.instruments.posteriors import (
 from purrception.models import CategoricalHead, PurrceptionTransformer
 
 CHUNK_BYTES = 64 * 2**20
-"""Memory for the terms of a chunk of grids."""
+"""Memory for a comparison of grids with each other."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +54,10 @@ class Oracle:
             raise ValueError(f"the exact posterior exists for 0 ≤ t < 1; given t = {t}")
         codes = self.codebook.double()
         precision = 1 / (1 - t) ** 2
-        sites = z.double().flatten(2).transpose(1, 2)  # [B, sites, D]
-        evidence = precision * (t * sites @ codes.T - 0.5 * t * t * codes.square().sum(1))
-        sums = torch.cat(
-            [evidence.gather(2, self._broadcast(chunk, z)).sum(1) for chunk in self._chunks(z)], dim=1
-        )
+        sites = z.double().flatten(2).permute(2, 1, 0)  # [sites, D, B]
+        evidence = precision * (t * codes @ sites - 0.5 * t * t * codes.square().sum(1, keepdim=True))
+        of_sites = zip(evidence, self.grids.flatten(1).T, strict=True)
+        sums = sum(of_codes.index_select(0, chosen) for of_codes, chosen in of_sites).T  # [B, n]
         if labels is not None and self.grid_labels is not None:
             own = self.grid_labels[None] == labels[:, None]
             sums = sums.masked_fill(~(own | ~own.any(dim=1, keepdim=True)), -torch.inf)
@@ -67,28 +65,15 @@ class Oracle:
 
     def probabilities(self, z: Tensor, t: float, labels: Tensor | None = None) -> Tensor:
         """p(c_i = k | z_t) of every site, float64 ``[B, h, w, K]``."""
-        weights = self.log_weights(z, t, labels).exp()
+        weights = self.log_weights(z, t, labels).exp().T.contiguous()
         height, width = self.grids.shape[1:]
-        total = weights.new_zeros(len(z), height * width, len(self.codebook))
-        start = 0
-        for chunk in self._chunks(z):
-            part = weights[:, None, start : start + len(chunk)].expand(-1, height * width, -1)
-            total = total.scatter_add(2, self._broadcast(chunk, z), part)
-            start += len(chunk)
-        return total.view(len(z), height, width, -1)
+        none = weights.new_zeros(len(self.codebook), len(z))
+        sites = [none.index_add(0, codes, weights) for codes in self.grids.flatten(1).T]
+        return torch.stack(sites).permute(2, 0, 1).reshape(len(z), height, width, -1)
 
     def posterior(self, labels: Tensor | None = None) -> LogPosterior:
         """The exact posterior as a posterior function, for labels ``[B]`` or all data; ln 0 = −∞."""
         return lambda z, t: self.probabilities(z, t, labels).log()
-
-    def _chunks(self, z: Tensor) -> Iterable[Tensor]:
-        """Chunks of grids ``[m, sites]``, so large that a float64 for each site and state fits into memory."""
-        flat = self.grids.flatten(1)
-        return flat.split(max(1, CHUNK_BYTES // (8 * len(z) * flat.shape[1])))
-
-    @staticmethod
-    def _broadcast(chunk: Tensor, z: Tensor) -> Tensor:
-        return chunk.T[None].expand(len(z), -1, -1)
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def largest_growth_rates(
 
 
 def jacobians(field: Field, z: Tensor) -> Tensor:
-    """The whole Jacobian of ``field`` at each state, ``[B, n, n]`` for n numbers: n backward passes, 64 at a time."""
+    """The whole Jacobian of ``field`` at each state, ``[B, n, n]`` for n numbers; 64 backward passes at a time."""
     with sdpa_kernel(SDPBackend.MATH):
         pull = vjp(field, z)[1]
         basis = torch.eye(z[0].numel(), dtype=z.dtype, device=z.device).view(-1, 1, *z.shape[1:])
