@@ -26,6 +26,7 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -120,6 +121,8 @@ def serve(address: str, session: int) -> None:
     for module in filter(find_spec, IMPORTED):  # some are not installed everywhere
         import_module(module)
     del sys.modules["torch.distributed.run"]  # or it warns that it is to run a second time
+    for finalizer in weakref.finalize._registry.values():  # type: ignore[attr-defined]
+        finalizer.atexit = False  # what the imports made ends with the server
     gc.collect()
     gc.freeze()  # a collection in a fork would copy every page
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who look after a command

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import sys
@@ -12,6 +13,7 @@ PASSED_ON = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signa
 
 
 def main(address: str, *arguments: str) -> int:
+    signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # until it is known where to
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(address)
     asked = {
@@ -25,9 +27,13 @@ def main(address: str, *arguments: str) -> int:
     answers = connection.makefile()
     answer = answers.readline()
     if not answer.strip().isdigit():
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
         os.execv(sys.executable, [sys.executable, *arguments])
     for number in PASSED_ON:
         signal.signal(number, lambda number, _: os.kill(int(answer), number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
+    while not select.select([connection], [], [], 0.1)[0]:
+        pass  # a signal that comes just before a wait is passed on after it
     code = int(answers.readline())
     if code >= 0:
         return code
