@@ -27,6 +27,7 @@ from tests.conftest import ROOT, run_cli
 from tests.forked import python
 
 TINY = ["--network", "nano/2", "--grid", "4", "--codebook-size", "33", "--batch-size", "1", "--repeats", "1"]
+SMALL = BenchConfig(network="nano/2", grid=4, codebook_size=33)
 
 
 def test_the_reference_computes_what_we_do() -> None:
@@ -42,25 +43,14 @@ def test_the_reference_computes_what_we_do() -> None:
 
 
 def test_every_part_is_measured_in_every_variant() -> None:
-    report = bench(
-        BenchConfig(
-            network="nano/2",
-            grid=4,
-            codebook_size=33,
-            batch_size=1,
-            steps=2,
-            repeats=1,
-            memory=False,
-            tokenizer_channels=(8, 8),
-        )
-    )
+    report = bench(replace(SMALL, batch_size=1, steps=2, repeats=1, memory=False, tokenizer_channels=(8, 8)))
     measured = {(row.part, row.variant) for row in report.rows}
     assert measured == {(part, name) for part, work in WORKLOADS.items() for name in work.variants}
     assert all(row.seconds > 0 and row.bytes_per_image is None for row in report.rows)
 
 
 def test_both_ways_of_generating_give_images_of_the_same_shape() -> None:
-    config = BenchConfig(network="nano/2", grid=4, codebook_size=33, steps=2, tokenizer_channels=(8, 8))
+    config = replace(SMALL, steps=2, tokenizer_channels=(8, 8))
     ours, plain = (make(config, 3, torch.device("cpu"))() for make in (generate, generate_plainly))
     assert ours.shape == plain.shape == (3, 3, 8, 8)
 
@@ -105,7 +95,7 @@ def test_a_torch_without_its_own_cross_entropy_is_measured_without_it(monkeypatc
 
 
 def test_sizes_are_varied_within_one_run_and_growth_is_fitted() -> None:
-    config = BenchConfig(network="nano/2", grid=8, batch_size=1, repeats=1, memory=False)
+    config = replace(SMALL, grid=8, batch_size=1, repeats=1, memory=False)
     report = bench(config, ["head"], ["ours", REFERENCE], "codebook_size", ["40", "4000"])
     assert [(row.variant, row.setting) for row in report.rows] == [
         ("ours", 40),
@@ -197,7 +187,7 @@ esac
 
 
 def test_one_by_one_each_figure_is_shown_as_it_comes(capfd: pytest.CaptureFixture[str]) -> None:
-    config = BenchConfig(network="nano/2", grid=4, codebook_size=33, repeats=2, order="alone")
+    config = replace(SMALL, repeats=2, order="alone")
     report = bench(config, ["head"], ["ours", REFERENCE], "batch_size", ["1", "2"])
     assert [(row.variant, row.setting) for row in report.rows] == [
         ("ours", 1),
@@ -211,7 +201,7 @@ def test_one_by_one_each_figure_is_shown_as_it_comes(capfd: pytest.CaptureFixtur
 
 def test_shapes_alone_need_neither_kernels_nor_a_compiler() -> None:
     """Operations of a variant are counted on the meta device, where no kernel runs."""
-    config = BenchConfig(network="nano/2", grid=4, codebook_size=33, kernel="triton", compile=True)
+    config = replace(SMALL, kernel="triton", compile=True)
     network, head = config.build(torch.device("meta")), config.build_head(torch.device("meta"))
     assert training_flops(network, 2) == training_flops(
         replace(config, kernel="torch").build(torch.device("meta")), 2

@@ -21,6 +21,7 @@ from purrception.tokens import Manifest, Shard, Standardisation
 from purrception.utils.errors import InputError
 from tests.conftest import run_cli
 
+NARROW = ["--network.depth", "2", "--network.width", "384", "--network.heads", "6"]
 PAPER = [name for name in RECIPES if name not in ("digits", "photos", "folder") and "paper-code" not in name]
 
 
@@ -74,17 +75,7 @@ def test_the_whole_step_of_every_recipe_fits_shape_by_shape(name: str) -> None:
         (["digits"], ["trained for one step: K = 256, D = 4, grid 4×4", "4 of 4 blocks", "10 classes"]),
         (["folder"], ["K = 1024, D = 8, grid 8×8", "12 of 12 blocks", "no classes"]),
         (
-            [
-                "ffhq128",
-                "--network.depth",
-                "2",
-                "--network.width",
-                "384",
-                "--network.heads",
-                "6",
-                "--data.image-size",
-                "64",
-            ],
+            ["ffhq128", *NARROW, "--data.image-size", "64"],
             ["vq-f8 with random weights: K = 16384, D = 4, grid 8×8", "no classes", "2 of 2 blocks"],
         ),
         (

@@ -104,6 +104,8 @@ def test_a_true_ratio_lies_in_its_interval() -> None:
 
 def test_a_falling_curve_pools_what_rises() -> None:
     assert falling(np.arange(4.0), np.array([4.0, 1.0, 2.0, 0.0])).tolist() == pytest.approx([4, 7 / 3, 1, 0])
+    level = [5.0, 0.1, 0.1, 0.1, -3.0]  # one block, though 0.1 + 0.1 + 0.1 is not 0.3
+    assert falling(np.arange(5.0), np.array(level)).tolist() == pytest.approx([5, 2.55, 0.1, -1.45, -3])
 
 
 def test_first_reach_interpolates_in_the_logarithm_of_the_steps() -> None:

@@ -21,22 +21,8 @@ ENTRIES = ["purrception", "cfm", "cfm-endpoint", "dfm", "purrception+geometric+e
 @pytest.fixture(scope="module")
 def comparison(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("comparison")
-    fixed = [
-        "compare",
-        tiny_run / "config.yaml",
-        "--points",
-        "2",
-        "--num",
-        "20",
-        "--out",
-        "cmp",
-        "--training.steps",
-        "4",
-        "--data.test-fraction",
-        "0.05",
-        "--network.depth",
-        "1",
-    ]
+    sizes = "--points 2 --num 20 --out cmp --training.steps 4 --data.test-fraction 0.05 --network.depth 1"
+    fixed = ["compare", tiny_run / "config.yaml", *sizes.split()]
     begun = run_cli(*fixed, "--objectives", "cfm,purrception", "--seeds", "1", cwd=folder)
     assert begun.returncode == 0, begun.stderr
     arguments = [*fixed, "--objectives", ",".join(ENTRIES), "--seeds", "2"]

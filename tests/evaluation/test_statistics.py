@@ -31,6 +31,23 @@ def test_frechet_distance_agrees_with_the_textbook(dim: int) -> None:
     assert ours == pytest.approx(theirs, rel=1e-6)
 
 
+@pytest.mark.parametrize(("images", "dim", "rank"), [(5, 20, 4), (50, 8, 8)])
+def test_the_factor_of_a_covariance_has_a_column_for_each_direction_of_the_images(
+    images: int, dim: int, rank: int
+) -> None:
+    found = FeatureStatistics.of(torch.randn(images, dim))
+    assert found.factor.shape == (dim, rank)
+    torch.testing.assert_close(found.factor @ found.factor.T, found.covariance)
+
+
+def test_a_set_of_equal_images_is_as_far_away_as_the_other_one_spreads() -> None:
+    features = torch.randn(20, 6, dtype=torch.float64)
+    some = FeatureStatistics.of(features)
+    equal = FeatureStatistics.of(features.mean(0).expand(4, -1))
+    for pair in ((some, equal), (equal, some)):
+        assert frechet_distance(*pair) == pytest.approx(float(some.covariance.trace()))
+
+
 def test_identical_sets_are_at_distance_zero() -> None:
     for features in (torch.randn(50, 8), torch.randn(20, 64) * 30 + 100):
         assert frechet_distance(FeatureStatistics.of(features), FeatureStatistics.of(features.clone())) < 1e-6

@@ -103,8 +103,9 @@ def start_studio(run: Path, around: Path, *options: str, fresh: bool = False) ->
         stderr=subprocess.STDOUT,
         text=True,
         cwd=around,
+        # as many open files as most systems allow
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, most), most)),
-    )  # with as many files as most systems give it
+    )
     until = time.monotonic() + 300
     while time.monotonic() < until and process.poll() is None:
         if found := re.search(r"http://127\.0\.0\.1:\d+", (around / "guard/log").read_text()):
