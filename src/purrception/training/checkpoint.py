@@ -23,6 +23,7 @@ from purrception.storage import (
     check_digests,
     digest_lines,
     load_optimizer_state,
+    move_into_place,
     optimizer_state,
     read_json,
     refuse_to_start_over,
@@ -213,12 +214,11 @@ class CheckpointStore:
         (partial / STATE_FILE).write_text(json.dumps(asdict(state), indent=2), encoding="utf-8")
         digests = {**digests, STATE_FILE: sha256_of(partial / STATE_FILE)}
         (partial / DIGESTS_FILE).write_text(digest_lines(digests), encoding="utf-8")
-        for path in (*partial.rglob("*"), partial):
+        for path in partial.rglob("*"):
             sync(path)
         if final.exists():  # the same step again, after a resume
             self._remove(final)
-        os.rename(partial, final)
-        sync(self.folder)
+        move_into_place(partial, final)
         self._prune()
 
     def all(self) -> list[Checkpoint]:
