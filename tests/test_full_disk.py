@@ -20,9 +20,9 @@ from PIL import Image
 from safetensors import safe_open
 
 from purrception.cli import main
+from tests.bench.test_bench import TINY
 from tests.conftest import run_cli, save_pictures
-from tests.test_bench import TINY
-from tests.test_migration import HEADS, random_network, save
+from tests.generation.test_public_checkpoints import HEADS, random_network, save
 
 PAGE = 4096
 SIZE = 64 * 2**20

@@ -17,8 +17,8 @@ from purrception.cli import main
 from purrception.tokens.store import TokenStore
 from purrception.utils.errors import InputError
 from purrception.utils.packages import is_foreign, require, versions
+from tests.cli.test_cli import fails_with_one_line
 from tests.forked import python
-from tests.test_cli import fails_with_one_line
 
 ELSEWHERE = """
 from importlib.metadata import MetadataPathFinder

@@ -10,8 +10,8 @@ import pytest
 
 from purrception.cli import main
 from purrception.diagnose.run import PARTS, choose_parts
+from tests.cli.test_cli import fails_with_one_line
 from tests.conftest import run_cli
-from tests.test_cli import fails_with_one_line
 
 FEW = ["--num", "8"]
 

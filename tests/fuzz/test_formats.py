@@ -43,7 +43,7 @@ from purrception.tokens import EncodingConfig, TokenDataset, TokenStore, prepara
 from purrception.training.metrics import MetricsLog
 from purrception.utils.errors import InputError
 from tests.fuzz.mutations import QUICK, SLOW, fuzz
-from tests.test_tokens import Pixels, PixelTokenizer
+from tests.tokens.test_tokens import Pixels, PixelTokenizer
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from PIL import Image
 from purrception import PurrceptionPipeline
 from purrception.cli import main
 from purrception.studio.session import display
+from tests.generation.test_image_processor import make_bad_pictures
 from tests.studio.conftest import Server, start_studio, stop_studio
-from tests.test_image_processor import make_bad_pictures
 
 gradio_client = pytest.importorskip("gradio_client")
 

@@ -28,9 +28,9 @@ from purrception.tokens import order as order_module
 from purrception.utils.errors import InputError
 from tests.conftest import run_cli
 from tests.forked import python
-from tests.test_tokens import Pixels, PixelTokenizer
+from tests.tokens.test_tokens import Pixels, PixelTokenizer
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 class ManyPixels(Pixels):

@@ -14,7 +14,7 @@ from PIL import Image
 from purrception.cli import main
 from purrception.storage import sha256_of
 from purrception.tokenizers import PUBLIC_TOKENIZERS, VQTokenizer
-from tests.test_migration import HEADS, random_network, save
+from tests.generation.test_public_checkpoints import HEADS, random_network, save
 from tests.tokenizers.reference import random_reference
 
 
