@@ -7,6 +7,7 @@ it.
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 
 # Before torch is imported. Workers share the cores: threads that spin while they wait starve each other. And the
@@ -33,10 +34,17 @@ if TYPE_CHECKING:
     from purrception.flow import Objective
     from purrception.models import PurrceptionTransformer
 
+gc.disable()  # while tests are collected: what is imported stays
+
 ROOT = Path(__file__).parents[1]
 # Processes that tests start find what the tests found, wherever they run: PYTHONPATH=src need not be absolute.
 PATHS = [str(ROOT), str(Path(purrception.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, PATHS))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def run_cli(
@@ -178,12 +186,16 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Nothing that a test caches meets what a person has cached."""
+def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty home for everything that tests start, whose caches lie beside it: nothing meets a person's own."""
+    home = of_all_workers(tmp_path_factory) / "home"
+    home.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(of_all_workers(tmp_path_factory) / "cache"))
+        patch.setenv("HOME", str(home))
+        patch.setenv("XDG_CACHE_HOME", str(home.with_name("cache")))
         forked.ENVIRONMENT.update(os.environ)  # whatever the first test that starts something has changed
-        yield
+        forked.ENVIRONMENT["LOOKUPS"] = str(home.with_name("lookups"))
+        yield home
 
 
 @pytest.fixture

@@ -109,6 +109,8 @@ def python() -> str:
 
 def serve(address: str, session: int) -> None:
     """Fork for whoever calls, until the process that started the tests is gone."""
+    gc.disable()  # what is imported stays
+    watch_look_ups()
     folder = Path(address).parent
     tests = os.pidfd_open(session)
     listener = socket.socket(socket.AF_UNIX)
@@ -125,6 +127,7 @@ def serve(address: str, session: int) -> None:
         finalizer.atexit = False  # what the imports made ends with the server
     gc.collect()
     gc.freeze()  # a collection in a fork would copy every page
+    gc.enable()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who look after a command
     while True:
         ready, _, _ = select.select([listener, tests], [], [])
@@ -136,6 +139,25 @@ def serve(address: str, session: int) -> None:
             listener.close()
             _look_after(connection, address)
         connection.close()
+
+
+def watch_look_ups() -> None:
+    """Where a file ``LOOKUPS`` is named, a name that is not of the loopback is written there, and not resolved."""
+    resolve = socket.getaddrinfo
+
+    def resolve_or_refuse(host: Any, *rest: Any, **options: Any) -> Any:
+        name = host.decode() if isinstance(host, bytes) else host
+        if "LOOKUPS" not in os.environ or name in (None, "", "127.0.0.1", "localhost", "::1", "0.0.0.0"):
+            return resolve(host, *rest, **options)
+        with Path(os.environ["LOOKUPS"]).open("a", encoding="utf-8") as file:
+            file.write(f"{name}\n")
+        raise socket.gaierror(f"no look-ups here: {name}")
+
+    def resolve_one(host: str) -> str:
+        return str(resolve_or_refuse(host, None, socket.AF_INET)[0][4][0])
+
+    socket.getaddrinfo = resolve_or_refuse
+    socket.gethostbyname = resolve_one
 
 
 def _look_after(connection: socket.socket, address: str) -> NoReturn:

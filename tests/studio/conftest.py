@@ -7,7 +7,6 @@ import re
 import resource
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,27 +32,6 @@ SWITCHES = [
     "--no-first-run",
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
 ]
-# Runs before anything else in the server: a name that is not loopback is written down and not resolved.
-NO_LOOKUPS = """
-import os, socket
-_resolve = socket.getaddrinfo
-def refuse(host, *rest, **options):
-    name = host.decode() if isinstance(host, bytes) else host
-    if name in (None, "", "127.0.0.1", "localhost", "::1", "0.0.0.0"):
-        return _resolve(host, *rest, **options)
-    with open(os.environ["LOOKUPS"], "a") as file:
-        file.write(f"{name}\\n")
-    raise socket.gaierror(f"no look-ups here: {name}")
-socket.getaddrinfo = refuse
-socket.gethostbyname = lambda host: refuse(host, None) and host
-"""
-STARTED = """
-import sys
-from purrception.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 @dataclass(frozen=True)
 class Server:
     """A studio that is running."""
@@ -67,38 +45,17 @@ class Server:
     process: subprocess.Popen[str]
 
 
-def start_studio(run: Path, around: Path, *options: str, fresh: bool = False) -> Server:
-    """``purrception studio``, as a person starts it.
-
-    A process of its own, with its packages imported before (:mod:`tests.forked`) unless it is to be ``fresh``:
-    then its home is here too, and what imports would write or look up is seen.
-    """
+def start_studio(run: Path, around: Path, *options: str) -> Server:
+    """``purrception studio``, as a person starts it, in a process of its own that can look nothing up."""
     (around / "guard").mkdir(exist_ok=True)
-    (around / "guard/sitecustomize.py").write_text(NO_LOOKUPS)
-    for name in ("tmp", "home"):
-        (around / name).mkdir(exist_ok=True)
+    (around / "tmp").mkdir(exist_ok=True)
     lookups = around / "guard/lookups"
-    environment = os.environ | {
-        "LOOKUPS": str(lookups),
-        "TMPDIR": str(around / "tmp"),
-        "PYTHONUNBUFFERED": "1",
-    }
-    words = ["studio", str(run), *options]
-    if fresh:
-        environment |= {
-            "PYTHONPATH": os.pathsep.join([str(around / "guard"), os.environ["PYTHONPATH"]]),
-            "OMP_NUM_THREADS": "2",
-            "HOME": str(around / "home"),
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
-        command = [sys.executable, "-m", "purrception", *words]
-    else:
-        command = [python(), "-c", NO_LOOKUPS + STARTED, *words]
+    environment = {"LOOKUPS": str(lookups), "TMPDIR": str(around / "tmp"), "PYTHONUNBUFFERED": "1"}
     log = (around / "guard/log").open("w+")
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     process = subprocess.Popen(
-        command,
-        env=environment,
+        [python(), "-m", "purrception", "studio", str(run), *options],
+        env=os.environ | environment,
         stdout=log,
         stderr=subprocess.STDOUT,
         text=True,
@@ -131,7 +88,7 @@ def studio(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     report.mkdir(parents=True)
     (report / "report.md").write_text("# Evaluation\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n![grid](grid.png)\n")
     shutil.copy(next((around / "tiny/samples").glob("*.png")), report / "grid.png")
-    server = start_studio(around / "tiny", around, fresh=True)
+    server = start_studio(around / "tiny", around)
     yield server
     stop_studio(server)
 

@@ -18,12 +18,15 @@ from PIL import Image
 from purrception import PurrceptionPipeline
 from purrception.cli import main
 from purrception.studio.session import display
+from tests import forked
 from tests.generation.test_image_processor import make_bad_pictures
 from tests.studio.conftest import Server, start_studio, stop_studio
 
 gradio_client = pytest.importorskip("gradio_client")
 
 VISITORS = 20
+OTHERS = {"chromium", ".ipython", ".triton"}
+"""What else writes into the home of the tests."""
 
 
 def visitor(server: Server, **options: Any) -> Any:
@@ -86,14 +89,18 @@ def test_a_good_upload_is_taken(studio: Server, tmp_path: Path) -> None:
     assert visitor(studio).predict(gradio_client.handle_file(tmp_path / "red.png"), api_name="/upload")
 
 
-def test_it_writes_into_the_folder_of_the_run_alone(studio: Server, tiny_run: Path) -> None:
+def test_it_writes_into_the_folder_of_the_run_alone(studio: Server, tiny_run: Path, own_home: Path) -> None:
     generate(visitor(studio), "1", 1)
     outside = [path for path in studio.around.rglob("*") if path.is_file() and studio.run not in path.parents]
     assert [path for path in outside if "guard" not in path.parts] == []
+    at_home = {path for path in own_home.rglob("*") if path.is_file() and not OTHERS & set(path.parts)}
+    assert not at_home
     mine = {path.relative_to(studio.run).parts[0] for path in studio.run.rglob("*") if path.is_file()}
     theirs = {path.relative_to(tiny_run).parts[0] for path in tiny_run.rglob("*") if path.is_file()}
     assert mine == theirs | {"studio", "evaluation"}
-    assert not studio.lookups.exists(), studio.lookups.read_text()
+    by_imports = Path(forked.ENVIRONMENT["LOOKUPS"])
+    for lookups in (studio.lookups, by_imports):
+        assert not lookups.exists(), lookups.read_text(encoding="utf-8")
 
 
 def test_a_password_is_asked_for(tiny_run: Path, tmp_path: Path) -> None:
