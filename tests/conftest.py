@@ -47,6 +47,10 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # or Triton's extension says at the end what was not freed
+
+
 def run_cli(
     *arguments: str | Path, cwd: Path, timeout: float = 300, fresh: bool = False, **options: Any
 ) -> subprocess.CompletedProcess[str]:

@@ -32,6 +32,8 @@ SWITCHES = [
     "--no-first-run",
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
 ]
+
+
 @dataclass(frozen=True)
 class Server:
     """A studio that is running."""
