@@ -12,6 +12,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from purrception.evaluation import FeatureStatistics, frechet_distance
 from purrception.evaluation.features import ImageFeatures
+from purrception.evaluation.metrics import kid
 from purrception.evaluation.metrics.fid import frechet_interval
 from purrception.evaluation.metrics.inception_score import inception_score, score_parts
 from purrception.evaluation.metrics.intervals import DIFFERENCE
@@ -64,6 +65,14 @@ def test_kid_is_that_of_torchmetrics_and_does_not_fall_with_the_count(dim: int) 
     fewer, deviation = kernel_distance(made, real, subsets=400, size=20)
     assert fewer == pytest.approx(ours, abs=4 * deviation / 20)
     assert kernel_distance(made, real, size=20) == kernel_distance(made, real, size=20)
+
+
+@pytest.mark.parametrize("size", [20, 1000])
+def test_kid_is_the_same_where_subsets_share_no_kernel(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, made = two_sets(5)
+    shared = kernel_distance(made, real[:70], size=size)
+    monkeypatch.setattr(kid, "MAX_KERNEL", 0)
+    assert kernel_distance(made, real[:70], size=size) == pytest.approx(shared, rel=1e-9)
 
 
 def test_the_inception_score_is_that_of_torchmetrics() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,6 +10,8 @@ from purrception.utils.errors import InputError
 from purrception.utils.keyed_rng import Stream, keyed_rng
 
 SUBSETS, SUBSET_SIZE = 100, 1000
+MAX_KERNEL = 4096
+"""Images of a set up to which the subsets share one kernel matrix, of 128 MiB at most."""
 
 
 def kernel_distance(
@@ -35,24 +38,46 @@ def kernel_distance(
     """
     if min(len(a), len(b)) < 2:
         raise InputError(f"KID needs at least 2 images a set; given {len(a)} and {len(b)}")
-    found = []
-    for subset in range(subsets):
-        rng = keyed_rng(seed, Stream.EVALUATION, subset)
-        rows = [
-            rng.choice(len(features), max(2, min(len(features) // 2, size)), replace=False) for features in (a, b)
-        ]
-        found.append(_squared_discrepancy(a[torch.from_numpy(rows[0])], b[torch.from_numpy(rows[1])]))
-    values = torch.tensor(found, dtype=torch.float64)
+    draws = [keyed_rng(seed, Stream.EVALUATION, subset) for subset in range(subsets)]
+    rows_a, rows_b = (
+        np.stack([rng.choice(n, max(2, min(n // 2, size)), replace=False) for rng in draws])
+        for n in (len(a), len(b))
+    )
+    if max(len(a), len(b)) <= MAX_KERNEL:
+        values = _squared_discrepancies(a, b, _indicators(rows_a, len(a)), _indicators(rows_b, len(b)))
+    else:
+        values = torch.cat([_squared_discrepancies(a[i], b[j]) for i, j in zip(rows_a, rows_b, strict=True)])
     few = max(len(a), len(b)) <= size
-    mean = _squared_discrepancy(a, b) if few else float(values.mean())
-    return mean, float(values.std(correction=0))
+    mean = _squared_discrepancies(a, b) if few else values.mean()
+    return float(mean), float(values.std(correction=0))
 
 
-def _squared_discrepancy(a: Tensor, b: Tensor) -> float:
+def _squared_discrepancies(a: Tensor, b: Tensor, in_a: Tensor | None = None, in_b: Tensor | None = None) -> Tensor:
+    """The unbiased estimate for each of S subsets, from the kernels of all images.
+
+    Args:
+        a: features ``[n, d]``.
+        b: features ``[m, d]``.
+        in_a: 1 where an image belongs to a subset and 0 elsewhere, ``[S, n]``; by default one subset of all.
+        in_b: the same for the other set, ``[S, m]``.
+
+    Returns:
+        float64 ``[S]``.
+    """
     a, b = a.double(), b.double()
-    within = [_kernel(x, x) for x in (a, b)]
-    pairs = [(kernel.sum() - kernel.trace()) / (len(kernel) * (len(kernel) - 1)) for kernel in within]
-    return float(pairs[0] + pairs[1] - 2 * _kernel(a, b).mean())
+    in_a, in_b = (a.new_ones(1, len(x)) if given is None else given for x, given in ((a, in_a), (b, in_b)))
+    within = []
+    for x, chosen in ((a, in_a), (b, in_b)):
+        kernel, count = _kernel(x, x), chosen.sum(1)
+        pairs = ((chosen @ kernel) * chosen).sum(1) - chosen @ kernel.diagonal()
+        within.append(pairs / (count * (count - 1)))
+    between = ((in_a @ _kernel(a, b)) * in_b).sum(1) / (in_a.sum(1) * in_b.sum(1))
+    return within[0] + within[1] - 2 * between
+
+
+def _indicators(rows: np.ndarray, count: int) -> Tensor:
+    chosen = torch.from_numpy(rows)
+    return torch.zeros(len(rows), count, dtype=torch.float64).scatter_(1, chosen, 1.0)
 
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
