@@ -40,6 +40,11 @@ def load_pipeline(path: Path | str) -> PurrceptionPipeline:
     checkpoint = CheckpointStore(run.checkpoints).latest_whole()
     if checkpoint is None:
         raise InputError(f"the run {path} has no checkpoint yet: let it train, or --resume it")
+    if not run.has_tokenizer:
+        raise InputError(
+            f"the tokenizer of the run is gone: {run.tokenizer} is missing; put the folder back, since another "
+            "tokenizer would have other codes"
+        )
     tokenizer = VQTokenizer.load(run.tokenizer)
     manifest = Manifest.read(_token_location(config, run, "train"))
     network = build_network(config, manifest, tokenizer)
