@@ -161,11 +161,9 @@ def paper_code(name: str, size: str) -> RunConfig:
     )
 
 
-def unconditional(name: str, image_size: int, *, flips: bool) -> RunConfig:
+def unconditional(name: str, image_size: int) -> RunConfig:
     """Images without classes, in any subfolder of --data.root: FFHQ's numbered folders, an LSUN scene, COCO."""
-    data = DataConfig(
-        source="folder", image_size=image_size, channels=3, classes=0, flips=flips, test_fraction=0.02
-    )
+    data = DataConfig("folder", image_size=image_size, channels=3, classes=0, flips=True, test_fraction=0.02)
     return _as_in_the_paper(name, "B" if image_size < 256 else "L", data)
 
 
@@ -179,12 +177,12 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "paper-code": partial(paper_code, "paper-code", "XL"),
     "paper-code-l": partial(paper_code, "paper-code-l", "L"),
     "paper-code-b": partial(paper_code, "paper-code-b", "B"),
-    "ffhq": partial(unconditional, "ffhq", 256, flips=True),
-    "ffhq128": partial(unconditional, "ffhq128", 128, flips=True),
-    "lsun": partial(unconditional, "lsun", 256, flips=True),
-    "lsun128": partial(unconditional, "lsun128", 128, flips=True),
-    "coco": partial(unconditional, "coco", 256, flips=True),
-    "coco128": partial(unconditional, "coco128", 128, flips=True),
+    "ffhq": partial(unconditional, "ffhq", 256),
+    "ffhq128": partial(unconditional, "ffhq128", 128),
+    "lsun": partial(unconditional, "lsun", 256),
+    "lsun128": partial(unconditional, "lsun128", 128),
+    "coco": partial(unconditional, "coco", 256),
+    "coco128": partial(unconditional, "coco128", 128),
 }
 
 IMAGE_SIZES = (32, 64, 128, 256)

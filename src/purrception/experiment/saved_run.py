@@ -59,9 +59,9 @@ def sampling_defaults(path: Path | str) -> SamplingConfig:
     pipeline's weights; else they are the defaults.
     """
     folder = local_folder(path) if str(path).startswith(HUB_PREFIX) else Path(path)
-    for root in (folder, folder.parent):
-        if RunDirectory(root).config_file.is_file():
-            config = load_config(RunDirectory(root).config_file)
+    for file in (RunDirectory(root).config_file for root in (folder, folder.parent)):
+        if file.is_file():
+            config = load_config(file)
             return build_objective(config.objective).supported(config.sampling)
     return load_settings(SamplingConfig, folder / SAMPLING) if (folder / SAMPLING).is_file() else SamplingConfig()
 

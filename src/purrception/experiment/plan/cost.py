@@ -19,7 +19,7 @@ from purrception.experiment.build import empty_network, in_one_chunk
 from purrception.experiment.config import RunConfig, TokenizerConfig
 from purrception.experiment.plan.images import Manifests, count_images, prepared_manifests
 from purrception.experiment.plan.report import Plan, PlanOptions
-from purrception.experiment.plan.speed import Peak, Speed, measured_step
+from purrception.experiment.plan.speed import Speed, find_peak, is_small_step, measured_step
 from purrception.flow import Objective, build_objective
 from purrception.models import PurrceptionTransformer, chunk_budget, training_flops
 from purrception.models.flops import forward_flops
@@ -172,17 +172,17 @@ def _speed(
     """Measure training steps here if they are small enough; else assume a share of the peak speed."""
     training, gpus = config.training, machine.gpus or 1
     dtype = torch.bfloat16 if training.takes_bfloat16(device) else torch.float32
-    peak = Peak.find(device, machine.tflops, machine.gpu, dtype)
+    tflops, source, measured = find_peak(device, machine.tflops, machine.gpu, dtype)
     flops = flops_per_image * training.batch_size / gpus
-    if machine.utilisation is None and peak.can_step(device, flops, memory):
+    if machine.utilisation is None and measured and is_small_step(device, tflops, flops, memory):
         own = replace(training, batch_size=training.batch_size // gpus, device=device)
         with torch.random.fork_rng(devices=[]):
             seconds, steps = measured_step(own, objective, build())
-        return Speed(device, peak.tflops, peak.source, 1e-12 * flops / seconds / peak.tflops, steps, seconds)
+        return Speed(device, tflops, source, 1e-12 * flops / seconds / tflops, steps, seconds)
     on_gpu = COMPILED_UTILISATION if training.compile else GPU_UTILISATION
     utilisation = machine.utilisation or (on_gpu if device == "cuda" else CPU_UTILISATION)
-    seconds = flops / (1e12 * peak.tflops * utilisation)
-    return Speed(device, peak.tflops, peak.source, utilisation, 0, seconds)
+    seconds = flops / (1e12 * tflops * utilisation)
+    return Speed(device, tflops, source, utilisation, 0, seconds)
 
 
 def _memory(
