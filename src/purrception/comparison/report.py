@@ -67,7 +67,9 @@ def write_report(folder: Path, rows: Rows, recipe: RunConfig, floor: float) -> P
     entries = list(dict.fromkeys(row["entry"] for row in rows))
     lines = [f"# Comparison on {recipe.name}", "", _protocol(rows, recipe, floor), ""]
     lines += ["## At the end of training", "", _final_table(rows, entries), ""]
-    lines += _tuned_table(rows, entries)
+    if any("tuned" in row for row in rows):
+        lines += ["## Tuned: each training at its own best temperature and guidance scale of a few", ""]
+        lines += [_tuned_table(rows, entries), ""]
     lines += ["## Speed", "", HOW_SPEED_IS_MEASURED, ""] if len(entries) > 1 else []
     found: dict[str, dict[str, Any]] = {}
     for metric in RANKED if len(entries) > 1 else ():
@@ -124,28 +126,19 @@ def _by_chance(rows: Rows) -> str:
     return f"± {DIFFERENCE * fmean(reaches):.2g}" if reaches else "–"
 
 
-def _tuned_table(rows: Rows, entries: list[str]) -> list[str]:
-    """Each entry at its best sampling settings of a small search, where the comparison made one."""
-    if not any("tuned" in row for row in rows):
-        return []
+def _tuned_table(rows: Rows, entries: list[str]) -> str:
+    """Each entry at its best sampling settings of a small search."""
+    columns = ("frechet", "precision", "recall", "recognised")
     lines = []
     for entry in entries:
         tuned = [row["tuned"] for row in rows if row["entry"] == entry and "tuned" in row]
         if not tuned:
             continue
-        cells = [
-            mean_and_spread([result[name] for result in tuned])
-            for name in ("frechet", "precision", "recall", "recognised")
-        ]
+        cells = [mean_and_spread([result[name] for result in tuned]) for name in columns]
         best = [f"{_guidance_and_temperature(result['sampling'])}, NFE {result['nfe']}" for result in tuned]
         lines.append([entry, *cells, tuned[0]["tried"], "; ".join(best)])
     header = ["entry", "Fréchet", "precision", "recall", "recognised", "settings tried", "chosen, by seed"]
-    return [
-        "## Tuned: each training at its own best temperature and guidance scale of a few",
-        "",
-        table(header, lines),
-        "",
-    ]
+    return table(header, lines)
 
 
 def _ratio_table(ratios: dict[tuple[str, str], SpeedRatio], entries: list[str]) -> str:

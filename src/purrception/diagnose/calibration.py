@@ -114,15 +114,10 @@ def _draw(
         sizes = [8 + 90 * count / max(counts) for count in counts]
         curve.scatter(confidence, accuracy, s=sizes, alpha=0.6)
         curve.plot(confidence, accuracy, linewidth=1, label=f"{name}: ECE {found.error:.3f}")
-        error.plot(list(by_t[name]), [one.error for one in by_t[name].values()], marker="o", ms=3, label=name)
-        loss.plot(list(by_t[name]), [one.nll for one in by_t[name].values()], marker="o", ms=3)
-    loss.plot(
-        list(by_t["as trained"]),
-        [one.entropy for one in by_t["as trained"].values()],
-        color="grey",
-        linestyle="--",
-        label="entropy, as trained",
-    )
+        error.plot(TIMES, [one.error for one in by_t[name].values()], marker="o", ms=3, label=name)
+        loss.plot(TIMES, [one.nll for one in by_t[name].values()], marker="o", ms=3)
+    entropies = [one.entropy for one in by_t["as trained"].values()]
+    loss.plot(TIMES, entropies, color="grey", linestyle="--", label="entropy, as trained")
     curve.set(xlabel="confidence", ylabel="accuracy", title="reliability")
     error.set(xlabel="t", title="expected calibration error", ylim=(0, None))
     loss.set(xlabel="t", title="negative log-likelihood, nats", ylim=(0, None))

@@ -111,15 +111,8 @@ def _stiffness(run: LoadedRun, network: PurrceptionTransformer) -> dict[float, S
     indices, labels = run.rows(run.train, min(IMAGES, run.num))
     noise = run.noise(len(indices), Stream.VALIDATION)
     mean = network_mean(network, run.objective, labels)
-    return {
-        t: Stiffness.of(
-            velocity_field(mean, t),
-            run.objective.state_at(network, indices, noise, t).z,
-            ITERATIONS,
-            run.seed,
-        )
-        for t in TIMES
-    }
+    states = {t: run.objective.state_at(network, indices, noise, t).z for t in TIMES}
+    return {t: Stiffness.of(velocity_field(mean, t), z, ITERATIONS, run.seed) for t, z in states.items()}
 
 
 def _draw(
