@@ -48,11 +48,8 @@ def temperature_section(run: LoadedRun) -> Section:
         run.config.data, run.tokenizer, run.classes, num, settings.classifier, settings.features, run.seed
     )
     single, _, fitted = fitted_temperatures(run)
-    base = replace(
-        run.settings,
-        num_inference_steps=min(run.settings.num_inference_steps, LARGEST_STEPS),
-        guidance_scale=1.0,
-    )
+    steps = min(run.settings.num_inference_steps, LARGEST_STEPS)
+    base = replace(run.settings, num_inference_steps=steps, guidance_scale=1.0)
     temperatures = [*(f"{tau:g}" for tau in TEMPERATURES), f"{single:.2f}", *SCHEDULES, fitted]
     plain = run.sample(num, replace(base, temperature="1"))
     trials = [_try(run, evaluator, replace(base, temperature=tau), plain) for tau in dict.fromkeys(temperatures)]

@@ -91,8 +91,9 @@ def folder() -> RunConfig:
 def _as_in_the_paper(name: str, size: str, data: DataConfig, steps: int = 400_000) -> RunConfig:
     """A DiT of patch 2 over vq-f8's codes, with the paper's optimiser and schedule.
 
-    The paper gives AdamW at 1e-4 with (0.9, 0.999), bfloat16, EMA and clipping at 1.0; here the constant learning
-    rate has no warm-up. Batch size 256 is DiT's. For the vq-ds8 tokenizer, give --tokenizer.arch vq-ds8-c2i.
+    The paper gives AdamW at 1e-4 with (0.9, 0.999), bfloat16, EMA and clipping at 1.0, which are the defaults of
+    :class:`TrainingConfig`; here the constant learning rate has no warm-up. Batch size 256 is DiT's. For the
+    vq-ds8 tokenizer, give --tokenizer.arch vq-ds8-c2i.
     """
     return RunConfig(
         name=name,
@@ -102,13 +103,7 @@ def _as_in_the_paper(name: str, size: str, data: DataConfig, steps: int = 400_00
         training=TrainingConfig(
             steps=steps,
             batch_size=256,
-            learning_rate=1e-4,
-            betas=(0.9, 0.999),
-            gradient_clip=1.0,
             warmup_steps=0,
-            decay="constant",
-            ema_decay=0.9999,
-            label_dropout=0.1,
             log_every=100,
             validate_every=5000,
             sample_every=10_000,
