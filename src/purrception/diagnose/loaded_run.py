@@ -87,15 +87,14 @@ class LoadedRun:
         """Labels that cycle through the classes, long ``[count]``."""
         return torch.arange(count, device=self.network.device) % max(self.classes, 1)
 
-    def sample(self, count: int, settings: SamplingConfig | None = None) -> Generation:
-        """Samples that cycle through the classes; default: with the run's own settings."""
-        settings = settings or self.settings
+    def sample(self, count: int, settings: SamplingConfig) -> Generation:
+        """Samples that cycle through the classes."""
         return sample_codes(self.network, self.objective, self.labels(count), settings, self.seed, 256)
 
     @cached_property
     def samples(self) -> Generation:
         """``num`` samples with the run's own settings, shared by all parts."""
-        return self.sample(self.num)
+        return self.sample(self.num, self.settings)
 
     @cached_property
     def training_rows(self) -> tuple[Tensor, Tensor]:
