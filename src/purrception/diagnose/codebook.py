@@ -27,7 +27,7 @@ def codebook_section(run: LoadedRun) -> Section:
     """Codebook use of data and samples: codes generated never or too often, and the classes that differ most."""
     codes = len(run.codebook)
     samples, labels = run.samples.indices, run.labels(run.num).cpu()
-    train, train_labels = (part.cpu() for part in run.training_rows)
+    train = run.training_rows[0].cpu()
     data, sampled = histogram(train, codes), histogram(samples, codes)
     of_data, of_samples = data / data.sum(), sampled / sampled.sum()
     use = CodebookUse.of(data, sampled)
@@ -35,14 +35,14 @@ def codebook_section(run: LoadedRun) -> Section:
     rows = torch.from_numpy(spread_rows(len(train), len(samples)))
     as_many = histogram(train[rows], codes)
     by_chance = float(((1 - of_data) ** samples.numel())[data > 0].sum())
-    classes = _by_class(run, samples, labels, train, train_labels)
+    classes = _by_class(run, samples, labels)
     floor: float | None = None
     unseen_classes: dict[str, float] = {}
     if run.held_out is not None:
         grids, own = (part.cpu() for part in run.rows(run.held_out, run.num))
         counts = histogram(grids, codes)
         floor = jensen_shannon(of_data, counts / counts.sum())
-        unseen_classes = _by_class(run, grids, own, train, train_labels)
+        unseen_classes = _by_class(run, grids, own)
     over = [int(code) for code in use.over[:LISTED] if use.ratio[code] > 1.5]
     never_listed = comma_separated(use.never[:LISTED].tolist())
     over_listed = comma_separated([f"{code} ({float(use.ratio[code]):.1f}×)" for code in over])
@@ -88,13 +88,12 @@ def codebook_section(run: LoadedRun) -> Section:
     return Section("Codebook use", text, found, {"codebook.png": drawn})
 
 
-def _by_class(
-    run: LoadedRun, samples: Tensor, labels: Tensor, train: Tensor, train_labels: Tensor
-) -> dict[str, float]:
+def _by_class(run: LoadedRun, grids: Tensor, labels: Tensor) -> dict[str, float]:
     """Divergence of each class's histogram from that of its training images, for samples or other images."""
+    train, train_labels = (part.cpu() for part in run.training_rows)
     codes, found = len(run.codebook), {}
     for label, name in enumerate(run.pipeline.class_names):
-        own = [histogram(grids[of == label], codes) for grids, of in ((train, train_labels), (samples, labels))]
+        own = [histogram(some[of == label], codes) for some, of in ((train, train_labels), (grids, labels))]
         if all(float(counts.sum()) > 0 for counts in own):
             found[name] = jensen_shannon(own[0] / own[0].sum(), own[1] / own[1].sum())
     return found
