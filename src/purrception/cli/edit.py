@@ -15,8 +15,7 @@ from purrception.utils.settings import DeviceOptions
 if TYPE_CHECKING:
     from PIL import Image
 
-    from purrception.generation.outputs import PurrceptionOutput
-    from purrception.generation.pipeline import PurrceptionPipeline
+    from purrception.generation.pipeline import PurrceptionOutput, PurrceptionPipeline
 
 
 @dataclass(frozen=True, kw_only=True)

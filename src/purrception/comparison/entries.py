@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from purrception.experiment.config import RunConfig
 from purrception.flow import OBJECTIVES
 from purrception.models import categorical_heads
 from purrception.utils.errors import InputError, unknown_name
 
-
-def _head(kind: str) -> Callable[[RunConfig], RunConfig]:
-    return lambda config: replace(config, head=replace(config.head, kind=kind))
-
-
-CHANGES: dict[str, Callable[[RunConfig], RunConfig]] = {
-    "evidence": lambda config: replace(config, head=replace(config.head, evidence=True)),
-    "no-z-loss": lambda config: replace(config, objective=replace(config.objective, z_loss=0.0)),
-    **{kind: _head(kind) for kind in categorical_heads()},
+CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
+    "evidence": ("head", {"evidence": True}),
+    "no-z-loss": ("objective", {"z_loss": 0.0}),
+    **{kind: ("head", {"kind": kind}) for kind in categorical_heads()},
 }
+"""Changes by name: the section of the recipe, and its new values."""
 
 
 def configure(recipe: RunConfig, entry: str) -> RunConfig:
@@ -41,7 +37,8 @@ def configure(recipe: RunConfig, entry: str) -> RunConfig:
             raise unknown_name("change", change, CHANGES)
         if OBJECTIVES[name].head_family == "regression":
             raise InputError(f"{change!r} changes a posterior, and {name!r} has none: leave it out")
-        config = CHANGES[change](config)
+        section, values = CHANGES[change]
+        config = replace(config, **{section: replace(getattr(config, section), **values)})
     OBJECTIVES[name].check_evidence(config.head.evidence)
     return config
 

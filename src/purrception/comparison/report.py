@@ -13,13 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from purrception.comparison.rows import Rows
 from purrception.comparison.speed import SpeedRatio, speed_ratios
 from purrception.evaluation.metrics.intervals import DIFFERENCE
 from purrception.experiment.config import RunConfig
 from purrception.storage import save_png, write_file
+from purrception.storage.report import REPORT_JSON, REPORT_MARKDOWN
 from purrception.utils.markdown import table
 
-REPORT_MARKDOWN, REPORT_JSON, REPORT_PICTURE = "report.md", "report.json", "report.png"
+REPORT_PICTURE = "report.png"
 AXES = {"step": "training steps", "seconds": "seconds of training", "flops": "training FLOPs"}
 METRICS = {
     "frechet": "Fréchet distance",
@@ -27,12 +29,15 @@ METRICS = {
     "precision": "precision",
     "recall": "recall",
 }
-RANKED = ("frechet", "bits_per_code")  # lower is better; these are what speed is measured by
-
+RANKED = ("frechet", "bits_per_code")
+"""Lower is better; speed and advantages are measured by these."""
 FINAL = ("frechet", "bits_per_code", "precision", "recall", "recognised", "cross_entropy", "mean_error")
-
-Rows = list[dict[str, Any]]
-Ratios = dict[tuple[str, str], SpeedRatio]
+HOW_SPEED_IS_MEASURED = (
+    "A falling curve is fitted to each entry's measurements; the ratio compares what both need to reach the "
+    "worse of the two ends. In brackets is the interval of 95 % over seeds, drawn again together for both; "
+    "where it contains 1, the two cannot be told apart. ≥ and ≤: one of them was there at its first "
+    "measurement; both at once: each was, so that nothing is known of how much less either needed."
+)
 
 
 def mean_and_spread(values: Sequence[float | None]) -> str:
@@ -60,10 +65,12 @@ def curve(rows: Rows, entry: str, axis: str, metric: str) -> tuple[np.ndarray, n
 def write_report(folder: Path, rows: Rows, recipe: RunConfig, floor: float) -> Path:
     """Write Markdown, JSON and a picture of ``rows`` into ``folder``; returns the Markdown's path."""
     entries = list(dict.fromkeys(row["entry"] for row in rows))
-    lines = [f"# Comparison on {recipe.name}", "", *_protocol(rows, recipe, floor), ""]
+    lines = [f"# Comparison on {recipe.name}", "", _protocol(rows, recipe, floor), ""]
     lines += ["## At the end of training", "", _final_table(rows, entries), ""]
-    lines += _tuned_table(rows, entries)
-    lines += ["## Speed", "", *_how_speed_is_measured(), ""] if len(entries) > 1 else []
+    if any("tuned" in row for row in rows):
+        lines += ["## Tuned: each training at its own best temperature and guidance scale of a few", ""]
+        lines += [_tuned_table(rows, entries), ""]
+    lines += ["## Speed", "", HOW_SPEED_IS_MEASURED, ""] if len(entries) > 1 else []
     found: dict[str, dict[str, Any]] = {}
     for metric in RANKED if len(entries) > 1 else ():
         for axis, title in AXES.items():
@@ -79,25 +86,16 @@ def write_report(folder: Path, rows: Rows, recipe: RunConfig, floor: float) -> P
     return folder / REPORT_MARKDOWN
 
 
-def _protocol(rows: Rows, recipe: RunConfig, floor: float) -> list[str]:
+def _protocol(rows: Rows, recipe: RunConfig, floor: float) -> str:
     seeds = sorted({row["seed"] for row in rows})
-    return [
+    return (
         f"{recipe.training.steps} steps of {recipe.training.batch_size} images, seeds {seeds}; mean ± standard "
         "deviation over seeds. Same tokenizer, tokens, data order, noise, times, optimiser, EMA and budget, and "
         f"the same initial weights where shapes agree. Distances are in {recipe.evaluation.features} features, to "
         f"the real test images; as many real training images are at {floor:.2f}. By chance is how far two "
         "distances of equal models, one training each, differ in 5 % of cases because other images were drawn "
-        "(bootstrap); differences between training seeds come on top. The bound is of the held-out codes.",
-    ]
-
-
-def _how_speed_is_measured() -> list[str]:
-    return [
-        "A falling curve is fitted to each entry's measurements; the ratio compares what both need to reach the "
-        "worse of the two ends. In brackets is the interval of 95 % over seeds, drawn again together for both; "
-        "where it contains 1, the two cannot be told apart. ≥ and ≤: one of them was there at its first "
-        "measurement; both at once: each was, so that nothing is known of how much less either needed.",
-    ]
+        "(bootstrap); differences between training seeds come on top. The bound is of the held-out codes."
+    )
 
 
 def _final_table(rows: Rows, entries: list[str]) -> str:
@@ -128,31 +126,22 @@ def _by_chance(rows: Rows) -> str:
     return f"± {DIFFERENCE * fmean(reaches):.2g}" if reaches else "–"
 
 
-def _tuned_table(rows: Rows, entries: list[str]) -> list[str]:
-    """Each entry at its best sampling settings of a small search, where the comparison made one."""
-    if not any("tuned" in row for row in rows):
-        return []
+def _tuned_table(rows: Rows, entries: list[str]) -> str:
+    """Each entry at its best sampling settings of a small search."""
+    columns = ("frechet", "precision", "recall", "recognised")
     lines = []
     for entry in entries:
         tuned = [row["tuned"] for row in rows if row["entry"] == entry and "tuned" in row]
         if not tuned:
             continue
-        cells = [
-            mean_and_spread([result[name] for result in tuned])
-            for name in ("frechet", "precision", "recall", "recognised")
-        ]
+        cells = [mean_and_spread([result[name] for result in tuned]) for name in columns]
         best = [f"{_guidance_and_temperature(result['sampling'])}, NFE {result['nfe']}" for result in tuned]
         lines.append([entry, *cells, tuned[0]["tried"], "; ".join(best)])
     header = ["entry", "Fréchet", "precision", "recall", "recognised", "settings tried", "chosen, by seed"]
-    return [
-        "## Tuned: each training at its own best temperature and guidance scale of a few",
-        "",
-        table(header, lines),
-        "",
-    ]
+    return table(header, lines)
 
 
-def _ratio_table(ratios: Ratios, entries: list[str]) -> str:
+def _ratio_table(ratios: dict[tuple[str, str], SpeedRatio], entries: list[str]) -> str:
     """Row A, column B: A needs so many times less than B."""
     return table(
         ["A ↓ needs less than B → by", *entries],

@@ -14,6 +14,7 @@ from purrception.storage import read_json_lines, reading
 from purrception.utils.errors import InputError
 
 ROWS_FILE = "rows.jsonl"
+Rows = list[dict[str, Any]]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -44,7 +45,7 @@ class _Row(TypedDict):
     mean_error: Finite | None
 
 
-def read_rows(file: Path, entries: Container[str] | None = None) -> list[dict[str, Any]]:
+def read_rows(file: Path, entries: Container[str] | None = None) -> Rows:
     """The rows of a comparison so far; a line that a kill has cut off is left out.
 
     Args:

@@ -159,7 +159,8 @@ def _train_entry(
 ) -> None:
     """Train one entry with one seed, and append a row at each point that is not measured yet."""
     done = {(row["entry"], row["seed"], row["step"]) for row in read_rows(run.root / ROWS_FILE)}
-    points = geometric_steps(config.training.steps, protocol.points)
+    steps = config.training.steps
+    points = geometric_steps(steps, protocol.points)
     missing = [step for step in points if (entry, config.seed, step) not in done]
     if not missing:
         return
@@ -168,11 +169,7 @@ def _train_entry(
     own.root.mkdir(exist_ok=True)
     write_file(own.config_file, dump_settings(config))
     quiet = replace(
-        config.training,
-        sample_every=0,
-        validate_every=config.training.steps,
-        checkpoint_every=config.training.steps,
-        keep_checkpoints=1,
+        config.training, sample_every=0, validate_every=steps, checkpoint_every=steps, keep_checkpoints=1
     )
     network = build_network(config, train.manifest, tokenizer)
     _share_initial_weights(network, config, train, tokenizer)

@@ -12,43 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
+from purrception.comparison.rows import Rows
 from purrception.evaluation.metrics.intervals import t_quantile
 from purrception.utils.keyed_rng import Stream, keyed_rng
 
 ROUNDS = 400
 """Rounds of the bootstrap over seeds."""
-
-Rows = Sequence[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Curves:
-    """One entry's measurements: positions on an axis and values of a metric, each ``[seeds, points]``."""
-
-    positions: np.ndarray
-    values: np.ndarray
-
-    @classmethod
-    def of(cls, rows: Rows, entry: str, axis: str, metric: str, seeds: Sequence[int]) -> Curves:
-        """The measurements of an entry, at the steps that all ``seeds`` have, in order."""
-        found = {(row["seed"], row["step"]): row for row in rows if row["entry"] == entry}
-        steps = sorted({step for _, step in found if all((seed, step) in found for seed in seeds)})
-        return cls(
-            *(
-                np.array([[found[seed, step][name] for step in steps] for seed in seeds], dtype=float)
-                for name in (axis, metric)
-            )
-        )
-
-    def mean(self, seeds: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Positions ``[points]`` and values of the monotone curve through the mean over some seeds, or all."""
-        rows = slice(None) if seeds is None else seeds
-        positions = self.positions[rows].mean(0)
-        return positions, falling(np.log(positions), self.values[rows].mean(0))
+Curve = tuple[np.ndarray, np.ndarray]
+"""Positions on an axis, and values of a metric, which fall."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +90,7 @@ def first_reach(positions: np.ndarray, values: np.ndarray, target: float) -> flo
     return math.inf
 
 
-def _log_ratio(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> tuple[float, str]:
+def _log_ratio(a: Curve, b: Curve) -> tuple[float, str]:
     """ln (what B needs / what A needs) up to the worse of the two ends, and whether that is a bound."""
     target = max(float(a[1][-1]), float(b[1][-1]))
     at_once = bool(a[1][0] <= target), bool(b[1][0] <= target)
@@ -143,14 +117,20 @@ def speed_ratios(
     """
 
     @cache
-    def drawn(entry: str, seeds: tuple[int, ...]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The curve of all seeds, then those of the draws; fitted once for all pairs."""
-        curves, count = Curves.of(rows, entry, axis, metric, seeds), len(seeds)
-        draws = (
-            keyed_rng(0, Stream.EVALUATION, number, part=7).integers(count, size=count)
-            for number in range(rounds if count > 1 else 0)
+    def drawn(entry: str, seeds: tuple[int, ...]) -> list[Curve]:
+        """The curve through the mean of all seeds, then those of the draws; fitted once for all pairs."""
+        found = {(row["seed"], row["step"]): row for row in rows if row["entry"] == entry}
+        steps = sorted({step for _, step in found if all((seed, step) in found for seed in seeds)})
+        positions, values = (
+            np.array([[found[seed, step][name] for step in steps] for seed in seeds], dtype=float)
+            for name in (axis, metric)
         )
-        return [curves.mean(), *map(curves.mean, draws)]
+        count = len(seeds)
+        draws = [np.arange(count)]
+        for number in range(rounds if count > 1 else 0):
+            draws.append(keyed_rng(0, Stream.EVALUATION, number, part=7).integers(count, size=count))
+        means = [(positions[chosen].mean(0), values[chosen].mean(0)) for chosen in draws]
+        return [(place, falling(np.log(place), value)) for place, value in means]
 
     found = {}
     for a, b in combinations(entries, 2):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from purrception.comparison.report import mean_and_spread
-from purrception.comparison.rows import ROWS_FILE, read_rows
+from purrception.comparison.report import RANKED, mean_and_spread
+from purrception.comparison.rows import ROWS_FILE, Rows, read_rows
 from purrception.comparison.run import Protocol, compare
 from purrception.data import find_source
 from purrception.experiment.config import RunConfig
@@ -29,9 +29,6 @@ METRICS = {
     "recall": "recall",
     "recognised": "recognised",
 }
-RANKED = ("frechet", "bits_per_code")
-"""The metrics of advantages; lower is better."""
-Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -151,7 +148,7 @@ def write_suite(results: dict[str, Rows], protocol: Protocol, steps: int, folder
             "larger than the standard deviations of both together.",
             table(["images", "against", "metric", "times lower", "holds"], comparisons),
         ],
-        {"rows": results, "advantages": [asdict(one) for one in held]},
+        {"rows": results, "advantages": held},
         {"suite.png": _draw(held)},
     )
     protocol_lines = {"sets": ", ".join(results), "objectives": ", ".join(protocol.entries)}

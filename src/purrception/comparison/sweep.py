@@ -8,17 +8,19 @@ from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
+from purrception.comparison.report import REPORT_PICTURE
+from purrception.comparison.rows import Rows
 from purrception.evaluation.sample_quality import SampleEvaluator
 from purrception.experiment.saved_run import load_pipeline, sampling_defaults, saved_config
 from purrception.flow import SamplingConfig
 from purrception.storage import dump_settings, save_png, whole_folder, write_file
+from purrception.storage.report import REPORT_JSON, REPORT_MARKDOWN
 from purrception.training import RunDirectory
 from purrception.utils.devices import resolve_device
 from purrception.utils.errors import InputError
 from purrception.utils.markdown import table
 from purrception.utils.progress import ProgressBar
 
-REPORT_MARKDOWN, REPORT_JSON, REPORT_PICTURE = "report.md", "report.json", "report.png"
 BEST_PRESET, FAST_PRESET = "best.yaml", "fast.yaml"
 FAST_WITHIN = 1.1
 TEMPERATURES = ("1.0", "0.9", "0.8", "0.7")
@@ -31,8 +33,6 @@ COLUMNS = {
     "temperature": "τ",
 }
 """Settings that the report's table shows, and the titles of their columns."""
-
-Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -117,14 +117,9 @@ def sweep(target: str, space: SweepSpace, num: int, seed: int, folder: Path, dev
     settings = space.settings(defaults)
     for setting in settings:
         objective.check(network, setting)
+    classifier, features = config.evaluation.classifier, config.evaluation.features
     evaluator = SampleEvaluator(
-        config.data,
-        pipeline.tokenizer,
-        network.num_classes,
-        num,
-        config.evaluation.classifier,
-        config.evaluation.features,
-        seed,
+        config.data, pipeline.tokenizer, network.num_classes, num, classifier, features, seed
     )
     rows: Rows = []
     with ProgressBar("sweep", len(settings)) as bar:

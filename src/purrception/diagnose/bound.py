@@ -17,6 +17,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 IMAGES, END, STEPS = 8, 0.9, 18
+COLUMNS = {
+    "error": "ε",
+    "error_by_variation": "ε by TV",
+    "error_by_divergence": "ε by KL",
+    "growth": "λ",
+    "distance": "distance",
+    "bound_by_paths": "bound, by paths",
+    "bound": "bound, by ε and λ",
+    "bound_by_divergence": "bound, by KL",
+}
+"""What the table shows of a :class:`BoundCheck`, and the titles of its columns."""
 
 
 def bound_section(run: LoadedRun) -> Section:
@@ -37,18 +48,8 @@ def bound_section(run: LoadedRun) -> Section:
     vacuous = next(
         (t for t, bound in zip(times, found.bound_by_paths, strict=True) if float(bound) > widest), None
     )
-    columns = (
-        "error",
-        "error_by_variation",
-        "error_by_divergence",
-        "growth",
-        "distance",
-        "bound_by_paths",
-        "bound",
-        "bound_by_divergence",
-    )
     rows = [
-        [f"{times[n]:.2f}", *(float(getattr(found, name)[n]) for name in columns)]
+        [f"{times[n]:.2f}", *(float(getattr(found, name)[n]) for name in COLUMNS)]
         for n in evenly_spaced(len(times), 10)
     ]
     text = [
@@ -56,20 +57,7 @@ def bound_section(run: LoadedRun) -> Section:
         "through total variation and through KL (Pinsker). λ: largest growth rate between the two flows. Then "
         "the distance of the two flows from the same noise, which is at least W₂, and bounds on it: by the "
         "constants of each path, by ε and the largest λ, and from KL alone.",
-        table(
-            [
-                "t",
-                "ε",
-                "ε by TV",
-                "ε by KL",
-                "λ",
-                "distance",
-                "bound, by paths",
-                "bound, by ε and λ",
-                "bound, by KL",
-            ],
-            rows,
-        ),
+        table(["t", *COLUMNS.values()], rows),
         f"Every inequality held: {'yes' if found.held else '**no**'}. Diameter of the codebook "
         f"{diameter:.2f}; two grids are never further apart than {widest:.1f}, so that a larger bound says "
         "nothing. "
@@ -93,14 +81,9 @@ def _draw(found: BoundCheck, widest: float) -> Figure:
     growth.plot(found.times, found.growth)
     growth.axhline(0, color="grey", linestyle=":")
     growth.set(xlabel="t", title="λ, the fastest growth of differences")
-    names = {
-        "distance": "distance of the flows",
-        "bound_by_paths": "bound, by paths",
-        "bound": "bound, by ε and λ",
-        "bound_by_divergence": "bound, by KL",
-    }
-    for name, title in names.items():
-        laws.plot(found.times[1:], getattr(found, name)[1:], label=title)
+    laws.plot(found.times[1:], found.distance[1:], label="distance of the flows")
+    for name in ("bound_by_paths", "bound", "bound_by_divergence"):
+        laws.plot(found.times[1:], getattr(found, name)[1:], label=COLUMNS[name])
     laws.axhline(widest, color="grey", linestyle=":", label="diameter: no bound needed")
     smallest = float(found.distance[found.distance > 0].min()) if bool((found.distance > 0).any()) else 1e-3
     laws.set(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,12 +10,7 @@ from torch import Tensor
 
 from purrception.diagnose.loaded_run import LoadedRun
 from purrception.evaluation.metrics.statistics import halves
-from purrception.instruments.calibration import (
-    Calibration,
-    SiteScores,
-    fit_temperature,
-    temperature_losses,
-)
+from purrception.instruments.calibration import Calibration, SiteScores, fit_temperature, temperature_losses
 from purrception.instruments.posteriors import images_at_once, network_posterior
 from purrception.storage.report import Section
 from purrception.utils.keyed_rng import Stream
@@ -27,45 +21,43 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TIMES = (0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95)
-TemperatureAt = Callable[[float], float]
+COLUMNS = {
+    "error": "ECE",
+    "accuracy": "accuracy",
+    "confidence": "confidence",
+    "brier": "Brier",
+    "nll": "NLL, nats",
+    "entropy": "entropy, nats",
+    "auroc": "AUROC",
+}
+"""What the table shows of a :class:`Calibration`, and the titles of its columns."""
 
 
-def fitted_temperatures(run: LoadedRun) -> tuple[float, dict[float, float]]:
-    """(one τ for all times, τ by t), fitted on one half of the held-out images."""
-    losses = {t: torch.stack(_losses(run, t)).sum(0) for t in TIMES}
-    return fit_temperature(torch.stack(list(losses.values())).sum(0)), {
-        t: fit_temperature(loss) for t, loss in losses.items()
-    }
+def fitted_temperatures(run: LoadedRun) -> tuple[float, dict[float, float], str]:
+    """(one τ for all times, τ by t, the same as a schedule), fitted on one half of the held-out images."""
+    losses = {t: torch.stack([temperature_losses(*part) for part in _parts(run, t, half=0)]).sum(0) for t in TIMES}
+    by_time = {t: fit_temperature(loss) for t, loss in losses.items()}
+    schedule = "piecewise:" + ",".join(f"{t:g}={tau:.2f}" for t, tau in by_time.items())
+    return fit_temperature(torch.stack(list(losses.values())).sum(0)), by_time, schedule
 
 
 def calibration_section(run: LoadedRun) -> Section:
     """As trained, and with temperatures fitted on one half of the images and tested on the other."""
-    single, by_time = fitted_temperatures(run)
-    cases: dict[str, TemperatureAt] = {
-        "as trained": lambda t: 1.0,
-        f"one τ, {single:.2f}": lambda t: single,
-        "a τ for each t": lambda t: by_time[t],
+    single, by_time, schedule = fitted_temperatures(run)
+    cases = {
+        "as trained": dict.fromkeys(TIMES, 1.0),
+        f"one τ, {single:.2f}": dict.fromkeys(TIMES, single),
+        "a τ for each t": by_time,
     }
-    scores = {name: {t: _scores(run, t, tau(t)) for t in TIMES} for name, tau in cases.items()}
+    scores = {name: {t: _scores(run, t, tau) for t, tau in taus.items()} for name, taus in cases.items()}
     overall = {name: Calibration.of(SiteScores.join(list(parts.values()))) for name, parts in scores.items()}
     by_t = {name: {t: Calibration.of(part) for t, part in parts.items()} for name, parts in scores.items()}
-    header = ["posterior", "ECE", "accuracy", "confidence", "Brier", "NLL, nats", "entropy, nats", "AUROC"]
-    names = ("error", "accuracy", "confidence", "brier", "nll", "entropy", "auroc")
-    rows = [[name, *(getattr(found, one) for one in names)] for name, found in overall.items()]
+    rows = [[name, *(getattr(found, column) for column in COLUMNS)] for name, found in overall.items()]
     first, last = by_t["as trained"], by_t["a τ for each t"]
     each = [
-        [
-            f"{t:.2f}",
-            first[t].error,
-            first[t].accuracy,
-            first[t].confidence,
-            first[t].auroc,
-            by_time[t],
-            last[t].error,
-        ]
-        for t in TIMES
+        [f"{t:.2f}", one.error, one.accuracy, one.confidence, one.auroc, by_time[t], last[t].error]
+        for t, one in first.items()
     ]
-    schedule = "piecewise:" + ",".join(f"{t:g}={tau:.2f}" for t, tau in by_time.items())
     held_out = run.held_out
     assert held_out is not None
     return Section(
@@ -75,19 +67,17 @@ def calibration_section(run: LoadedRun) -> Section:
             "Temperatures are fitted on one random half of the images, and all metrics are measured on the other. "
             "ECE: expected calibration error, 15 bins; AUROC: how well a large entropy predicts that the most "
             "probable code is wrong (½: not at all).",
-            table(header, rows),
+            table(["posterior", *COLUMNS.values()], rows),
             table(["t", "ECE as trained", "accuracy", "confidence", "AUROC", "τ fitted", "ECE with it"], each),
             f"As a schedule for `sample --temperature`: `{schedule}`. The best calibrated temperature need not "
             "give the best samples; the part on temperature compares them.",
         ],
         {
             "temperature": single,
-            "temperature_by_t": {f"{t:g}": tau for t, tau in by_time.items()},
+            "temperature_by_t": by_time,
             "schedule": schedule,
-            "overall": {name: asdict(found) for name, found in overall.items()},
-            "by_t": {
-                name: {f"{t:g}": asdict(found) for t, found in parts.items()} for name, parts in by_t.items()
-            },
+            "overall": overall,
+            "by_t": by_t,
         },
         {"calibration.png": _draw(overall, by_t, scores["as trained"])},
     )
@@ -103,10 +93,6 @@ def _parts(run: LoadedRun, t: float, half: int) -> Iterator[tuple[Tensor, Tensor
         state = run.objective.state_at(run.network, indices[rows], noise[rows], t)
         log_posterior = network_posterior(run.network, labels[rows])(state.z, t)
         yield log_posterior[state.open], indices[rows][state.open]
-
-
-def _losses(run: LoadedRun, t: float) -> list[Tensor]:
-    return [temperature_losses(log_posterior, codes) for log_posterior, codes in _parts(run, t, half=0)]
 
 
 def _scores(run: LoadedRun, t: float, temperature: float) -> SiteScores:
@@ -128,15 +114,10 @@ def _draw(
         sizes = [8 + 90 * count / max(counts) for count in counts]
         curve.scatter(confidence, accuracy, s=sizes, alpha=0.6)
         curve.plot(confidence, accuracy, linewidth=1, label=f"{name}: ECE {found.error:.3f}")
-        error.plot(list(by_t[name]), [one.error for one in by_t[name].values()], marker="o", ms=3, label=name)
-        loss.plot(list(by_t[name]), [one.nll for one in by_t[name].values()], marker="o", ms=3)
-    loss.plot(
-        list(by_t["as trained"]),
-        [one.entropy for one in by_t["as trained"].values()],
-        color="grey",
-        linestyle="--",
-        label="entropy, as trained",
-    )
+        error.plot(TIMES, [one.error for one in by_t[name].values()], marker="o", ms=3, label=name)
+        loss.plot(TIMES, [one.nll for one in by_t[name].values()], marker="o", ms=3)
+    entropies = [one.entropy for one in by_t["as trained"].values()]
+    loss.plot(TIMES, entropies, color="grey", linestyle="--", label="entropy, as trained")
     curve.set(xlabel="confidence", ylabel="accuracy", title="reliability")
     error.set(xlabel="t", title="expected calibration error", ylim=(0, None))
     loss.set(xlabel="t", title="negative log-likelihood, nats", ylim=(0, None))

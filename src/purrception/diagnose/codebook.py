@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from math import nan
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,22 +27,22 @@ def codebook_section(run: LoadedRun) -> Section:
     """Codebook use of data and samples: codes generated never or too often, and the classes that differ most."""
     codes = len(run.codebook)
     samples, labels = run.samples.indices, run.labels(run.num).cpu()
-    train, train_labels = (part.cpu() for part in run.training_rows)
+    train = run.training_rows[0].cpu()
     data, sampled = histogram(train, codes), histogram(samples, codes)
+    of_data, of_samples = data / data.sum(), sampled / sampled.sum()
     use = CodebookUse.of(data, sampled)
     # Perplexity and the number of codes grow with the number of images, so equal numbers are compared.
     rows = torch.from_numpy(spread_rows(len(train), len(samples)))
     as_many = histogram(train[rows], codes)
-    by_chance = float(((1 - data / data.sum()) ** samples.numel())[data > 0].sum())
-    classes = _by_class(run, samples, labels, train, train_labels)
+    by_chance = float(((1 - of_data) ** samples.numel())[data > 0].sum())
+    classes = _by_class(run, samples, labels)
     floor: float | None = None
-    unseen_classes: dict[int, float] = {}
+    unseen_classes: dict[str, float] = {}
     if run.held_out is not None:
         grids, own = (part.cpu() for part in run.rows(run.held_out, run.num))
         counts = histogram(grids, codes)
-        floor = jensen_shannon(data / data.sum(), counts / counts.sum())
-        unseen_classes = _by_class(run, grids, own, train, train_labels)
-    names = run.pipeline.class_names
+        floor = jensen_shannon(of_data, counts / counts.sum())
+        unseen_classes = _by_class(run, grids, own)
     over = [int(code) for code in use.over[:LISTED] if use.ratio[code] > 1.5]
     never_listed = comma_separated(use.never[:LISTED].tolist())
     over_listed = comma_separated([f"{code} ({float(use.ratio[code]):.1f}×)" for code in over])
@@ -63,11 +63,11 @@ def codebook_section(run: LoadedRun) -> Section:
         f"than 1.5 times too often: {over_listed}.",
     ]
     if classes:
-        worst = sorted(classes, key=lambda label: unseen_classes.get(label, 0.0) - classes[label])[:3]
+        worst = sorted(classes, key=lambda name: unseen_classes.get(name, 0.0) - classes[name])[:3]
         text.append(
             "Classes whose samples differ most from the data (held-out images in brackets): "
             + comma_separated(
-                [f"{names[k]} {classes[k]:.3f} nats ({unseen_classes.get(k, math.nan):.3f})" for k in worst]
+                [f"{name} {classes[name]:.3f} nats ({unseen_classes.get(name, nan):.3f})" for name in worst]
             )
             + "."
         )
@@ -80,24 +80,22 @@ def codebook_section(run: LoadedRun) -> Section:
         "divergence_of_held_out": floor,
         "never": use.never,
         "never_by_chance": by_chance,
-        "over": {str(code): float(use.ratio[code]) for code in over},
-        "divergence_by_class": {names[label]: value for label, value in classes.items()},
-        "divergence_by_class_of_held_out": {names[label]: value for label, value in unseen_classes.items()},
+        "over": {code: float(use.ratio[code]) for code in over},
+        "divergence_by_class": classes,
+        "divergence_by_class_of_held_out": unseen_classes,
     }
-    both = [{names[label]: value for label, value in one.items()} for one in (classes, unseen_classes)]
-    drawn = _draw(data / data.sum(), sampled / sampled.sum(), use, both[0], both[1])
+    drawn = _draw(of_data, of_samples, use, classes, unseen_classes)
     return Section("Codebook use", text, found, {"codebook.png": drawn})
 
 
-def _by_class(
-    run: LoadedRun, samples: Tensor, labels: Tensor, train: Tensor, train_labels: Tensor
-) -> dict[int, float]:
+def _by_class(run: LoadedRun, grids: Tensor, labels: Tensor) -> dict[str, float]:
     """Divergence of each class's histogram from that of its training images, for samples or other images."""
+    train, train_labels = (part.cpu() for part in run.training_rows)
     codes, found = len(run.codebook), {}
-    for label in range(run.classes):
-        own = [histogram(grids[of == label], codes) for grids, of in ((train, train_labels), (samples, labels))]
+    for label, name in enumerate(run.pipeline.class_names):
+        own = [histogram(some[of == label], codes) for some, of in ((train, train_labels), (grids, labels))]
         if all(float(counts.sum()) > 0 for counts in own):
-            found[label] = jensen_shannon(own[0] / own[0].sum(), own[1] / own[1].sum())
+            found[name] = jensen_shannon(own[0] / own[0].sum(), own[1] / own[1].sum())
     return found
 
 

@@ -68,7 +68,7 @@ def _describe_training(history: DriftInTraining, weight: float) -> str:
 
 def _draw(history: DriftInTraining, found: Sequence[DriftOverTime]) -> Figure:
     figure, (training, parts, times) = panels(3)
-    kept = evenly_spaced(len(history.steps), 400) if history.steps else []
+    kept = evenly_spaced(len(history.steps), 400)
     steps = [history.steps[n] for n in kept]
     training.plot(steps, [history.logsumexp[n] for n in kept])
     training.set(xlabel="training step", ylabel="logsumexp, mean of a batch", title="over training")

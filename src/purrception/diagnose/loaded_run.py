@@ -12,11 +12,11 @@ from torch import Tensor
 from purrception.data import spread_rows
 from purrception.experiment.config import RunConfig
 from purrception.experiment.saved_run import load_pipeline, open_tokens, sampling_defaults, saved_config
-from purrception.flow import GaussianObjective, Generation, Objective, SamplingConfig
+from purrception.flow import Generation, Objective, SamplingConfig
 from purrception.generation.pipeline import PurrceptionPipeline
 from purrception.generation.sampler import KeyedDraws, sample_codes
 from purrception.instruments.oracle import Oracle
-from purrception.models import CategoricalHead, PurrceptionTransformer
+from purrception.models import PurrceptionTransformer
 from purrception.tokenizers import VQTokenizer
 from purrception.tokens import TokenDataset
 from purrception.training import CheckpointStore, RunDirectory
@@ -73,16 +73,6 @@ class LoadedRun:
         """Number of classes; 0 when unconditional."""
         return self.network.num_classes
 
-    @property
-    def has_posterior(self) -> bool:
-        """Whether the model predicts a categorical posterior."""
-        return isinstance(self.network.head, CategoricalHead)
-
-    @property
-    def is_gaussian(self) -> bool:
-        """Whether it follows the linear path from Gaussian noise, so that it has a velocity."""
-        return isinstance(self.objective, GaussianObjective)
-
     def rows(self, tokens: TokenDataset, count: int) -> tuple[Tensor, Tensor]:
         """Codes and labels of ``count`` rows drawn by a key, on the network's device."""
         indices, labels = tokens.rows(spread_rows(len(tokens), count))
@@ -97,15 +87,14 @@ class LoadedRun:
         """Labels that cycle through the classes, long ``[count]``."""
         return torch.arange(count, device=self.network.device) % max(self.classes, 1)
 
-    def sample(self, count: int, settings: SamplingConfig | None = None) -> Generation:
-        """Samples that cycle through the classes; default: with the run's own settings."""
-        settings = settings or self.settings
+    def sample(self, count: int, settings: SamplingConfig) -> Generation:
+        """Samples that cycle through the classes."""
         return sample_codes(self.network, self.objective, self.labels(count), settings, self.seed, 256)
 
     @cached_property
     def samples(self) -> Generation:
         """``num`` samples with the run's own settings, shared by all parts."""
-        return self.sample(self.num)
+        return self.sample(self.num, self.settings)
 
     @cached_property
     def training_rows(self) -> tuple[Tensor, Tensor]:
@@ -116,14 +105,8 @@ class LoadedRun:
     def oracle(self) -> Oracle:
         """The exact posterior of the training set, for each class if there are classes.
 
-        Raises:
-            InputError: the training set is too large.
+        A part that uses it is left out where the set has more than ``LARGEST_ORACLE`` grids.
         """
-        if len(self.train) > LARGEST_ORACLE:
-            raise InputError(
-                f"the exact posterior takes every training grid into account; given {len(self.train)}, accepted "
-                f"up to {LARGEST_ORACLE}: leave out oracle and bound"
-            )
         grids, labels = self.training_rows
         return Oracle(grids, self.codebook, labels if self.classes else None)
 
@@ -137,14 +120,6 @@ def load_run(root: Path | str, num: int, seed: int, device: torch.device) -> Loa
     if num < 4:
         raise InputError(f"a diagnosis needs at least 4 images; given --num {num}")
     run = RunDirectory.open(root)
-    unfinished = not run.pipeline.is_dir()
-    if unfinished and CheckpointStore(run.checkpoints).latest() is None:
-        raise InputError(f"the run {root} has no checkpoint yet: let it train, or --resume it")
-    if unfinished and not run.has_tokenizer:
-        raise InputError(
-            f"the tokenizer of the run is gone: {run.tokenizer} is missing; put the folder back, since another "
-            "tokenizer would have other codes"
-        )
     config = saved_config(run)
     pipeline = load_pipeline(root).to(device)
     train = open_tokens(config, run, "train")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,11 +32,8 @@ def oracle_section(run: LoadedRun) -> Section:
     splits = {"training": run.train, "held-out": run.held_out}
     gaps = {name: [_gap(run, tokens, t) for t in TIMES] for name, tokens in splits.items()}
     copies = _copies_by_solver(run)
-    memory = Memorisation.of(
-        run.samples.indices,
-        run.rows(run.held_out, run.num)[0].cpu(),
-        run.training_rows[0].cpu(),
-    )
+    unseen, train = run.rows(run.held_out, run.num)[0].cpu(), run.training_rows[0].cpu()
+    memory = Memorisation.of(run.samples.indices, unseen, train)
     sites = run.samples.indices[0].numel()
     rows = [
         [
@@ -51,17 +47,8 @@ def oracle_section(run: LoadedRun) -> Section:
         ]
         for one, other in zip(gaps["training"], gaps["held-out"], strict=True)
     ]
-    header = [
-        "t",
-        "exact entropy",
-        "KL",
-        "TV",
-        "error of v",
-        "length of v",
-        "KL, held out",
-        "TV, held out",
-        "error of v, held out",
-    ]
+    header = ["t", "exact entropy", "KL", "TV", "error of v", "length of v"]
+    header += ["KL, held out", "TV, held out", "error of v, held out"]
     text = [
         f"The exact posterior of the {len(run.oracle.grids)} training grids"
         + (", for each class separately" if run.classes else "")
@@ -78,8 +65,8 @@ def oracle_section(run: LoadedRun) -> Section:
         _describe_memorisation(memory, sites),
     ]
     data = {
-        "gaps": {name: [asdict(one) for one in found] for name, found in gaps.items()},
-        "landed": {name: dict(zip(map(str, STEPS), shares, strict=True)) for name, shares in copies.items()},
+        "gaps": gaps,
+        "landed": {name: dict(zip(STEPS, shares, strict=True)) for name, shares in copies.items()},
         "memorisation": memory,
     }
     return Section("The exact posterior", text, data, {"oracle.png": _draw(gaps, memory, sites)})

@@ -20,7 +20,7 @@ def show_image(panel: Axes, image: np.ndarray, title: str = "") -> None:
 
 def show_map(panel: Axes, values: Tensor, largest: float, image: np.ndarray | None = None, title: str = "") -> Any:
     """Draw a map of numbers ``[h, w]``, over an image if one is given; return what a colour bar needs."""
-    height, width = (len(image), image.shape[1]) if image is not None else values.shape
+    height, width = values.shape if image is None else image.shape[:2]
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
     if image is not None and image.shape[2] > 1:
         panel.imshow(image, interpolation="nearest", extent=extent)

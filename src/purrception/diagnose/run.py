@@ -16,6 +16,7 @@ from purrception.diagnose.oracle import oracle_section
 from purrception.diagnose.smoothness import smoothness_section
 from purrception.diagnose.temperature import temperature_section
 from purrception.diagnose.uncertainty import uncertainty_section
+from purrception.flow import GaussianObjective
 from purrception.storage import whole_folder
 from purrception.storage.report import Section, write_report
 from purrception.utils.errors import InputError, unknown_name
@@ -41,9 +42,9 @@ class Part:
     def lacks(self, run: LoadedRun) -> str:
         """Why this part does not apply to a run, in a line; empty if it does."""
         name = run.config.objective.name
-        if self.posterior and not run.has_posterior:
+        if self.posterior and run.objective.head_family != "categorical":
             return f"a {name!r} model predicts a vector per site and has no posterior"
-        if self.path and not run.is_gaussian:
+        if self.path and not isinstance(run.objective, GaussianObjective):
             return f"a {name!r} model unmasks codes: it has no velocity and no path from Gaussian noise"
         if self.held_out and run.held_out is None:
             return "the run holds no images out (data.test_fraction was 0, or there is no tokens/test)"

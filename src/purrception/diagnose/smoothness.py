@@ -56,14 +56,12 @@ def smoothness_section(run: LoadedRun) -> Section:
         for steps, named in grids.items()
     }
     rows = [
-        [
-            f"{t:.2f}",
-            float(one.largest.mean()),
-            float(one.largest.max()),
-            float(one.growth.mean()),
-            float(one.growth.max()),
-        ]
+        [f"{t:.2f}", *map(float, (one.largest.mean(), one.largest.max(), one.growth.mean(), one.growth.max()))]
         for t, one in latest.items()
+    ]
+    compared = [
+        [name, *(f"{errors[n][name].error:.3f} ({errors[n][name].codes_changed:.1%})" for n in STEPS)]
+        for name in errors[STEPS[0]]
     ]
     proposal = ", ".join(f"{t:.3f}" for t in grids[STEPS[1]]["proposed"])
     text = [
@@ -81,13 +79,13 @@ def smoothness_section(run: LoadedRun) -> Section:
         f"density proportional to the root of |dμ/dt| = (1 − t) |dv/dt|, {STEPS[1]} steps are at {proposal}.",
         f"Euler on each grid against {FINE} uniform steps from the same noise: root mean square error of the "
         "end, and in brackets the share of tokens whose code differs.",
-        table(["grid", *(f"NFE {steps}" for steps in STEPS)], _grid_rows(errors)),
+        table(["grid", *(f"NFE {steps}" for steps in STEPS)], compared),
     ]
     data = {
-        "stiffness": {str(step): {f"{t:g}": one for t, one in found.items()} for step, found in fields.items()},
+        "stiffness": fields,
         "bending": curvature,
-        "proposed_grids": {str(steps): named["proposed"] for steps, named in grids.items()},
-        "grid_errors": {str(steps): named for steps, named in errors.items()},
+        "proposed_grids": {steps: named["proposed"] for steps, named in grids.items()},
+        "grid_errors": errors,
     }
     return Section(
         "Smoothness", text, data, {"smoothness.png": _draw(fields, curvature, grids[STEPS[1]]["proposed"], errors)}
@@ -113,23 +111,8 @@ def _stiffness(run: LoadedRun, network: PurrceptionTransformer) -> dict[float, S
     indices, labels = run.rows(run.train, min(IMAGES, run.num))
     noise = run.noise(len(indices), Stream.VALIDATION)
     mean = network_mean(network, run.objective, labels)
-    return {
-        t: Stiffness.of(
-            velocity_field(mean, t),
-            run.objective.state_at(network, indices, noise, t).z,
-            ITERATIONS,
-            run.seed,
-        )
-        for t in TIMES
-    }
-
-
-def _grid_rows(errors: dict[int, dict[str, GridError]]) -> list[list[str]]:
-    names = errors[STEPS[0]]
-    return [
-        [name, *(f"{errors[n][name].error:.3f} ({errors[n][name].codes_changed:.1%})" for n in STEPS)]
-        for name in names
-    ]
+    states = {t: run.objective.state_at(network, indices, noise, t).z for t in TIMES}
+    return {t: Stiffness.of(velocity_field(mean, t), z, ITERATIONS, run.seed) for t, z in states.items()}
 
 
 def _draw(

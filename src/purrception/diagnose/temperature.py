@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from purrception.data import images_to_tensor
-from purrception.diagnose.calibration import TIMES, fitted_temperatures
+from purrception.diagnose.calibration import fitted_temperatures
 from purrception.diagnose.loaded_run import LoadedRun
 from purrception.diagnose.plotting import comma_separated, hide_axes, show_image, show_map
 from purrception.evaluation.sample_quality import SampleEvaluator, SampleMetrics
@@ -44,39 +45,19 @@ def temperature_section(run: LoadedRun) -> Section:
     """Metrics by temperature and class, at equal network evaluations and from the same noise."""
     settings, num = run.config.evaluation, min(run.num, LARGEST_SAMPLES)
     evaluator = SampleEvaluator(
-        run.config.data,
-        run.tokenizer,
-        run.classes,
-        num,
-        settings.classifier,
-        settings.features,
-        run.seed,
+        run.config.data, run.tokenizer, run.classes, num, settings.classifier, settings.features, run.seed
     )
-    single, by_time = fitted_temperatures(run)
-    fitted = "piecewise:" + ",".join(f"{t:g}={by_time[t]:.2f}" for t in TIMES)
-    base = replace(
-        run.settings,
-        num_inference_steps=min(run.settings.num_inference_steps, LARGEST_STEPS),
-        guidance_scale=1.0,
-    )
+    single, _, fitted = fitted_temperatures(run)
+    steps = min(run.settings.num_inference_steps, LARGEST_STEPS)
+    base = replace(run.settings, num_inference_steps=steps, guidance_scale=1.0)
     temperatures = [*(f"{tau:g}" for tau in TEMPERATURES), f"{single:.2f}", *SCHEDULES, fitted]
     plain = run.sample(num, replace(base, temperature="1"))
     trials = [_try(run, evaluator, replace(base, temperature=tau), plain) for tau in dict.fromkeys(temperatures)]
-    crossed = [
-        (
-            tau,
-            guidance,
-            steps,
-            evaluator.measure(
-                run.network,
-                run.objective,
-                replace(base, temperature=f"{tau:g}", guidance_scale=guidance, num_inference_steps=steps),
-            ),
-        )
-        for guidance in GUIDANCES
-        for steps in STEPS
-        for tau in CROSSED
-    ]
+    crossed = []
+    for guidance, steps, tau in product(GUIDANCES, STEPS, CROSSED):
+        tried = replace(base, temperature=f"{tau:g}", guidance_scale=guidance, num_inference_steps=steps)
+        quality = evaluator.measure(run.network, run.objective, tried)
+        crossed.append({"temperature": tau, "guidance": guidance, "steps": steps, **quality})
     constant = [one for one in trials if one.temperature in {f"{tau:g}" for tau in TEMPERATURES}]
     best = min(trials, key=lambda one: one.quality["frechet"])
     names = run.pipeline.class_names
@@ -120,10 +101,7 @@ def temperature_section(run: LoadedRun) -> Section:
             "fitted_schedule": fitted,
             "best": best.temperature,
             "rows": [{"temperature": one.temperature, **one.quality, **asdict(one.effect)} for one in trials],
-            "crossed": [
-                {"temperature": tau, "guidance": guidance, "steps": steps, **quality}
-                for tau, guidance, steps, quality in crossed
-            ],
+            "crossed": crossed,
         },
         {"temperature.png": _draw(constant, evaluator.floor, names), "failures.png": _failures(constant)},
     )
@@ -148,12 +126,12 @@ def _try(run: LoadedRun, evaluator: SampleEvaluator, settings: SamplingConfig, p
     )
 
 
-def _crossed_rows(crossed: list[tuple[float, float, int, SampleMetrics]]) -> list[list[object]]:
+def _crossed_rows(crossed: list[dict[str, Any]]) -> list[list[object]]:
+    """A row of Fréchet distances for each guidance scale and number of steps."""
     rows = []
-    for guidance in GUIDANCES:
-        for steps in STEPS:
-            own = [quality for _, w, n, quality in crossed if (w, n) == (guidance, steps)]
-            rows.append([f"{guidance:g}", steps, own[0]["nfe"], *(quality["frechet"] for quality in own)])
+    for guidance, steps in product(GUIDANCES, STEPS):
+        own = [one for one in crossed if (one["guidance"], one["steps"]) == (guidance, steps)]
+        rows.append([f"{guidance:g}", steps, own[0]["nfe"], *(one["frechet"] for one in own)])
     return rows
 
 

@@ -13,12 +13,7 @@ from purrception.diagnose.plotting import evenly_spaced, hide_axes, show_image, 
 from purrception.flow import PredictionOptions, TopCodes
 from purrception.flow.nearest import nearest_codes
 from purrception.instruments.posteriors import LogPosterior, network_posterior
-from purrception.instruments.uncertainty import (
-    Trajectory,
-    decode_in_place,
-    record_trajectory,
-    top_codes,
-)
+from purrception.instruments.uncertainty import Trajectory, decode_in_place, record_trajectory, top_codes
 from purrception.storage.report import Section
 from purrception.utils.markdown import table
 from purrception.utils.visualisation import panels

@@ -71,12 +71,10 @@ class RunConfig:
     """Pipeline, run or hub:OWNER/NAME whose weights training starts from; its classes may differ."""
 
     def __post_init__(self) -> None:
-        """Refuse a name that is not a folder name, and a seed out of range."""
+        """Refuse a name that is not a folder name, and numbers that are not finite or out of range."""
         if not is_plain_name(self.name) or self.name.startswith("."):
             raise InputError(f"a run's name must be a plain folder name; given {self.name!r}")
-        _check(self, self.data)
-        if not 0 <= self.seed < 2**63:
-            raise InputError(f"a seed lies in [0, 2⁶³); given {self.seed}")
+        _check(self, self.data, self.seed)
 
 
 @dataclass(frozen=True)
@@ -97,14 +95,12 @@ class TokenizerRunConfig(ProcessOptions):
     """Train only the decoder of init_from, so that every image keeps its codes."""
 
     def __post_init__(self) -> None:
-        """Refuse decoder_only without a tokenizer, and a seed out of range."""
-        _check(self, self.data)
+        """Refuse decoder_only without a tokenizer, and numbers that are not finite or out of range."""
+        _check(self, self.data, self.seed)
         if self.decoder_only and not self.init_from:
             raise InputError(
                 "decoder_only trains the decoder of an existing tokenizer: give the tokenizer with --init-from DIR"
             )
-        if not 0 <= self.seed < 2**63:
-            raise InputError(f"a seed lies in [0, 2⁶³); given {self.seed}")
 
 
 @dataclass(frozen=True)
@@ -119,10 +115,12 @@ class DataOptions:
         _check(self, self.data)
 
 
-def _check(settings: object, data: DataConfig) -> None:
-    """Refuse numbers in ``settings`` that are not finite, and images that no network could take."""
+def _check(settings: object, data: DataConfig, seed: int = 0) -> None:
+    """Refuse numbers in ``settings`` that are not finite, images that no network could take, and a bad seed."""
     check_numbers(data, "data.", image_size=2**14, classes=2**17, views=2**16)
     check_numbers(settings)
+    if not 0 <= seed < 2**63:
+        raise InputError(f"a seed lies in [0, 2⁶³); given {seed}")
 
 
 PATHS: dict[type, tuple[str, ...]] = {

@@ -84,13 +84,13 @@ def model_card(
     size, dim = network.codebook.shape
     processor = pipeline.image_processor
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    head = {"library_name": "purrception", "pipeline_tag": "unconditional-image-generation"}
-    head |= {"license": licence} if licence else {}
+    licence_line = f"license: {licence}\n" if licence else ""
     grid = f"\n![samples]({SAMPLES})\n" if any(run.samples.glob("step-*.png")) else ""
     classes = ", ".join(pipeline.class_names[:20]) + (", …" if len(pipeline.class_names) > 20 else "")
     return f"""---
-{chr(10).join(f"{key}: {value}" for key, value in head.items())}
-tags: [flow-matching, vector-quantisation, image-generation]
+library_name: purrception
+pipeline_tag: unconditional-image-generation
+{licence_line}tags: [flow-matching, vector-quantisation, image-generation]
 ---
 
 # {config.name}

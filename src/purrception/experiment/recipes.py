@@ -91,8 +91,9 @@ def folder() -> RunConfig:
 def _as_in_the_paper(name: str, size: str, data: DataConfig, steps: int = 400_000) -> RunConfig:
     """A DiT of patch 2 over vq-f8's codes, with the paper's optimiser and schedule.
 
-    The paper gives AdamW at 1e-4 with (0.9, 0.999), bfloat16, EMA and clipping at 1.0; here the constant learning
-    rate has no warm-up. Batch size 256 is DiT's. For the vq-ds8 tokenizer, give --tokenizer.arch vq-ds8-c2i.
+    The paper gives AdamW at 1e-4 with (0.9, 0.999), bfloat16, EMA and clipping at 1.0, which are the defaults of
+    :class:`TrainingConfig`; here the constant learning rate has no warm-up. Batch size 256 is DiT's. For the
+    vq-ds8 tokenizer, give --tokenizer.arch vq-ds8-c2i.
     """
     return RunConfig(
         name=name,
@@ -102,13 +103,7 @@ def _as_in_the_paper(name: str, size: str, data: DataConfig, steps: int = 400_00
         training=TrainingConfig(
             steps=steps,
             batch_size=256,
-            learning_rate=1e-4,
-            betas=(0.9, 0.999),
-            gradient_clip=1.0,
             warmup_steps=0,
-            decay="constant",
-            ema_decay=0.9999,
-            label_dropout=0.1,
             log_every=100,
             validate_every=5000,
             sample_every=10_000,
@@ -161,11 +156,9 @@ def paper_code(name: str, size: str) -> RunConfig:
     )
 
 
-def unconditional(name: str, image_size: int, *, flips: bool) -> RunConfig:
+def unconditional(name: str, image_size: int) -> RunConfig:
     """Images without classes, in any subfolder of --data.root: FFHQ's numbered folders, an LSUN scene, COCO."""
-    data = DataConfig(
-        source="folder", image_size=image_size, channels=3, classes=0, flips=flips, test_fraction=0.02
-    )
+    data = DataConfig("folder", image_size=image_size, channels=3, classes=0, flips=True, test_fraction=0.02)
     return _as_in_the_paper(name, "B" if image_size < 256 else "L", data)
 
 
@@ -179,12 +172,12 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "paper-code": partial(paper_code, "paper-code", "XL"),
     "paper-code-l": partial(paper_code, "paper-code-l", "L"),
     "paper-code-b": partial(paper_code, "paper-code-b", "B"),
-    "ffhq": partial(unconditional, "ffhq", 256, flips=True),
-    "ffhq128": partial(unconditional, "ffhq128", 128, flips=True),
-    "lsun": partial(unconditional, "lsun", 256, flips=True),
-    "lsun128": partial(unconditional, "lsun128", 128, flips=True),
-    "coco": partial(unconditional, "coco", 256, flips=True),
-    "coco128": partial(unconditional, "coco128", 128, flips=True),
+    "ffhq": partial(unconditional, "ffhq", 256),
+    "ffhq128": partial(unconditional, "ffhq128", 128),
+    "lsun": partial(unconditional, "lsun", 256),
+    "lsun128": partial(unconditional, "lsun128", 128),
+    "coco": partial(unconditional, "coco", 256),
+    "coco128": partial(unconditional, "coco128", 128),
 }
 
 IMAGE_SIZES = (32, 64, 128, 256)

@@ -33,7 +33,8 @@ def start_run(config: RunConfig) -> RunDirectory:
     config = map_paths(config, absolute)
     root = Path(config.runs) / config.name
     with distributed.joined(config.training.resolve_device(), config.training.timeout_minutes):
-        if distributed.restarted() and _is_run_of(config, root):
+        file = RunDirectory(root).config_file
+        if distributed.restarted() and file.is_file() and load_config(file) == config:
             return resume_run(root)
         check_config(config)
         distributed.wait()  # every process has looked before the first one writes
@@ -42,11 +43,6 @@ def start_run(config: RunConfig) -> RunDirectory:
                 RunDirectory.create(root, dump_settings(config))
             distributed.wait()
             return _complete(config, RunDirectory(root))
-
-
-def _is_run_of(config: RunConfig, root: Path) -> bool:
-    file = RunDirectory(root).config_file
-    return file.is_file() and load_config(file) == config
 
 
 def resume_run(root: Path | str, config: RunConfig | None = None) -> RunDirectory:

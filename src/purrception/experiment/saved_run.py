@@ -40,6 +40,11 @@ def load_pipeline(path: Path | str) -> PurrceptionPipeline:
     checkpoint = CheckpointStore(run.checkpoints).latest_whole()
     if checkpoint is None:
         raise InputError(f"the run {path} has no checkpoint yet: let it train, or --resume it")
+    if not run.has_tokenizer:
+        raise InputError(
+            f"the tokenizer of the run is gone: {run.tokenizer} is missing; put the folder back, since another "
+            "tokenizer would have other codes"
+        )
     tokenizer = VQTokenizer.load(run.tokenizer)
     manifest = Manifest.read(_token_location(config, run, "train"))
     network = build_network(config, manifest, tokenizer)
@@ -54,9 +59,9 @@ def sampling_defaults(path: Path | str) -> SamplingConfig:
     pipeline's weights; else they are the defaults.
     """
     folder = local_folder(path) if str(path).startswith(HUB_PREFIX) else Path(path)
-    for root in (folder, folder.parent):
-        if RunDirectory(root).config_file.is_file():
-            config = load_config(RunDirectory(root).config_file)
+    for file in (RunDirectory(root).config_file for root in (folder, folder.parent)):
+        if file.is_file():
+            config = load_config(file)
             return build_objective(config.objective).supported(config.sampling)
     return load_settings(SamplingConfig, folder / SAMPLING) if (folder / SAMPLING).is_file() else SamplingConfig()
 

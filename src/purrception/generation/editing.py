@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -67,8 +68,9 @@ class Editor:
             raise InputError(
                 f"strength is above 0 (keep the original) and at most 1 (forget it); given {strength}"
             )
+        known = KnownCodes(indices, free, start=1 - strength, conditioning=self.conditioning)
         return self._generate(
-            labels, KnownCodes(indices, free, start=1 - strength, conditioning=self.conditioning)
+            labels, lambda rows: KeyedDraws(self.seed, rows, self.network, Stream.EDITING), known
         )
 
     def vary(self, indices: Tensor, labels: Tensor, strength: float) -> Generation:
@@ -111,7 +113,6 @@ class Editor:
         entropy[rows] = entropy[rows].where(~replaced, resampled.entropy)
         return Generation(indices, entropy, resampled.nfe)
 
-    @torch.no_grad()
     def interpolate(self, labels: Tensor, other_seed: int) -> Generation:
         """Go from image 0 of ``seed`` to image 0 of ``other_seed`` in ``len(labels)`` images, both included.
 
@@ -124,30 +125,23 @@ class Editor:
         if len(labels) < 2:
             raise InputError(f"an interpolation has at least its two ends; given {len(labels)} images")
         weights = torch.linspace(0, 1, len(labels), dtype=torch.float64)
-
-        def sample_batch(rows: range) -> Generation:
-            draws = Slerp(
-                KeyedDraws(self.seed, [0], self.network),
-                KeyedDraws(other_seed, [0], self.network),
-                weights[rows.start : rows.stop],
-            )
-            batch_labels = upload(labels[rows.start : rows.stop], self.network.device)
-            return self.objective.generate(self.network, batch_labels, draws, self.settings, watch=self.watch)
-
-        return in_batches(range(len(labels)), self.batch_size, sample_batch)
+        ends = [KeyedDraws(seed, [0], self.network) for seed in (self.seed, other_seed)]
+        return self._generate(labels, lambda rows: Slerp(ends[0], ends[1], weights[rows.start : rows.stop]))
 
     @torch.no_grad()
-    def _generate(self, labels: Tensor, known: KnownCodes) -> Generation:
-        """Sample each image under its label and its known codes."""
+    def _generate(
+        self, labels: Tensor, draws: Callable[[range], Draws], known: KnownCodes | None = None
+    ) -> Generation:
+        """Sample each image under its label, and its known codes if any, from the random numbers of a batch."""
 
         def sample_batch(rows: range) -> Generation:
-            batch_labels, indices, free = (
-                upload(tensor[rows.start : rows.stop], self.network.device)
-                for tensor in (labels, known.indices, known.free)
+            def own(tensor: Tensor) -> Tensor:
+                return upload(tensor[rows.start : rows.stop], self.network.device)
+
+            batch = replace(known, indices=own(known.indices), free=own(known.free)) if known else None
+            return self.objective.generate(
+                self.network, own(labels), draws(rows), self.settings, batch, self.watch
             )
-            draws = KeyedDraws(self.seed, rows, self.network, Stream.EDITING)
-            batch = replace(known, indices=indices, free=free)
-            return self.objective.generate(self.network, batch_labels, draws, self.settings, batch, self.watch)
 
         return in_batches(range(len(labels)), self.batch_size, sample_batch)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline, VQModel
+from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
 
@@ -28,7 +29,6 @@ from purrception.flow import (
 )
 from purrception.generation.editing import Editor, free_sites
 from purrception.generation.image_processor import ImageProcessor
-from purrception.generation.outputs import PurrceptionOutput
 from purrception.generation.sampler import sample_codes
 from purrception.models import PurrceptionTransformer
 from purrception.storage.finite import require_finite
@@ -57,6 +57,22 @@ def _with_settings(call: F) -> F:
     ]
     call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return call
+
+
+@dataclass
+class PurrceptionOutput(BaseOutput):
+    """Images with their codes, their uncertainty and their cost."""
+
+    images: list[Image.Image]
+    """The decoded images."""
+    indices: Tensor
+    """Codes of the images, long ``[B, h, w]``."""
+    entropy: Tensor | None
+    """Entropy of the last posterior in nats, float32 ``[B, h, w]``; ``None`` without a posterior."""
+    nfe: int
+    """Network evaluations per image."""
+    labels: list[int]
+    """Class labels of the images; the number of classes stands for the null class."""
 
 
 class PurrceptionPipeline(DiffusionPipeline):
@@ -383,9 +399,8 @@ class PurrceptionPipeline(DiffusionPipeline):
     def decode_means(self, means: Tensor) -> list[Image.Image]:
         """Decode data predictions ``[B, D, h, w]``, standardised like the network's codes, unquantised."""
         raw, standard = self.tokenizer.codebook, self.transformer.codebook
-        scale = (raw - raw.mean(0)).norm() / (
-            standard - standard.mean(0)
-        ).norm()  # one standard deviation for all channels
+        # One standard deviation for all channels.
+        scale = (raw - raw.mean(0)).norm() / (standard - standard.mean(0)).norm()
         shift = raw.mean(0) - scale * standard.mean(0)
         latents = scale * means + shift.view(1, -1, 1, 1)
         on_device(self.vqvae)

@@ -14,8 +14,7 @@ from PIL import Image
 
 from purrception.data import array_to_pil
 from purrception.flow import SamplingConfig
-from purrception.generation.outputs import PurrceptionOutput
-from purrception.generation.pipeline import PurrceptionPipeline
+from purrception.generation.pipeline import PurrceptionOutput, PurrceptionPipeline
 from purrception.storage import whole_folder, write_file
 from purrception.tokenizers import fingerprint
 from purrception.utils.folders import absolute
@@ -76,8 +75,15 @@ def _save_pictures(out: PurrceptionOutput, folder: Path) -> list[dict[str, Any]]
         entries.append({"file": f"{number:05d}.png", "label": out.labels[number]})
         image.save(folder / entries[-1]["file"])
     _save_grid(out.images, folder / "grid.png")
-    if out.entropy is not None:
-        _save_maps(out.images, out.entropy.numpy(), float(out.entropy.max()), entries, folder)
+    if out.entropy is None:
+        return entries
+    (folder / "entropy").mkdir()
+    maps, brightest = [], float(out.entropy.max())
+    for image, entropy, entry in zip(out.images, out.entropy.numpy(), entries, strict=True):
+        maps.append(heat_map(entropy, brightest, image.size))
+        maps[-1].save(folder / "entropy" / entry["file"])
+        entry["mean_entropy"] = float(entropy.mean())
+    _save_grid(maps, folder / "entropy.png")
     return entries
 
 
@@ -86,23 +92,6 @@ def _save_grid(images: list[Image.Image], path: Path) -> None:
     arrays = np.stack([np.asarray(image) for image in images[:LARGEST_GRID]])
     arrays = arrays.reshape(*arrays.shape[:3], -1)
     array_to_pil(tile_images(arrays, scale=max(1, 64 // arrays.shape[1]))).save(path)
-
-
-def _save_maps(
-    images: list[Image.Image],
-    entropies: np.ndarray,
-    brightest: float,
-    entries: list[dict[str, Any]],
-    folder: Path,
-) -> None:
-    """Save heat maps of the entropies ``[n, h, w]``, and add their means to the entries."""
-    (folder / "entropy").mkdir()
-    maps = []
-    for image, entropy, entry in zip(images, entropies, entries, strict=True):
-        maps.append(heat_map(entropy, brightest, image.size))
-        maps[-1].save(folder / "entropy" / entry["file"])
-        entry["mean_entropy"] = float(entropy.mean())
-    _save_grid(maps, folder / "entropy.png")
 
 
 def sample_command(

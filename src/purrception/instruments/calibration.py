@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -49,8 +49,7 @@ class SiteScores:
     @classmethod
     def join(cls, parts: Sequence[SiteScores]) -> SiteScores:
         """All sites of several parts."""
-        names = ("confidence", "correct", "entropy", "nll", "brier")
-        return cls(*(torch.cat([getattr(part, name) for part in parts]).cpu() for name in names))
+        return cls(*(torch.cat([getattr(part, each.name) for part in parts]).cpu() for each in fields(cls)))
 
 
 @dataclass(frozen=True)
@@ -92,11 +91,11 @@ class Calibration:
         )
 
 
-def reliability(confidence: Tensor, correct: Tensor, bins: int = BINS) -> tuple[tuple[float, float, int], ...]:
+def reliability(confidence: Tensor, correct: Tensor) -> tuple[tuple[float, float, int], ...]:
     """(mean confidence, accuracy, sites) of the non-empty bins of equal width (Guo et al., arXiv 1706.04599)."""
-    place = (confidence * bins).long().clamp(0, bins - 1)
-    counts = place.bincount(minlength=bins).double()
-    sums = [place.bincount(values.double(), minlength=bins) for values in (confidence, correct)]
+    place = (confidence * BINS).long().clamp(0, BINS - 1)
+    counts = place.bincount(minlength=BINS).double()
+    sums = [place.bincount(values.double(), minlength=BINS) for values in (confidence, correct)]
     return tuple(
         (float(confidences / count), float(corrects / count), int(count))
         for confidences, corrects, count in zip(*sums, counts, strict=True)
@@ -116,33 +115,30 @@ def auroc(scores: Tensor, positive: Tensor) -> float:
     return float((ranks[place][positive].sum() - ones * (ones + 1) / 2) / (ones * (len(positive) - ones)))
 
 
-def temperature_losses(
-    log_posterior: Tensor, targets: Tensor, temperatures: Sequence[float] = TEMPERATURES
-) -> Tensor:
-    """Sum of −ln π^(1/τ)(c) for each temperature, float64 ``[len(temperatures)]``; add those of parts, then fit.
+def temperature_losses(log_posterior: Tensor, targets: Tensor) -> Tensor:
+    """Sum of −ln π^(1/τ)(c) for each of ``TEMPERATURES``, float64; add those of parts, then fit.
 
     Args:
         log_posterior: ``[…, K]``.
         targets: codes, long ``[…]``.
-        temperatures: values of τ.
     """
     log_posterior, targets = log_posterior.flatten(0, -2), targets.flatten()[:, None]
     losses = []
-    for temperature in temperatures:
+    for temperature in TEMPERATURES:
         scaled = log_posterior / temperature
         losses.append((scaled.logsumexp(-1) - scaled.gather(-1, targets)[:, 0]).double().sum())
     return torch.stack(losses).cpu()
 
 
-def fit_temperature(losses: Tensor, temperatures: Sequence[float] = TEMPERATURES) -> float:
+def fit_temperature(losses: Tensor) -> float:
     """The τ of the smallest loss, interpolated by a parabola in ln τ.
 
     The loss is convex in 1/τ and has one minimum; if that lies at an end of the range, the end is returned.
     """
     best = int(losses.argmin())
-    if best in (0, len(temperatures) - 1):
-        return float(temperatures[best])
+    if best in (0, len(TEMPERATURES) - 1):
+        return TEMPERATURES[best]
     below, least, above = losses[best - 1 : best + 2].tolist()
-    step = math.log(temperatures[best + 1] / temperatures[best])
+    step = math.log(TEMPERATURES[best + 1] / TEMPERATURES[best])
     curvature = below - 2 * least + above
-    return float(temperatures[best] * math.exp(0.5 * step * (below - above) / max(curvature, 1e-300)))
+    return float(TEMPERATURES[best] * math.exp(0.5 * step * (below - above) / max(curvature, 1e-300)))

@@ -75,23 +75,18 @@ class CodeClassifier:
     """
 
     grids: Tensor
-    """Training grids, long ``[n, sites]``."""
+    """Training grids, long ``[n, h, w]``."""
     labels: Tensor
     """Their labels, long ``[n]``."""
     classes: int
     codes: int
-
-    @classmethod
-    def of(cls, grids: Tensor, labels: Tensor, classes: int, codes: int) -> CodeClassifier:
-        """From training grids, long ``[n, h, w]``, with labels, long ``[n]``."""
-        return cls(grids.flatten(1), labels.long(), classes, codes)
 
     def predict(self, grids: Tensor) -> Tensor:
         """The most probable class of grids, long ``[m, h, w]`` → long ``[m]``."""
         flat = grids.flatten(1)
         members = self.labels.bincount(minlength=self.classes).double()
         scores = -flat.shape[1] * (members + 1).log().expand(len(flat), -1)
-        for codes, known in zip(flat.T, self.grids.T, strict=True):
+        for codes, known in zip(flat.T, self.grids.flatten(1).T, strict=True):
             same = (codes[:, None] == known[None]).double()
             counts = same.new_zeros(scores.shape).index_add_(1, self.labels, same)
             scores = scores + (counts + 1 / self.codes).log()

@@ -31,7 +31,7 @@ class DriftInTraining:
         names = ("step", "logsumexp", "z_loss", "cross_entropy")
         kept = [[line[name] for name in names] for line in lines if all(name in line for name in names)]
         steps, *columns = zip(*kept, strict=True) if kept else ((), (), (), ())
-        return cls(steps, columns[0], columns[1], columns[2])
+        return cls(steps, *columns)
 
     def has_converged(self) -> bool:
         """Whether the mean logsumexp of the last fifth differs by at most 5 % from that of the fifth before."""

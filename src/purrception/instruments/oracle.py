@@ -159,14 +159,14 @@ def site_divergences(exact: Tensor, model: Tensor) -> tuple[Tensor, Tensor]:
     return terms.sum(-1).clamp_min(0), 0.5 * (p - model.exp()).abs().sum(-1)
 
 
-def nearest_grid(indices: Tensor, grids: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
+def nearest_grid(indices: Tensor, grids: Tensor) -> Tensor:
     """Number of sites at which each grid differs from the nearest data grid: ``[B, h, w]``, ``[n, h, w]`` →
     ``[B]``.
 
     0 for an exact copy.
     """
     flat, data = indices.flatten(1), grids.flatten(1)
-    count = max(1, chunk_bytes // (data.numel() + 1))
+    count = max(1, CHUNK_BYTES // (data.numel() + 1))
     found = [(part[:, None] != data[None]).sum(-1).min(dim=1).values for part in flat.split(count)]
     return torch.cat(found)
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from purrception.flow import Evidence, Guidance, Objective, PredictionOptions, Truncation, truncate
-from purrception.flow.solvers import MeanFunction
+from purrception.flow.solvers import MeanFunction, Solver
+from purrception.flow.timesteps import Timesteps
 from purrception.models import CategoricalHead, PurrceptionTransformer
 from purrception.utils.errors import InputError
 
@@ -68,6 +69,24 @@ def posterior_mean(log_posterior: Tensor, codebook: Tensor) -> Tensor:
 def mean_function(log_posterior: LogPosterior, codebook: Tensor) -> MeanFunction:
     """The mean of a posterior function, for solvers; in the state's precision."""
     return lambda z, t: posterior_mean(log_posterior(z, t), codebook).to(z.dtype)
+
+
+def record_path(
+    mean: MeanFunction, noise: Tensor, solver: Solver, timesteps: Timesteps
+) -> tuple[Timesteps, Tensor, Tensor, Tensor]:
+    """Sample with any solver: the T times of its evaluations, z_t and μ_t ``[T, B, …]`` at them, and the end."""
+    times: list[float] = []
+    states: list[Tensor] = []
+    means: list[Tensor] = []
+
+    def recorded(z: Tensor, t: float) -> Tensor:
+        times.append(t)
+        states.append(z)
+        means.append(mean(z, t))
+        return means[-1]
+
+    end = solver(recorded, noise, timesteps)
+    return tuple(times), torch.stack(states), torch.stack(means), end
 
 
 def tempered(log_posterior: LogPosterior, temperature: float) -> LogPosterior:

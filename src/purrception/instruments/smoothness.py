@@ -17,6 +17,7 @@ from purrception.flow.nearest import nearest_codes
 from purrception.flow.paths import LinearPath
 from purrception.flow.solvers import MeanFunction, Solver
 from purrception.flow.timesteps import Timesteps
+from purrception.instruments.posteriors import record_path
 
 PATH = LinearPath()
 Field = Callable[[Tensor], Tensor]
@@ -43,48 +44,26 @@ class Stiffness:
 
     @classmethod
     def of(cls, field: Field, z: Tensor, iterations: int = ITERATIONS, seed: int = 0) -> Stiffness:
-        """Measured at states ``[B, …]``; see :func:`largest_singular_values` and :func:`largest_growth_rates`."""
-        largest = largest_singular_values(field, z, iterations, seed)
-        return cls(largest, largest_growth_rates(field, z, largest, iterations, seed))
+        """Measured by power iteration, on JᵀJ and on the symmetric part of J.
 
+        An iteration is one Jacobian–vector and one vector–Jacobian product; no Jacobian is formed. The singular
+        value approaches the truth from below. Added to the diagonal of the symmetric part, it makes the largest
+        eigenvalue the dominant one.
 
-def largest_singular_values(field: Field, z: Tensor, iterations: int = ITERATIONS, seed: int = 0) -> Tensor:
-    """σ_max of the Jacobian of ``field`` at each state, by power iteration on JᵀJ; ``[B]``.
+        Args:
+            field: any differentiable map that treats the images of a batch independently.
+            z: states ``[B, …]``.
+            iterations: largest number of each; it stops when no value changes by more than 10⁻⁵ of itself.
+            seed: seed of the initial direction.
+        """
+        forward, transposed = _products(field, z)
+        largest = _dominant(lambda direction: transposed(forward(direction)), z, iterations, seed).sqrt()
+        shift = largest.view(-1, *[1] * (z.dim() - 1))
 
-    An iteration is one Jacobian–vector and one vector–Jacobian product; no Jacobian is formed. The value
-    approaches the truth from below.
+        def shifted(direction: Tensor) -> Tensor:
+            return 0.5 * (forward(direction) + transposed(direction)) + shift * direction
 
-    Args:
-        field: any differentiable map that treats the images of a batch independently.
-        z: states ``[B, …]``.
-        iterations: largest number; it stops when no value changes by more than 10⁻⁵ of itself.
-        seed: seed of the initial direction.
-    """
-
-    forward, transposed = _products(field, z)
-    return _dominant(lambda direction: transposed(forward(direction)), z, iterations, seed).sqrt()
-
-
-def largest_growth_rates(
-    field: Field, z: Tensor, bound: Tensor, iterations: int = ITERATIONS, seed: int = 0
-) -> Tensor:
-    """λ_max of the symmetric part of the Jacobian at each state, by power iteration; ``[B]``.
-
-    Args:
-        field: a differentiable map; see :func:`largest_singular_values`.
-        z: states ``[B, …]``.
-        bound: σ_max at each state; added to the diagonal, it makes the largest eigenvalue the dominant one.
-        iterations: largest number.
-        seed: seed of the initial direction.
-    """
-    shift = bound.view(-1, *[1] * (z.dim() - 1))
-
-    forward, transposed = _products(field, z)
-
-    def symmetric(direction: Tensor) -> Tensor:
-        return 0.5 * (forward(direction) + transposed(direction)) + shift * direction
-
-    return _dominant(symmetric, z, iterations, seed) - bound
+        return cls(largest, _dominant(shifted, z, iterations, seed) - largest)
 
 
 def jacobians(field: Field, z: Tensor) -> Tensor:
@@ -152,18 +131,7 @@ class Curvature:
 
 def measure_curvature(mean: MeanFunction, noise: Tensor, solver: Solver, timesteps: Timesteps) -> Curvature:
     """The curvature of paths from ``noise`` ``[B, D, h, w]``; the finer the time grid, the better."""
-    times: list[float] = []
-    states: list[Tensor] = []
-    means: list[Tensor] = []
-
-    def recorded(z: Tensor, t: float) -> Tensor:
-        times.append(t)
-        states.append(z)
-        means.append(mean(z, t))
-        return means[-1]
-
-    end = solver(recorded, noise, timesteps)
-    return path_curvature(tuple(times), torch.stack(states), torch.stack(means), end)
+    return path_curvature(*record_path(mean, noise, solver, timesteps))
 
 
 def path_curvature(times: Timesteps, states: Tensor, means: Tensor, end: Tensor) -> Curvature:

@@ -14,6 +14,7 @@ from purrception.flow import Objective, SamplingConfig
 from purrception.generation.sampler import sample_codes
 from purrception.instruments.calibration import Calibration, SiteScores
 from purrception.instruments.codebook_use import CodebookUse, CodeClassifier, histogram
+from purrception.instruments.drift import drift_over_time
 from purrception.instruments.posteriors import images_at_once, network_posterior
 from purrception.models import CategoricalHead, PurrceptionTransformer
 from purrception.tokenizers import VQTokenizer
@@ -160,7 +161,7 @@ class TrainingMonitor:
             "code_divergence": use.divergence,
         }
         if manifest.num_classes > 1:
-            classifier = CodeClassifier.of(train, train_labels, manifest.num_classes, codes)
+            classifier = CodeClassifier(train, train_labels, manifest.num_classes, codes)
             real_agreement = classifier.predict(real) == train_labels[rows]
             agreement = classifier.predict(indices) == labels
             metrics["class_agreement"] = float(agreement.double().mean())
@@ -171,19 +172,17 @@ class TrainingMonitor:
     def _measure_posterior(self, network: PurrceptionTransformer, held_out: TokenDataset) -> dict[str, float]:
         rows = min(ROWS, len(held_out), images_at_once(network))
         batch = to_device(validation_batch(held_out, self.seed, 0, rows, rows), network.device)
-        scores, logsumexp = [], []
+        scores = []
         for t in TIMES:
             state = self.objective.state_at(network, batch.indices, batch.noise, t)
             log_posterior = network_posterior(network, batch.labels)(state.z, t)
             scores.append(SiteScores.of(log_posterior[state.open], batch.indices[state.open]))
-            features = network(state.z, torch.full_like(batch.time, t), batch.labels)
-            assert isinstance(network.head, CategoricalHead)
-            logsumexp.append(float(network.head.nll(features, batch.indices).logsumexp.abs().max()))
+        drift = drift_over_time(network, self.objective, batch, TIMES, z_loss=0.0)
         calibration = Calibration.of(SiteScores.join(scores))
         return {
             "calibration_error": calibration.error,
             "confidence": calibration.confidence,
             "accuracy": calibration.accuracy,
             "entropy": calibration.entropy,
-            "logsumexp_at_most": max(logsumexp),
+            "logsumexp_at_most": max(one.largest for one in drift),
         }

@@ -12,7 +12,7 @@ from torch import Tensor
 from purrception.flow.posterior import TopCodes
 from purrception.flow.solvers import Solver
 from purrception.flow.timesteps import Timesteps
-from purrception.instruments.posteriors import LogPosterior, posterior_mean
+from purrception.instruments.posteriors import LogPosterior, posterior_mean, record_path
 
 
 @dataclass(frozen=True)
@@ -82,25 +82,16 @@ def record_trajectory(
         solver: see :mod:`purrception.flow.solvers`.
         timesteps: increasing times.
     """
-    times: list[float] = []
-    states: list[Tensor] = []
-    means: list[Tensor] = []
-    uncertainties: list[Uncertainty] = []
+    found: list[Uncertainty] = []
 
     def mean(z: Tensor, t: float) -> Tensor:
         log_probabilities = log_posterior(z, t)
-        times.append(t)
-        states.append(z)
-        means.append(posterior_mean(log_probabilities, codebook).to(z.dtype))
-        uncertainties.append(Uncertainty.of(log_probabilities, codebook))
-        return means[-1]
+        found.append(Uncertainty.of(log_probabilities, codebook))
+        return posterior_mean(log_probabilities, codebook).to(z.dtype)
 
-    end = solver(mean, noise, timesteps)
-    stacked = {
-        field.name: torch.stack([getattr(one, field.name) for one in uncertainties])
-        for field in fields(Uncertainty)
-    }
-    return Trajectory(tuple(times), torch.stack(states), torch.stack(means), Uncertainty(**stacked), end)
+    times, states, means, end = record_path(mean, noise, solver, timesteps)
+    stacked = (torch.stack([getattr(one, each.name) for one in found]) for each in fields(Uncertainty))
+    return Trajectory(times, states, means, Uncertainty(*stacked), end)
 
 
 def top_codes(

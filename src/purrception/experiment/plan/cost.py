@@ -19,7 +19,7 @@ from purrception.experiment.build import empty_network, in_one_chunk
 from purrception.experiment.config import RunConfig, TokenizerConfig
 from purrception.experiment.plan.images import Manifests, count_images, prepared_manifests
 from purrception.experiment.plan.report import Plan, PlanOptions
-from purrception.experiment.plan.speed import Peak, Speed, measured_step
+from purrception.experiment.plan.speed import Speed, find_peak, is_small_step, measured_step
 from purrception.flow import Objective, build_objective
 from purrception.models import PurrceptionTransformer, chunk_budget, training_flops
 from purrception.models.flops import forward_flops
@@ -28,6 +28,8 @@ from purrception.training import TrainingConfig
 from purrception.training.batches import blank_batch
 from purrception.utils.errors import InputError
 
+Build = Callable[[], PurrceptionTransformer]
+"""Makes the network of a run, on whatever device is the default."""
 CPU_UTILISATION, GPU_UTILISATION, COMPILED_UTILISATION = 0.5, 0.3, 0.4
 """Shares of the peak that training is assumed to reach if no step is measured: DiT-S/2 reached 0.52 to 0.77 of the
 speed of a large product on one core; DiT-XL/2 with 128 images reached 0.29 of an H100's peak, and 0.40 compiled
@@ -46,7 +48,7 @@ def plan(config: RunConfig, machine: PlanOptions | None = None) -> Plan:
             training would take too long for a number.
     """
     machine = machine or PlanOptions()
-    training, objective, gpus = config.training, build_objective(config.objective), machine.gpus or 1
+    training, gpus = config.training, machine.gpus or 1
     if training.batch_size % (gpus * training.accumulation):
         raise InputError(
             f"a batch of {training.batch_size} cannot be shared by {gpus} GPUs in {training.accumulation} "
@@ -67,8 +69,8 @@ def plan(config: RunConfig, machine: PlanOptions | None = None) -> Plan:
     head, head_flops = network.head.parameter_count(), network.head.flops(math.prod(grid))
     total = sum(parameter.numel() for parameter in network.parameters())
     shards = _shards(training, machine)
-    memory = _memory(build, config, objective, count, shards, device)
-    speed = _speed(build, config, objective, machine, device, per_image, sum(memory.values()))
+    memory = _memory(build, config, count, shards, device)
+    speed = _speed(build, config, machine, device, per_image, sum(memory.values()))
     seconds = training.steps * speed.seconds_per_step
     if not 0 < seconds < LONGEST_TRAINING:
         raise InputError(
@@ -161,39 +163,27 @@ def _tokenizer_sizes(tokenizer: TokenizerConfig) -> tuple[int, int, int]:
 
 
 def _speed(
-    build: Callable[[], PurrceptionTransformer],
-    config: RunConfig,
-    objective: Objective,
-    machine: PlanOptions,
-    device: str,
-    flops_per_image: float,
-    memory: int,
+    build: Build, config: RunConfig, machine: PlanOptions, device: str, flops_per_image: float, memory: int
 ) -> Speed:
     """Measure training steps here if they are small enough; else assume a share of the peak speed."""
     training, gpus = config.training, machine.gpus or 1
     dtype = torch.bfloat16 if training.takes_bfloat16(device) else torch.float32
-    peak = Peak.find(device, machine.tflops, machine.gpu, dtype)
+    tflops, source, measured = find_peak(device, machine.tflops, machine.gpu, dtype)
     flops = flops_per_image * training.batch_size / gpus
-    if machine.utilisation is None and peak.can_step(device, flops, memory):
+    if machine.utilisation is None and measured and is_small_step(device, tflops, flops, memory):
         own = replace(training, batch_size=training.batch_size // gpus, device=device)
         with torch.random.fork_rng(devices=[]):
-            seconds, steps = measured_step(own, objective, build())
-        return Speed(device, peak.tflops, peak.source, 1e-12 * flops / seconds / peak.tflops, steps, seconds)
+            seconds, steps = measured_step(own, build_objective(config.objective), build())
+        return Speed(device, tflops, source, 1e-12 * flops / seconds / tflops, steps, seconds)
     on_gpu = COMPILED_UTILISATION if training.compile else GPU_UTILISATION
     utilisation = machine.utilisation or (on_gpu if device == "cuda" else CPU_UTILISATION)
-    seconds = flops / (1e12 * peak.tflops * utilisation)
-    return Speed(device, peak.tflops, peak.source, utilisation, 0, seconds)
+    seconds = flops / (1e12 * tflops * utilisation)
+    return Speed(device, tflops, source, utilisation, 0, seconds)
 
 
-def _memory(
-    build: Callable[[], PurrceptionTransformer],
-    config: RunConfig,
-    objective: Objective,
-    images: int,
-    shards: int,
-    device: str,
-) -> dict[str, int]:
+def _memory(build: Build, config: RunConfig, images: int, shards: int, device: str) -> dict[str, int]:
     """Bytes of one process by kind, for a microbatch of ``images``."""
+    objective = build_objective(config.objective)
     with FakeTensorMode():
         network = build()
         network.backbone.recompute = config.training.recompute

@@ -47,47 +47,38 @@ class Speed:
     seconds_per_step: float
 
 
-@dataclass(frozen=True)
-class Peak:
-    """The peak speed of one device."""
+def find_peak(device: str, tflops: float | None, gpu: str, dtype: torch.dtype) -> tuple[float, str, bool]:
+    """The peak that is given, known by the GPU's name, or measured on this machine; else that of an H100.
 
-    tflops: float
-    source: str
-    """How it is known."""
-    measured: bool
-    """Whether it was measured on this machine."""
+    Returns:
+        TFLOP/s, how they are known, and whether they were measured here.
 
-    @classmethod
-    def find(cls, device: str, tflops: float | None, gpu: str, dtype: torch.dtype) -> Peak:
-        """The peak that is given, known by the GPU's name, or measured on this machine; else that of an H100.
+    Raises:
+        InputError: the peak is known by name, which is only so in bfloat16, and ``dtype`` is another.
+    """
+    if tflops is not None:
+        return tflops, "given", False
+    if not gpu and (device != "cuda" or torch.cuda.is_available()):
+        measured, side = measured_peak(resolve_device(device), dtype)
+        count = torch.get_num_threads()
+        threads = f", {count} thread{'s' if count > 1 else ''}" if device == "cpu" else ""
+        kind = str(dtype).removeprefix("torch.")
+        return measured, f"measured here: a {kind} product of {side}×{side} matrices on {device}{threads}", True
+    if dtype is not torch.bfloat16:
+        raise InputError(
+            "peaks are known by name for bfloat16 only; for training.precision float32 give --tflops X"
+        )
+    name = gpu or ASSUMED_GPU
+    known = known_peak(name)
+    assert known is not None
+    assumed = "" if gpu else "; this machine has no GPU, and --gpu names none"
+    return known, f"an {name}'s dense bfloat16 peak{assumed}", False
 
-        Raises:
-            InputError: the peak is known by name, which is only so in bfloat16, and ``dtype`` is another.
-        """
-        if tflops is not None:
-            return cls(tflops, "given", measured=False)
-        if not gpu and (device != "cuda" or torch.cuda.is_available()):
-            tflops, side = measured_peak(resolve_device(device), dtype)
-            count = torch.get_num_threads()
-            threads = f", {count} thread{'s' if count > 1 else ''}" if device == "cpu" else ""
-            kind = str(dtype).removeprefix("torch.")
-            source = f"measured here: a {kind} product of {side}×{side} matrices on {device}{threads}"
-            return cls(tflops, source, measured=True)
-        if dtype is not torch.bfloat16:
-            raise InputError(
-                "peaks are known by name for bfloat16 only; for training.precision float32 give --tflops X"
-            )
-        name = gpu or ASSUMED_GPU
-        known = known_peak(name)
-        assert known is not None
-        assumed = "" if gpu else "; this machine has no GPU, and --gpu names none"
-        return cls(known, f"an {name}'s dense bfloat16 peak{assumed}", measured=False)
 
-    def can_step(self, device: str, flops: float, memory: int) -> bool:
-        """Whether a training step of so many operations and bytes is small enough to be measured here."""
-        if not self.measured or flops > LONGEST_STEP * LOWEST_UTILISATION * 1e12 * self.tflops:
-            return False
-        return memory < (torch.cuda.mem_get_info()[0] if device == "cuda" else LARGEST_STEP_ON_CPU)
+def is_small_step(device: str, tflops: float, flops: float, memory: int) -> bool:
+    """Whether a training step of so many operations and bytes is small enough to be measured on this machine."""
+    free = torch.cuda.mem_get_info()[0] if device == "cuda" else LARGEST_STEP_ON_CPU
+    return flops <= LONGEST_STEP * LOWEST_UTILISATION * 1e12 * tflops and memory < free
 
 
 def measured_peak(device: torch.device, dtype: torch.dtype) -> tuple[float, int]:

@@ -11,7 +11,7 @@ import gradio as gr
 import torch
 
 from purrception.flow import SamplingConfig, Watcher
-from purrception.generation.outputs import PurrceptionOutput
+from purrception.generation.pipeline import PurrceptionOutput
 from purrception.studio.controls import (
     MODEL_JOB,
     SamplingControls,
