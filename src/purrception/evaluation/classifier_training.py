@@ -59,7 +59,6 @@ def train_or_load_classifier(
     else:
         path = cache.folder / "classifiers" / name
         if distributed.rank() == 0 and not _can_be_loaded(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
             save_classifier(train(), path)
         distributed.wait()
         classifier = load_classifier(path)

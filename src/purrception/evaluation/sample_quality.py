@@ -69,7 +69,9 @@ class SampleEvaluator:
         extractor = build_extractor(features, ExtractorInputs(self.classifier, sets=(reference, train)))
         self._evaluator = Evaluator(reference, extractor, self.classifier, bootstrap=ROUNDS, seed=seed)
         floor = self._evaluator.measure(split_images(data, "train", num), "real training images").metrics
-        self.floor = _require_precision(floor)["frechet"]
+        if "precision" not in floor:
+            raise InputError("precision and recall need more than 3 images a set, generated and real")
+        self.floor = floor["frechet"]
         """Distance of as many real training images: what a perfect model could reach at this count."""
         accuracy = self._evaluator.accuracy
         assert accuracy is not None
@@ -95,10 +97,4 @@ class SampleEvaluator:
         """Measure ``num`` generated images whose classes take turns."""
         codes, labels = samples.indices.numpy(), self._labels.numpy()
         images = CodeImages(self.num, lambda rows: (codes[rows], labels[rows]), self.tokenizer, self._names)
-        return {**_require_precision(self._evaluator.measure(images).metrics), "nfe": samples.nfe}
-
-
-def _require_precision(metrics: Metrics) -> Metrics:
-    if "precision" not in metrics:
-        raise InputError("precision and recall need more than 3 images a set, generated and real")
-    return metrics
+        return {**self._evaluator.measure(images).metrics, "nfe": samples.nfe}

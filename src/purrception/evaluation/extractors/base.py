@@ -30,25 +30,14 @@ class Extracted:
 class Extractor(Protocol):
     """Images → features."""
 
-    @property
-    def name(self) -> str:
-        """Its name on the command line."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of everything that the features depend on, hexadecimal."""
-        ...
-
-    @property
-    def channels(self) -> int:
-        """Channels of the images that it takes, 1 or 3; see :func:`with_channels`."""
-        ...
-
-    @property
-    def any_size(self) -> bool:
-        """Whether it resizes images, so that sets of different sizes compare."""
-        ...
+    name: str
+    """Its name on the command line."""
+    fingerprint: str
+    """A hash of everything that the features depend on, hexadecimal."""
+    channels: int
+    """Channels of the images that it takes, 1 or 3; see :func:`with_channels`."""
+    any_size: bool
+    """Whether it resizes images, so that sets of different sizes compare."""
 
     def __call__(self, images: Tensor) -> Extracted:
         """Images ``[B, C, H, W]`` in [−1, 1] → features."""

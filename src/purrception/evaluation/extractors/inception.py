@@ -53,7 +53,7 @@ class Convolution(nn.Module):
         wide: int,
         size: int | tuple[int, int],
         stride: int = 1,
-        padding: int | tuple[int, int] = 0,
+        padding: int | str = 0,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(narrow, wide, size, stride, padding, bias=False)
@@ -62,16 +62,6 @@ class Convolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, narrow, H, W]`` → ``[B, wide, H', W']``."""
         return F.relu(self.bn(self.conv(x)))
-
-
-def _along(narrow: int, wide: int, length: int, *, down: bool) -> Convolution:
-    """A convolution of ``length`` pixels in one direction that keeps the size."""
-    reach = length // 2
-    return (
-        Convolution(narrow, wide, (length, 1), padding=(reach, 0))
-        if down
-        else Convolution(narrow, wide, (1, length), padding=(0, reach))
-    )
 
 
 class Fine(nn.Module):
@@ -118,13 +108,13 @@ class Middle(nn.Module):
         width, out = 768, 192
         self.branch1x1 = Convolution(width, out, 1)
         self.branch7x7_1 = Convolution(width, inner, 1)
-        self.branch7x7_2 = _along(inner, inner, 7, down=False)
-        self.branch7x7_3 = _along(inner, out, 7, down=True)
+        self.branch7x7_2 = Convolution(inner, inner, (1, 7), padding="same")
+        self.branch7x7_3 = Convolution(inner, out, (7, 1), padding="same")
         self.branch7x7dbl_1 = Convolution(width, inner, 1)
-        self.branch7x7dbl_2 = _along(inner, inner, 7, down=True)
-        self.branch7x7dbl_3 = _along(inner, inner, 7, down=False)
-        self.branch7x7dbl_4 = _along(inner, inner, 7, down=True)
-        self.branch7x7dbl_5 = _along(inner, out, 7, down=False)
+        self.branch7x7dbl_2 = Convolution(inner, inner, (7, 1), padding="same")
+        self.branch7x7dbl_3 = Convolution(inner, inner, (1, 7), padding="same")
+        self.branch7x7dbl_4 = Convolution(inner, inner, (7, 1), padding="same")
+        self.branch7x7dbl_5 = Convolution(inner, out, (1, 7), padding="same")
         self.branch_pool = Convolution(width, out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -143,8 +133,8 @@ class MiddleToCoarse(nn.Module):
         self.branch3x3_1 = Convolution(768, 192, 1)
         self.branch3x3_2 = Convolution(192, 320, 3, stride=2)
         self.branch7x7x3_1 = Convolution(768, 192, 1)
-        self.branch7x7x3_2 = _along(192, 192, 7, down=False)
-        self.branch7x7x3_3 = _along(192, 192, 7, down=True)
+        self.branch7x7x3_2 = Convolution(192, 192, (1, 7), padding="same")
+        self.branch7x7x3_3 = Convolution(192, 192, (7, 1), padding="same")
         self.branch7x7x3_4 = Convolution(192, 192, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -161,12 +151,12 @@ class Coarse(nn.Module):
         self.pooling = pooling
         self.branch1x1 = Convolution(width, 320, 1)
         self.branch3x3_1 = Convolution(width, 384, 1)
-        self.branch3x3_2a = _along(384, 384, 3, down=False)
-        self.branch3x3_2b = _along(384, 384, 3, down=True)
+        self.branch3x3_2a = Convolution(384, 384, (1, 3), padding="same")
+        self.branch3x3_2b = Convolution(384, 384, (3, 1), padding="same")
         self.branch3x3dbl_1 = Convolution(width, 448, 1)
         self.branch3x3dbl_2 = Convolution(448, 384, 3, padding=1)
-        self.branch3x3dbl_3a = _along(384, 384, 3, down=False)
-        self.branch3x3dbl_3b = _along(384, 384, 3, down=True)
+        self.branch3x3dbl_3a = Convolution(384, 384, (1, 3), padding="same")
+        self.branch3x3dbl_3b = Convolution(384, 384, (3, 1), padding="same")
         self.branch_pool = Convolution(width, 192, 1)
 
     def forward(self, x: Tensor) -> Tensor:
