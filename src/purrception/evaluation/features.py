@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -262,11 +262,10 @@ def hash_images(arrays: Sequence[np.ndarray]) -> str:
 
 
 def _require_one_shape(parts: Sequence[_Chunk]) -> None:
-    known: Iterator[_Chunk] = (part for part in parts if part.extracted is not None)
-    first = next(known, None)
+    known = [part for part in parts if part.extracted is not None]
     for part in known:
-        if first is not None and part.shape != first.shape:
-            raise _several_sizes(first.first, first.shape, part.first, part.shape)
+        if part.shape != known[0].shape:
+            raise _several_sizes(known[0].first, known[0].shape, part.first, part.shape)
 
 
 def _several_sizes(a: str, shape_a: Sequence[int], b: str, shape_b: Sequence[int]) -> InputError:

@@ -195,7 +195,7 @@ def _draw(
     tokenizer: VQTokenizer, images: ReadableImages, rows: np.ndarray, made: Reconstructions, folder: Path
 ) -> None:
     """Originals above reconstructions: a spread of images, the worst and the median ones."""
-    ranked = made.ranked()
+    ranked = made.squared_error.argsort(descending=True).numpy()  # the worst first
     shown = min(SHOWN, len(rows))
     middle = (len(rows) - shown) // 2
     spread = spread_rows(len(rows), 3 * shown)
