@@ -69,7 +69,6 @@ class ImageFeatures:
             features=features,
             logits=None if self.logits is None else self.logits[rows],
             labels=None if self.labels is None else self.labels[rows],
-            rows=None if self.rows is None else self.rows[rows],
         )
 
 

@@ -225,10 +225,6 @@ def generate(
         InputError: settings that the objective or the network cannot honour; another process generates the same
             images, or the disk is full.
     """
-    if num < 2 or batch_size < 1:
-        raise InputError(
-            f"an evaluation needs at least 2 images and a batch_size of 1; given {num} and {batch_size}"
-        )
     network, description = pipeline.transformer, describe(pipeline, request)
     key = request_key(description)
 

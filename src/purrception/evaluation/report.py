@@ -11,9 +11,10 @@ from purrception.evaluation.manifest import flattened
 from purrception.evaluation.metrics.per_class import ClassMetrics
 from purrception.evaluation.references import PROTOCOLS
 from purrception.storage import write_file
+from purrception.storage.report import REPORT_JSON, REPORT_MARKDOWN
 from purrception.utils.markdown import table
 
-REPORT_JSON, REPORT_MARKDOWN, REPORT_PICTURE = "report.json", "report.md", "report.png"
+REPORT_PICTURE = "report.png"
 WORST_SHOWN = 10
 
 Row = dict[str, Any]

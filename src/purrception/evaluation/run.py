@@ -80,10 +80,9 @@ def evaluate(
             images, or the disk is full.
     """
     classes = pipeline.transformer.num_classes
-    cache = FeatureCache(procedure.cache)
     reference = open_reference(procedure.reference or "test", data, pipeline.tokenizer, procedure.protocol)
-    classifier, origin = _classifier_of_run(data, classes, config, procedure, cache)
-    evaluator = _evaluator(reference, _ToBeGenerated(data.channels == 1), classifier, cache, config, procedure)
+    classifier, origin = _classifier_of_run(data, classes, config, procedure)
+    evaluator = _evaluator(reference, _ToBeGenerated(data.channels == 1), classifier, config, procedure)
     measured, rows = [], []
     for guidance in config.guidances:
         settings = replace(sampling, guidance_scale=guidance)
@@ -159,7 +158,6 @@ def _evaluator(
     reference: Reference,
     images: MaybeGrey,
     classifier: ImageClassifier | None,
-    cache: FeatureCache,
     config: EvaluationConfig,
     procedure: Procedure,
 ) -> Evaluator:
@@ -168,7 +166,7 @@ def _evaluator(
         reference,
         build_extractor(config.features, inputs),
         classifier,
-        cache=cache,
+        cache=FeatureCache(procedure.cache),
         strict=procedure.strict,
         bootstrap=procedure.bootstrap,
         seed=config.seed,
@@ -179,7 +177,6 @@ def _evaluator_of_images(
     reference: Reference, images: ImageSet, config: EvaluationConfig, procedure: Procedure
 ) -> tuple[Evaluator, str]:
     """The evaluator, and where its classifier comes from."""
-    cache = FeatureCache(procedure.cache)
     classifier, origin = None, "none"
     if procedure.classifier:
         classifier, origin = load_classifier(procedure.classifier), procedure.classifier
@@ -188,14 +185,14 @@ def _evaluator_of_images(
     ):
         classes, channels = len(reference.images.class_names), shared_channels(reference, images)
         classifier = train_or_load_classifier(
-            reference.images, classes, config.classifier, config.seed, cache, channels
+            reference.images, classes, config.classifier, config.seed, FeatureCache(procedure.cache), channels
         )
         origin = reference.title
-    return _evaluator(reference, images, classifier, cache, config, procedure), origin
+    return _evaluator(reference, images, classifier, config, procedure), origin
 
 
 def _classifier_of_run(
-    data: DataConfig, classes: int, config: EvaluationConfig, procedure: Procedure, cache: FeatureCache
+    data: DataConfig, classes: int, config: EvaluationConfig, procedure: Procedure
 ) -> tuple[ImageClassifier | None, str]:
     """The classifier and where it comes from; none where there are no classes, or no images to train it on."""
     if procedure.classifier:
@@ -208,6 +205,7 @@ def _classifier_of_run(
         if config.features == "classifier":
             raise
         return None, "none: the run's images are not here"
+    cache = FeatureCache(procedure.cache)
     classifier = train_or_load_classifier(train, classes, config.classifier, config.seed, cache)
     return classifier, f"train split of {data.source}"
 

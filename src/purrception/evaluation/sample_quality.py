@@ -88,10 +88,9 @@ class SampleEvaluator:
         seed: int | None = None,
     ) -> SampleMetrics:
         """Generate under ``settings``, from the same noise unless another seed is given, and measure."""
-        noise_seed = self.seed if seed is None else seed
-        return self.measure_samples(
-            sample_codes(network, objective, self._labels, settings, noise_seed, batch_size=256)
-        )
+        noise = self.seed if seed is None else seed
+        samples = sample_codes(network, objective, self._labels, settings, noise, batch_size=256)
+        return self.measure_samples(samples)
 
     def measure_samples(self, samples: Generation) -> SampleMetrics:
         """Measure ``num`` generated images whose classes take turns."""

@@ -9,7 +9,6 @@ pytorch-fid; names of the parts below are those of that file, so that every tens
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -29,19 +28,9 @@ SPATIAL_CHANNELS = 7
 ALSO_HASHED = "tensorflow resize, spatial features [17, 17, 7]"
 """What the features depend on besides the weights: a change here gives another fingerprint."""
 
-Pooling = Callable[[Tensor], Tensor]
-
-
-def _average(x: Tensor) -> Tensor:
-    return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
-
-
-def _largest(x: Tensor) -> Tensor:
-    return F.max_pool2d(x, 3, stride=1, padding=1)
-
-
-def _halved(x: Tensor) -> Tensor:
-    return F.max_pool2d(x, 3, stride=2)
+_average = nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
+_largest = nn.MaxPool2d(3, stride=1, padding=1)
+_halved = nn.MaxPool2d(3, stride=2)
 
 
 class Convolution(nn.Module):
@@ -146,7 +135,7 @@ class MiddleToCoarse(nn.Module):
 class Coarse(nn.Module):
     """The blocks on 8×8 sites; the two of them pool differently."""
 
-    def __init__(self, width: int, pooling: Pooling) -> None:
+    def __init__(self, width: int, pooling: nn.Module) -> None:
         super().__init__()
         self.pooling = pooling
         self.branch1x1 = Convolution(width, 320, 1)

@@ -25,13 +25,13 @@ from purrception.evaluation.tokenizer.codebook import CodebookState, examine_cod
 from purrception.evaluation.tokenizer.recommendation import THRESHOLDS, Recommendation, recommend
 from purrception.evaluation.tokenizer.reconstruction import Distance, Features, Reconstructions, reconstruct
 from purrception.storage import save_png, whole_folder, write_file
+from purrception.storage.report import REPORT_JSON, REPORT_MARKDOWN
 from purrception.tokenizers import VQTokenizer
 from purrception.tokenizers.quality import peak_signal_to_noise
 from purrception.utils.errors import InputError
 from purrception.utils.markdown import table
 from purrception.utils.visualisation import tile_images
 
-REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
 PICTURES = {
     "reconstructions.png": "Originals, each above its reconstruction, drawn from all images",
     "worst.png": "The worst reconstructions, the worst first",
