@@ -23,7 +23,7 @@ from purrception.data import (
 from purrception.data.decoding import LARGEST_IMAGE
 from purrception.data.folder import FolderImages
 from purrception.data.labels import MOST_CLASSES, class_names_of
-from purrception.evaluation.extractors import MaybeGrey, is_grey
+from purrception.evaluation.extractors import is_grey
 from purrception.evaluation.npz import Array, open_npz, read_npz
 from purrception.tokenizers import VQTokenizer
 from purrception.tokens import TokenDataset
@@ -35,11 +35,16 @@ NPZ_IMAGES, NPZ_LABELS = "arr_0", "arr_1"
 READ_TOGETHER = 64
 
 
-class ImageSet(MaybeGrey, Protocol):
+class ImageSet(Protocol):
     """A finite, ordered set of images, read on demand."""
 
     class_names: tuple[str, ...]
     """Names by label; empty without classes."""
+
+    @property
+    def grey(self) -> bool:
+        """Whether none of the images has any colour."""
+        ...
 
     def __len__(self) -> int:
         """Number of images."""

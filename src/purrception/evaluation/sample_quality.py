@@ -66,7 +66,8 @@ class SampleEvaluator:
         self.tokenizer, self.seed, self.features, self.num = tokenizer, seed, features, num
         train, reference = split_images(data, "train"), open_reference("test", data, tokenizer)
         self.classifier: ImageClassifier = train_or_load_classifier(train, classes, classifier, seed)
-        extractor = build_extractor(features, ExtractorInputs(self.classifier, sets=(reference, train)))
+        inputs = ExtractorInputs(self.classifier, grey=lambda: reference.grey and train.grey)
+        extractor = build_extractor(features, inputs)
         self._evaluator = Evaluator(reference, extractor, self.classifier, bootstrap=ROUNDS, seed=seed)
         floor = self._evaluator.measure(split_images(data, "train", num), "real training images").metrics
         if "precision" not in floor:
