@@ -103,6 +103,8 @@ class GeneratedCodes:
 
     def __init__(self, folder: Path, num: int, expected: Expected | None = None) -> None:
         self.folder, self.num, self.expected = folder, num, expected
+        self.parts = -(-num // PART)
+        """Number of files."""
         self._read = lru_cache(maxsize=4)(self._load)
         self._told = False
 
@@ -171,11 +173,6 @@ class GeneratedCodes:
             "nfe": torch.tensor([nfe], dtype=torch.int32),
         }
         write_sealed(self._path(number), content, self._about(number))
-
-    @property
-    def parts(self) -> int:
-        """Number of files."""
-        return -(-self.num // PART)
 
     @property
     def nfe(self) -> int:

@@ -153,6 +153,7 @@ class CodeImages:
     ) -> None:
         self.count, self.read_codes, self.tokenizer = count, read_codes, tokenizer
         self.class_names, self.title, self.truncate = class_names, title, truncate
+        self.grey = tokenizer.image_channels == 1
 
     @classmethod
     def of_tokens(cls, tokens: TokenDataset, tokenizer: VQTokenizer) -> Self:
@@ -169,11 +170,6 @@ class CodeImages:
             )
         names = tuple(tokens.manifest.class_names)
         return cls(len(tokens), tokens.rows, tokenizer, names, f"row of {tokens.location}")
-
-    @property
-    def grey(self) -> bool:
-        """Whether the tokenizer is one of grey images."""
-        return self.tokenizer.image_channels == 1
 
     def __len__(self) -> int:
         return self.count

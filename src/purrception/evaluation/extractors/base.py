@@ -73,14 +73,6 @@ def extract_in_groups(extractor: Extractor, images: Tensor) -> Extracted:
     parts = []
     for group in images.split(GROUP):
         padded = torch.cat([group, group[-1:].expand(GROUP - len(group), -1, -1, -1)])
-        parts.append((len(group), extractor(padded)))
-
-    def joined(name: str) -> Tensor | None:
-        values = [getattr(part, name) for _, part in parts]
-        if values[0] is None:
-            return None
-        return torch.cat([value[:count].cpu() for value, (count, _) in zip(values, parts, strict=True)])
-
-    features = joined("features")
-    assert features is not None
-    return Extracted(features, joined("spatial"), joined("logits"))
+        found = vars(extractor(padded))
+        parts.append({name: rows[: len(group)].cpu() for name, rows in found.items() if rows is not None})
+    return Extracted(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
