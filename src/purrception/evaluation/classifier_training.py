@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from purrception.data import UnreadableImageError, images_to_tensor, spread_rows
-from purrception.evaluation.extractors import shared_channels, with_channels
+from purrception.evaluation.extractors import with_channels
 from purrception.evaluation.extractors.classifier import (
     ClassifierConfig,
     ImageClassifier,
@@ -45,7 +45,7 @@ def train_or_load_classifier(
         InputError: the images differ in size, or are too small for the network.
     """
     found = list(_readable(images, spread_rows(len(images), MOST_IMAGES)))
-    seen = channels or shared_channels(images)
+    seen = channels or (1 if images.grey else 3)
     arrays = [with_channels(array, seen, "an image to learn from") for array, _ in found]
     labels = [label for _, label in found]
     key = f"{hash_images(arrays)} {labels} {classes} {asdict(config)} {seed} {torch.__version__}"
@@ -59,7 +59,6 @@ def train_or_load_classifier(
     else:
         path = cache.folder / "classifiers" / name
         if distributed.rank() == 0 and not _can_be_loaded(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
             save_classifier(train(), path)
         distributed.wait()
         classifier = load_classifier(path)

@@ -10,8 +10,9 @@ from typing import Any
 
 from purrception.evaluation.manifest import current_names, flattened
 from purrception.evaluation.npz import read_npz
-from purrception.evaluation.report import COLUMNS, REPORT_JSON, Row, metrics_table
+from purrception.evaluation.report import COLUMNS, Row, metrics_table
 from purrception.storage import read_json, reading
+from purrception.storage.report import REPORT_JSON
 from purrception.utils.errors import InputError
 from purrception.utils.markdown import table
 

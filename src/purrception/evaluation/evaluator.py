@@ -81,21 +81,18 @@ class Evaluator:
                 images of one size, and these have another than the reference's.
         """
         features = extract_features(images, self.extractor, self._cache, strict=self._strict, title=title)
-        self._require_one_size(features, title)
-        logits = self._class_logits(images, features, title)
-        metrics = measure(features, self.real, bootstrap=self._bootstrap, seed=self._seed, class_logits=logits)
-        known = () if self.classifier is None else self.classifier.class_names
-        others = self._classifier_labels(images.class_names)[len(images.class_names) :]
-        names = (*images.class_names, *(known[label] for label in others))
-        return Measured(title, images, features, metrics, logits, names)
-
-    def _require_one_size(self, features: ImageFeatures, title: str) -> None:
         own, real = features.size, self.real.size
         if own and real and own != real and not self.extractor.any_size:
             raise InputError(
                 f"{title} have {own[1]}×{own[0]} pixels, the reference {real[1]}×{real[0]}; {self.extractor.name} "
                 "features compare images of one size: bring them to one, or take --features inception or dinov2"
             )
+        logits = self._class_logits(images, features, title)
+        metrics = measure(features, self.real, bootstrap=self._bootstrap, seed=self._seed, class_logits=logits)
+        known = () if self.classifier is None else self.classifier.class_names
+        others = self._classifier_labels(images.class_names)[len(images.class_names) :]
+        names = (*images.class_names, *(known[label] for label in others))
+        return Measured(title, images, features, metrics, logits, names)
 
     def _class_logits(self, images: ImageSet, features: ImageFeatures, title: str) -> torch.Tensor | None:
         """See :attr:`Measured.class_logits`."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +69,6 @@ class ImageFeatures:
             features=features,
             logits=None if self.logits is None else self.logits[rows],
             labels=None if self.labels is None else self.labels[rows],
-            rows=None if self.rows is None else self.rows[rows],
         )
 
 
@@ -122,16 +121,28 @@ def _about(extractor: Extractor, content: str) -> dict[str, str]:
 
 
 @dataclass
-class _Chunk:
-    """What one process keeps of one chunk of images."""
+class _Share:
+    """What one process keeps of the images that it has seen."""
 
-    extracted: Extracted | None
-    labels: list[int]
-    rows: list[int]
-    content: str
-    shape: tuple[int, ...]
-    first: str
-    skipped: list[Skipped]
+    is_kept: np.ndarray
+    """Whether an image's own features are kept, by its number."""
+    in_first_half: np.ndarray
+    """Whether it is in the first of two halves, by its number."""
+    statistics: RunningStatistics = field(default_factory=RunningStatistics)
+    spatial: tuple[RunningStatistics, ...] = field(
+        default_factory=lambda: (RunningStatistics(), RunningStatistics())
+    )
+    """Of each half."""
+    features: list[Tensor] = field(default_factory=list)
+    logits: list[Tensor] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    content: str = ""
+    """The hashes of its chunks."""
+    first: str = ""
+    """The name of its first image, whose shape all have."""
+    shape: tuple[int, ...] = ()
+    skipped: list[Skipped] = field(default_factory=list)
 
 
 def extract_features(
@@ -156,100 +167,79 @@ def extract_features(
     Raises:
         InputError: fewer than two images, images of several sizes, or features that are not finite (named).
     """
-    chunks = -(-len(images) // CHUNK)
-    own = distributed.share(chunks)
-    kept = spread_rows(len(images), KEPT)
-    in_first_half = keyed_rng(0, Stream.EVALUATION, part=5).permutation(len(images)) % 2 == 0
-    running, spatial = RunningStatistics(), (RunningStatistics(), RunningStatistics())
-    parts: list[_Chunk] = []
+    own = distributed.share(-(-len(images) // CHUNK))
+    is_kept = np.isin(np.arange(len(images)), spread_rows(len(images), KEPT))
+    mine = _Share(is_kept, keyed_rng(0, Stream.EVALUATION, part=5).permutation(len(images)) % 2 == 0)
     with ProgressBar(title, len(own), silent=len(own) < 2) as bar:
         for done, number in enumerate(own, start=1):
-            chunk = _extract_chunk(images, range(number * CHUNK, (number + 1) * CHUNK), extractor, cache, strict)
-            _require_one_shape([*parts[:1], chunk])
-            if chunk.extracted is not None:
-                running.update(chunk.extracted.features)
-                if chunk.extracted.spatial is not None:
-                    chosen = torch.from_numpy(in_first_half[chunk.rows])
-                    spatial[0].update(chunk.extracted.spatial[chosen])
-                    spatial[1].update(chunk.extracted.spatial[~chosen])
-                _drop(chunk, kept)
-            parts.append(chunk)
+            rows = range(number * CHUNK, min((number + 1) * CHUNK, len(images)))
+            _add_chunk(mine, images, rows, extractor, cache, strict)
             bar.update(done)
-    gathered = distributed.gather((parts, running, spatial))
-    everything = [part for theirs, _, _ in gathered for part in theirs]
-    _require_one_shape(everything)
-    halves = merged(pair[0] for _, _, pair in gathered), merged(pair[1] for _, _, pair in gathered)
-    return _joined(images, everything, merged(one for _, one, _ in gathered), halves)
+    shares: list[_Share] = distributed.gather(mine)
+    seen = [share for share in shares if share.shape]
+    for share in seen:
+        _require_one_shape(seen[0], share.first, share.shape)
+    statistics = merged(share.statistics for share in shares).result()
+    halves = [merged(half) for half in zip(*(share.spatial for share in shares), strict=True)]
+    spatial = merged(halves)
+    logits = [part for share in shares for part in share.logits]
+    return ImageFeatures(
+        statistics,
+        spatial=spatial.result() if spatial.count else None,
+        spatial_halves=(halves[0].result(), halves[1].result())
+        if min(half.count for half in halves) >= 2
+        else None,
+        features=torch.cat([part for share in shares for part in share.features]),
+        logits=torch.cat(logits) if logits else None,
+        labels=torch.tensor([label for share in shares for label in share.labels]) if images.class_names else None,
+        rows=torch.tensor([row for share in shares for row in share.rows]),
+        content=hashlib.sha256("".join(share.content for share in shares).encode()).hexdigest(),
+        size=seen[0].shape[:2],
+        skipped=tuple(one for share in shares for one in share.skipped),
+        ignored_files=tuple(ignored_files(images)),
+    )
 
 
-def _extract_chunk(
-    images: ImageSet, rows: range, extractor: Extractor, cache: FeatureCache, strict: bool
-) -> _Chunk:
-    rows = rows[: max(len(images) - rows.start, 0)]
-    chunk = _Chunk(None, [], [], "", (), "", [])
+def _add_chunk(
+    share: _Share, images: ImageSet, rows: range, extractor: Extractor, cache: FeatureCache, strict: bool
+) -> None:
+    """Read images, extract their features, and keep what is needed of both."""
     arrays: list[np.ndarray] = []
+    readable: list[int] = []
+    labels: list[int] = []
     for row, found in zip(rows, images.read(rows), strict=True):
         if isinstance(found, UnreadableImageError):
             if strict:
                 raise found
-            chunk.skipped.append(Skipped.of(found))
+            share.skipped.append(Skipped.of(found))
             continue
-        array, label = with_channels(found[0], extractor.channels, images.name(row)), found[1]
-        if arrays and array.shape != chunk.shape:
-            raise _several_sizes(chunk.first, chunk.shape, images.name(row), array.shape)
-        if not arrays:
-            chunk.shape, chunk.first = array.shape, images.name(row)
+        array = with_channels(found[0], extractor.channels, images.name(row))
+        if not share.shape:
+            share.first, share.shape = images.name(row), array.shape
+        _require_one_shape(share, images.name(row), array.shape)
         arrays.append(array)
-        chunk.rows.append(row)
-        chunk.labels.append(label)
-    if arrays:
-        chunk.content = hash_images(arrays)
-        chunk.extracted = cache.load(extractor, chunk.content, len(arrays))
-        if chunk.extracted is None:
-            chunk.extracted = extract_in_groups(extractor, images_to_tensor(arrays))
-            require_finite(chunk.extracted.features, lambda row: images.name(chunk.rows[row]))
-            cache.save(extractor, chunk.content, chunk.extracted)
-    return chunk
-
-
-def _drop(chunk: _Chunk, kept: np.ndarray) -> None:
-    """Drop what a chunk no longer needs once its statistics are taken."""
-    assert chunk.extracted is not None
-    chosen = torch.from_numpy(np.isin(chunk.rows, kept))
-    logits = chunk.extracted.logits
-    chunk.extracted = Extracted(
-        chunk.extracted.features[chosen].clone(), None, None if logits is None else logits[chosen].clone()
-    )
-    chunk.labels = [label for label, keep in zip(chunk.labels, chosen.tolist(), strict=True) if keep]
-    chunk.rows = [row for row, keep in zip(chunk.rows, chosen.tolist(), strict=True) if keep]
-
-
-def _joined(
-    images: ImageSet,
-    parts: Sequence[_Chunk],
-    running: RunningStatistics,
-    spatial: tuple[RunningStatistics, RunningStatistics],
-) -> ImageFeatures:
-    known = [part.extracted for part in parts if part.extracted is not None]
-    whole = merged(spatial)
-    digest = hashlib.sha256("".join(part.content for part in parts).encode()).hexdigest()
-    statistics = running.result()
-    logits = [one.logits for one in known if one.logits is not None]
-    return ImageFeatures(
-        statistics,
-        spatial=whole.result() if whole.count else None,
-        spatial_halves=(spatial[0].result(), spatial[1].result())
-        if min(part.count for part in spatial) >= 2
-        else None,
-        features=torch.cat([one.features for one in known]),
-        logits=torch.cat(logits) if logits else None,
-        labels=torch.tensor([label for part in parts for label in part.labels]) if images.class_names else None,
-        rows=torch.tensor([row for part in parts for row in part.rows]),
-        content=digest,
-        size=next(part.shape[:2] for part in parts if part.extracted is not None),
-        skipped=tuple(one for part in parts for one in part.skipped),
-        ignored_files=tuple(ignored_files(images)),
-    )
+        readable.append(row)
+        labels.append(found[1])
+    if not arrays:
+        return
+    content = hash_images(arrays)
+    extracted = cache.load(extractor, content, len(arrays))
+    if extracted is None:
+        extracted = extract_in_groups(extractor, images_to_tensor(arrays))
+        require_finite(extracted.features, lambda row: images.name(readable[row]))
+        cache.save(extractor, content, extracted)
+    share.content += content
+    share.statistics.update(extracted.features)
+    if extracted.spatial is not None:
+        first = torch.from_numpy(share.in_first_half[readable])
+        share.spatial[0].update(extracted.spatial[first])
+        share.spatial[1].update(extracted.spatial[~first])
+    kept = np.flatnonzero(share.is_kept[readable])
+    share.features.append(extracted.features[kept])
+    if extracted.logits is not None:
+        share.logits.append(extracted.logits[kept])
+    share.rows += [readable[place] for place in kept]
+    share.labels += [labels[place] for place in kept]
 
 
 def hash_images(arrays: Sequence[np.ndarray]) -> str:
@@ -257,21 +247,14 @@ def hash_images(arrays: Sequence[np.ndarray]) -> str:
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(str(array.shape).encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(array.tobytes())
     return digest.hexdigest()
 
 
-def _require_one_shape(parts: Sequence[_Chunk]) -> None:
-    known: Iterator[_Chunk] = (part for part in parts if part.extracted is not None)
-    first = next(known, None)
-    for part in known:
-        if first is not None and part.shape != first.shape:
-            raise _several_sizes(first.first, first.shape, part.first, part.shape)
-
-
-def _several_sizes(a: str, shape_a: Sequence[int], b: str, shape_b: Sequence[int]) -> InputError:
-    one, other = (f"{shape[1]}×{shape[0]}" for shape in (shape_a, shape_b))
-    return InputError(
-        f"images of one set must share a size; {a} has {one} pixels, {b} has {other}: bring them to one size "
-        "first, since a resize is part of the protocol"
-    )
+def _require_one_shape(share: _Share, name: str, shape: tuple[int, ...]) -> None:
+    if shape != share.shape:
+        one, other = (f"{width}×{height}" for height, width, *_ in (share.shape, shape))
+        raise InputError(
+            f"images of one set must share a size; {share.first} has {one} pixels, {name} has {other}: bring them "
+            "to one size first, since a resize is part of the protocol"
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -103,8 +103,14 @@ class GeneratedCodes:
 
     def __init__(self, folder: Path, num: int, expected: Expected | None = None) -> None:
         self.folder, self.num, self.expected = folder, num, expected
+        self.parts = -(-num // PART)
+        """Number of files."""
         self._read = lru_cache(maxsize=4)(self._load)
         self._told = False
+
+    def numbers(self, number: int) -> range:
+        """The images in a part."""
+        return range(number * PART, min((number + 1) * PART, self.num))
 
     def part(self, number: int) -> tuple[np.ndarray, np.ndarray, int] | None:
         """Codes, labels and NFE of a part, no more than requested; ``None`` where it is missing or too short.
@@ -112,8 +118,7 @@ class GeneratedCodes:
         Raises:
             InputError: it is damaged or altered.
         """
-        path = self._path(number)
-        rows = range(number * PART, min((number + 1) * PART, self.num))
+        path, rows = self._path(number), self.numbers(number)
         if not path.is_file():
             return None
         kept = read_sealed(path, PART_FILE)
@@ -170,11 +175,6 @@ class GeneratedCodes:
         write_sealed(self._path(number), content, self._about(number))
 
     @property
-    def parts(self) -> int:
-        """Number of files."""
-        return -(-self.num // PART)
-
-    @property
     def nfe(self) -> int:
         """Network evaluations per image, in the part that took most."""
         return max(self._read(number)[2] for number in range(self.parts))
@@ -222,10 +222,6 @@ def generate(
         InputError: settings that the objective or the network cannot honour; another process generates the same
             images, or the disk is full.
     """
-    if num < 2 or batch_size < 1:
-        raise InputError(
-            f"an evaluation needs at least 2 images and a batch_size of 1; given {num} and {batch_size}"
-        )
     network, description = pipeline.transformer, describe(pipeline, request)
     key = request_key(description)
 
@@ -245,12 +241,12 @@ def _generate_missing(
     codes: GeneratedCodes, pipeline: PurrceptionPipeline, request: Request, batch_size: int
 ) -> None:
     """This process's share of the parts that are not there."""
-    network, objective, num = pipeline.transformer.eval(), pipeline.objective, codes.num
+    network, objective = pipeline.transformer.eval(), pipeline.objective
     own = [number for number in distributed.share(codes.parts) if not codes.is_valid(number)]
-    total, done = sum(min(PART, num - number * PART) for number in own), 0
+    total, done = sum(len(codes.numbers(number)) for number in own), 0
     with ProgressBar(f"guidance {request.settings.guidance_scale:g}", total, silent=not own) as bar:
         for number in own:
-            numbers = range(number * PART, min((number + 1) * PART, num))
+            numbers = codes.numbers(number)
             labels = torch.tensor([request.label(image, network.num_classes) for image in numbers])
             samples = sample_codes(
                 network,
@@ -315,13 +311,9 @@ def _save_npz(images: CodeImages, path: Path, manifest: dict[str, Any]) -> None:
             np.lib.format.write_array_header_1_0(stream, header)
             for start in range(0, len(images), PART):
                 part = images.read(range(start, min(start + PART, len(images))))
-                stream.write(_rgb([array for array, _ in part]).tobytes())
+                levels = np.stack([array for array, _ in part])
+                stream.write(np.broadcast_to(levels, (len(part), *shape[1:])).tobytes())
                 labels += [label for _, label in part]
         for name, array in ((NPZ_LABELS, np.array(labels)), ("manifest", np.array(json.dumps(manifest)))):
             with archive.open(f"{name}.npy", "w") as stream:
                 np.lib.format.write_array(stream, array)
-
-
-def _rgb(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    stacked = np.stack(arrays)
-    return np.ascontiguousarray(np.broadcast_to(stacked, (*stacked.shape[:3], 3)))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -14,10 +14,8 @@ import torch
 from purrception.data import (
     DataConfig,
     ImageSource,
-    Skipped,
     Split,
     UnreadableImageError,
-    decode_image,
     ignored_files,
     open_images,
     spread_rows,
@@ -35,8 +33,6 @@ NPZ_IMAGES, NPZ_LABELS = "arr_0", "arr_1"
 """The names of ADM's layout: uint8 ``[n, H, W, 3]``, and where there are classes their labels ``[n]``."""
 
 READ_TOGETHER = 64
-
-T = TypeVar("T")
 
 
 class ImageSet(Protocol):
@@ -66,13 +62,15 @@ class ImageSet(Protocol):
 class SourceImages:
     """A split of a data set as training sees it: centre crops of the size that the configuration says."""
 
-    def __init__(
-        self, source: ImageSource, rows: np.ndarray | None = None, title: str = "image", *, grey: bool = False
-    ) -> None:
-        self.source, self.title, self.grey = source, title, grey
-        self.rows = np.arange(len(source)) if rows is None else rows
+    def __init__(self, source: ImageSource, data: DataConfig, rows: np.ndarray, title: str) -> None:
+        self.source, self.data, self.rows, self.title = source, data, rows, title
         self.class_names = tuple(source.class_names)
         self.ignored_files = ignored_files(source)
+
+    @property
+    def grey(self) -> bool:
+        """Whether the images are read in one channel."""
+        return self.data.channels == 1
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -84,7 +82,16 @@ class SourceImages:
 
     def read(self, rows: range) -> list[tuple[np.ndarray, int] | UnreadableImageError]:
         """Images ``rows`` of the set."""
-        return [_or_error(self.source.__getitem__, int(self.rows[row])) for row in rows]
+        found: list[tuple[np.ndarray, int] | UnreadableImageError] = []
+        for row in rows:
+            try:
+                found.append(self._image(int(self.rows[row])))
+            except UnreadableImageError as error:
+                found.append(error)
+        return found
+
+    def _image(self, row: int) -> tuple[np.ndarray, int]:
+        return self.source[row]
 
 
 def split_images(data: DataConfig, split: Split, count: int | None = None) -> SourceImages:
@@ -96,11 +103,11 @@ def split_images(data: DataConfig, split: Split, count: int | None = None) -> So
     source = open_images(data, split)
     if len(source) < 2:
         raise InputError(f"the {split} split holds {len(source)} images; at least 2 are needed")
-    rows = None if count is None else spread_rows(len(source), count)
-    return SourceImages(source, rows, f"image of the {split} split", grey=data.channels == 1)
+    rows = np.arange(len(source)) if count is None else spread_rows(len(source), count)
+    return SourceImages(source, data, rows, f"image of the {split} split")
 
 
-class FolderOfImages:
+class FolderOfImages(SourceImages):
     """A folder of images as they are, in RGB: class subfolders, or images alone; none is resized or cropped.
 
     Raises:
@@ -108,33 +115,17 @@ class FolderOfImages:
     """
 
     def __init__(self, root: Path) -> None:
-        self.files = FolderImages(DataConfig("folder", str(root), test_fraction=0), "train")
-        self.class_names = tuple(self.files.class_names)
+        data = DataConfig("folder", str(root), image_size=0, channels=3, test_fraction=0)
+        source = FolderImages(data, "train")
+        super().__init__(source, data, np.arange(len(source)), "image")
 
     @cached_property
     def grey(self) -> bool:
         """Whether none of the images has any colour; they are read up to the first that has."""
         return _without_colour(self)
 
-    @property
-    def ignored_files(self) -> Sequence[Skipped]:
-        """Files of the folder that are not images."""
-        return self.files.ignored_files
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def name(self, index: int) -> str:
-        """The image's path."""
-        return self.files.name(index)
-
-    def read(self, rows: range) -> list[tuple[np.ndarray, int] | UnreadableImageError]:
-        """Images ``rows`` of the folder, whole."""
-        return [_or_error(self._read, row) for row in rows]
-
-    def _read(self, row: int) -> tuple[np.ndarray, int]:
-        data, label = self.files.read(row)
-        picture = decode_image(data, self.name(row), channels=3)
+    def _image(self, row: int) -> tuple[np.ndarray, int]:
+        picture, label = self.source.pil_image(row)
         return np.asarray(picture, dtype=np.uint8), label
 
 
@@ -162,6 +153,7 @@ class CodeImages:
     ) -> None:
         self.count, self.read_codes, self.tokenizer = count, read_codes, tokenizer
         self.class_names, self.title, self.truncate = class_names, title, truncate
+        self.grey = tokenizer.image_channels == 1
 
     @classmethod
     def of_tokens(cls, tokens: TokenDataset, tokenizer: VQTokenizer) -> Self:
@@ -178,11 +170,6 @@ class CodeImages:
             )
         names = tuple(tokens.manifest.class_names)
         return cls(len(tokens), tokens.rows, tokenizer, names, f"row of {tokens.location}")
-
-    @property
-    def grey(self) -> bool:
-        """Whether the tokenizer is one of grey images."""
-        return self.tokenizer.image_channels == 1
 
     def __len__(self) -> int:
         return self.count
@@ -288,10 +275,3 @@ def _read_labels(path: Path, count: int) -> tuple[np.ndarray, tuple[str, ...]]:
         f"accepted are their labels, [{count}], whole numbers from 0, or one-hot, [{count}, classes]: correct it, "
         "or leave it out for images without classes"
     )
-
-
-def _or_error(read: Callable[[int], T], row: int) -> T | UnreadableImageError:
-    try:
-        return read(row)
-    except UnreadableImageError as error:
-        return error

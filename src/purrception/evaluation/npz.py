@@ -56,11 +56,8 @@ class Npz:
         self._members = {member.filename.removesuffix(".npy"): member for member in members}
         if len(self._members) < len(members):
             raise InputError(f"{path} holds two arrays of one name: make it again")
-
-    @property
-    def names(self) -> list[str]:
+        self.names = list(self._members)
         """Names of the arrays."""
-        return list(self._members)
 
     def look(self, name: str) -> Array:
         """Shape and type of an array.

@@ -207,6 +207,7 @@ def _saved(content: dict[str, np.ndarray], path: Path) -> tuple[ImageFeatures, O
     spatial = None
     if SPATIAL_MEAN in content and SPATIAL_COVARIANCE in content:
         spatial = _statistics(content, SPATIAL_MEAN, SPATIAL_COVARIANCE, count)
+    own = content[MEAN].tobytes() + content[COVARIANCE].tobytes()
     saved = ImageFeatures(
         _statistics(content, MEAN, COVARIANCE, count),
         spatial,
@@ -214,7 +215,7 @@ def _saved(content: dict[str, np.ndarray], path: Path) -> tuple[ImageFeatures, O
         logits=_tensor(content, "logits"),
         labels=_tensor(content, "labels"),
         size=tuple(content["size"].tolist()) if "size" in content else (),
-        content=str(content["content"]) if "content" in content else _hash(content[MEAN], content[COVARIANCE]),
+        content=str(content.get("content", hashlib.sha256(own).hexdigest())),
     )
     _check_rows(saved)
     return saved, origin
@@ -286,10 +287,6 @@ def _statistics(content: dict[str, np.ndarray], mean: str, covariance: str, coun
 
 def _tensor(content: dict[str, np.ndarray], name: str) -> torch.Tensor | None:
     return torch.from_numpy(content[name]) if name in content else None
-
-
-def _hash(*arrays: np.ndarray) -> str:
-    return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()
 
 
 def _digest(content: dict[str, np.ndarray]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,51 +11,48 @@ from purrception.evaluation.manifest import flattened
 from purrception.evaluation.metrics.per_class import ClassMetrics
 from purrception.evaluation.references import PROTOCOLS
 from purrception.storage import write_file
+from purrception.storage.report import REPORT_JSON, REPORT_MARKDOWN
 from purrception.utils.markdown import table
 
-REPORT_JSON, REPORT_MARKDOWN, REPORT_PICTURE = "report.json", "report.md", "report.png"
+REPORT_PICTURE = "report.png"
 WORST_SHOWN = 10
 
 Row = dict[str, Any]
 
 
-def _with_interval(row: Row) -> str:
-    if row.get("frechet_low") is None:
-        return f"{row['frechet']:.3f}"
-    return f"{row['frechet']:.3f} ({row['frechet_low']:.3f} to {row['frechet_high']:.3f})"
-
-
-def _with_spread(name: str) -> Callable[[Row], str]:
-    return lambda row: f"{row[name]:.4g} ± {row[f'{name}_spread']:.2g}"
-
-
-COLUMNS: dict[str, tuple[str, Callable[[Row], str]]] = {
-    "guidance": ("guidance", lambda row: f"{row['guidance']:g}"),
-    "nfe": ("NFE", lambda row: str(row["nfe"])),
-    "count": ("count", lambda row: str(row["count"])),
-    "recognised": ("recognised", lambda row: f"{row['recognised']:.1%}"),
-    "frechet": ("Fréchet distance (95 %)", _with_interval),
-    "times_floor": ("times the floor", lambda row: f"{row['times_floor']:.2f}"),
-    "spatial_frechet": ("sFID", lambda row: f"{row['spatial_frechet']:.3f}"),
-    "kid": ("KID", _with_spread("kid")),
-    "inception_score": ("IS", _with_spread("inception_score")),
-    "precision": ("precision", lambda row: f"{row['precision']:.3f}"),
-    "recall": ("recall", lambda row: f"{row['recall']:.3f}"),
-    "density": ("density", lambda row: f"{row['density']:.3f}"),
-    "coverage": ("coverage", lambda row: f"{row['coverage']:.3f}"),
-    "codes_used": ("codes used", lambda row: f"{row['codes_used']:.1%}"),
-    "perplexity": ("perplexity", lambda row: f"{row['perplexity']:.1f}"),
+COLUMNS = {
+    "guidance": ("guidance", "{guidance:g}"),
+    "nfe": ("NFE", "{nfe}"),
+    "count": ("count", "{count}"),
+    "recognised": ("recognised", "{recognised:.1%}"),
+    "frechet": ("Fréchet distance (95 %)", "{frechet:.3f}"),
+    "times_floor": ("times the floor", "{times_floor:.2f}"),
+    "spatial_frechet": ("sFID", "{spatial_frechet:.3f}"),
+    "kid": ("KID", "{kid:.4g} ± {kid_spread:.2g}"),
+    "inception_score": ("IS", "{inception_score:.4g} ± {inception_score_spread:.2g}"),
+    "precision": ("precision", "{precision:.3f}"),
+    "recall": ("recall", "{recall:.3f}"),
+    "density": ("density", "{density:.3f}"),
+    "coverage": ("coverage", "{coverage:.3f}"),
+    "codes_used": ("codes used", "{codes_used:.1%}"),
+    "perplexity": ("perplexity", "{perplexity:.1f}"),
 }
+"""Title and format of each column, by the metric that a row must have to fill it."""
 
 
 def metrics_table(rows: list[Row], first: str = "images") -> str:
     """Rows as Markdown; columns that no row has anything for are left out."""
-    shown = {key: column for key, column in COLUMNS.items() if any(row.get(key) is not None for row in rows)}
-    cells = [
-        [row["images"], *(show(row) if row.get(key) is not None else "–" for key, (_, show) in shown.items())]
-        for row in rows
-    ]
-    return table([first, *(title for title, _ in shown.values())], cells)
+    shown = [key for key in COLUMNS if any(row.get(key) is not None for row in rows)]
+    cells = [[row["images"], *(_cell(row, key) for key in shown)] for row in rows]
+    return table([first, *(COLUMNS[key][0] for key in shown)], cells)
+
+
+def _cell(row: Row, key: str) -> str:
+    if row.get(key) is None:
+        return "–"
+    interval = " ({frechet_low:.3f} to {frechet_high:.3f})"
+    has_interval = key == "frechet" and row.get("frechet_low") is not None
+    return (COLUMNS[key][1] + interval * has_interval).format_map(row)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def draw(result: Evaluation, made: Shown, real: Shown | None, folder: Path) -> N
             for side, label in ((made, one.label), (real, one.real_label))
         ]
         sheet = tile_images(np.concatenate(lines), columns=2 * EXAMPLES)
-        panels[1].imshow(sheet if sheet.shape[-1] == 3 else sheet[..., 0], cmap="gray", vmin=0, vmax=255)
+        panels[1].imshow(sheet)
         panels[1].axvline(sheet.shape[1] / 2 - 0.5, color="C1", linewidth=2)
         step = sheet.shape[0] / len(classes)
         panels[1].set_yticks([(row + 0.5) * step for row in range(len(classes))], [one.name for one in classes])

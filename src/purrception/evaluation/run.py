@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,7 @@ import torch
 from purrception.data import DataConfig, Skipped, Split, spread_rows, write_report
 from purrception.evaluation.classifier_training import train_or_load_classifier
 from purrception.evaluation.evaluator import Evaluator, Measured
-from purrception.evaluation.extractors import (
-    ExtractorInputs,
-    ImageClassifier,
-    MaybeGrey,
-    build_extractor,
-    shared_channels,
-)
+from purrception.evaluation.extractors import ExtractorInputs, ImageClassifier, build_extractor
 from purrception.evaluation.extractors.classifier import load_classifier, save_classifier
 from purrception.evaluation.features import FeatureCache
 from purrception.evaluation.generation import Request, describe, generate, images_of, save_images
@@ -41,13 +35,6 @@ from purrception.utils.errors import InputError
 
 CLASSIFIER_FILE = "classifier.safetensors"
 OTHER_SPLIT: dict[str, Split] = {"test": "train", "train": "test"}
-
-
-@dataclass(frozen=True)
-class _ToBeGenerated:
-    """Images that do not exist yet."""
-
-    grey: bool
 
 
 def evaluate(
@@ -80,10 +67,9 @@ def evaluate(
             images, or the disk is full.
     """
     classes = pipeline.transformer.num_classes
-    cache = FeatureCache(procedure.cache)
     reference = open_reference(procedure.reference or "test", data, pipeline.tokenizer, procedure.protocol)
-    classifier, origin = _classifier_of_run(data, classes, config, procedure, cache)
-    evaluator = _evaluator(reference, _ToBeGenerated(data.channels == 1), classifier, cache, config, procedure)
+    classifier, origin = _classifier_of_run(data, classes, config, procedure)
+    evaluator = _evaluator(reference, classifier, config, procedure, lambda: reference.grey and data.channels == 1)
     measured, rows = [], []
     for guidance in config.guidances:
         settings = replace(sampling, guidance_scale=guidance)
@@ -157,18 +143,17 @@ def open_images_at(target: Path) -> FolderOfImages | NpzImages:
 
 def _evaluator(
     reference: Reference,
-    images: MaybeGrey,
     classifier: ImageClassifier | None,
-    cache: FeatureCache,
     config: EvaluationConfig,
     procedure: Procedure,
+    grey: Callable[[], bool],
 ) -> Evaluator:
-    inputs = ExtractorInputs(classifier, procedure.weights, procedure.device, sets=(reference, images))
+    inputs = ExtractorInputs(classifier, procedure.weights, procedure.device, grey)
     return Evaluator(
         reference,
         build_extractor(config.features, inputs),
         classifier,
-        cache=cache,
+        cache=FeatureCache(procedure.cache),
         strict=procedure.strict,
         bootstrap=procedure.bootstrap,
         seed=config.seed,
@@ -179,23 +164,22 @@ def _evaluator_of_images(
     reference: Reference, images: ImageSet, config: EvaluationConfig, procedure: Procedure
 ) -> tuple[Evaluator, str]:
     """The evaluator, and where its classifier comes from."""
-    cache = FeatureCache(procedure.cache)
-    classifier, origin = None, "none"
+
+    def grey() -> bool:
+        return reference.grey and images.grey
+
+    real, classifier, origin = reference.images, None, "none"
     if procedure.classifier:
         classifier, origin = load_classifier(procedure.classifier), procedure.classifier
-    elif (
-        config.features == "classifier" and reference.images is not None and len(reference.images.class_names) > 1
-    ):
-        classes, channels = len(reference.images.class_names), shared_channels(reference, images)
-        classifier = train_or_load_classifier(
-            reference.images, classes, config.classifier, config.seed, cache, channels
-        )
+    elif config.features == "classifier" and real is not None and len(real.class_names) > 1:
+        classes, cache, channels = len(real.class_names), FeatureCache(procedure.cache), 1 if grey() else 3
+        classifier = train_or_load_classifier(real, classes, config.classifier, config.seed, cache, channels)
         origin = reference.title
-    return _evaluator(reference, images, classifier, cache, config, procedure), origin
+    return _evaluator(reference, classifier, config, procedure, grey), origin
 
 
 def _classifier_of_run(
-    data: DataConfig, classes: int, config: EvaluationConfig, procedure: Procedure, cache: FeatureCache
+    data: DataConfig, classes: int, config: EvaluationConfig, procedure: Procedure
 ) -> tuple[ImageClassifier | None, str]:
     """The classifier and where it comes from; none where there are no classes, or no images to train it on."""
     if procedure.classifier:
@@ -208,6 +192,7 @@ def _classifier_of_run(
         if config.features == "classifier":
             raise
         return None, "none: the run's images are not here"
+    cache = FeatureCache(procedure.cache)
     classifier = train_or_load_classifier(train, classes, config.classifier, config.seed, cache)
     return classifier, f"train split of {data.source}"
 

@@ -66,10 +66,13 @@ class SampleEvaluator:
         self.tokenizer, self.seed, self.features, self.num = tokenizer, seed, features, num
         train, reference = split_images(data, "train"), open_reference("test", data, tokenizer)
         self.classifier: ImageClassifier = train_or_load_classifier(train, classes, classifier, seed)
-        extractor = build_extractor(features, ExtractorInputs(self.classifier, sets=(reference, train)))
+        inputs = ExtractorInputs(self.classifier, grey=lambda: reference.grey and train.grey)
+        extractor = build_extractor(features, inputs)
         self._evaluator = Evaluator(reference, extractor, self.classifier, bootstrap=ROUNDS, seed=seed)
         floor = self._evaluator.measure(split_images(data, "train", num), "real training images").metrics
-        self.floor = _require_precision(floor)["frechet"]
+        if "precision" not in floor:
+            raise InputError("precision and recall need more than 3 images a set, generated and real")
+        self.floor = floor["frechet"]
         """Distance of as many real training images: what a perfect model could reach at this count."""
         accuracy = self._evaluator.accuracy
         assert accuracy is not None
@@ -86,19 +89,12 @@ class SampleEvaluator:
         seed: int | None = None,
     ) -> SampleMetrics:
         """Generate under ``settings``, from the same noise unless another seed is given, and measure."""
-        noise_seed = self.seed if seed is None else seed
-        return self.measure_samples(
-            sample_codes(network, objective, self._labels, settings, noise_seed, batch_size=256)
-        )
+        noise = self.seed if seed is None else seed
+        samples = sample_codes(network, objective, self._labels, settings, noise, batch_size=256)
+        return self.measure_samples(samples)
 
     def measure_samples(self, samples: Generation) -> SampleMetrics:
         """Measure ``num`` generated images whose classes take turns."""
         codes, labels = samples.indices.numpy(), self._labels.numpy()
         images = CodeImages(self.num, lambda rows: (codes[rows], labels[rows]), self.tokenizer, self._names)
-        return {**_require_precision(self._evaluator.measure(images).metrics), "nfe": samples.nfe}
-
-
-def _require_precision(metrics: Metrics) -> Metrics:
-    if "precision" not in metrics:
-        raise InputError("precision and recall need more than 3 images a set, generated and real")
-    return metrics
+        return {**self._evaluator.measure(images).metrics, "nfe": samples.nfe}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from purrception.evaluation.extractors.base import Extracted, Extractor, extract_in_groups, is_grey, with_channels
 from purrception.evaluation.extractors.classifier import ClassifierExtractor, ImageClassifier
@@ -12,20 +11,6 @@ from purrception.evaluation.extractors.dinov2 import open_dinov2
 from purrception.evaluation.extractors.inception import open_inception
 from purrception.evaluation.extractors.random_features import TextureExtractor
 from purrception.utils.errors import InputError, unknown_name
-
-
-class MaybeGrey(Protocol):
-    """A set of images, or statistics of one."""
-
-    @property
-    def grey(self) -> bool:
-        """Whether none of the images has any colour."""
-        ...
-
-
-def shared_channels(*sets: MaybeGrey) -> int:
-    """Channels in which sets are compared: 1 where all are grey, else 3."""
-    return 1 if sets and all(one.grey for one in sets) else 3
 
 
 @dataclass(frozen=True)
@@ -38,13 +23,9 @@ class ExtractorInputs:
     """A file, a folder or a hub id, depending on the extractor."""
     device: str = "cpu"
     """Device of large networks; small ones stay on the CPU, where every machine rounds alike."""
-    sets: tuple[MaybeGrey, ...] = ()
-    """All that is compared: the set of images and its reference."""
-
-    @property
-    def channels(self) -> int:
-        """1 where every set is grey, else 3; computed only where it matters, since a grey set is read for it."""
-        return shared_channels(*self.sets)
+    grey: Callable[[], bool] = lambda: False
+    """Whether nothing that is compared has any colour; asked only where it matters, since a grey set is read for
+    it."""
 
 
 def _classifier(given: ExtractorInputs) -> Extractor:
@@ -58,7 +39,7 @@ def _classifier(given: ExtractorInputs) -> Extractor:
 
 EXTRACTORS: dict[str, Callable[[ExtractorInputs], Extractor]] = {
     "classifier": _classifier,
-    "texture": lambda given: TextureExtractor(given.channels),
+    "texture": lambda given: TextureExtractor(1 if given.grey() else 3),
     "inception": lambda given: open_inception(given.weights, given.device),
     "dinov2": lambda given: open_dinov2(given.weights, given.device),
 }

@@ -30,25 +30,14 @@ class Extracted:
 class Extractor(Protocol):
     """Images → features."""
 
-    @property
-    def name(self) -> str:
-        """Its name on the command line."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of everything that the features depend on, hexadecimal."""
-        ...
-
-    @property
-    def channels(self) -> int:
-        """Channels of the images that it takes, 1 or 3; see :func:`with_channels`."""
-        ...
-
-    @property
-    def any_size(self) -> bool:
-        """Whether it resizes images, so that sets of different sizes compare."""
-        ...
+    name: str
+    """Its name on the command line."""
+    fingerprint: str
+    """A hash of everything that the features depend on, hexadecimal."""
+    channels: int
+    """Channels of the images that it takes, 1 or 3; see :func:`with_channels`."""
+    any_size: bool
+    """Whether it resizes images, so that sets of different sizes compare."""
 
     def __call__(self, images: Tensor) -> Extracted:
         """Images ``[B, C, H, W]`` in [−1, 1] → features."""
@@ -84,14 +73,6 @@ def extract_in_groups(extractor: Extractor, images: Tensor) -> Extracted:
     parts = []
     for group in images.split(GROUP):
         padded = torch.cat([group, group[-1:].expand(GROUP - len(group), -1, -1, -1)])
-        parts.append((len(group), extractor(padded)))
-
-    def joined(name: str) -> Tensor | None:
-        values = [getattr(part, name) for _, part in parts]
-        if values[0] is None:
-            return None
-        return torch.cat([value[:count].cpu() for value, (count, _) in zip(values, parts, strict=True)])
-
-    features = joined("features")
-    assert features is not None
-    return Extracted(features, joined("spatial"), joined("logits"))
+        found = vars(extractor(padded))
+        parts.append({name: rows[: len(group)].cpu() for name, rows in found.items() if rows is not None})
+    return Extracted(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from purrception.utils.errors import InputError
 from purrception.utils.keyed_rng import Stream, keyed_rng
 from purrception.utils.progress import ProgressBar
 
-SIZES = ("channels", "image_size", "classes", "feature_dim")
 SPATIAL_AFTER, SPATIAL_CHANNELS = 6, 7
 """Layers of the body (two convolutions with their pooling) and channels that sFID looks at; ADM takes seven
 channels of a middle layer of Inception, too."""
@@ -52,13 +50,13 @@ class ClassifierConfig:
 
 @dataclass(frozen=True)
 class _Sizes:
-    """The sizes that a file gives for its classifier."""
+    """What a file holds of its classifier besides the weights."""
 
     channels: int
     image_size: int
     classes: int
     feature_dim: int
-    class_names: list[str] = field(default_factory=list)
+    class_names: tuple[str, ...] = ()
 
 
 class ImageClassifier(nn.Module):
@@ -129,12 +127,7 @@ class ClassifierExtractor:
     name, any_size = "classifier", False
 
     def __init__(self, model: ImageClassifier) -> None:
-        self.model, self.channels = model.eval(), model.channels
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hash of the weights."""
-        return fingerprint(self.model)
+        self.model, self.channels, self.fingerprint = model.eval(), model.channels, fingerprint(model)
 
     def __call__(self, images: Tensor) -> Extracted:
         """Images ``[B, C, H, W]`` in [−1, 1] → features.
@@ -166,7 +159,7 @@ def agreement(logits: Tensor, labels: Tensor) -> float:
 
 def save_classifier(model: ImageClassifier, path: Path) -> None:
     """Write weights and sizes as safetensors, with a digest; the file appears whole or not at all."""
-    write_sealed(path, model.state_dict(), {name: getattr(model, name) for name in (*SIZES, "class_names")})
+    write_sealed(path, model.state_dict(), {size.name: getattr(model, size.name) for size in fields(_Sizes)})
 
 
 def load_classifier(path: Path | str, *, sealed: bool = False) -> ImageClassifier:
@@ -193,9 +186,7 @@ def load_classifier(path: Path | str, *, sealed: bool = False) -> ImageClassifie
         if len(sizes.class_names) not in (0, sizes.classes):
             raise ValueError(f"it names {len(sizes.class_names)} of {sizes.classes} classes")
         with torch.device("meta"):
-            model = ImageClassifier(
-                sizes.channels, sizes.image_size, sizes.classes, sizes.feature_dim, tuple(sizes.class_names)
-            )
+            model = ImageClassifier(**vars(sizes))
         model.load_state_dict(kept.tensors, assign=True)
         require_finite(model.state_dict(), path)
     return model.float().eval().requires_grad_(False)

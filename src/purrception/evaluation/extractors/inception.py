@@ -9,7 +9,6 @@ pytorch-fid; names of the parts below are those of that file, so that every tens
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -29,19 +28,9 @@ SPATIAL_CHANNELS = 7
 ALSO_HASHED = "tensorflow resize, spatial features [17, 17, 7]"
 """What the features depend on besides the weights: a change here gives another fingerprint."""
 
-Pooling = Callable[[Tensor], Tensor]
-
-
-def _average(x: Tensor) -> Tensor:
-    return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
-
-
-def _largest(x: Tensor) -> Tensor:
-    return F.max_pool2d(x, 3, stride=1, padding=1)
-
-
-def _halved(x: Tensor) -> Tensor:
-    return F.max_pool2d(x, 3, stride=2)
+_average = nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
+_largest = nn.MaxPool2d(3, stride=1, padding=1)
+_halved = nn.MaxPool2d(3, stride=2)
 
 
 class Convolution(nn.Module):
@@ -53,7 +42,7 @@ class Convolution(nn.Module):
         wide: int,
         size: int | tuple[int, int],
         stride: int = 1,
-        padding: int | tuple[int, int] = 0,
+        padding: int | str = 0,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(narrow, wide, size, stride, padding, bias=False)
@@ -62,16 +51,6 @@ class Convolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, narrow, H, W]`` → ``[B, wide, H', W']``."""
         return F.relu(self.bn(self.conv(x)))
-
-
-def _along(narrow: int, wide: int, length: int, *, down: bool) -> Convolution:
-    """A convolution of ``length`` pixels in one direction that keeps the size."""
-    reach = length // 2
-    return (
-        Convolution(narrow, wide, (length, 1), padding=(reach, 0))
-        if down
-        else Convolution(narrow, wide, (1, length), padding=(0, reach))
-    )
 
 
 class Fine(nn.Module):
@@ -118,13 +97,13 @@ class Middle(nn.Module):
         width, out = 768, 192
         self.branch1x1 = Convolution(width, out, 1)
         self.branch7x7_1 = Convolution(width, inner, 1)
-        self.branch7x7_2 = _along(inner, inner, 7, down=False)
-        self.branch7x7_3 = _along(inner, out, 7, down=True)
+        self.branch7x7_2 = Convolution(inner, inner, (1, 7), padding="same")
+        self.branch7x7_3 = Convolution(inner, out, (7, 1), padding="same")
         self.branch7x7dbl_1 = Convolution(width, inner, 1)
-        self.branch7x7dbl_2 = _along(inner, inner, 7, down=True)
-        self.branch7x7dbl_3 = _along(inner, inner, 7, down=False)
-        self.branch7x7dbl_4 = _along(inner, inner, 7, down=True)
-        self.branch7x7dbl_5 = _along(inner, out, 7, down=False)
+        self.branch7x7dbl_2 = Convolution(inner, inner, (7, 1), padding="same")
+        self.branch7x7dbl_3 = Convolution(inner, inner, (1, 7), padding="same")
+        self.branch7x7dbl_4 = Convolution(inner, inner, (7, 1), padding="same")
+        self.branch7x7dbl_5 = Convolution(inner, out, (1, 7), padding="same")
         self.branch_pool = Convolution(width, out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -143,8 +122,8 @@ class MiddleToCoarse(nn.Module):
         self.branch3x3_1 = Convolution(768, 192, 1)
         self.branch3x3_2 = Convolution(192, 320, 3, stride=2)
         self.branch7x7x3_1 = Convolution(768, 192, 1)
-        self.branch7x7x3_2 = _along(192, 192, 7, down=False)
-        self.branch7x7x3_3 = _along(192, 192, 7, down=True)
+        self.branch7x7x3_2 = Convolution(192, 192, (1, 7), padding="same")
+        self.branch7x7x3_3 = Convolution(192, 192, (7, 1), padding="same")
         self.branch7x7x3_4 = Convolution(192, 192, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -156,17 +135,17 @@ class MiddleToCoarse(nn.Module):
 class Coarse(nn.Module):
     """The blocks on 8×8 sites; the two of them pool differently."""
 
-    def __init__(self, width: int, pooling: Pooling) -> None:
+    def __init__(self, width: int, pooling: nn.Module) -> None:
         super().__init__()
         self.pooling = pooling
         self.branch1x1 = Convolution(width, 320, 1)
         self.branch3x3_1 = Convolution(width, 384, 1)
-        self.branch3x3_2a = _along(384, 384, 3, down=False)
-        self.branch3x3_2b = _along(384, 384, 3, down=True)
+        self.branch3x3_2a = Convolution(384, 384, (1, 3), padding="same")
+        self.branch3x3_2b = Convolution(384, 384, (3, 1), padding="same")
         self.branch3x3dbl_1 = Convolution(width, 448, 1)
         self.branch3x3dbl_2 = Convolution(448, 384, 3, padding=1)
-        self.branch3x3dbl_3a = _along(384, 384, 3, down=False)
-        self.branch3x3dbl_3b = _along(384, 384, 3, down=True)
+        self.branch3x3dbl_3a = Convolution(384, 384, (1, 3), padding="same")
+        self.branch3x3dbl_3b = Convolution(384, 384, (3, 1), padding="same")
         self.branch_pool = Convolution(width, 192, 1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,6 +11,6 @@ DIFFERENCE = math.sqrt(2)
 """The interval of a difference of two independent values is this many times as wide as that of one."""
 
 
-def t_quantile(degrees: int, level: float = LEVEL) -> float:
-    """Student's t: how many estimated standard errors an interval of ``level`` reaches to either side."""
-    return float(require("scipy.special", "intervals").stdtrit(degrees, 0.5 + level / 2))
+def t_quantile(degrees: int) -> float:
+    """Student's t: how many estimated standard errors an interval of 95 % reaches to either side."""
+    return float(require("scipy.special", "intervals").stdtrit(degrees, 0.5 + LEVEL / 2))

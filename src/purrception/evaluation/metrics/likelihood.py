@@ -26,8 +26,6 @@ class LikelihoodBound:
     """Mean over images."""
     standard_error: float
     """Standard error of that mean over images."""
-    images: int
-    """Number of held-out images."""
 
 
 @torch.no_grad()
@@ -68,7 +66,7 @@ def likelihood_bound(
         parts.append(objective.nll_bounds(network, indices, labels, draws).cpu())
     bounds = torch.cat(parts, dim=1) / (math.prod(network.grid) * math.log(2))
     selected = cross_selected(bounds, seed)
-    return LikelihoodBound(float(selected.mean()), float(selected.std() / count**0.5), count)
+    return LikelihoodBound(float(selected.mean()), float(selected.std() / count**0.5))
 
 
 def cross_selected(bounds: Tensor, seed: int = 0) -> Tensor:

@@ -48,8 +48,7 @@ def precision_recall(real: Tensor, generated: Tensor, neighbours: int = NEIGHBOU
         raise InputError(f"precision and recall need more than {neighbours} images a set; given {fewest}")
     real, generated = real.double(), generated.double()
     real_radii, generated_radii = _radii(real, neighbours), _radii(generated, neighbours)
-    inside = covered = recalled = 0
-    balls = 0
+    inside = covered = recalled = balls = 0
     for _, distances in _blocks(generated, real):
         in_balls = distances <= real_radii
         balls += int(in_balls.sum())

@@ -13,6 +13,8 @@ from torch import Tensor
 from purrception.utils.errors import InputError
 from purrception.utils.keyed_rng import Stream, keyed_rng
 
+NOTHING = torch.zeros(0)
+
 
 @dataclass(frozen=True)
 class FeatureStatistics:
@@ -63,9 +65,8 @@ class RunningStatistics:
     features are from 0, and any split into parts gives the same result to float64's last digits.
     """
 
-    def __init__(self) -> None:
-        self.count = 0
-        self.mean, self.products = torch.zeros(0), torch.zeros(0)
+    def __init__(self, count: int = 0, mean: Tensor = NOTHING, products: Tensor = NOTHING) -> None:
+        self.count, self.mean, self.products = count, mean, products
 
     def update(self, features: Tensor) -> None:
         """Add features ``[n, d]``; they must be finite, see :func:`require_finite`."""
@@ -73,22 +74,19 @@ class RunningStatistics:
             features = features.detach().double().cpu()
             mean = features.mean(dim=0)
             centred = features - mean
-            self._add(len(features), mean, centred.T @ centred)
+            self.merge(RunningStatistics(len(features), mean, centred.T @ centred))
 
     def merge(self, other: RunningStatistics) -> None:
-        """Add the features of another process."""
-        if other.count:
-            self._add(other.count, other.mean, other.products)
-
-    def _add(self, count: int, mean: Tensor, products: Tensor) -> None:
+        """Add other features, such as those of another process."""
         if not self.count:
-            self.count, self.mean, self.products = count, mean, products
-            return
-        total = self.count + count
-        gap = mean - self.mean
-        self.products = self.products + products + torch.outer(gap, gap) * (self.count * count / total)
-        self.mean = self.mean + gap * (count / total)
-        self.count = total
+            self.count, self.mean, self.products = other.count, other.mean, other.products
+        elif other.count:
+            total = self.count + other.count
+            gap = other.mean - self.mean
+            share = self.count * other.count / total
+            self.products = self.products + other.products + torch.outer(gap, gap) * share
+            self.mean = self.mean + gap * (other.count / total)
+            self.count = total
 
     def result(self) -> FeatureStatistics:
         """Statistics of all features so far.

@@ -45,7 +45,13 @@ def recommend(psnr: float, ssim: float, distances: Sequence[Distance], codebook:
         distances: distances of the reconstructions from their originals.
         codebook: the state of the codebook.
     """
-    hopeless = _codebook_trouble(codebook)
+    hopeless = []
+    if codebook.usage < LEAST_USAGE and codebook.sites_per_code >= SITES_PER_CODE:
+        hopeless.append(f"Only {codebook.usage:.1%} of the codes are used.")
+    if codebook.perplexity < LEAST_PERPLEXITY * codebook.codes:
+        hopeless.append(f"The perplexity is {codebook.perplexity:.1f} of {codebook.codes} codes.")
+    if codebook.within_noise > MOST_WITHIN_NOISE:
+        hopeless.append(f"{codebook.within_noise:.1%} of the codes lie within noise of another.")
     if psnr < HOPELESS_PSNR:
         hopeless.append(f"PSNR is {psnr:.1f} dB: the codes hold little of these images.")
     if hopeless:
@@ -72,14 +78,3 @@ def recommend(psnr: float, ssim: float, distances: Sequence[Distance], codebook:
             "variance from their originals at most.",
         ),
     )
-
-
-def _codebook_trouble(codebook: CodebookState) -> list[str]:
-    found = []
-    if codebook.usage < LEAST_USAGE and codebook.sites_per_code >= SITES_PER_CODE:
-        found.append(f"Only {codebook.usage:.1%} of the codes are used.")
-    if codebook.perplexity < LEAST_PERPLEXITY * codebook.codes:
-        found.append(f"The perplexity is {codebook.perplexity:.1f} of {codebook.codes} codes.")
-    if codebook.within_noise > MOST_WITHIN_NOISE:
-        found.append(f"{codebook.within_noise:.1%} of the codes lie within noise of another.")
-    return found

@@ -61,10 +61,6 @@ class Reconstructions:
         """PSNR over all pixels together, dB."""
         return peak_signal_to_noise(float(self.squared_error.mean()))
 
-    def ranked(self) -> np.ndarray:
-        """Numbers of the images, the worst reconstruction first."""
-        return self.squared_error.argsort(descending=True).numpy()
-
 
 @torch.no_grad()
 def reconstruct(

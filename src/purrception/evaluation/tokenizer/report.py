@@ -25,13 +25,13 @@ from purrception.evaluation.tokenizer.codebook import CodebookState, examine_cod
 from purrception.evaluation.tokenizer.recommendation import THRESHOLDS, Recommendation, recommend
 from purrception.evaluation.tokenizer.reconstruction import Distance, Features, Reconstructions, reconstruct
 from purrception.storage import save_png, whole_folder, write_file
+from purrception.storage.report import REPORT_JSON, REPORT_MARKDOWN
 from purrception.tokenizers import VQTokenizer
 from purrception.tokenizers.quality import peak_signal_to_noise
 from purrception.utils.errors import InputError
 from purrception.utils.markdown import table
 from purrception.utils.visualisation import tile_images
 
-REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
 PICTURES = {
     "reconstructions.png": "Originals, each above its reconstruction, drawn from all images",
     "worst.png": "The worst reconstructions, the worst first",
@@ -195,7 +195,7 @@ def _draw(
     tokenizer: VQTokenizer, images: ReadableImages, rows: np.ndarray, made: Reconstructions, folder: Path
 ) -> None:
     """Originals above reconstructions: a spread of images, the worst and the median ones."""
-    ranked = made.ranked()
+    ranked = made.squared_error.argsort(descending=True).numpy()  # the worst first
     shown = min(SHOWN, len(rows))
     middle = (len(rows) - shown) // 2
     spread = spread_rows(len(rows), 3 * shown)
