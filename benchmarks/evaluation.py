@@ -26,6 +26,7 @@ class SyntheticImages:
     """Images of noise around a level that depends on their class, made when they are read."""
 
     class_names = tuple(map(str, range(CLASSES)))
+    grey = False
 
     def __init__(self, count: int, seed: int) -> None:
         self.count, self.seed = count, seed

@@ -9,7 +9,7 @@ from typing import Any
 
 from purrception.evaluation.manifest import flattened
 from purrception.evaluation.metrics.per_class import ClassMetrics
-from purrception.evaluation.references import PROTOCOLS
+from purrception.evaluation.references import PROTOCOLS, UNKNOWN_COUNT
 from purrception.storage import write_file
 from purrception.storage.report import REPORT_JSON, REPORT_MARKDOWN
 from purrception.utils.markdown import table
@@ -93,11 +93,12 @@ class Evaluation:
         """The report as text."""
         reference, features = self.manifest["reference"], self.manifest["features"]
         protocol = reference["protocol"]
+        told = reference["count"] < UNKNOWN_COUNT
+        count = reference["count"] if told else "a count that the file does not tell"
         lines = [
             "# Evaluation",
             "",
-            f"Protocol `{protocol}` ({PROTOCOLS[protocol]}): {reference['title']}, "
-            f"{'a count that the file does not tell' if reference['count'] >= 2**31 else reference['count']} "
+            f"Protocol `{protocol}` ({PROTOCOLS[protocol]}): {reference['title']}, {count} "
             f"images. {features['name']} features of {features['dimension']} dimensions.",
             "",
         ]
