@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from purrception.studio.allowed_hosts import AllowedHosts, reaches_others
+from purrception.studio.addresses import AllowedHosts, reaches_others
 from purrception.studio.login_attempts import LoginAttempts
 from purrception.utils.errors import InputError, in_words
 from purrception.utils.packages import require
