@@ -69,6 +69,7 @@ class Studio:
         self._folder_lock, self._stops_lock = threading.Lock(), threading.Lock()
         self._stops: dict[str, set[threading.Event]] = {}
         self.pipeline = self.pipeline_of(target)
+        self.class_names = self.pipeline.class_names
         self.defaults = sampling_defaults(target)
         self.folder = RunDirectory(target).studio
         self.uploads = UploadFolder(self.folder / "uploads")
@@ -85,11 +86,6 @@ class Studio:
         """The name of the run."""
         path = Path(self.target).resolve()
         return path.parent.name if path == RunDirectory(path.parent).pipeline else path.name
-
-    @property
-    def class_names(self) -> list[str]:
-        """Class names by label; empty for an unconditional model."""
-        return self.pipeline.class_names
 
     def runs(self) -> list[str]:
         """This run and the other runs and pipelines in the same folder."""

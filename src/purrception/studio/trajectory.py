@@ -12,7 +12,7 @@ from torch import Tensor
 from purrception.data import array_to_pil
 from purrception.flow import KnownCodes, Prediction, PredictionOptions, SamplingConfig
 from purrception.generation.sampler import KeyedDraws
-from purrception.studio.session import OnProgress, Studio, check_size, display
+from purrception.studio.session import OnProgress, Studio, display
 from purrception.utils.errors import InputError
 from purrception.utils.visualisation import heat_map
 
@@ -79,7 +79,6 @@ def record_trajectory(
     Raises:
         InputError: more than :data:`MAX_MOMENTS` steps.
     """
-    check_size(1, settings)
     if settings.num_inference_steps > MAX_MOMENTS:
         raise InputError(
             f"at most {MAX_MOMENTS} steps are kept to look inside; given {settings.num_inference_steps}"
