@@ -116,7 +116,7 @@ def parse_known(kind: type[T], verb: Verb, arguments: list[str], default: T | No
                 shown,
                 args=spelt_out(kind, arguments),
                 prog=f"purrception {verb.name} {verb.usage}",
-                description=verb.description,
+                description=f"{verb.summary}\n\nExample: {verb.example}",
                 return_unknown_args=True,
                 config=(tyro.conf.FlagConversionOff,),
                 **settings,

@@ -122,7 +122,7 @@ class ReportOptions(DeviceOptions):
 def report(verb: Verb, arguments: list[str]) -> None:
     """Judge a tokenizer on images."""
     target, rest = target_of(verb, arguments)
-    options, rest = parse_known(ReportOptions, verb, ["--help"] if target == "--help" else rest)
+    options, rest = parse_known(ReportOptions, verb, rest)
     source, rest = target_of(verb, rest)
     from purrception.data import describe_report
     from purrception.evaluation.tokenizer.report import report_tokenizer
