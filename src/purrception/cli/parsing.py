@@ -82,7 +82,7 @@ def configure(verb: Verb, target: str, arguments: list[str], *, dry: bool = Fals
         fitted = replace(recipe, data=replace(recipe.data, image_size=64))
     else:
         fitted, choice = fit_to_images(recipe, config.data)
-        print(choice, flush=True)
+        say(choice)
     return parse(RunConfig, verb, arguments, fitted)
 
 
