@@ -249,7 +249,7 @@ class RequestFilter:
 
 
 def _refusal(status: int, line: str, wait: float = 0) -> HTTPException:
-    """A request is not served: its status, a line that says why, and seconds to wait before the next."""
+    """Why a request is not served: a status, a line for people, and the seconds to wait before the next."""
     return HTTPException(status, line, {"retry-after": str(math.ceil(wait))} if wait else None)
 
 

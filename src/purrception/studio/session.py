@@ -169,7 +169,7 @@ class Studio:
         """Generate images, and a download of them with their manifest."""
         check_size(len(labels), settings)
         began = time.monotonic()
-        with self.work(session, on_progress) as watch, torch.no_grad():
+        with self.work(session, on_progress) as watch:
             output = self.pipeline.sample(labels, settings, seed, MAX_IMAGES, watch)
         return self.finish(output, settings, seed, began)
 
