@@ -75,14 +75,11 @@ class AllowedHosts:
 
     def is_ours(self, origin: str, host: str) -> bool:
         """Whether an Origin header names a page of this server, in a request under the accepted name ``host``."""
-        scheme, found, rest = origin.partition("://")
+        scheme, _, rest = origin.partition("://")
         place = place_of(rest)
-        return (
-            bool(found)
-            and scheme in ("http", "https")
-            and place is not None
-            and (place == place_of(host) or place in self._exact)
-        )
+        if scheme not in ("http", "https") or place is None:
+            return False
+        return place == place_of(host) or place in self._exact
 
 
 def place_of(text: str) -> Place | None:
