@@ -204,6 +204,9 @@ def test_a_body_has_limits_whatever_it_says_about_its_length(studio: Server) -> 
     part = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\na\r\n'
     assert post(studio, UPLOAD, part * 20 + b"--x--\r\n", **form)[0] == 413
     assert post(studio, UPLOAD, part * 2 + b"--x--\r\n", **form)[0] == 200
+    two = [f"Content-Type: multipart/form-data; boundary={name}" for name in ("x", "other")]
+    many = part * 20 + b"--x--\r\n"
+    assert ask(studio, f"POST {UPLOAD} HTTP/1.1", *two, f"Content-Length: {len(many)}", body=many)[0] == 413
     assert post(studio, "/gradio_api/queue/join", b"[" * 100_000)[0] == 400
     assert post(studio, "/gradio_api/queue/join", b'"' + b"x" * 2**21 + b'"')[0] == 413
     assert post(studio, "/gradio_api/component_server", bytes(2**24), **form)[0] == 413

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from purrception.studio import login_attempts, upload_folder
-from purrception.studio.allowed_hosts import AllowedHosts
+from purrception.studio.addresses import AllowedHosts
 from purrception.studio.login_attempts import LoginAttempts
 from purrception.studio.upload_folder import UploadFolder, process_folder
 from purrception.utils.errors import InputError

@@ -9,7 +9,7 @@ import torch
 
 from purrception.bench.peaks import check_tflops
 from purrception.models import CategoricalHead, DiTConfig, HeadConfig, Kernel, PurrceptionTransformer
-from purrception.utils.devices import autocast
+from purrception.utils.devices import autocast, resolve_device
 from purrception.utils.errors import InputError, unknown_name
 from purrception.utils.settings import DeviceOptions
 
@@ -111,6 +111,12 @@ class BenchConfig(DeviceOptions):
             if self.compile:
                 head.compile_chunks()
         return _randomise(head)
+
+    def prepare(self) -> torch.device:
+        """Set the number of threads of this process; returns the device."""
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        return resolve_device(self.device)
 
     def alone(self, device: torch.device) -> bool:
         """Whether variants are measured one after the other."""

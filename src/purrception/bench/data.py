@@ -74,19 +74,15 @@ def load_embeddings(config: BenchConfig, images: int, device: torch.device) -> C
     def step() -> TrainingBatch:
         assert folder  # it lives as long as the step
         z = torch.from_numpy(stored[np.random.default_rng().integers(ROWS, size=images)]).to(device)
+        distances = torch.cdist(z.permute(0, 2, 3, 1).flatten(0, 2), codebook.to(device))  # all of them at once
         return TrainingBatch(
-            indices=nearest_by_all_distances(z, codebook.to(device)),
+            indices=distances.argmin(1).view(images, config.grid, config.grid),
             labels=torch.zeros(images, dtype=torch.long, device=device),
             noise=torch.randn_like(z),
             time=torch.rand(images, device=device),
         )
 
     return step
-
-
-def nearest_by_all_distances(z: Tensor, codebook: Tensor) -> Tensor:
-    """Nearest codes ``[B, h, w]`` from all distances at once."""
-    return torch.cdist(z.permute(0, 2, 3, 1).flatten(0, 2), codebook).argmin(1).view(len(z), *z.shape[2:])
 
 
 def build_tokenizer(config: BenchConfig, device: torch.device) -> VQTokenizer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import itertools
 import json
@@ -36,12 +37,9 @@ def seconds_in_turns(
     with ProgressBar(title, (repeats + 1) * len(steps)) as bar:
         for repeat in range(repeats + 1):
             for number, (name, step) in enumerate(steps.items(), start=1):
-                _synchronise(device)
-                began = time.perf_counter()
-                step()
-                _synchronise(device)
+                seconds = _seconds(step, device)
                 if repeat:
-                    taken[name].append(time.perf_counter() - began)
+                    taken[name].append(seconds)
                 bar.update(repeat * len(steps) + number)
     return taken
 
@@ -76,19 +74,12 @@ def measure_alone(start: Callable[[], Step], repeats: int, device: torch.device)
     if on_gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    taken = []
     try:
         step = start()
-        for repeat in range(-2, repeats):
-            _synchronise(device)
-            began = time.perf_counter()
-            step()
-            _synchronise(device)
-            if repeat >= 0:
-                taken.append(time.perf_counter() - began)
+        taken = [_seconds(step, device) for _ in range(2 + repeats)]
     except torch.OutOfMemoryError:
         return None
-    return Measurement(taken, int(torch.cuda.max_memory_allocated(device)) if on_gpu else None)
+    return Measurement(taken[2:], int(torch.cuda.max_memory_allocated(device)) if on_gpu else None)
 
 
 def ratio(seconds: Sequence[float], others: Sequence[float]) -> float:
@@ -108,16 +99,6 @@ def peak_memory(config: BenchConfig, part: str, variant: str, images: int) -> in
         reason = (child.stderr.strip().splitlines() or [f"exit status {child.returncode}"])[-1]
         raise InputError(f"{part} ({variant}) with {images} images could not be measured: {reason}")
     return int(child.stdout)
-
-
-def _measure_here(config: BenchConfig, part: str, variant: str, images: int) -> int:
-    from purrception.utils.devices import resolve_device
-
-    device = resolve_device(config.device)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-
-    return peak_of_steps(lambda: WORKLOADS[part].variants[variant].start(config, images, device), device)
 
 
 def peak_of_steps(start: Callable[[], Step], device: torch.device) -> int:
@@ -149,11 +130,23 @@ def peak_on_processor(work: Callable[[], object]) -> int:
     return max(itertools.accumulate((size for _, size in changes), initial=0))
 
 
+def _seconds(step: Step, device: torch.device) -> float:
+    """The time that a step takes, on the device too."""
+    _synchronise(device)
+    began = time.perf_counter()
+    step()
+    _synchronise(device)
+    return time.perf_counter() - began
+
+
 def _synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-if __name__ == "__main__":
-    settings, *rest = json.loads(sys.argv[1])
-    print(_measure_here(BenchConfig(**settings), *rest))
+if __name__ == "__main__":  # the process of peak_memory
+    sizes, part, variant, images = json.loads(sys.argv[1])
+    config = BenchConfig(**sizes)
+    device = config.prepare()
+    start = functools.partial(WORKLOADS[part].variants[variant].start, config, images, device)
+    print(peak_of_steps(start, device))

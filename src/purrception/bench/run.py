@@ -18,7 +18,6 @@ from purrception.bench.report import Growth, Report, Row
 from purrception.bench.workloads import REFERENCE, WORKLOADS, Variant
 from purrception.models import training_flops
 from purrception.models.flops import forward_flops
-from purrception.utils.devices import resolve_device
 from purrception.utils.errors import InputError, unknown_name
 from purrception.utils.progress import ProgressBar
 
@@ -52,9 +51,7 @@ def bench(
         for name in names:
             if name not in accepted:
                 raise unknown_name(kind, name, accepted)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    device = resolve_device(config.device)
+    device = config.prepare()
     settings = _settings(config, vary, values)
     left_out: list[str] = []
     rows = [row for part in parts or WORKLOADS for row in _measure(settings, part, variants, device, left_out)]

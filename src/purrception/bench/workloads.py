@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,20 +12,16 @@ from torch import Tensor, nn
 from purrception.bench.config import BenchConfig
 from purrception.bench.data import load_batches, load_embeddings, rebuild, rebuild_plainly
 from purrception.bench.generation import GUIDANCE, PATH, TEMPERATURE, generate, generate_plainly, generate_recorded
-from purrception.bench.others import others
+from purrception.bench.others import HeadLoss, others
 from purrception.bench.reference import reference_loss, reference_mean
-from purrception.flow import (
-    Guidance,
-    ObjectiveConfig,
-    PredictionOptions,
-    TrainingBatch,
-    build_objective,
-)
+from purrception.flow import Guidance, ObjectiveConfig, PredictionOptions, TrainingBatch, build_objective
 from purrception.models import CategoricalHead, Kernel
 from purrception.models.fused import triton_runs
 from purrception.training.ema import EMA
 
 Step = Callable[[], object]
+Build = Callable[[BenchConfig, int, torch.device], Step]
+"""(config, images, device) → a step."""
 REFERENCE = "reference"
 Z_LOSS, TIME = 1e-5, 0.4
 
@@ -33,8 +30,7 @@ Z_LOSS, TIME = 1e-5, 0.4
 class Variant:
     """One implementation of a workload."""
 
-    build: Callable[[BenchConfig, int, torch.device], Step]
-    """(config, images, device) → a step."""
+    build: Build
     head: str = ""
     """Kind of head; empty: that of the configuration."""
     passes: int = 1
@@ -122,10 +118,6 @@ def _sampling(config: BenchConfig, images: int, device: torch.device, guidance: 
     return step
 
 
-def _guided_sampling(config: BenchConfig, images: int, device: torch.device) -> Step:
-    return _sampling(config, images, device, guidance=GUIDANCE)
-
-
 def _reference_sampling(config: BenchConfig, images: int, device: torch.device) -> Step:
     network, batch = config.build(device).eval(), random_batch(config, images, device)
     time = torch.full((images,), TIME, device=device)
@@ -140,11 +132,7 @@ def _reference_sampling(config: BenchConfig, images: int, device: torch.device) 
     return step
 
 
-HeadLoss = Callable[[CategoricalHead, Tensor, Tensor], Tensor]
-"""(head, features, targets) → a number to minimise."""
-
-
-def _head(loss: HeadLoss) -> Callable[[BenchConfig, int, torch.device], Step]:
+def _head(loss: HeadLoss) -> Build:
     """Forward and backward pass of a head alone."""
 
     def build(config: BenchConfig, images: int, device: torch.device) -> Step:
@@ -172,18 +160,17 @@ def _plain(head: CategoricalHead, features: Tensor, targets: Tensor) -> Tensor:
     return reference_loss(head, features, targets, Z_LOSS)
 
 
-def _in_chunks(build: Callable[[BenchConfig, int, torch.device], Step], passes: int = 1) -> dict[str, Variant]:
-    """The same in torch operations on chunks of logits, if ours uses Triton kernels here."""
+def _ours(ours: Variant) -> dict[str, Variant]:
+    """Ours and, if it uses Triton kernels here, the same in torch operations on chunks of logits."""
     uses_triton = torch.cuda.is_available() and triton_runs(torch.device("cuda"))
-    return {"chunks": Variant(build, kernel="torch", passes=passes)} if uses_triton else {}
+    return {"ours": ours} | ({"chunks": replace(ours, kernel="torch")} if uses_triton else {})
 
 
 WORKLOADS: dict[str, Workload] = {
     "training": Workload(
         "Training step",
         {
-            "ours": Variant(train_ours),
-            **_in_chunks(train_ours),
+            **_ours(Variant(train_ours)),
             "factored head": Variant(train_ours, "factored"),
             REFERENCE: Variant(_reference_training, "linear"),
         },
@@ -191,9 +178,8 @@ WORKLOADS: dict[str, Workload] = {
     "sampling": Workload(
         "Sampling step",
         {
-            "ours": Variant(_sampling),
-            **_in_chunks(_sampling),
-            "guided": Variant(_guided_sampling, passes=2),
+            **_ours(Variant(_sampling)),
+            "guided": Variant(partial(_sampling, guidance=GUIDANCE), passes=2),
             "factored head": Variant(_sampling, "factored"),
             REFERENCE: Variant(_reference_sampling, "linear"),
         },
@@ -201,8 +187,7 @@ WORKLOADS: dict[str, Workload] = {
     "generation": Workload(
         "Images, guided, from noise to pixels",
         {
-            "ours": Variant(generate, passes=2),
-            **_in_chunks(generate, passes=2),
+            **_ours(Variant(generate, passes=2)),
             "recorded": Variant(generate_recorded, passes=2),
             REFERENCE: Variant(generate_plainly, "linear", passes=2),
         },
@@ -210,8 +195,7 @@ WORKLOADS: dict[str, Workload] = {
     "head": Workload(
         "Vocabulary head alone, forward and backward",
         {
-            "ours": Variant(_head(_chunked)),
-            **_in_chunks(_head(_chunked)),
+            **_ours(Variant(_head(_chunked))),
             "factored head": Variant(_head(_chunked), "factored"),
             **{name: Variant(_head(loss), "linear") for name, loss in others().items()},
             REFERENCE: Variant(_head(_plain), "linear"),

@@ -49,7 +49,8 @@ class SuiteOptions:
 def diagnose(verb: Verb, arguments: list[str]) -> None:
     """Examine a run, or compare the objectives on several sets of images."""
     if "--suite" in arguments:
-        return _suite(verb, [argument for argument in arguments if argument != "--suite"])
+        _suite(verb, [argument for argument in arguments if argument != "--suite"])
+        return
     target, rest = target_of(verb, arguments)
     options = parse(DiagnoseOptions, verb, rest)
     from purrception.diagnose.loaded_run import load_run
@@ -64,7 +65,6 @@ def diagnose(verb: Verb, arguments: list[str]) -> None:
     with output_folder(options.out, run.directory.diagnostics, keep=True) as folder:
         report = run_diagnosis(run, only, folder)
     print(f"report: {report}")
-    return None
 
 
 def _suite(verb: Verb, arguments: list[str]) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from purrception.cli.options import SamplingOptions
-from purrception.cli.parsing import parse, target_of
+from purrception.cli.parsing import flat, parse, target_of
 from purrception.cli.verbs import Verb
+from purrception.flow.settings import SamplingConfig
 from purrception.utils.errors import InputError
 from purrception.utils.settings import DeviceOptions
 
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditOptions(SamplingOptions, DeviceOptions):
-    """What all edits take."""
+class EditOptions(DeviceOptions):
+    """What all edits take; of the sampling, what is left out is the run's own setting."""
 
+    sampling: SamplingConfig = field(metadata=flat())
     out: str = ""
     """Folder for the images; default: RUN/edited/000, 001, …"""
 
@@ -166,9 +167,7 @@ def _edit(
 
     options = parse(kind, verb, rest, replace(options, sampling=sampling_defaults(target)))
     pipeline = load_pipeline(target).to(resolve_device(options.device))
-    own = {
-        item.name: getattr(options, item.name) for item in fields(options) if item.name not in ("out", "sampling")
-    }
+    own = {name: value for name, value in vars(options).items() if name not in ("out", "sampling")}
     given = {name: value for name, value in own.items() if value not in ("", ())}
     command = edit_command(verb.name.split()[-1], target, given, options.sampling)
     with output_folder(options.out, RunDirectory(target).edited) as folder:

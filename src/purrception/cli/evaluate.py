@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from purrception.cli.parsing import flat, options_of, parse, say, say_skipped, spelt_out, target_of
 from purrception.cli.verbs import Verb
@@ -13,9 +12,6 @@ from purrception.evaluation.settings import EvaluationConfig, Procedure
 from purrception.flow.settings import SamplingConfig
 from purrception.utils.errors import InputError
 from purrception.utils.settings import ProcessOptions
-
-if TYPE_CHECKING:
-    from purrception.tokens import TokenDataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +60,9 @@ def _evaluate_run(verb: Verb, target: str, arguments: list[str]) -> None:
     options = parse(EvaluateOptions, verb, arguments, own)
     with distributed.joined(resolve_device(options.device), options.timeout_minutes) as device:
         pipeline = load_pipeline(target).to(device)
-        tokens = _tokens_or_none(lambda: open_tokens(config, run, "train"))  # of a run that has been moved: none
+        tokens = None
+        with contextlib.suppress(InputError):  # of a run that has been moved: none
+            tokens = open_tokens(config, run, "train")
         with output_folder(options.out, run.evaluation) as folder:
             result = run_evaluation(
                 pipeline,
@@ -115,13 +113,6 @@ def _refuse_settings_of_runs(arguments: list[str]) -> None:
     given = [word.split("=")[0] for word in spelt_out(EvaluateOptions, arguments)]
     if named := ", ".join(word for word in given if word in about_runs):
         raise InputError(f"these images are already there; {named} say how a run makes some: leave them out")
-
-
-def _tokens_or_none(read: Callable[[], TokenDataset | None]) -> TokenDataset | None:
-    try:
-        return read()
-    except InputError:
-        return None
 
 
 def _diff(verb: Verb, arguments: list[str]) -> None:

@@ -82,7 +82,7 @@ def configure(verb: Verb, target: str, arguments: list[str], *, dry: bool = Fals
         fitted = replace(recipe, data=replace(recipe.data, image_size=64))
     else:
         fitted, choice = fit_to_images(recipe, config.data)
-        print(choice, flush=True)
+        say(choice)
     return parse(RunConfig, verb, arguments, fitted)
 
 
@@ -116,7 +116,7 @@ def parse_known(kind: type[T], verb: Verb, arguments: list[str], default: T | No
                 shown,
                 args=spelt_out(kind, arguments),
                 prog=f"purrception {verb.name} {verb.usage}",
-                description=verb.description,
+                description=f"{verb.summary}\n\nExample: {verb.example}",
                 return_unknown_args=True,
                 config=(tyro.conf.FlagConversionOff,),
                 **settings,

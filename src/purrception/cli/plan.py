@@ -12,6 +12,6 @@ def plan(verb: Verb, arguments: list[str]) -> None:
     from purrception.experiment.plan import plan as make_plan
 
     target, rest = target_of(verb, arguments)
-    options, rest = parse_known(PlanOptions, verb, ["--help"] if target == "--help" else rest)
+    options, rest = parse_known(PlanOptions, verb, rest)
     made = make_plan(configure(verb, target, rest, dry=True), options)
     print(made.json() if options.json else made.text())

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from purrception.cli.options import SamplingOptions
-from purrception.cli.parsing import parse, target_of
+from purrception.cli.parsing import flat, parse, target_of
 from purrception.cli.verbs import Verb
 from purrception.flow.settings import SamplingConfig
 from purrception.utils.settings import ProcessOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleOptions(SamplingOptions, ProcessOptions):
-    """What ``purrception sample`` takes."""
+class SampleOptions(ProcessOptions):
+    """What ``purrception sample`` takes; of the sampling, what is left out is the run's own setting."""
 
+    sampling: SamplingConfig = field(metadata=flat())
     num: int = 64
     """Number of images, where no classes are named; classes take turns."""
     classes: tuple[str, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from purrception.cli.parsing import parse, say, target_of
+from purrception.cli.parsing import parse, target_of
 from purrception.cli.verbs import Verb
 
 
@@ -11,4 +11,4 @@ def studio(verb: Verb, arguments: list[str]) -> None:
     target, rest = target_of(verb, arguments)
     from purrception.studio import StudioOptions, open_studio
 
-    open_studio(target, parse(StudioOptions, verb, rest), say)
+    open_studio(target, parse(StudioOptions, verb, rest))

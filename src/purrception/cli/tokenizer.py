@@ -62,26 +62,21 @@ class TrainOptions:
 
 def train(verb: Verb, arguments: list[str]) -> None:
     """Train a tokenizer by itself."""
-    if arguments[:1] == ["--resume"]:
-        if len(arguments) != 2:
-            raise InputError(
-                f"usage: purrception {verb.name} {verb.usage}; a resumed training keeps all its options"
-            )
-        from purrception.experiment.config import TokenizerRunConfig
-        from purrception.experiment.tokenizer_run import CONFIG_FILE, resume_tokenizer
-        from purrception.storage import load_settings
+    resume = arguments[:1] == ["--resume"]
+    if resume and len(arguments) != 2:
+        raise InputError(f"usage: purrception {verb.name} {verb.usage}; a resumed training keeps all its options")
+    target, rest = (arguments[1], []) if resume else target_of(verb, arguments)
+    from purrception.experiment.config import TokenizerRunConfig
+    from purrception.experiment.recipes import fit_to_images
+    from purrception.experiment.tokenizer_run import CONFIG_FILE, resume_tokenizer, start_tokenizer
+    from purrception.storage import dump_settings, load_settings
+    from purrception.tokenizers import VQConfig, VQTokenizer
 
-        folder = Path(arguments[1])
+    if resume:
+        folder = Path(target)
         resume_tokenizer(folder)
         _say_done(folder, load_settings(TokenizerRunConfig, folder / CONFIG_FILE).data)
         return
-    target, rest = target_of(verb, arguments)
-    from purrception.experiment.config import TokenizerRunConfig
-    from purrception.experiment.recipes import fit_to_images
-    from purrception.experiment.tokenizer_run import start_tokenizer
-    from purrception.storage import dump_settings
-    from purrception.tokenizers import VQConfig, VQTokenizer
-
     source = source_of(target)
     options, rest = (TrainOptions(), rest) if target == "--help" else parse_known(TrainOptions, verb, rest)
     start = VQTokenizer.load(options.init_from).vq if options.init_from else None
@@ -122,7 +117,7 @@ class ReportOptions(DeviceOptions):
 def report(verb: Verb, arguments: list[str]) -> None:
     """Judge a tokenizer on images."""
     target, rest = target_of(verb, arguments)
-    options, rest = parse_known(ReportOptions, verb, ["--help"] if target == "--help" else rest)
+    options, rest = parse_known(ReportOptions, verb, rest)
     source, rest = target_of(verb, rest)
     from purrception.data import describe_report
     from purrception.evaluation.tokenizer.report import report_tokenizer

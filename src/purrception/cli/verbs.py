@@ -20,11 +20,6 @@ class Verb:
     example: str
     """A command that a person may paste; with ``purrception`` in front."""
 
-    @property
-    def description(self) -> str:
-        """What ``--help`` begins with."""
-        return f"{self.summary}\n\nExample: {self.example}"
-
     def run(self, arguments: list[str]) -> None:
         """Import the module named after the first word, and call its function named after the last."""
         words = self.name.split()

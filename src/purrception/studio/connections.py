@@ -107,7 +107,8 @@ def serve(app: Any, listening: socket.socket) -> None:
         server_header=False,
         timeout_graceful_shutdown=CLOSING_SECONDS,
     )
-    signal.signal(signal.SIGTERM, _exit)  # the default would end the process without clean-up
+    # the default would end the process without clean-up
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     uvicorn.Server(config).run(sockets=[listening])
 
 
@@ -118,7 +119,3 @@ def _allow_many_files() -> int:
     if soft != resource.RLIM_INFINITY and soft < limit:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     return limit
-
-
-def _exit(number: int, frame: Any) -> None:
-    sys.exit(128 + number)

@@ -181,14 +181,9 @@ def count_slider(prefix: str, label: str, value: int, largest: int) -> gr.Slider
 
 def class_menu(studio: Studio, label: str, prefix: str, *, no_class: str = ANY_CLASS) -> gr.Dropdown:
     """A menu of the class names, and of ``no_class``."""
-    names = [no_class, *studio.class_names]
+    names = studio.class_names
     return gr.Dropdown(
-        names,
-        value=no_class,
-        label=label,
-        elem_id=f"{prefix}-class",
-        filterable=True,
-        visible=bool(studio.class_names),
+        [no_class, *names], value=no_class, label=label, elem_id=f"{prefix}-class", visible=bool(names)
     )
 
 

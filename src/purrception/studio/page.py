@@ -40,7 +40,7 @@ STYLE = """
 .cards figcaption { font-size: 0.76rem; margin-top: 6px; display: flex; flex-wrap: wrap; gap: 0 6px;
   justify-content: space-between; }
 .cards .bar { height: 4px; border-radius: 4px; margin-top: 4px; background: var(--color-accent); min-width: 2px; }
-.quiet { color: var(--body-text-color-subdued); font-size: 0.85rem; margin: 2px 0 0; }
+.quiet { color: var(--body-text-color-subdued) !important; font-size: 0.85rem; margin: 2px 0 0; }
 .curves { width: 100%; height: auto; color: var(--body-text-color); }
 .curves text { font-size: 13px; fill: var(--body-text-color-subdued); }
 .curves .axis { fill: none; stroke: var(--border-color-primary); stroke-width: 1.5; }
@@ -51,7 +51,6 @@ STYLE = """
 #look-picture { max-width: 400px; } #look-picture img { cursor: crosshair; width: 100%; height: auto; }
 #generate-cost, #look-when, #look-token, #edit-cost, #compare-verdict { padding: 4px 2px; }
 #generate-classes .thumbnail-item { aspect-ratio: 1 !important; height: auto !important; }
-.quiet { color: var(--body-text-color-subdued) !important; }
 #generate-view { margin-bottom: 4px; }
 #generate-classes .grid-container { grid-template-columns: repeat(auto-fill, minmax(58px, 1fr)) !important;
   grid-template-rows: none !important; grid-auto-rows: min-content;
@@ -72,7 +71,6 @@ def theme() -> gr.themes.Base:
     return soft.set(
         body_background_fill="*neutral_50",
         body_background_fill_dark="*neutral_950",
-        block_background_fill="white",
         block_background_fill_dark="*neutral_900",
         block_title_background_fill="transparent",
         block_title_background_fill_dark="transparent",

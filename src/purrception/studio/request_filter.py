@@ -13,21 +13,20 @@ import json
 import math
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
 
 from python_multipart.multipart import parse_options_header
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from purrception.studio.addresses import client_of
-from purrception.studio.allowed_hosts import AllowedHosts
+from purrception.studio.addresses import AllowedHosts, client_of
 from purrception.studio.login_attempts import LoginAttempts
 from purrception.studio.upload_folder import UploadFolder
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 
 API = "/gradio_api"
 FILE = f"{API}/file="
@@ -59,43 +58,14 @@ MAX_PAGES, MAX_REQUESTS = (48, 40), (512, 256)
 """Requests at the same time, (of all clients, of one client): of :data:`PAGE`, which takes gradio a tenth of a
 second, and of the other routes, of which an open page holds one or two."""
 HEADERS = {
-    b"x-content-type-options": b"nosniff",
-    b"x-frame-options": b"SAMEORIGIN",
-    b"referrer-policy": b"same-origin",
-    b"cross-origin-opener-policy": b"same-origin",
-    b"cross-origin-resource-policy": b"same-origin",
-    b"content-security-policy": b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
-    b"base-uri 'self'; form-action 'self'; frame-ancestors 'self'; object-src 'none'",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "SAMEORIGIN",
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "content-security-policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
+    "base-uri 'self'; form-action 'self'; frame-ancestors 'self'; object-src 'none'",
 }
-
-
-class RefusedError(Exception):
-    """A request that is not served: its status, a line that says why, and seconds to wait before the next."""
-
-    def __init__(self, status: int, line: str, wait: float = 0) -> None:
-        super().__init__(line)
-        self.status, self.line, self.wait = status, line, wait
-
-
-@dataclass(frozen=True)
-class RequestHead:
-    """The head of a request."""
-
-    method: str
-    path: str
-    client: str
-    """Address of the client; what a proxy says about it is ignored, because any client can say it."""
-    server: str
-    """The address of this machine that the request came to."""
-    headers: tuple[tuple[str, str], ...] = field(repr=False)
-
-    def all(self, name: str) -> list[str]:
-        """All values of a header."""
-        return [value for header, value in self.headers if header == name]
-
-    def one(self, name: str) -> str:
-        """The last value of a header; empty without one."""
-        return (self.all(name) or [""])[-1]
 
 
 class RequestFilter:
@@ -109,7 +79,7 @@ class RequestFilter:
     """
 
     def __init__(
-        self, app: Any, hosts: AllowedHosts, uploads: UploadFolder, attempts: LoginAttempts | None
+        self, app: ASGIApp, hosts: AllowedHosts, uploads: UploadFolder, attempts: LoginAttempts | None
     ) -> None:
         self._app, self._hosts, self._uploads, self._attempts = app, hosts, uploads, attempts
         self._active: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
@@ -117,27 +87,29 @@ class RequestFilter:
         self._upload_lock = asyncio.Lock()
         self._logins: OrderedDict[str, None] = OrderedDict()
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, or answer why it is refused."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
         else:
-            head = _head(scope)
+            request = Request(scope, receive)
             try:
-                with self._turn(head):
-                    await self._serve(head, scope, receive, send)
-            except RefusedError as refused:
-                await _send_refusal(refused, send)
+                with self._turn(request):
+                    await self._serve(request, send)
+            except HTTPException as refused:  # gradio's page shows its line, and people can read it
+                headers = {**HEADERS, "cache-control": "no-store", **(refused.headers or {})}
+                answer = JSONResponse({"detail": refused.detail}, refused.status_code, headers)
+                await answer(scope, receive, send)
 
     @contextlib.contextmanager
-    def _turn(self, head: RequestHead) -> Iterator[None]:
+    def _turn(self, request: Request) -> Iterator[None]:
         """Count a request among those that are served at the same time."""
-        kind, client = bool(PAGE.fullmatch(head.path)), client_of(head.client)
+        kind, client = bool(PAGE.fullmatch(request["path"])), client_of(_address(request))
         active, (most, most_of_one) = self._active[kind], MAX_PAGES if kind else MAX_REQUESTS
         if active.total() >= most or active[client] >= most_of_one:
-            raise RefusedError(503, "too busy: try again in a moment", 2)
+            raise _refusal(503, "too busy: try again in a moment", 2)
         active[client] += 1
         try:
             yield
@@ -146,100 +118,99 @@ class RequestFilter:
             if not active[client]:
                 del active[client]
 
-    async def _serve(self, head: RequestHead, scope: Message, receive: Receive, send: Send) -> None:
-        self._check_names(head)
-        self._check_route(head)
-        scope = {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != b"x-gradio-server"]}
-        send = _with_headers(send, head)
-        if head.method != "POST":
-            await self._app(scope, receive, send)
+    async def _serve(self, request: Request, send: Send) -> None:
+        self._check_names(request)
+        self._check_route(request)
+        del MutableHeaders(scope=request.scope)["x-gradio-server"]
+        send = _with_headers(send, request["path"])
+        if request.method != "POST":
+            await self._app(request.scope, request.receive, send)
             return
         body = bytearray()
         try:
-            await self._receive(head, receive, body)
-            await self._pass_on(head, bytes(body), scope, receive, send)
+            await self._receive(request, body)
+            await self._pass_on(request, bytes(body), send)
         finally:
             self._bytes_received -= len(body)
 
-    def _check_names(self, head: RequestHead) -> None:
+    def _check_names(self, request: Request) -> None:
         """Refuse requests under a name, or from a page, that is not the studio's."""
-        hosts = head.all("host")
+        headers = request.headers
+        hosts, origins = headers.getlist("host"), headers.getlist("origin")
         if len(hosts) != 1:
-            raise RefusedError(400, "a request must name exactly one host")
-        forwarded = [part.strip() for value in head.all("x-forwarded-host") for part in value.split(",")]
-        for host in (*hosts, *forwarded):
-            if not self._hosts.serves(host, head.server):
-                raise RefusedError(
+            raise _refusal(400, "a request must name exactly one host")
+        hosts += [part.strip() for value in headers.getlist("x-forwarded-host") for part in value.split(",")]
+        reached = (request.get("server") or ("",))[0]
+        for host in hosts:
+            if not self._hosts.serves(host, reached):
+                raise _refusal(
                     421,
                     f"this studio is not served as {host[:100]!r}: if it should be, start it with "
                     f"--allowed-hosts and that name",
                 )
-        ours = any(
-            self._hosts.is_ours(origin, host) for origin in head.all("origin") for host in hosts + forwarded
-        )
-        if head.all("origin") and not (ours and len(head.all("origin")) == 1):
-            raise RefusedError(403, "this request comes from a page that is not the studio's")
-        opens = head.method == "GET" and head.path == "/" and head.one("sec-fetch-mode") == "navigate"
-        if head.one("sec-fetch-site") in ("cross-site", "same-site") and not opens:
-            raise RefusedError(403, "this request comes from a page that is not the studio's")
+        ours = len(origins) == 1 and any(self._hosts.is_ours(origins[0], host) for host in hosts)
+        opens = (request.method, request["path"], headers.get("sec-fetch-mode")) == ("GET", "/", "navigate")
+        elsewhere = headers.get("sec-fetch-site") in ("cross-site", "same-site")
+        if (origins and not ours) or (elsewhere and not opens):
+            raise _refusal(403, "this request comes from a page that is not the studio's")
 
-    def _check_route(self, head: RequestHead) -> None:
+    def _check_route(self, request: Request) -> None:
         """Refuse routes that the page does not need, or that need a login."""
-        if head.method not in ("GET", "HEAD", "POST"):
-            raise RefusedError(405, "the studio answers GET, HEAD and POST")
-        if not (WRITE if head.method == "POST" else READ).fullmatch(head.path):
-            raise RefusedError(404, "there is nothing here")
-        if self._attempts is not None and (head.method == "POST" or head.path.startswith(API)):
-            cookies = [part.partition("=")[2].strip() for part in head.one("cookie").split(";")]
-            if not OPEN.fullmatch(head.path) and not self._logins.keys() & set(cookies):
-                raise RefusedError(401, "give the password first")
-        if head.path.startswith(FILE) and not self._uploads.holds(head.path.removeprefix(FILE)):
-            raise RefusedError(403, "there is no such file")
-        if head.method == "POST" and head.path.startswith("/login") and self._attempts is not None:
-            wait = self._attempts.start(head.client)
+        path, writes = request["path"], request.method == "POST"
+        if request.method not in ("GET", "HEAD", "POST"):
+            raise _refusal(405, "the studio answers GET, HEAD and POST")
+        if not (WRITE if writes else READ).fullmatch(path):
+            raise _refusal(404, "there is nothing here")
+        needs_login = (writes or path.startswith(API)) and not OPEN.fullmatch(path)
+        if self._attempts is not None and needs_login and not self._logins.keys() & set(request.cookies.values()):
+            raise _refusal(401, "give the password first")
+        if path.startswith(FILE) and not self._uploads.holds(path.removeprefix(FILE)):
+            raise _refusal(403, "there is no such file")
+        if writes and path.startswith("/login") and self._attempts is not None:
+            wait = self._attempts.start(_address(request))
             if wait:
-                raise RefusedError(429, f"too many wrong passwords: try again in {wait:.0f} s", wait)
+                raise _refusal(429, f"too many wrong passwords: try again in {wait:.0f} s", wait)
 
-    async def _receive(self, head: RequestHead, receive: Receive, body: bytearray) -> None:
+    async def _receive(self, request: Request, body: bytearray) -> None:
         """Receive the request into ``body``, within its limit, whatever length it declares."""
-        path = head.path.rstrip("/")
+        path = request["path"].rstrip("/")
         limit = {UPLOAD: LARGEST_FILE + UPLOAD_OVERHEAD, PAINTING: LARGEST_PAINTING}.get(path, LARGEST_BODY)
-        too_large = RefusedError(413, f"that is too large: at most {limit // 2**20} MB are accepted at once")
-        declared = head.one("content-length")
+        too_large = _refusal(413, f"that is too large: at most {limit // 2**20} MB are accepted at once")
+        declared = request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared[:20]) > limit:
             raise too_large
         more = True
         while more:
-            message = await receive()
+            message = await request.receive()
             if message["type"] == "http.disconnect":
-                raise RefusedError(400, "the request ended early")
+                raise _refusal(400, "the request ended early")
             chunk, more = message.get("body", b""), message.get("more_body", False)
             body += chunk
             self._bytes_received += len(chunk)
             if len(body) > limit:
                 raise too_large
             if self._bytes_received > LARGEST_TOGETHER:
-                raise RefusedError(503, "too much is being uploaded at once: try again in a moment", 10)
-            if path in (UPLOAD, PAINTING) and not self._uploads.charge(head.client, len(chunk)):
-                raise RefusedError(429, "you have uploaded as much as the studio accepts in an hour", 3600)
+                raise _refusal(503, "too much is being uploaded at once: try again in a moment", 10)
+            if path in (UPLOAD, PAINTING) and not self._uploads.charge(_address(request), len(chunk)):
+                raise _refusal(429, "you have uploaded as much as the studio accepts in an hour", 3600)
 
-    async def _pass_on(self, head: RequestHead, body: bytes, scope: Message, receive: Receive, send: Send) -> None:
+    async def _pass_on(self, request: Request, body: bytes, send: Send) -> None:
         """Pass a request with its whole body on to the page."""
-        path = head.path.rstrip("/")
-        app = functools.partial(self._app, scope, _replay(body, receive))
+        path = request["path"].rstrip("/")
+        app = functools.partial(self._app, request.scope, _replay(body, request.receive))
         if path == "/login":
-            await app(send if self._attempts is None else self._remember_login(head, self._attempts, send))
+            await app(send if self._attempts is None else self._remember_login(request, self._attempts, send))
             return
         if path not in (UPLOAD, PAINTING):
             self._check_files(body)
             await app(send)
             return
-        _, options = parse_options_header(head.one("content-type"))
+        _, options = parse_options_header(request.headers.get("content-type", ""))
         if body.count(b"--" + options.get(b"boundary", b"")) > MAX_PARTS:
-            raise RefusedError(413, f"at most {MAX_PARTS} files and fields are accepted at once")
+            raise _refusal(413, f"at most {MAX_PARTS} files and fields are accepted at once")
         async with self._upload_lock:  # one at a time, so that the room that was found is still there
             if not await asyncio.to_thread(self._uploads.tidy, len(body)):
-                raise RefusedError(
+                raise _refusal(
                     507, "the studio has no room for more files at the moment: try again in a minute", 60
                 )
             await app(send)
@@ -249,12 +220,12 @@ class RequestFilter:
         try:
             content = json.loads(body or b"null")
         except (ValueError, RecursionError):
-            raise RefusedError(400, "the request is not JSON") from None
+            raise _refusal(400, "the request is not JSON") from None
         for record in _records(content):
             path, url = record.get("path"), record.get("url")
             is_upload = path is None or (isinstance(path, str) and self._uploads.holds(path))
             if not is_upload or not (url is None or (isinstance(url, str) and self._is_here(url))):
-                raise RefusedError(400, "a file must be uploaded here: nothing is fetched from elsewhere")
+                raise _refusal(400, "a file must be uploaded here: nothing is fetched from elsewhere")
 
     def _is_here(self, url: str) -> bool:
         """Whether a URL is that of an uploaded file on this server."""
@@ -262,15 +233,14 @@ class RequestFilter:
         path = rest[rest.find("/") :] if scheme in ("http", "https") else url
         return path.startswith(FILE) and self._uploads.holds(unquote(path.removeprefix(FILE)))
 
-    def _remember_login(self, head: RequestHead, attempts: LoginAttempts, send: Send) -> Send:
+    def _remember_login(self, request: Request, attempts: LoginAttempts, send: Send) -> Send:
         """Wrap ``send`` so that a successful login, and its cookies, are remembered."""
 
         async def note(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] == 200:
-                attempts.succeed(head.client)
-                for name, value in message["headers"]:
-                    if name.lower() == b"set-cookie":
-                        self._logins[value.decode("latin-1").partition(";")[0].partition("=")[2]] = None
+                attempts.succeed(_address(request))
+                for cookie in Headers(raw=message["headers"]).getlist("set-cookie"):
+                    self._logins[cookie.partition(";")[0].partition("=")[2]] = None
                 while len(self._logins) > MAX_LOGINS:
                     self._logins.popitem(last=False)
             await send(message)
@@ -278,10 +248,14 @@ class RequestFilter:
         return note
 
 
-def _head(scope: Message) -> RequestHead:
-    headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
-    client, server = scope.get("client") or ("",), scope.get("server") or ("",)
-    return RequestHead(scope["method"], scope["path"], client[0], server[0], headers)
+def _refusal(status: int, line: str, wait: float = 0) -> HTTPException:
+    """Why a request is not served: a status, a line for people, and the seconds to wait before the next."""
+    return HTTPException(status, line, {"retry-after": str(math.ceil(wait))} if wait else None)
+
+
+def _address(request: Request) -> str:
+    """Address of the client; what a proxy says about it is ignored, because any client can say it."""
+    return request.client.host if request.client else ""
 
 
 def _records(value: Any) -> Iterator[dict[str, Any]]:
@@ -297,47 +271,24 @@ def _records(value: Any) -> Iterator[dict[str, Any]]:
 
 def _replay(body: bytes, receive: Receive) -> Receive:
     """A ``receive`` that returns an already received body first."""
-    replayed = False
+    received: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:
-        nonlocal replayed
-        if replayed:
-            return await receive()
-        replayed = True
-        return {"type": "http.request", "body": body, "more_body": False}
+        return received.pop() if received else await receive()
 
     return replay
 
 
-def _with_headers(send: Send, head: RequestHead) -> Send:
+def _with_headers(send: Send, path: str) -> Send:
     """Wrap ``send`` so that it adds our headers, and drops those that let other pages read the answer."""
-    is_static = re.match(r"/(static|assets|svelte|favicon)", head.path)  # the same for everybody
+    is_static = re.match(r"/(static|assets|svelte|favicon)", path)  # the same for everybody
 
     async def with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            dropped = HEADERS.keys() | ({b"cache-control"} if not is_static else set())
-            headers = [
-                (name, value)
-                for name, value in message.get("headers", ())
-                if name.lower() not in dropped and not name.lower().startswith(b"access-control-")
-            ]
-            headers += [*HEADERS.items(), *([] if is_static else [(b"cache-control", b"no-store")])]
-            message = {**message, "headers": headers}
+            kept = [(name.lower(), value) for name, value in message.get("headers", ())]
+            headers = MutableHeaders(raw=[pair for pair in kept if not pair[0].startswith(b"access-control-")])
+            headers.update(HEADERS if is_static else {**HEADERS, "cache-control": "no-store"})
+            message = {**message, "headers": headers.raw}
         await send(message)
 
     return with_headers
-
-
-async def _send_refusal(refused: RefusedError, send: Send) -> None:
-    """Answer with a line of text that gradio's page shows and people can read."""
-    body = json.dumps({"detail": refused.line}).encode()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"cache-control", b"no-store"),
-        *HEADERS.items(),
-    ]
-    if refused.wait:
-        headers.append((b"retry-after", str(math.ceil(refused.wait)).encode()))
-    await send({"type": "http.response.start", "status": refused.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -8,12 +8,12 @@ import hmac
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from purrception.studio.allowed_hosts import AllowedHosts, reaches_others
+from purrception.studio.addresses import AllowedHosts, reaches_others
 from purrception.studio.login_attempts import LoginAttempts
 from purrception.utils.errors import InputError, in_words
 from purrception.utils.packages import require
@@ -49,13 +49,12 @@ class StudioOptions:
     """Device to run on: cpu, cuda, …; auto takes a GPU if there is one."""
 
 
-def open_studio(target: str, options: StudioOptions, say: Callable[[str], None] = print) -> None:
+def open_studio(target: str, options: StudioOptions) -> None:
     """Serve the page of a run or pipeline until interrupted.
 
     Args:
         target: a run or a pipeline folder.
         options: address, port, names, password and device.
-        say: prints where the page is.
 
     Raises:
         InputError: gradio is not installed, there is no such run, the port is taken, or a host is not a name.
@@ -78,9 +77,9 @@ def open_studio(target: str, options: StudioOptions, say: Callable[[str], None] 
         app = RequestFilter(_application(studio, options), hosts, studio.uploads, attempts)
         forbid_connections()
         name = f"[{options.host}]" if ":" in options.host else options.host
-        say(f"the studio of {target}: http://{name}:{port}  (stop with Ctrl-C)")
+        print(f"the studio of {target}: http://{name}:{port}  (stop with Ctrl-C)", flush=True)
         if reaches_others(options.host) and not options.password:
-            say("anybody who reaches this address can use it: set a password with --password")
+            print("anybody who reaches this address can use it: set a password with --password", flush=True)
         serve(app, listening)
 
 

@@ -68,6 +68,7 @@ class Studio:
         self._folder_lock, self._stops_lock = threading.Lock(), threading.Lock()
         self._stops: dict[str, set[threading.Event]] = {}
         self.pipeline = self.pipeline_of(target)
+        self.class_names = self.pipeline.class_names
         self.defaults = sampling_defaults(target)
         self.folder = RunDirectory(target).studio
         self.uploads = UploadFolder(self.folder / "uploads")
@@ -84,11 +85,6 @@ class Studio:
         """The name of the run."""
         path = Path(self.target).resolve()
         return path.parent.name if path == RunDirectory(path.parent).pipeline else path.name
-
-    @property
-    def class_names(self) -> list[str]:
-        """Class names by label; empty for an unconditional model."""
-        return self.pipeline.class_names
 
     def runs(self) -> list[str]:
         """This run and the other runs and pipelines in the same folder."""
@@ -172,7 +168,7 @@ class Studio:
         """Generate images, and a download of them with their manifest."""
         check_size(len(labels), settings)
         began = time.monotonic()
-        with self.work(session, on_progress) as watch, torch.no_grad():
+        with self.work(session, on_progress) as watch:
             output = self.pipeline.sample(labels, settings, seed, MAX_IMAGES, watch)
         return self.finish(output, settings, seed, began)
 

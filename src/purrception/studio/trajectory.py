@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from purrception.data import array_to_pil
-from purrception.flow import KnownCodes, Prediction, PredictionOptions, SamplingConfig
+from purrception.flow import KnownCodes, Prediction, SamplingConfig
 from purrception.generation.sampler import KeyedDraws
-from purrception.studio.session import OnProgress, Studio, check_size, display
+from purrception.studio.session import OnProgress, Studio, display
 from purrception.utils.errors import InputError
 from purrception.utils.visualisation import heat_map
 
@@ -79,7 +79,6 @@ def record_trajectory(
     Raises:
         InputError: more than :data:`MAX_MOMENTS` steps.
     """
-    check_size(1, settings)
     if settings.num_inference_steps > MAX_MOMENTS:
         raise InputError(
             f"at most {MAX_MOMENTS} steps are kept to look inside; given {settings.num_inference_steps}"
@@ -124,12 +123,7 @@ def likeliest_alternatives(
     row, column = site
     with studio.work(session, on_progress) as watch:
         labels = torch.tensor([trajectory.label], device=network.device)
-        options = PredictionOptions(
-            trajectory.settings.build_temperature()(moment.t),
-            trajectory.settings.build_truncation(),
-            trajectory.settings.build_guidance(),
-            top=ALTERNATIVES,
-        )
+        options = replace(trajectory.settings.options_at(moment.t), top=ALTERNATIVES)
         posterior = objective.predict(network, moment.state, moment.t, labels, options).posterior
         assert posterior is not None
         assert posterior.top is not None

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import torch
 
-from purrception.flow import SamplingConfig, Watcher
 from purrception.generation.pipeline import PurrceptionOutput
 from purrception.studio.controls import (
     MODEL_JOB,
@@ -76,25 +74,21 @@ class CompareTab:
         half = len(rest) // 2
         settings = [self._controls[0].read(rest[:half]), self._controls[1].read(rest[half:])]
         count, seed = whole_number("the number of images", number, MAX_COMPARED), read_seed(seed)
+        for run, own in zip((first, second), settings, strict=True):
+            if run not in self._studio.runs():
+                raise InputError(f"{run} is not a run in the same folder: choose one from the menu")
+            check_size(count, own)
         outputs, costs = [], []
         with self._studio.work(session_of(request), progress, parts=2) as watch:
             for run, own in zip((first, second), settings, strict=True):
                 began = time.monotonic()
-                outputs.append(self._sample(run, own, count, seed, watch))
+                pipeline = self._studio.pipeline_of(run)
+                labels = pipeline.resolve_labels(None, count)
+                outputs.append(pipeline.sample(labels, own, seed, watch=watch))
                 seconds = (time.monotonic() - began) / count
                 costs.append(f"**{outputs[-1].nfe}** evaluations · **{seconds * 1000:.0f} ms** per image")
         galleries = [[display(image, 128) for image in output.images] for output in outputs]
         return *galleries, *costs, _agreement(*outputs)
-
-    def _sample(
-        self, run: str, settings: SamplingConfig, count: int, seed: int, watch: Watcher
-    ) -> PurrceptionOutput:
-        if run not in self._studio.runs():
-            raise InputError(f"{run} is not a run in the same folder: choose one from the menu")
-        check_size(count, settings)
-        pipeline = self._studio.pipeline_of(run)
-        with torch.no_grad():
-            return pipeline.sample(pipeline.resolve_labels(None, count), settings, seed, watch=watch)
 
 
 def _agreement(a: PurrceptionOutput, b: PurrceptionOutput) -> str:

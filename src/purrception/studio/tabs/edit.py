@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gradio as gr
 import numpy as np
 from PIL import Image
 
-from purrception.flow import SamplingConfig, Watcher
+from purrception.flow import SamplingConfig
 from purrception.generation.pipeline import PurrceptionOutput
 from purrception.generation.saving import edit_command, requested_images
 from purrception.storage import save_png
@@ -31,23 +31,11 @@ from purrception.studio.controls import (
     whole_number,
 )
 from purrception.studio.pictures import editor_value, open_upload, painted_pixels
-from purrception.studio.session import GeneratedImages, OnProgress, Studio, display
+from purrception.studio.session import GeneratedImages, Studio, display
 from purrception.studio.tabs.generate import GenerateTab
 from purrception.utils.errors import InputError
 
 MAX_VARIANTS = 16
-
-
-@dataclass(frozen=True)
-class EditRequest:
-    """What repainting, varying and interpolating have in common."""
-
-    class_label: str | None
-    count: int
-    seed: int
-    settings: SamplingConfig
-    session: str
-    on_progress: OnProgress
 
 
 class EditTab:
@@ -146,90 +134,76 @@ class EditTab:
         names = self._studio.class_names
         return picture, *_in_editor(picture), names[label] if label < len(names) else gr.skip()
 
-    def _request(self, values: list[Any], request: gr.Request, progress: gr.Progress) -> EditRequest:
+    def _read(self, values: list[Any]) -> tuple[str | None, int, int, SamplingConfig]:
+        """What the edits have in common: the class, the number of variants, the seed and the settings."""
         class_name, number, seed, *settings = values
-        return EditRequest(
+        return (
             class_name if class_name in self._studio.class_names else None,
             whole_number("the number of variants", number, MAX_VARIANTS),
             read_seed(seed),
             self._controls.read(settings),
-            session_of(request),
-            progress,
         )
 
     @errors_on_page
     def _repaint(self, request: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008
         picture, editor, margin, keep, *common = values
-        picture, edit = _require_picture(picture), self._request(common, request, progress)
-        margin, keep, mask = int(margin), bool(keep), painted_pixels(editor, picture)
+        picture = _require_picture(picture)
+        label, count, seed, settings = self._read(common)
+        mask = painted_pixels(editor, picture)
+        how: dict[str, Any] = {"margin": int(margin), "keep_pixels": bool(keep)}
+        inpaint = partial(self._studio.pipeline.inpaint, picture, mask, label, count, settings, seed, **how)
         files = self._save(image=picture, mask=Image.fromarray(mask.astype(np.uint8) * 255))
-
-        def run(watch: Watcher) -> PurrceptionOutput:
-            return self._studio.pipeline.inpaint(
-                picture,
-                mask,
-                edit.class_label,
-                edit.count,
-                edit.settings,
-                edit.seed,
-                margin=margin,
-                keep_pixels=keep,
-                watch=watch,
-            )
-
-        options = {**files, "margin": margin, "keep_pixels": keep, "num": edit.count, "seed": edit.seed}
-        return self._run("inpaint", edit, options, run)
+        options = {**files, **how, "num": count, "seed": seed, "class_label": label}
+        return _show(self._run("inpaint", inpaint, options, settings, seed, request, progress))
 
     @errors_on_page
     def _vary(self, request: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008
         picture, strength, *common = values
-        picture, edit = _require_picture(picture), self._request(common, request, progress)
-
-        def run(watch: Watcher) -> PurrceptionOutput:
-            return self._studio.pipeline.vary(
-                picture, strength, edit.class_label, edit.count, edit.settings, edit.seed, watch
-            )
-
-        options = {**self._save(image=picture), "strength": strength, "num": edit.count, "seed": edit.seed}
-        return self._run("vary", edit, options, run)
+        picture = _require_picture(picture)
+        label, count, seed, settings = self._read(common)
+        vary = partial(self._studio.pipeline.vary, picture, strength, label, count, settings, seed)
+        files = self._save(image=picture)
+        options = {**files, "strength": strength, "num": count, "seed": seed, "class_label": label}
+        return _show(self._run("vary", vary, options, settings, seed, request, progress))
 
     @errors_on_page
     def _refine(self, request: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008
         result, threshold, *_ = values
         result = _require_result(result)
         before, settings, seed = result.output, result.settings, result.seed
-        began = time.monotonic()
-        with self._studio.work(session_of(request), progress) as watch:
-            output = self._studio.pipeline.refine(before, threshold, settings, seed, watch=watch)
-        changed = int((output.indices != before.indices).sum())
-        images = requested_images(self._studio.pipeline, output.labels)
+        refine = partial(self._studio.pipeline.refine, before, threshold, settings, seed)
+        images = requested_images(self._studio.pipeline, before.labels)
         options = {**images, "threshold": threshold, "seed": seed}
-        command = edit_command("refine", self._studio.target, options, settings)
-        note = f" · **{changed}** of {output.indices.numel()} tokens changed"
-        return _show(self._studio.finish(output, settings, seed, began, command), note)
+        refined = self._run("refine", refine, options, settings, seed, request, progress)
+        changed = int((refined.output.indices != before.indices).sum())
+        return _show(refined, f" · **{changed}** of {before.indices.numel()} tokens changed")
 
     @errors_on_page
     def _interpolate(self, request: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008
         other_seed, *common = values
-        edit = self._request(common, request, progress)
-        seeds = edit.seed, read_seed(other_seed)
-
-        def run(watch: Watcher) -> PurrceptionOutput:
-            return self._studio.pipeline.interpolate(seeds, edit.count, edit.class_label, edit.settings, watch)
-
-        return self._run("interpolate", edit, {"seeds": seeds, "num": edit.count}, run)
+        label, count, seed, settings = self._read(common)
+        seeds = seed, read_seed(other_seed)
+        interpolate = partial(self._studio.pipeline.interpolate, seeds, count, label, settings)
+        options = {"seeds": seeds, "num": count, "class_label": label}
+        return _show(self._run("interpolate", interpolate, options, settings, seed, request, progress))
 
     def _run(
-        self, verb: str, edit: EditRequest, options: dict[str, Any], run: Callable[[Watcher], PurrceptionOutput]
-    ) -> Any:
-        """Run an edit and show its images with their command line."""
+        self,
+        verb: str,
+        edit: Callable[..., PurrceptionOutput],
+        options: dict[str, Any],
+        settings: SamplingConfig,
+        seed: int,
+        request: gr.Request,
+        progress: gr.Progress,
+    ) -> GeneratedImages:
+        """Run an edit; returns its images with the command line of these options, without those that are None."""
         began = time.monotonic()
-        with self._studio.work(edit.session, edit.on_progress) as watch:
-            output = run(watch)
-        if edit.class_label is not None:
-            options["class_label"] = edit.class_label
-        command = edit_command(verb, self._studio.target, options, edit.settings)
-        return _show(self._studio.finish(output, edit.settings, edit.seed, began, command))
+        with self._studio.work(session_of(request), progress) as watch:
+            output = edit(watch=watch)
+        given = {name: value for name, value in options.items() if value is not None}
+        command = edit_command(verb, self._studio.target, given, settings)
+        return self._studio.finish(output, settings, seed, began, command)
 
     def _save(self, **pictures: Image.Image) -> dict[str, str]:
         """Save the inputs of an edit in the run's folder, for its command line; returns their paths."""

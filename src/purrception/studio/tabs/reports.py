@@ -41,7 +41,7 @@ class ReportsTab:
         is_run = RunDirectory(studio.target).config_file.is_file()
         self._empty = EMPTY.format(commands=commands) if is_run else NO_RUN
         found = self._found()
-        with gr.Row(elem_classes="narrow"):
+        with gr.Row():
             menu = gr.Dropdown(
                 found, value=next(iter(found), None), label="Report", elem_id="reports-menu", scale=5
             )
