@@ -7,7 +7,9 @@ import json
 import resource
 import selectors
 import shutil
+import signal
 import socket
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.forked import python
 from tests.studio.conftest import Server, start_studio, stop_studio
 
 pytestmark = pytest.mark.skipif(find_spec("gradio") is None, reason="gradio is not installed")
@@ -316,3 +319,15 @@ def test_two_studios_on_one_run_leave_each_other_their_files(locked: Server) -> 
     finally:
         stop_studio(second)
     assert list((locked.run / "studio/uploads").iterdir()) == mine
+
+
+def test_a_studio_that_is_ended_while_it_starts_leaves_no_folder(tiny_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_run / "pipeline", tmp_path / "pipeline")
+    uploads = tmp_path / "pipeline/studio/uploads"
+    starting = subprocess.Popen([python(), "-m", "purrception", "studio", "pipeline"], cwd=tmp_path)
+    while not list(uploads.glob("*/files")):
+        assert starting.poll() is None
+        time.sleep(0.01)
+    starting.terminate()
+    assert starting.wait(timeout=60) == 128 + signal.SIGTERM
+    assert list(uploads.iterdir()) == []

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
-import signal
 import socket
-import sys
 from typing import Any, ClassVar
 
 import h11
@@ -107,8 +105,6 @@ def serve(app: Any, listening: socket.socket) -> None:
         server_header=False,
         timeout_graceful_shutdown=CLOSING_SECONDS,
     )
-    # the default would end the process without clean-up
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     uvicorn.Server(config).run(sockets=[listening])
 
 

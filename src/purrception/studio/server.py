@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hmac
 import os
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -63,6 +64,8 @@ def open_studio(target: str, options: StudioOptions) -> None:
     from purrception.studio.upload_folder import UploadFolder, process_folder
     from purrception.utils.devices import resolve_device
 
+    # The default would end the process without clean-up.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     studio = Studio(target, resolve_device(options.device))
     with _listen(options.host, options.port) as listening, process_folder(studio.folder / "uploads") as folder:
         port = listening.getsockname()[1]
