@@ -149,13 +149,13 @@ class Manifest:
         return len(self.class_names)
 
     @classmethod
-    def read(cls, folder: Path | str, cache: Path | None = None) -> Self:
+    def read(cls, folder: Path | str) -> Self:
         """Read the manifest of a folder, local or at any fsspec address.
 
         Raises:
             InputError: it is missing or not a manifest.
         """
-        path = TokenStore(folder, cache).fetch(MANIFEST_FILE)
+        path = TokenStore(folder).fetch(MANIFEST_FILE)
         if path is None:
             raise InputError(f"no token shards in {folder}: {MANIFEST_FILE} is missing")
         return read_json(path, cls, "a token manifest", "encode the images again")
@@ -166,4 +166,4 @@ class Manifest:
         Raises:
             InputError: the disk is full.
         """
-        write_file(folder / MANIFEST_FILE, json.dumps(asdict(self), indent=2).encode())
+        write_file(folder / MANIFEST_FILE, json.dumps(asdict(self), indent=2))
