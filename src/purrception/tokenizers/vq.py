@@ -25,7 +25,7 @@ from purrception.tokenizers.saved import CONFIG_FILE, SIGNED, UNIT, SavedVQ, is_
 from purrception.utils.devices import downloads, upload
 from purrception.utils.errors import InputError, unknown_name
 from purrception.utils.progress import note
-from purrception.utils.settings import check_numbers
+from purrception.utils.settings import check_at_least, check_numbers
 
 GROUP_PIXELS, LARGEST_GROUP = 2**15, 32
 """The most pixels, and the most images, that are decoded at a time."""
@@ -119,11 +119,7 @@ class VQConfig:
         """Refuse impossible sizes."""
         bounds = {"codebook_size": 2**24, "codebook_dim": 2**14, "channels": 2**14, "layers": 64}
         check_numbers(self, "tokenizer.model.", **bounds)
-        if self.codebook_size < 2 or self.codebook_dim < 1 or self.layers < 1:
-            raise InputError(
-                "a tokenizer needs codebook_size ≥ 2, codebook_dim ≥ 1 and layers ≥ 1; given "
-                f"{self.codebook_size}, {self.codebook_dim} and {self.layers}"
-            )
+        check_at_least(self, "tokenizer.model.", codebook_size=2, codebook_dim=1, layers=1)
         if not 1 <= len(self.channels) <= 16 or any(width < 8 or width % 8 for width in self.channels):
             raise InputError(f"tokenizer channels are 1 to 16 multiples of 8; given {list(self.channels)[:20]}")
         if self.normalisation not in ARCHITECTURES:

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from purrception.data import ImageSource, Skipped, UnreadableImageError, Views, images_to_tensor
-from purrception.utils.errors import InputError
-from purrception.utils.settings import check_numbers
+from purrception.utils.settings import check_at_least, check_numbers
 
 if TYPE_CHECKING:
     from purrception.tokenizers import Tokenizer
@@ -46,11 +45,7 @@ class EncodingConfig:
     def __post_init__(self) -> None:
         """Refuse settings under which nothing can be encoded."""
         check_numbers(self, images_per_shard=2**24, batch_size=2**20, workers=2**12)
-        if self.images_per_shard < 1 or self.batch_size < 0 or self.workers < 0:
-            raise InputError(
-                "images_per_shard is at least 1, batch_size and workers at least 0; given "
-                f"{self.images_per_shard}, {self.batch_size} and {self.workers}"
-            )
+        check_at_least(self, images_per_shard=1, batch_size=0, workers=0)
 
 
 @dataclass

@@ -98,6 +98,23 @@ def check_numbers(settings: Any, prefix: str = "", **at_most: float) -> None:
                 raise InputError(f"{name} is at most {limit}; given {_short(number)}")
 
 
+def check_at_least(settings: Any, prefix: str = "", **least: float) -> None:
+    """Refuse numbers that are too small; ``None`` passes.
+
+    Args:
+        settings: a dataclass.
+        prefix: what names in errors begin with.
+        least: the smallest value of a setting by its name.
+
+    Raises:
+        InputError: a number is refused; the message names the setting.
+    """
+    for name, limit in least.items():
+        given = getattr(settings, name)
+        if given is not None and not given >= limit:
+            raise InputError(f"{prefix}{name} must be at least {limit}; given {given}")
+
+
 def _short(number: float) -> str:
     """A number as text; Python refuses to print one of thousands of digits."""
     return str(number) if isinstance(number, float) or abs(number) < 10**20 else "a number of more than 20 digits"
