@@ -13,7 +13,7 @@ from PIL import Image
 
 from purrception.data.config import DataConfig, Split
 from purrception.data.decoding import UnreadableImageError, decode_image
-from purrception.data.labels import NO_LABEL, Label
+from purrception.data.labels import Label
 from purrception.data.skip_report import Skipped
 from purrception.data.transforms import pil_to_array
 from purrception.utils.errors import InputError
@@ -41,7 +41,7 @@ class ImageFiles(ABC):
         if not self.class_names:
             return 0
         if label is None:
-            raise UnreadableImageError(self.name(index), NO_LABEL)
+            raise UnreadableImageError(self.name(index), "it has no label, while others have one")
         return self._numbers[str(label)]
 
     @cached_property

@@ -67,7 +67,8 @@ def read_metadata(file: Path) -> dict[str, Label] | None:
             or has an invalid label; see :func:`read_label`.
     """
     with reading("metadata", file, "expected is UTF-8 with a row for each image"):
-        rows = list(_rows(file))
+        needed = (FILE_NAME, *LABEL_NAMES)  # not captions and the like
+        rows = [{name: row[name] for name in needed if name in row} for row in _rows(file)]
     column = next((name for name in LABEL_NAMES if any(name in row for row in rows)), None)
     labels: dict[str, Label] = {}
     for number, row in enumerate(rows, start=1):
@@ -86,13 +87,7 @@ def read_metadata(file: Path) -> dict[str, Label] | None:
     return labels if column else None
 
 
-def _rows(file: Path) -> Iterator[dict[str, Any]]:
-    """The columns of each row that are needed here, without captions and the like."""
-    for row in _whole_rows(file):
-        yield {name: row[name] for name in (FILE_NAME, *LABEL_NAMES) if name in row}
-
-
-def _whole_rows(file: Path) -> Iterator[dict[Any, Any]]:
+def _rows(file: Path) -> Iterator[dict[Any, Any]]:
     with file.open(encoding="utf-8-sig", newline="") as stream:
         if file.stat().st_size > LARGEST_METADATA:
             raise ValueError(f"it has {file.stat().st_size} bytes, and metadata has at most {LARGEST_METADATA}")

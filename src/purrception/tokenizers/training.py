@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +36,7 @@ from purrception.tokenizers.checkpoint import (
     save_checkpoint,
 )
 from purrception.tokenizers.perceptual import LPIPS
-from purrception.tokenizers.quality import Reconstruction, measure
+from purrception.tokenizers.quality import measure
 from purrception.tokenizers.quantisers import QUANTISERS, FrozenQuantiser, Quantiser
 from purrception.tokenizers.saved import CONFIG_FILE, ORIGIN_FILE
 from purrception.tokenizers.settings import TokenizerTrainingConfig
@@ -214,8 +213,9 @@ class TokenizerTrainer:
                 text, last = "", self.step == config.steps
                 report = last or self.step % config.report_every == 0
                 save = not last and self.step % config.checkpoint_every == 0
-                if report or save:
-                    self._check_finite()
+                if report or save:  # before anything is shown or saved
+                    networks = (self.vq, self.quantiser)
+                    refuse_not_finite(self.step, int(self._first_bad), networks, self.folder / CHECKPOINTS)
                 if report:
                     text = self._report(losses)
                 if save:
@@ -251,11 +251,6 @@ class TokenizerTrainer:
             losses["discriminator"] = self._train_discriminator(images, reconstructed.detach())
         self.schedule.step()
         return losses
-
-    def _check_finite(self) -> None:
-        """Stop if a gradient or a weight is not finite, before anything is shown or saved."""
-        networks = (self.vq, self.quantiser)
-        refuse_not_finite(self.step, int(self._first_bad), networks, self.folder / CHECKPOINTS)
 
     def _batch(self) -> Tensor:
         """This process's share of the step's images."""
@@ -297,26 +292,19 @@ class TokenizerTrainer:
 
     def _report(self, losses: dict[str, Tensor]) -> str:
         """Measure on held-out images and write a line of metrics; returns text for the progress bar."""
-        self._export()
+        # The learned codebook, where a VQModel stores it.
+        self.vq.quantize.embedding.weight.data.copy_(self.quantiser.codebook)
         distributed.average_(list(losses.values()))
         if distributed.rank():
             return ""
-        measured = self._measure()
-        figures: dict[str, Any] = {name: float(value) for name, value in losses.items()} | asdict(measured)
+        measured = measure(VQTokenizer(self.vq), self.measured_on)  # which freezes the network
+        for parameter in self.learned:
+            parameter.requires_grad_(True)
+        figures = {name: float(value) for name, value in losses.items()} | asdict(measured)
         append_line(self.folder / METRICS_FILE, json.dumps({"step": self.step, **figures}))
         return (
             f"psnr {measured.psnr:.1f} dB  codes used {measured.usage:.0%}  perplexity {measured.perplexity:.0f}"
         )
-
-    def _export(self) -> None:
-        """Copy the learned codebook to where a ``VQModel`` stores it."""
-        self.vq.quantize.embedding.weight.data.copy_(self.quantiser.codebook)
-
-    def _measure(self) -> Reconstruction:
-        measured = measure(VQTokenizer(self.vq), self.measured_on)  # which freezes the network
-        for parameter in self.learned:
-            parameter.requires_grad_(True)
-        return measured
 
     def _setting(self) -> str:
         """What must be equal for a checkpoint to be resumed."""
