@@ -18,27 +18,10 @@ METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 FILE_NAME = "file_name"
 LARGEST_METADATA, LONGEST_LINE = 2**30, 2**20
 """The largest file, in bytes, and the longest line, in characters."""
-MISSING_IN_CSV = frozenset(
-    {
-        "#N/A",
-        "#N/A N/A",
-        "#NA",
-        "-1.#IND",
-        "-1.#QNAN",
-        "-NaN",
-        "-nan",
-        "1.#IND",
-        "1.#QNAN",
-        "<NA>",
-        "N/A",
-        "NA",
-        "NULL",
-        "NaN",
-        "None",
-        "n/a",
-        "nan",
-        "null",
-    }
+MISSING_IN_CSV = (
+    {"nan", "NaN", "-nan", "-NaN", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"}
+    | {"NA", "<NA>", "#NA", "N/A", "n/a", "#N/A", "#N/A N/A"}
+    | {"null", "NULL", "None"}
 )
 """Text that pandas, and therefore imagefolder, reads as a missing value."""
 

@@ -108,17 +108,17 @@ class TarImages(ImageFiles):
     def read(self, index: int) -> tuple[bytes, int]:
         """The content of image ``index``, and its label."""
         tar, member = self._find(index)
-        if member.damage:
-            raise UnreadableImageError(f"{tar}:{member.name}", member.damage)
+        damage = member.damage
         if member.size > LARGEST_FILE:
-            reason = f"{member.size} bytes; an image's file has at most {LARGEST_FILE}"
-            raise UnreadableImageError(f"{tar}:{member.name}", reason)
+            damage = damage or f"{member.size} bytes; an image's file has at most {LARGEST_FILE}"
+        if damage:
+            raise UnreadableImageError(self.name(index), damage)
         label = self.number_of(member.label, index)
         with open(tar, "rb") as stream:
             stream.seek(member.offset)
             content = stream.read(member.size)
         if len(content) < member.size:
-            raise UnreadableImageError(f"{tar}:{member.name}", CUT)
+            raise UnreadableImageError(self.name(index), CUT)
         return content, label
 
 

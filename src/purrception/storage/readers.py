@@ -118,11 +118,11 @@ class LimitedReads(io.BufferedReader):
 
     def read(self, size: int | None = -1, /) -> bytes:
         """The next ``size`` bytes, or all that is left."""
-        whole = size is None or size == -1
-        asked = max(os.fstat(self.fileno()).st_size - self.tell(), 0) if size is None or whole else size
-        if not 0 <= asked <= self.most:
-            raise InputError(f"{self.path} claims a part of {asked} bytes; at most {self.most} are accepted")
-        return super().read(asked)
+        if size is None or size == -1:
+            size = max(os.fstat(self.fileno()).st_size - self.tell(), 0)
+        if not 0 <= size <= self.most:
+            raise InputError(f"{self.path} claims a part of {size} bytes; at most {self.most} are accepted")
+        return super().read(size)
 
 
 def read_yaml(path: Path, what: str) -> Any:

@@ -6,7 +6,6 @@ import copy
 import json
 import shutil
 from collections.abc import Iterable
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
@@ -202,11 +201,9 @@ class TokenizerTrainer:
         """
         config = self.config
         self.folder.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as stack:
-            first = distributed.rank() == 0
-            bar = stack.enter_context(ProgressBar("tokenizer", config.steps, self.step)) if first else None
-            if first:
-                drop_lines_after(self.folder / METRICS_FILE, self.step)
+        if distributed.rank() == 0:
+            drop_lines_after(self.folder / METRICS_FILE, self.step)
+        with ProgressBar("tokenizer", config.steps, self.step) as bar:
             while self.step < config.steps:
                 self.step += 1
                 losses = self._step()
@@ -220,8 +217,7 @@ class TokenizerTrainer:
                     text = self._report(losses)
                 if save:
                     self._save()
-                if bar:
-                    bar.update(self.step, text)
+                bar.update(self.step, text)
 
     def _step(self) -> dict[str, Tensor]:
         """One step of the autoencoder, and of the discriminator once it has begun; returns the losses."""
