@@ -80,22 +80,21 @@ def read_limited(path: Path, limit: int, what: str) -> bytes:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def read_json(path: Path, kind: type[T] | Any, what: str, remedy: str = "", *, strict: bool = True) -> T:
-    """Read a JSON file as ``kind``, a dataclass or another type that pydantic can check.
+def read_json(path: Path, kind: type[T] | Any, what: str, remedy: str = "") -> T:
+    """Read a JSON file strictly as ``kind``, a dataclass or another type that pydantic can check.
 
     Args:
         path: the file.
         kind: the type of its content.
         what: what the file is expected to be, with its article, for errors.
         remedy: what the user can do if it is damaged.
-        strict: whether text that reads as a number is refused where a number is expected.
 
     Raises:
         InputError: the file is missing, too large, not JSON, or has other content.
     """
     content = read_limited(path, LARGEST_TEXT, what)
     with reading(what, path, remedy):
-        values: T = TypeAdapter(kind).validate_json(content, strict=strict)
+        values: T = TypeAdapter(kind).validate_json(content, strict=True)
     return values
 
 

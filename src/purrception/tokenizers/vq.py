@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -170,30 +170,8 @@ class VQConfig:
         )
 
 
-class Tokenizer(Protocol):
-    """What the rest of the package needs from a tokenizer."""
-
-    @property
-    def codebook(self) -> Tensor:
-        """The codes E, float32 ``[K, D]``."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 over the weights, hexadecimal."""
-        ...
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Images ``[B, C, H, W]`` in [−1, 1] → indices, long ``[B, h, w]``."""
-        ...
-
-    def decode(self, indices: Tensor) -> Tensor:
-        """Indices, long ``[B, h, w]`` → images ``[B, C, H, W]`` in about [−1, 1]."""
-        ...
-
-
 class VQTokenizer:
-    """A :class:`Tokenizer` around a trained ``VQModel``, in evaluation mode and without gradients.
+    """Images to grids of codes and back, by a trained ``VQModel`` in evaluation mode and without gradients.
 
     Raises:
         InputError: a weight is NaN or infinite, or the squared length of a code overflows.

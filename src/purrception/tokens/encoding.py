@@ -18,7 +18,7 @@ from purrception.data import ImageSource, Skipped, UnreadableImageError, Views, 
 from purrception.utils.settings import check_at_least, check_numbers
 
 if TYPE_CHECKING:
-    from purrception.tokenizers import Tokenizer
+    from purrception.tokenizers import VQTokenizer
 
 PIXELS_PER_BATCH = 2**20
 """How many pixels are encoded at a time by default."""
@@ -72,7 +72,7 @@ class Encoder:
         config: batch size, threads, and whether to stop at a broken image.
     """
 
-    def __init__(self, source: ImageSource, views: Views, tokenizer: Tokenizer, config: EncodingConfig) -> None:
+    def __init__(self, source: ImageSource, views: Views, tokenizer: VQTokenizer, config: EncodingConfig) -> None:
         self.source, self.views, self.tokenizer, self.config = source, views, tokenizer, config
 
     def parts(self, ranges: Sequence[range], advance: Callable[[int], None]) -> Iterator[EncodedPart]:

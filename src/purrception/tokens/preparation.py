@@ -39,7 +39,7 @@ from purrception.utils.errors import InputError
 from purrception.utils.progress import ProgressBar
 
 if TYPE_CHECKING:
-    from purrception.tokenizers import Tokenizer
+    from purrception.tokenizers import VQTokenizer
 
 PLAN_FILE, PROGRESS_FOLDER, SUMMARY_FILE = "plan.json", "progress", "summary.json"
 
@@ -128,7 +128,7 @@ class Record:
 
 def prepare_splits(
     data: DataConfig,
-    tokenizer: Tokenizer,
+    tokenizer: VQTokenizer,
     folder: Path,
     config: EncodingConfig | None = None,
     *,
@@ -168,7 +168,7 @@ def describe_skipped(folder: Path) -> list[str]:
 
 def write_tokens(
     source: ImageSource,
-    tokenizer: Tokenizer,
+    tokenizer: VQTokenizer,
     folder: Path,
     split: str,
     *,
@@ -302,7 +302,7 @@ def _records(plan: Plan, folder: Path) -> Iterator[Record]:
 
 
 def _finish(
-    plan: Plan, source: ImageSource, tokenizer: Tokenizer, standardisation: Standardisation | None, folder: Path
+    plan: Plan, source: ImageSource, tokenizer: VQTokenizer, standardisation: Standardisation | None, folder: Path
 ) -> None:
     """Write the summary and, last, the manifest. Counts are whole numbers, so that their order changes no sum."""
     codebook = tokenizer.codebook
