@@ -32,7 +32,7 @@ class LossConfig:
         check_numbers(self, "loss.")
         check_at_least(self, "loss.", l2=0, l1=0, perceptual=0)
         if not self.l2 and not self.l1 and not self.perceptual:
-            raise InputError("of loss.l2, loss.l1 and loss.perceptual at least one is above 0; given 0 for all")
+            raise InputError("loss.l2, loss.l1 and loss.perceptual are not all 0: give one of them a weight")
         if (self.perceptual > 0) != bool(self.perceptual_weights):
             raise InputError(
                 "loss.perceptual above 0 and loss.perceptual_weights belong together; given "
