@@ -17,7 +17,7 @@ from purrception.comparison.speed import SpeedRatio, speed_ratios
 from purrception.evaluation.metrics.intervals import DIFFERENCE
 from purrception.experiment.config import RunConfig
 from purrception.storage import save_png, write_file
-from purrception.utils.markdown import table
+from purrception.utils.text import table
 
 REPORT_MARKDOWN, REPORT_JSON, REPORT_PICTURE = "report.md", "report.json", "report.png"
 AXES = {"step": "training steps", "seconds": "seconds of training", "flops": "training FLOPs"}

@@ -15,8 +15,8 @@ from purrception.storage import dump_settings, save_png, whole_folder, write_fil
 from purrception.training import RunDirectory
 from purrception.utils.devices import resolve_device
 from purrception.utils.errors import InputError
-from purrception.utils.markdown import table
 from purrception.utils.progress import ProgressBar
+from purrception.utils.text import table
 
 REPORT_MARKDOWN, REPORT_JSON, REPORT_PICTURE = "report.md", "report.json", "report.png"
 BEST_PRESET, FAST_PRESET = "best.yaml", "fast.yaml"

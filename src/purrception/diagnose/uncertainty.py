@@ -20,7 +20,7 @@ from purrception.instruments.uncertainty import (
     top_codes,
 )
 from purrception.storage.report import Section
-from purrception.utils.markdown import table
+from purrception.utils.text import table
 from purrception.utils.visualisation import panels
 
 if TYPE_CHECKING:

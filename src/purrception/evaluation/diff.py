@@ -13,7 +13,7 @@ from purrception.evaluation.npz import read_npz
 from purrception.evaluation.report import COLUMNS, REPORT_JSON, Row, metrics_table
 from purrception.storage import read_json, reading
 from purrception.utils.errors import InputError
-from purrception.utils.markdown import table
+from purrception.utils.text import table
 
 ENDS = ("frechet_low", "frechet_high")
 

@@ -12,7 +12,7 @@ from purrception.evaluation.manifest import flattened
 from purrception.evaluation.metrics.per_class import ClassMetrics
 from purrception.evaluation.references import PROTOCOLS
 from purrception.storage import write_file
-from purrception.utils.markdown import table
+from purrception.utils.text import table
 
 REPORT_JSON, REPORT_MARKDOWN, REPORT_PICTURE = "report.json", "report.md", "report.png"
 WORST_SHOWN = 10

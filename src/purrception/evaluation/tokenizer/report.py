@@ -28,7 +28,7 @@ from purrception.storage import save_png, whole_folder, write_file
 from purrception.tokenizers import VQTokenizer
 from purrception.tokenizers.quality import peak_signal_to_noise
 from purrception.utils.errors import InputError
-from purrception.utils.markdown import table
+from purrception.utils.text import table
 from purrception.utils.visualisation import tile_images
 
 REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
