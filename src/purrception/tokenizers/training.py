@@ -170,23 +170,25 @@ class TokenizerTrainer:
         self.vq, self.quantiser, self.config = vq, quantiser, config
         self.train, self.measured_on, self.folder, self.seed = train, measured_on, folder, seed
         self.device: torch.device = vq.device
-        networks: dict[str, nn.Module] = {"vq": vq, "quantiser": quantiser}
+        self.networks: dict[str, nn.Module] = {"vq": vq, "quantiser": quantiser}
         self.named = {
             f"{part}.{name}": parameter
-            for part, module in networks.items()
+            for part, module in self.networks.items()
             for name, parameter in module.named_parameters()
             if parameter.requires_grad
         }
         self.learned = list(self.named.values())
         self.optimizer = torch.optim.AdamW(self.learned, lr=config.learning_rate, weight_decay=1e-4)
+        self.optimizers = {"optimizer": (self.optimizer, self.named)}
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, config.steps)
         self.perceptual = LPIPS(config.loss.perceptual_weights).to(self.device) if config.loss.perceptual else None
         self.discriminator: PatchDiscriminator | None = None
         if config.adversarial.weight:
             self.discriminator = PatchDiscriminator(config.adversarial, measured_on.shape[1]).to(self.device)
-            self.discriminator_optimizer = torch.optim.AdamW(
-                self.discriminator.parameters(), lr=config.adversarial.learning_rate, betas=(0.5, 0.9)
-            )
+            named = dict(self.discriminator.named_parameters())
+            self.critic = torch.optim.AdamW(named.values(), lr=config.adversarial.learning_rate, betas=(0.5, 0.9))
+            self.networks["discriminator"] = self.discriminator
+            self.optimizers["critic"] = self.critic, named
         if distributed.rank():  # each process draws its own latents for restarted codes
             torch.manual_seed(int(keyed_rng(seed, Stream.TOKENIZER, 0, distributed.rank()).integers(2**62)))
         self.step = 0
@@ -276,14 +278,14 @@ class TokenizerTrainer:
     def _train_discriminator(self, images: Tensor, reconstructed: Tensor) -> Tensor:
         assert self.discriminator is not None
         fall = self.optimizer.param_groups[0]["lr"] / self.config.learning_rate
-        for group in self.discriminator_optimizer.param_groups:
+        for group in self.critic.param_groups:
             group["lr"] = self.config.adversarial.learning_rate * fall
         with autocast(self.config.precision, self.device):
             loss = hinge_loss(self.discriminator(images), self.discriminator(reconstructed))
-        self.discriminator_optimizer.zero_grad(set_to_none=True)
+        self.critic.zero_grad(set_to_none=True)
         loss.backward()
         distributed.average_(gradients(self.discriminator.parameters()))
-        self.discriminator_optimizer.step()
+        self.critic.step()
         return loss.detach()
 
     def _report(self, losses: dict[str, Tensor]) -> str:
@@ -313,16 +315,9 @@ class TokenizerTrainer:
         generators = distributed.gather(generator_state(self.device))
         if distributed.rank():
             return
-        parts: dict[str, dict[str, Tensor]] = {
-            "vq": self.vq.state_dict(),
-            "quantiser": self.quantiser.state_dict(),
-            "optimizer": optimizer_state(self.optimizer, self.named),
-        }
+        parts = {name: network.state_dict() for name, network in self.networks.items()}
+        parts |= {name: optimizer_state(*optimised) for name, optimised in self.optimizers.items()}
         parts |= {f"generator-{number}": state for number, state in enumerate(generators)}
-        if self.discriminator is not None:
-            named = dict(self.discriminator.named_parameters())
-            parts["discriminator"] = self.discriminator.state_dict()
-            parts["critic"] = optimizer_state(self.discriminator_optimizer, named)
         progress = Progress(
             step=self.step,
             setting=self._setting(),
@@ -342,13 +337,10 @@ class TokenizerTrainer:
                 f"the checkpoint {checkpoint.file} belongs to a training with another configuration or seed: "
                 "resume that one, or choose another folder"
             )
-        self.vq.load_state_dict(checkpoint.part("vq"))
-        self.quantiser.load_state_dict(checkpoint.part("quantiser"))
-        load_optimizer_state(self.optimizer, self.named, checkpoint.part("optimizer"))
-        if self.discriminator is not None:
-            self.discriminator.load_state_dict(checkpoint.part("discriminator"))
-            named = dict(self.discriminator.named_parameters())
-            load_optimizer_state(self.discriminator_optimizer, named, checkpoint.part("critic"))
+        for name, network in self.networks.items():
+            network.load_state_dict(checkpoint.part(name))
+        for name, optimised in self.optimizers.items():
+            load_optimizer_state(*optimised, checkpoint.part(name))
         self.schedule.load_state_dict(checkpoint.progress.schedule)
         self.optimizer.param_groups[0]["lr"] = checkpoint.progress.learning_rate
         if state := checkpoint.part(f"generator-{distributed.rank()}"):  # an added process has none
