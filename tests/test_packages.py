@@ -111,8 +111,9 @@ def test_the_extra_of_what_is_missing_is_named(
     assert "the data source hub needs datasets, which is not installed: pip install 'purrception[hub]'" in message
     message = fails_with_one_line(capsys, "sample", tiny_run, "--solver", "dopri5", "--out", tmp_path / "images")
     assert "solver dopri5 needs torchdiffeq, which is not installed: pip install torchdiffeq" in message
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(InputError, match=r"s3://bucket/tokens needs s3fs, .* pip install s3fs"):
-        TokenStore("s3://bucket/tokens", tmp_path).fetch("manifest.json")
+        TokenStore("s3://bucket/tokens").fetch("manifest.json")
 
 
 def test_an_unfit_version_is_told_from_a_missing_package() -> None:

@@ -54,10 +54,10 @@ def test_many_shards_are_opened_when_needed_and_few_at_a_time(
 ) -> None:
     monkeypatch.setattr(dataset_module, "OPEN_AT_MOST", 5)
     dataset = TokenDataset(forty)
-    assert not dataset._maps
+    assert not dataset._arrays.cache_info().currsize
     indices, _ = dataset.rows(np.arange(40)[::-1])
     assert np.array_equal(indices, ManyPixels().arrays[::-1, ..., 0])
-    assert len(dataset._maps) == 5
+    assert dataset._arrays.cache_info().currsize == 5
 
 
 def test_a_shard_is_verified_once_at_its_first_use(forty: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -260,8 +260,8 @@ def test_a_damaged_record_says_what_to_remove(
 
 def test_a_name_that_is_no_text_survives_in_a_record() -> None:
     one = Skipped('caf\udce9 \\ ".png', "cannot open 'caf\udce9'")
-    assert preparation.EscapedSkip.of(one).skipped() == one
-    assert preparation.EscapedSkip.of(one).image.isascii()
+    assert preparation.unescaped(preparation.escaped(one)) == one
+    assert preparation.escaped(one)["image"].isascii()
 
 
 def test_order_visits_every_row_once_an_epoch_and_needs_no_history() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from purrception.bench.config import BenchConfig
 from purrception.bench.workloads import WORKLOADS
 from purrception.storage import write_file, writing
-from purrception.utils.markdown import table
+from purrception.utils.text import table
 
 COLUMNS = (
     ("ms", "seconds", ".0f", 1e-3),

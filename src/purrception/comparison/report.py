@@ -19,7 +19,7 @@ from purrception.evaluation.metrics.intervals import DIFFERENCE
 from purrception.experiment.config import RunConfig
 from purrception.storage import save_png, write_file
 from purrception.storage.report import REPORT_JSON, REPORT_MARKDOWN
-from purrception.utils.markdown import table
+from purrception.utils.text import table
 
 REPORT_PICTURE = "report.png"
 AXES = {"step": "training steps", "seconds": "seconds of training", "flops": "training FLOPs"}

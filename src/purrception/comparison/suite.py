@@ -17,7 +17,7 @@ from purrception.experiment.recipes import fit_to_images, get_recipe
 from purrception.storage import one_writer
 from purrception.storage.report import Section, write_report
 from purrception.utils.errors import InputError
-from purrception.utils.markdown import table
+from purrception.utils.text import table
 from purrception.utils.visualisation import panels
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from purrception.storage.report import REPORT_JSON, REPORT_MARKDOWN
 from purrception.training import RunDirectory
 from purrception.utils.devices import resolve_device
 from purrception.utils.errors import InputError
-from purrception.utils.markdown import table
 from purrception.utils.progress import ProgressBar
+from purrception.utils.text import table
 
 BEST_PRESET, FAST_PRESET = "best.yaml", "fast.yaml"
 FAST_WITHIN = 1.1

@@ -73,11 +73,11 @@ class PhotosImages:
         self.listing = f"photos {split} {config.test_fraction}"
         self._photos = [Image.fromarray(load_sample_image(f"{name}.jpg")) for name in self.class_names]
         width, height = self._photos[0].size
-        strips = self._held_out_strips(width)
+        held_out = self._held_out(width)
         columns = [
             left
             for left in range(0, width - self.window + 1, self.stride)
-            if (self._is_inside(left, strips) if split == "test" else not self._touches(left, strips))
+            if (held_out[left : left + self.window] == (split == "test")).all()
         ]
         if not columns and (split == "train" or config.test_fraction > 0):
             raise InputError(
@@ -92,21 +92,18 @@ class PhotosImages:
         ]
         """(label, left, top) of each crop, in pixels of the photograph."""
 
-    def _held_out_strips(self, width: int) -> list[tuple[int, int]]:
-        """The strips as columns [start, stop), with equal gaps beside and between them."""
+    def _held_out(self, width: int) -> np.ndarray:
+        """Whether each column of pixels is in a strip; there are equal gaps beside and between the strips."""
+        held_out = np.zeros(width, dtype=bool)
         strip = self._to_stride(width * self._config.test_fraction / self.strips)
         between = (width - self.strips * strip) / (self.strips + 1)
-        starts = [self._to_stride((1 + number) * between + number * strip) for number in range(self.strips)]
-        return [(start, start + strip) for start in starts]
+        for number in range(self.strips):
+            start = self._to_stride((1 + number) * between + number * strip)
+            held_out[start : start + strip] = True
+        return held_out
 
     def _to_stride(self, pixels: float) -> int:
         return round(pixels / self.stride) * self.stride
-
-    def _is_inside(self, left: int, strips: list[tuple[int, int]]) -> bool:
-        return any(start <= left and left + self.window <= stop for start, stop in strips)
-
-    def _touches(self, left: int, strips: list[tuple[int, int]]) -> bool:
-        return any(left < stop and start < left + self.window for start, stop in strips if start < stop)
 
     def __len__(self) -> int:
         return len(self.crops)

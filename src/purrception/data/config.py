@@ -10,6 +10,7 @@ from PIL import Image
 
 from purrception.data.transforms import MODES
 from purrception.utils.errors import InputError, unknown_name
+from purrception.utils.settings import check_at_least
 
 Split = Literal["train", "test"]
 
@@ -59,8 +60,7 @@ class DataConfig:
             raise InputError(f"data.image_size is at least 8 pixels; given {self.image_size}")
         if not 0 <= self.test_fraction < 1:
             raise InputError(f"data.test_fraction lies in [0, 1); given {self.test_fraction}")
-        if self.views < 0 or (self.classes is not None and self.classes < 0):
-            raise InputError(f"data.views and data.classes are at least 0; given {self.views} and {self.classes}")
+        check_at_least(self, "data.", views=0, classes=0)
 
     @property
     def smallest_side(self) -> int:

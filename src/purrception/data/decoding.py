@@ -38,7 +38,6 @@ BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # TIFF 6.0, section
 WHITE_IS_ZERO, SIGNED = 0, 2
 HALF_A_LEVEL = 0.5 / 255
 MARKER, SCAN, END = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]"), 0xDA, 0xD9  # JPEG: ITU-T T.81, table B.1
-BACKGROUND = "white"
 
 
 class UnreadableImageError(InputError):
@@ -168,7 +167,8 @@ def decode_image(data: bytes | Path, name: str, channels: int, smallest_side: in
             raise UnreadableImageError(name, f"{size} pixels, smaller than {smallest_side}")
         black, white = _black_and_white(image)
         image.load()
-        _rotate(image)
+        with contextlib.suppress(Exception):  # a damaged EXIF entry is ignored
+            ImageOps.exif_transpose(image, in_place=True)
         deep = image.mode in DEEP_MODES
         return _flatten(_eight_bits(image, black, white) if deep else image, MODES[channels])
 
@@ -213,30 +213,22 @@ def _eight_bits(image: Image.Image, black: float, white: float) -> Image.Image:
     return _by_bands(image, scale, "L")
 
 
-def _rotate(image: Image.Image) -> None:
-    """Rotate an image in place as its EXIF entry says; a damaged entry is ignored."""
-    with contextlib.suppress(Exception):
-        ImageOps.exif_transpose(image, in_place=True)
-
-
 def _flatten(image: Image.Image, mode: str) -> Image.Image:
     """Convert any mode to L or RGB, with transparent pixels composited on white."""
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         return _by_bands(image, lambda band: _on_white(band).convert(mode), mode)
     plain = image if image.mode in ("L", "RGB") else image.convert("RGB")
-    return _detached(plain) if plain.mode == mode else plain.convert(mode)
+    if plain.mode != mode:
+        return plain.convert(mode)
+    # The same pixels, independent of their file; copied only where they are mapped from it.
+    return plain.copy() if plain.readonly else plain._new(plain.im)
 
 
 def _on_white(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBa", "La"):  # colours already multiplied by their opacity
         image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
     whole = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", whole.size, BACKGROUND), whole).convert("RGB")
-
-
-def _detached(image: Image.Image) -> Image.Image:
-    """The same pixels, independent of their file; copied only where they are mapped from it."""
-    return image.copy() if image.readonly else image._new(image.im)
+    return Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole).convert("RGB")
 
 
 def _by_bands(image: Image.Image, change: Callable[[Image.Image], Image.Image], mode: str) -> Image.Image:

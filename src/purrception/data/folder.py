@@ -47,12 +47,8 @@ class FolderImages(ImageFiles):
         labels = self._list()
         self._ignored.sort()
         if not labels:
-            first = (
-                f", but other files such as {self._ignored[0].name}: {self._ignored[0].reason}"
-                if self._ignored
-                else ""
-            )
-            raise InputError(f"{self.root} holds no images, nor folders of images (.png, .jpg, …){first}")
+            others = "".join(f", but other files such as {one.name}: {one.reason}" for one in self._ignored[:1])
+            raise InputError(f"{self.root} holds no images, nor folders of images (.png, .jpg, …){others}")
         self.class_names = expected_classes(class_names_of(labels.values(), config.root), config)
         self._paths = [path for path in labels if in_split(path, split, config.test_fraction)]
         self._labels = [labels[path] for path in self._paths]

@@ -100,10 +100,6 @@ def _open(config: DataConfig) -> Any:
         raise InputError(
             f"cannot open the data set {config.root!r}, split {config.hub_split!r}: {in_words(error)}"
         ) from error
-    return _without_decoding(rows, datasets)
-
-
-def _without_decoding(rows: Any, datasets: Any) -> Any:
     for column, feature in rows.features.items():
         if isinstance(feature, datasets.Image):
             rows = rows.cast_column(column, datasets.Image(decode=False))

@@ -11,21 +11,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from purrception.data.config import DataConfig, Split
+from purrception.data.config import DataConfig, ImageSource, Split
 from purrception.data.decoding import UnreadableImageError, decode_image
-from purrception.data.labels import NO_LABEL, Label
+from purrception.data.labels import Label
 from purrception.data.skip_report import Skipped
 from purrception.data.transforms import pil_to_array
 from purrception.utils.errors import InputError
 from purrception.utils.folders import check_name
 
 
-class ImageFiles(ABC):
+class ImageFiles(ImageSource, ABC):
     """A source of image files, which are decoded when they are asked for."""
 
     class_names: tuple[str, ...] = ()
-    """The names of the classes by label; empty when there are no classes."""
-
     ignored_files: Sequence[Skipped] = ()
     """Files among the images that are not used; listed with the training split only."""
 
@@ -41,21 +39,12 @@ class ImageFiles(ABC):
         if not self.class_names:
             return 0
         if label is None:
-            raise UnreadableImageError(self.name(index), NO_LABEL)
+            raise UnreadableImageError(self.name(index), "it has no label, while others have one")
         return self._numbers[str(label)]
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
         return {name: number for number, name in enumerate(self.class_names)}
-
-    @property
-    @abstractmethod
-    def listing(self) -> str:
-        """A hash of the list of images, in order."""
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """Number of images."""
 
     @abstractmethod
     def name(self, index: int) -> str:

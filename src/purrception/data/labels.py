@@ -12,7 +12,6 @@ from purrception.utils.errors import InputError
 
 LABEL_NAMES = ("label", "cls", "class")
 """Names of a column or JSON key of labels; the first one that exists is used."""
-NO_LABEL = "it has no label, while others have one"
 MOST_CLASSES = 2**20
 PLAUSIBLE_CLASSES = 2**16
 """With more classes, at least one in ``FEWEST_USED`` must occur: identifiers and timestamps are not labels."""

@@ -18,27 +18,10 @@ METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 FILE_NAME = "file_name"
 LARGEST_METADATA, LONGEST_LINE = 2**30, 2**20
 """The largest file, in bytes, and the longest line, in characters."""
-MISSING_IN_CSV = frozenset(
-    {
-        "#N/A",
-        "#N/A N/A",
-        "#NA",
-        "-1.#IND",
-        "-1.#QNAN",
-        "-NaN",
-        "-nan",
-        "1.#IND",
-        "1.#QNAN",
-        "<NA>",
-        "N/A",
-        "NA",
-        "NULL",
-        "NaN",
-        "None",
-        "n/a",
-        "nan",
-        "null",
-    }
+MISSING_IN_CSV = (
+    {"nan", "NaN", "-nan", "-NaN", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"}
+    | {"NA", "<NA>", "#NA", "N/A", "n/a", "#N/A", "#N/A N/A"}
+    | {"null", "NULL", "None"}
 )
 """Text that pandas, and therefore imagefolder, reads as a missing value."""
 
@@ -67,7 +50,8 @@ def read_metadata(file: Path) -> dict[str, Label] | None:
             or has an invalid label; see :func:`read_label`.
     """
     with reading("metadata", file, "expected is UTF-8 with a row for each image"):
-        rows = list(_rows(file))
+        needed = (FILE_NAME, *LABEL_NAMES)  # not captions and the like
+        rows = [{name: row[name] for name in needed if name in row} for row in _rows(file)]
     column = next((name for name in LABEL_NAMES if any(name in row for row in rows)), None)
     labels: dict[str, Label] = {}
     for number, row in enumerate(rows, start=1):
@@ -86,13 +70,7 @@ def read_metadata(file: Path) -> dict[str, Label] | None:
     return labels if column else None
 
 
-def _rows(file: Path) -> Iterator[dict[str, Any]]:
-    """The columns of each row that are needed here, without captions and the like."""
-    for row in _whole_rows(file):
-        yield {name: row[name] for name in (FILE_NAME, *LABEL_NAMES) if name in row}
-
-
-def _whole_rows(file: Path) -> Iterator[dict[Any, Any]]:
+def _rows(file: Path) -> Iterator[dict[Any, Any]]:
     with file.open(encoding="utf-8-sig", newline="") as stream:
         if file.stat().st_size > LARGEST_METADATA:
             raise ValueError(f"it has {file.stat().st_size} bytes, and metadata has at most {LARGEST_METADATA}")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
+from purrception.data.labels import Label
 from purrception.storage import LimitedReads
 from purrception.utils.errors import InputError
 
@@ -20,7 +21,7 @@ SPARSE = "it is stored as a sparse file: pack it without that option of tar"
 
 
 @dataclass(frozen=True)
-class Found:
+class Member:
     """A file in a tar, or the place of one whose header is lost."""
 
     name: str
@@ -31,9 +32,11 @@ class Found:
     """The size of its content in bytes; all of it is in the tar unless ``damage`` says otherwise."""
     damage: str = ""
     """Why its content cannot be read; empty where it can."""
+    label: Label = None
+    """The label of an image, which another file gives."""
 
 
-def walk_tar(path: str) -> Iterator[Found]:
+def walk_tar(path: str) -> Iterator[Member]:
     """The files of an uncompressed tar in order, with a lost one for every gap between them that is not empty.
 
     After an unusable header the next good one is searched for, block by block, so that damage loses only the
@@ -64,7 +67,7 @@ def walk_tar(path: str) -> Iterator[Found]:
                 info = None
             start = info.offset if info else size
             if start > end and _holds_data(path, end, start):
-                yield Found("", end, 0, "its header in the tar is damaged")
+                yield Member("", end, 0, "its header in the tar is damaged")
             if info is None or archive is None:
                 return
             archive.members.clear()  # type: ignore[attr-defined]
@@ -72,7 +75,7 @@ def walk_tar(path: str) -> Iterator[Found]:
             if info.isreg():
                 kept = min(max(info.size, 0), max(size - info.offset_data, 0))
                 damage = SPARSE if info.issparse() else "" if kept == info.size else CUT
-                yield Found(info.name, info.offset_data, kept, damage)
+                yield Member(info.name, info.offset_data, kept, damage)
             # A member may claim more bytes than there are, or fewer than none; others may still follow it.
             end, place = (archive.offset, archive.offset) if whole else (size, info.offset_data)
             archive = archive if whole else None

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import IO
@@ -27,7 +27,7 @@ from purrception.data.decoding import (
 from purrception.data.image_files import ImageFiles, expected_classes, hash_names, in_split
 from purrception.data.labels import LABEL_NAMES, Label, class_names_of, read_label
 from purrception.data.skip_report import Skipped
-from purrception.data.tars import CUT, Found, Part, walk_tar
+from purrception.data.tars import CUT, Member, Part, walk_tar
 from purrception.storage import plain_reason, reading
 from purrception.utils.errors import InputError
 
@@ -44,26 +44,6 @@ LARGEST_LABEL_FILE = 2**20
 """The largest ``.cls`` or ``.json``, in bytes."""
 MOST_TARS = 10**6
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".zip")
-
-
-@dataclass(frozen=True)
-class Member:
-    """One image in a tar, or the place of one that is lost."""
-
-    name: str
-    offset: int
-    size: int
-    label: Label = None
-    damage: str = ""
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What a tar contains."""
-
-    images: list[Member]
-    ignored: list[Skipped]
-    """Members that are neither an image nor the label of one."""
 
 
 class TarImages(ImageFiles):
@@ -87,16 +67,16 @@ class TarImages(ImageFiles):
         ignored: list[Skipped] = []
         counts = []
         for number, tar in enumerate(self.tars):
-            contents = self._read(tar)  # of both splits, for a class that one of them lacks
-            labels |= {member.label for member in contents.images}
-            ignored += contents.ignored
-            counts.append(sum(self._is_mine(number, member) for member in contents.images))
+            images, others = self._read(tar)  # of both splits, for a class that one of them lacks
+            labels |= {member.label for member in images}
+            ignored += others
+            counts.append(sum(self._is_mine(number, member) for member in images))
         if split == "train":
             self.ignored_files = ignored
         self.class_names = expected_classes(class_names_of(labels, config.root), config)
         self._ends = np.cumsum(counts)
 
-    def _read(self, tar: str) -> Contents:
+    def _read(self, tar: str) -> tuple[list[Member], list[Skipped]]:
         return read_members(tar, labelled=self.config.classes != 0)
 
     def _is_mine(self, number: int, member: Member) -> bool:
@@ -104,7 +84,7 @@ class TarImages(ImageFiles):
         return in_split(key, self._split, self.config.test_fraction)
 
     def _list_members(self, number: int) -> list[Member]:
-        return [member for member in self._read(self.tars[number]).images if self._is_mine(number, member)]
+        return [member for member in self._read(self.tars[number])[0] if self._is_mine(number, member)]
 
     @cached_property
     def listing(self) -> str:
@@ -128,18 +108,21 @@ class TarImages(ImageFiles):
     def read(self, index: int) -> tuple[bytes, int]:
         """The content of image ``index``, and its label."""
         tar, member = self._find(index)
-        if member.damage:
-            raise UnreadableImageError(f"{tar}:{member.name}", member.damage)
+        damage = member.damage
+        if member.size > LARGEST_FILE:
+            damage = damage or f"{member.size} bytes; an image's file has at most {LARGEST_FILE}"
+        if damage:
+            raise UnreadableImageError(self.name(index), damage)
         label = self.number_of(member.label, index)
         with open(tar, "rb") as stream:
             stream.seek(member.offset)
             content = stream.read(member.size)
         if len(content) < member.size:
-            raise UnreadableImageError(f"{tar}:{member.name}", CUT)
+            raise UnreadableImageError(self.name(index), CUT)
         return content, label
 
 
-def read_members(tar: str, *, labelled: bool = True) -> Contents:
+def read_members(tar: str, *, labelled: bool) -> tuple[list[Member], list[Skipped]]:
     """The images of a tar in order, and the members that are ignored; bytes between members are a lost image.
 
     Args:
@@ -157,7 +140,7 @@ def read_members(tar: str, *, labelled: bool = True) -> Contents:
         for file in walk_tar(tar):
             if not file.name:
                 place = f"byte {file.offset}"
-                images[place] = Member(place, file.offset, 0, damage=file.damage)
+                images[place] = replace(file, name=place)
                 continue
             if any(part.startswith((".", "__")) and part != "." for part in file.name.split("/")):
                 continue  # created by file managers
@@ -167,7 +150,7 @@ def read_members(tar: str, *, labelled: bool = True) -> Contents:
                 if key in images:
                     reason = f"{images[key].name} has its name up to the first dot, and is used"
                     others.append(("", Skipped(name, reason)))
-                images.setdefault(key, _member(file))
+                images.setdefault(key, file)
             elif suffix in LABEL_SUFFIXES:
                 others.append((key, Skipped(name, "no image has its name up to the first dot", "file")))
                 if labelled:
@@ -178,21 +161,12 @@ def read_members(tar: str, *, labelled: bool = True) -> Contents:
                         others[-1] = ("", Skipped(name, reason, "file"))
             else:
                 others.append((key, Skipped(name, not_an_image(file.name), "file")))
-    return Contents(
-        [replace(image, label=labels.get(key)) for key, image in images.items()],
-        [one for key, one in others if key not in images],
-    )
+    labelled_images = [replace(image, label=labels.get(key)) for key, image in images.items()]
+    return labelled_images, [one for key, one in others if key not in images]
 
 
-def _is_image(file: Found, stream: IO[bytes]) -> bool:
+def _is_image(file: Member, stream: IO[bytes]) -> bool:
     return not file.damage and can_be_opened(io.BufferedReader(Part(stream, file.offset, file.size)))
-
-
-def _member(file: Found) -> Member:
-    damage = file.damage
-    if not damage and file.size > LARGEST_FILE:
-        damage = f"{file.size} bytes; an image's file has at most {LARGEST_FILE}"
-    return Member(file.name, file.offset, file.size, damage=damage)
 
 
 def _key(name: str) -> str:
@@ -209,7 +183,7 @@ def _refuse_compressed(tar: str, start: bytes) -> None:
             )
 
 
-def _read_label(file: Found, stream: IO[bytes], suffix: str, name: str) -> tuple[Label, str]:
+def _read_label(file: Member, stream: IO[bytes], suffix: str, name: str) -> tuple[Label, str]:
     """The label that a member gives, and, if there is none, why it cannot be read.
 
     Raises:
@@ -247,22 +221,18 @@ def expand_pattern(pattern: str) -> list[str]:
 
 
 def _braces(pattern: str) -> list[str]:
-    parts: list[list[str] | range] = []
-    widths: dict[int, int] = {}
+    parts: list[tuple[list[str] | range, str]] = []
+    """The choices for each part of the text, and the format in which they are written."""
     for text, inner in re.findall(r"([^{]*)(?:\{([^{}]*)\})?", pattern):
-        parts.append([text])
+        parts.append(([text], ""))
         if numbers := re.fullmatch(r"(\d{1,12})\.\.(\d{1,12})", inner):
             first, last = numbers.groups()
-            widths[len(parts)] = len(first)
-            parts.append(range(int(first), int(last) + 1))
+            parts.append((range(int(first), int(last) + 1), f"0{len(first)}d"))
         elif inner:
-            parts.append(inner.split(","))
-    if (count := math.prod(map(len, parts))) > MOST_TARS:
+            parts.append((inner.split(","), ""))
+    if (count := math.prod(len(choices) for choices, _ in parts)) > MOST_TARS:
         raise InputError(
             f"{pattern!r} stands for {count} tars; at most {MOST_TARS} are accepted: give a glob or a folder"
         )
-    texts = [
-        [f"{number:0{widths[place]}d}" for number in part] if isinstance(part, range) else part
-        for place, part in enumerate(parts)
-    ]
+    texts = [[format(choice, spec) for choice in choices] for choices, spec in parts]
     return ["".join(choice) for choice in itertools.product(*texts)]

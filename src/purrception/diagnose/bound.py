@@ -10,7 +10,7 @@ from purrception.diagnose.plotting import evenly_spaced
 from purrception.instruments.bound import BoundCheck, check_bound, codebook_diameter, growth_between
 from purrception.instruments.posteriors import network_posterior
 from purrception.storage.report import Section
-from purrception.utils.markdown import table
+from purrception.utils.text import table
 from purrception.utils.visualisation import panels
 
 if TYPE_CHECKING:

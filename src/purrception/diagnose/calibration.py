@@ -14,7 +14,7 @@ from purrception.instruments.calibration import Calibration, SiteScores, fit_tem
 from purrception.instruments.posteriors import images_at_once, network_posterior
 from purrception.storage.report import Section
 from purrception.utils.keyed_rng import Stream
-from purrception.utils.markdown import table
+from purrception.utils.text import table
 from purrception.utils.visualisation import panels
 
 if TYPE_CHECKING:

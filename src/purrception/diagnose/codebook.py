@@ -14,7 +14,7 @@ from purrception.diagnose.plotting import comma_separated
 from purrception.instruments.codebook_use import CodebookUse, histogram, jensen_shannon
 from purrception.storage.report import Section
 from purrception.tokenizers.quality import perplexity
-from purrception.utils.markdown import table
+from purrception.utils.text import table
 from purrception.utils.visualisation import panels
 
 if TYPE_CHECKING:

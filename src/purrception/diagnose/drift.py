@@ -16,7 +16,7 @@ from purrception.instruments.posteriors import images_at_once
 from purrception.storage import read_json_lines
 from purrception.storage.report import Section
 from purrception.utils.keyed_rng import Stream
-from purrception.utils.markdown import table
+from purrception.utils.text import table
 from purrception.utils.visualisation import panels
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from purrception.instruments.posteriors import mean_function
 from purrception.storage.report import Section
 from purrception.tokens import TokenDataset
 from purrception.utils.keyed_rng import Stream
-from purrception.utils.markdown import table
+from purrception.utils.text import table
 from purrception.utils.visualisation import panels
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from purrception.models import PurrceptionTransformer
 from purrception.storage.report import Section
 from purrception.training import CheckpointStore, DamagedCheckpointError
 from purrception.utils.keyed_rng import Stream
-from purrception.utils.markdown import table
 from purrception.utils.progress import note
+from purrception.utils.text import table
 from purrception.utils.visualisation import panels
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from purrception.evaluation.sample_quality import SampleEvaluator, SampleMetrics
 from purrception.flow import Generation, SamplingConfig
 from purrception.instruments.temperature import TemperatureEffect
 from purrception.storage.report import Section
-from purrception.utils.markdown import table
+from purrception.utils.text import table
 from purrception.utils.visualisation import panels
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from purrception.flow.nearest import nearest_codes
 from purrception.instruments.posteriors import LogPosterior, network_posterior
 from purrception.instruments.uncertainty import Trajectory, decode_in_place, record_trajectory, top_codes
 from purrception.storage.report import Section
-from purrception.utils.markdown import table
+from purrception.utils.text import table
 from purrception.utils.visualisation import panels
 
 if TYPE_CHECKING:

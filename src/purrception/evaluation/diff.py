@@ -14,7 +14,7 @@ from purrception.evaluation.report import COLUMNS, Row, metrics_table
 from purrception.storage import read_json, reading
 from purrception.storage.report import REPORT_JSON
 from purrception.utils.errors import InputError
-from purrception.utils.markdown import table
+from purrception.utils.text import table
 
 ENDS = ("frechet_low", "frechet_high")
 

@@ -239,9 +239,9 @@ def _load(network: PurrceptionTransformer, tensors: Mapping[str, Tensor], sizes:
             rows = tensors[name].unflatten(0, (sizes.patch**2, sizes.outputs))[:, :-1]
             tensors[name] = rows.flatten(0, 1)
     names = {name: _source_name(name) for name in shapes}
-    account = account_for(tensors, names, shapes)
-    if not account.is_complete:
-        raise InputError(f"{path} is not a network of the public implementation. {account}")
+    problem, _ = account_for(tensors, names, shapes)
+    if problem:
+        raise InputError(f"{path} is not a network of the public implementation. {problem}")
     network.load_state_dict(state | renamed(tensors, names, shapes, path))
 
 

@@ -26,7 +26,7 @@ from purrception.storage.files import (
 )
 from purrception.storage.folders import is_unused, output_folder, unused_folder, whole_folder
 from purrception.storage.json_lines import append_json_line, drop_lines_after, read_json_lines
-from purrception.storage.locks import LOCK_FILE, TakenError, one_writer
-from purrception.storage.png import save_png
-from purrception.storage.readers import LimitedReads, plain_reason, read_json, read_limited, read_yaml, reading
+from purrception.storage.locks import LOCK_FILE, one_writer
+from purrception.storage.readers import LimitedReads, plain_reason, read_json, read_limited, reading
+from purrception.storage.report import save_png
 from purrception.storage.settings import dump_settings, load_settings, settings_from_dict, settings_to_dict

@@ -12,21 +12,10 @@ from pathlib import Path
 
 from purrception.utils.errors import InputError
 
-REFUSALS = frozenset(
-    {
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EFBIG,
-        errno.EIO,
-        errno.EROFS,
-        errno.EACCES,
-        errno.EPERM,
-        errno.ENAMETOOLONG,
-        errno.ENOTDIR,
-        errno.EISDIR,
-        errno.EEXIST,
-        errno.ENOTEMPTY,
-    }
+REFUSALS = (
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # no room, or a broken disk
+    | {errno.EROFS, errno.EACCES, errno.EPERM}  # not allowed
+    | {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY}  # an impossible name
 )
 """The errors with which a file system refuses to write."""
 LONGEST_NAME = 255

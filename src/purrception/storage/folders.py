@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -10,23 +11,27 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from purrception.storage.files import disk_error, remove, sync, writing
-from purrception.storage.locks import LOCK_FILE, PARTIAL, TakenError, is_held, locked, remove_empty
-from purrception.utils import distributed
+from purrception.storage.locks import (
+    LOCK_FILE,
+    PARTIAL,
+    TakenError,
+    entered_by_the_first,
+    is_held,
+    locked,
+    remove_empty,
+)
 from purrception.utils.errors import InputError
 
 
 @contextlib.contextmanager
-def whole_folder(
-    path: Path, *, replace: bool = False, keep: bool = False, patience: float | None = None
-) -> Iterator[Path]:
+def whole_folder(path: Path, *, keep: bool = False, patience: float | None = None) -> Iterator[Path]:
     """An empty temporary folder to write to; when the block ends, it is synced and renamed to ``path``.
 
     Only one process may write a folder; a second one is refused. Inside the block the same process may ask for the
     same folder again. What a killed process left behind is removed by the next one.
 
     Args:
-        path: the final path of the folder.
-        replace: whether to replace an existing folder; otherwise ``path`` must be unused.
+        path: the final path of the folder, which must be unused.
         keep: whether to keep what has been written when an error other than the disk's ends the block.
         patience: how many seconds to wait for another process; by default a few.
 
@@ -47,7 +52,7 @@ def whole_folder(
             raise InputError(f"cannot make the folder {path} ({error.strerror})") from error
         stack.enter_context(locked(partial, path, patience))
         try:
-            if not replace and not is_unused(path):
+            if not is_unused(path):
                 raise TakenError(
                     f"{path} is already there and not empty: choose another folder, or remove this one"
                 )
@@ -121,31 +126,22 @@ def output_folder(out: str, parent: Path, *, keep: bool = False) -> Iterator[Pat
     Raises:
         InputError: the folder is not empty, or another process is writing to it.
     """
-    with contextlib.ExitStack() as stack:
-        folder, problem = Path(out), ""
-        if distributed.rank() == 0:
-            try:
-                if out:
-                    stack.enter_context(whole_folder(unused_folder(folder), keep=keep))
-                else:
-                    folder = _next_number(parent, stack, keep)
-            except InputError as error:
-                problem = str(error)
-        folder, problem = distributed.gather((folder, problem))[0]
-        if problem:
-            raise InputError(problem)
+    with entered_by_the_first(_reserved(out, parent, keep), Path(out or parent)) as folder:
         yield folder
 
 
-def _next_number(parent: Path, stack: contextlib.ExitStack, keep: bool) -> Path:
-    """Reserve the first number after the existing ones that no other process is writing."""
+@contextlib.contextmanager
+def _reserved(out: str, parent: Path, keep: bool) -> Iterator[Path]:
+    """``out`` or, if it is empty, the first number after the existing ones that no other process is writing."""
+    if out:
+        with whole_folder(unused_folder(Path(out)), keep=keep):
+            yield Path(out)
+        return
     taken = [int(path.name) for path in parent.glob("*") if re.fullmatch(r"\d{3,}", path.name)]
-    number = max(taken, default=-1) + 1
-    while True:
-        folder = parent / f"{number:03d}"
-        try:
-            stack.enter_context(whole_folder(folder, keep=keep, patience=0))
-        except TakenError:
-            number += 1
-        else:
-            return folder
+    with contextlib.ExitStack() as stack:
+        for number in itertools.count(max(taken, default=-1) + 1):
+            folder = parent / f"{number:03d}"
+            with contextlib.suppress(TakenError):
+                stack.enter_context(whole_folder(folder, keep=keep, patience=0))
+                break
+        yield folder

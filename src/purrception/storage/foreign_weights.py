@@ -7,7 +7,6 @@ import pickle
 import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -135,36 +134,12 @@ def _unwrapped(tensors: dict[str, Tensor], path: Path | str) -> dict[str, Tensor
     return {new: tensors[old] for old, new in names.items()}
 
 
-@dataclass(frozen=True)
-class Account:
-    """How the tensors of a file compare with those that a network needs, by the file's names."""
-
-    missing: tuple[str, ...]
-    """Tensors that the network needs and the file lacks."""
-    left_over: tuple[str, ...]
-    """Tensors of the file that the network does not know."""
-    misshapen: tuple[str, ...]
-    """Tensors of another shape than the network's, with both shapes."""
-    dropped: tuple[str, ...]
-    """Tensors that are known and not needed: those of losses, discriminators and bookkeeping."""
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every tensor of the file and of the network is accounted for."""
-        return not (self.missing or self.left_over or self.misshapen)
-
-    def __str__(self) -> str:
-        """What is wrong, in one line."""
-        kinds = {"missing": self.missing, "left over": self.left_over, "of another shape": self.misshapen}
-        return "; ".join(f"{kind}: {listed(names)}" for kind, names in kinds.items() if names)
-
-
 def account_for(
     tensors: Mapping[str, Tensor],
     names: Mapping[str, str],
     shapes: Mapping[str, torch.Size],
     is_known: Callable[[str], bool] = lambda name: False,
-) -> Account:
+) -> tuple[str, tuple[str, ...]]:
     """Compare the tensors of a file with those of a network, by name and shape.
 
     Args:
@@ -172,6 +147,10 @@ def account_for(
         names: the file's name for each name of the network.
         shapes: the network's, by its names. A 1×1 convolution may take the place of a linear map.
         is_known: whether a tensor that the network does not need may be dropped.
+
+    Returns:
+        What is wrong, in one line by the file's names, empty where every tensor is accounted for; and the tensors
+        that are known and not needed: those of losses, discriminators and bookkeeping.
     """
     extra = sorted(set(tensors) - set(names.values()))
     misshapen = [
@@ -179,18 +158,19 @@ def account_for(
         for target, source in names.items()
         if source in tensors and tensors[source].shape not in (shapes[target], (*shapes[target], 1, 1))
     ]
-    return Account(
-        missing=tuple(sorted(set(names.values()) - set(tensors))),
-        left_over=tuple(name for name in extra if not is_known(name)),
-        misshapen=tuple(misshapen),
-        dropped=tuple(name for name in extra if is_known(name)),
-    )
+    wrong = {
+        "missing": sorted(set(names.values()) - set(tensors)),
+        "left over": [name for name in extra if not is_known(name)],
+        "of another shape": misshapen,
+    }
+    problem = "; ".join(f"{kind}: {listed(found)}" for kind, found in wrong.items() if found)
+    return problem, tuple(filter(is_known, extra))
 
 
 def renamed(
     tensors: Mapping[str, Tensor], names: Mapping[str, str], shapes: Mapping[str, torch.Size], path: Path | str
 ) -> dict[str, Tensor]:
-    """The tensors of a complete account under the network's names and in its shapes, float32.
+    """Tensors that are all accounted for, under the network's names and in its shapes, float32.
 
     Raises:
         InputError: a value is not finite.

@@ -14,11 +14,13 @@ import time
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 from purrception.utils import distributed
 from purrception.utils.errors import InputError
 from purrception.utils.progress import note
 
+T = TypeVar("T")
 LOCK_FILE = ".lock"
 PATIENCE = 3.0
 """How many seconds a second writer waits for the first; one that was just killed takes a moment to end."""
@@ -46,18 +48,34 @@ def one_writer(folder: Path) -> Iterator[None]:
     Raises:
         InputError: another process is writing there; the message says which, where and since when.
     """
+    with entered_by_the_first(_made_and_locked(folder), folder):
+        yield
+
+
+@contextlib.contextmanager
+def entered_by_the_first(context: contextlib.AbstractContextManager[T], folder: Path) -> Iterator[T]:
+    """A context that the first process of ``torchrun`` enters for all; yields what it gave that process.
+
+    Args:
+        context: what that process enters, to write to ``folder``.
+        folder: named in the error of a file system that refuses.
+
+    Raises:
+        InputError: the first process could not enter; every process raises this.
+    """
     with contextlib.ExitStack() as stack:
-        problem = ""
+        entered, problem = None, ""
         if distributed.rank() == 0:
             try:
-                stack.enter_context(_made_and_locked(folder))
+                entered = stack.enter_context(context)
             except InputError as error:
                 problem = str(error)
             except OSError as error:
                 problem = f"cannot write to {folder} ({error.strerror or error})"
-        if problem := distributed.first_problem(problem):
+        entered, problem = distributed.gather((entered, problem))[0]
+        if problem:
             raise InputError(problem)
-        yield
+        yield entered
 
 
 @contextlib.contextmanager

@@ -80,22 +80,21 @@ def read_limited(path: Path, limit: int, what: str) -> bytes:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def read_json(path: Path, kind: type[T] | Any, what: str, remedy: str = "", *, strict: bool = True) -> T:
-    """Read a JSON file as ``kind``, a dataclass or another type that pydantic can check.
+def read_json(path: Path, kind: type[T] | Any, what: str, remedy: str = "") -> T:
+    """Read a JSON file strictly as ``kind``, a dataclass or another type that pydantic can check.
 
     Args:
         path: the file.
         kind: the type of its content.
         what: what the file is expected to be, with its article, for errors.
         remedy: what the user can do if it is damaged.
-        strict: whether text that reads as a number is refused where a number is expected.
 
     Raises:
         InputError: the file is missing, too large, not JSON, or has other content.
     """
     content = read_limited(path, LARGEST_TEXT, what)
     with reading(what, path, remedy):
-        values: T = TypeAdapter(kind).validate_json(content, strict=strict)
+        values: T = TypeAdapter(kind).validate_json(content, strict=True)
     return values
 
 
@@ -118,11 +117,11 @@ class LimitedReads(io.BufferedReader):
 
     def read(self, size: int | None = -1, /) -> bytes:
         """The next ``size`` bytes, or all that is left."""
-        whole = size is None or size == -1
-        asked = max(os.fstat(self.fileno()).st_size - self.tell(), 0) if size is None or whole else size
-        if not 0 <= asked <= self.most:
-            raise InputError(f"{self.path} claims a part of {asked} bytes; at most {self.most} are accepted")
-        return super().read(asked)
+        if size is None or size == -1:
+            size = max(os.fstat(self.fileno()).st_size - self.tell(), 0)
+        if not 0 <= size <= self.most:
+            raise InputError(f"{self.path} claims a part of {size} bytes; at most {self.most} are accepted")
+        return super().read(size)
 
 
 def read_yaml(path: Path, what: str) -> Any:

@@ -1,4 +1,4 @@
-"""Reports of several sections, as Markdown, JSON and pictures."""
+"""Pictures as PNG files, and reports of several sections, as Markdown, JSON and pictures."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from purrception.storage.files import write_file
-from purrception.storage.png import save_png
+from PIL import Image
+
+from purrception.storage.files import whole_file, write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from PIL.Image import Image
 
 REPORT_MARKDOWN, REPORT_JSON = "report.md", "report.json"
 
@@ -27,7 +27,7 @@ class Section:
     """Markdown paragraphs; a table is one of them."""
     data: Mapping[str, Any]
     """For the JSON: plain numbers, texts and lists, records and tensors."""
-    pictures: Mapping[str, Figure | Image] = field(default_factory=dict)
+    pictures: Mapping[str, Figure | Image.Image] = field(default_factory=dict)
     """By file name; shown in this order, below the text."""
 
 
@@ -48,6 +48,19 @@ def write_report(
     write_file(folder / REPORT_JSON, json.dumps(result, indent=2, ensure_ascii=False))
     write_file(folder / REPORT_MARKDOWN, "\n".join(lines))
     return folder / REPORT_MARKDOWN
+
+
+def save_png(image: Figure | Image.Image, path: Path) -> None:
+    """Write an image or a figure as a PNG file; a figure at 110 dots per inch.
+
+    Raises:
+        InputError: the disk is full.
+    """
+    with whole_file(path) as partial:
+        if isinstance(image, Image.Image):
+            image.save(partial, format="png")
+        else:
+            image.savefig(partial, format="png", dpi=110)
 
 
 def _plain(value: Any) -> Any:

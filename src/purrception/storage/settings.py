@@ -37,7 +37,8 @@ def settings_from_dict(kind: type[T], values: Any, origin: str) -> T:
             type.
     """
     if not isinstance(values, dict):
-        raise InputError(f"{origin} is not a configuration: expected keys such as {_examples(kind)}")
+        examples = " and ".join(repr(name) for name in list(get_type_hints(kind))[:2])
+        raise InputError(f"{origin} is not a configuration: expected keys such as {examples}")
     values = _current(values, kind, "", origin)
     with reading("a configuration", origin):
         # Strict mode of JSON: accepts lists for tuples, but no string for a number and no true for 1.
@@ -80,10 +81,6 @@ def _current(values: dict[str, Any], kind: type, prefix: str, origin: str) -> di
             value = _current(value, hints[name], f"{prefix}{name}.", origin)
         current[name] = value
     return current
-
-
-def _examples(kind: type) -> str:
-    return " and ".join(repr(field.name) for field in dataclasses.fields(kind)[:2])
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -149,18 +149,18 @@ def _from_file(path: Path, arch: str, sha256: str, ema: bool) -> tuple[VQTokeniz
     found = sha256_of(path)
     if not found.startswith(sha256.lower()):
         raise InputError(f"{path} is not the expected file: its SHA-256 is {found}, not {sha256}")
-    account = public.account(tensors)
-    if not account.is_complete:
-        fitting = [name for name, other in PUBLIC_TOKENIZERS.items() if other.account(tensors).is_complete]
+    problem, dropped = public.account(tensors)
+    if problem:
+        fitting = [name for name, other in PUBLIC_TOKENIZERS.items() if not other.account(tensors)[0]]
         advice = f"its tensors are those of {' or '.join(fitting)}" if fitting else "no known tokenizer fits it"
-        raise InputError(f"{path} is no {arch}: {advice}. {account}")
+        raise InputError(f"{path} is no {arch}: {advice}. {problem}")
     vq = public.build()
     shapes = {name: tensor.shape for name, tensor in vq.state_dict().items()}
     weights = renamed(tensors, public.names(shapes), shapes, path)
     if public.normalised:
         weights["quantize.embedding.weight"] = unit_codes(weights["quantize.embedding.weight"])
     vq.load_state_dict(weights)
-    return VQTokenizer(vq), Origin(path.name, arch, found, public.normalised, account.dropped)
+    return VQTokenizer(vq), Origin(path.name, arch, found, public.normalised, dropped)
 
 
 def unit_codes(codebook: Tensor) -> Tensor:

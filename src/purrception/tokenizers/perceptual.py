@@ -68,20 +68,18 @@ class LPIPS(nn.Module):
             (weight, (f"lin{stage}.model.1.weight", f"lins.{stage}.model.1.weight"))
             for stage, weight in enumerate(self.linear)
         ]
-        found = [_find(tensors, names) for _, names in needed]
-        missing = [names[0] for (_, names), tensor in zip(needed, found, strict=True) if tensor is None]
-        if missing:
+        found = {names[0]: tensor for _, names in needed if (tensor := _find(tensors, names)) is not None}
+        if missing := [names[0] for _, names in needed if names[0] not in found]:
             raise InputError(
                 f"{', '.join(files)} lack {', '.join(missing)}: perceptual_weights are VGG16 as torchvision "
                 "names it and the linear layers of LPIPS, in one file or several"
             )
-        taken = {names[0]: tensor for (_, names), tensor in zip(needed, found, strict=True) if tensor is not None}
-        require_finite(taken, ", ".join(files))
-        for (target, names), tensor in zip(needed, found, strict=True):
-            if tensor is None or tensor.numel() != target.numel():
-                shape = None if tensor is None else list(tensor.shape)
-                raise InputError(f"{names[0]} has shape {shape}; expected {list(target.shape)}: this is no VGG16")
-            target.data.copy_(tensor.view_as(target))
+        require_finite(found, ", ".join(files))
+        for target, (name, _) in needed:
+            shape = list(found[name].shape)
+            if found[name].numel() != target.numel():
+                raise InputError(f"{name} has shape {shape}; expected {list(target.shape)}: this is no VGG16")
+            target.data.copy_(found[name].view_as(target))
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Images ``[B, C, H, W]`` in [−1, 1], C = 1 or 3 → unit features of five stages, ``[B, width, h, w]``."""

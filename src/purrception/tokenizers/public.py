@@ -16,7 +16,7 @@ import torch
 from diffusers import VQModel
 from torch import Tensor
 
-from purrception.storage.foreign_weights import Account, account_for
+from purrception.storage.foreign_weights import account_for
 
 Family = Literal["taming", "llamagen"]
 
@@ -104,8 +104,8 @@ class PublicTokenizer:
         """The public name of each tensor of the ``VQModel``, by diffusers' name."""
         return {target: self._name(target) for target in targets}
 
-    def account(self, tensors: dict[str, Tensor]) -> Account:
-        """How the tensors of a file compare with those of this tokenizer."""
+    def account(self, tensors: dict[str, Tensor]) -> tuple[str, tuple[str, ...]]:
+        """How the tensors of a file compare with those of this tokenizer; see :func:`account_for`."""
         with torch.device("meta"):
             shapes = {name: tensor.shape for name, tensor in self.build().state_dict().items()}
         known = _BOOKKEEPING[self.family]

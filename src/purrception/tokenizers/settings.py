@@ -8,7 +8,7 @@ from typing import Literal
 
 from purrception.tokenizers.vq import VQConfig
 from purrception.utils.errors import InputError, unknown_name
-from purrception.utils.settings import LARGEST_LEARNING_RATE, check_numbers
+from purrception.utils.settings import check_at_least, check_numbers, check_positive
 
 QUANTISER_KINDS = ("ema", "cosine", "simvq", "fsq")
 
@@ -30,11 +30,9 @@ class LossConfig:
     def __post_init__(self) -> None:
         """Refuse negative weights, and a perceptual loss without its weights or the reverse."""
         check_numbers(self, "loss.")
-        weights = (self.l2, self.l1, self.perceptual)
-        if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
-            raise InputError(
-                f"loss.l2, loss.l1 and loss.perceptual are at least 0 and not all 0; given {list(weights)}"
-            )
+        check_at_least(self, "loss.", l2=0, l1=0, perceptual=0)
+        if not self.l2 and not self.l1 and not self.perceptual:
+            raise InputError("loss.l2, loss.l1 and loss.perceptual are not all 0: give one of them a weight")
         if (self.perceptual > 0) != bool(self.perceptual_weights):
             raise InputError(
                 "loss.perceptual above 0 and loss.perceptual_weights belong together; given "
@@ -61,16 +59,10 @@ class AdversarialConfig:
     def __post_init__(self) -> None:
         """Refuse settings that cannot be trained."""
         check_numbers(self, "adversarial.", channels=2**14, layers=16)
-        if not 0 <= self.weight < math.inf or self.start < 0 or self.channels < 8 or self.channels % 8:
-            raise InputError(
-                "adversarial.weight and start are at least 0, channels a multiple of 8; given "
-                f"{self.weight}, {self.start} and {self.channels}"
-            )
-        if self.layers < 1 or not 0 < self.learning_rate <= LARGEST_LEARNING_RATE:
-            raise InputError(
-                f"adversarial.layers is at least 1 and learning_rate positive, at most {LARGEST_LEARNING_RATE:g}; "
-                f"given {self.layers} and {self.learning_rate}"
-            )
+        check_positive(self, "adversarial.", "learning_rate")
+        check_at_least(self, "adversarial.", weight=0, start=0, channels=8, layers=1)
+        if self.channels % 8:
+            raise InputError(f"adversarial.channels is a multiple of 8; given {self.channels}")
 
     def score_size(self, image_size: int) -> int:
         """The side of the map of scores for images of that side in pixels; at least 1 is needed."""
@@ -116,22 +108,13 @@ class TokenizerTrainingConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be trained."""
-        check_numbers(self, "tokenizer training: ", steps=10**12, batch_size=2**20, fsq_levels=2**16)
-        for name in ("steps", "batch_size", "report_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise InputError(
-                    "tokenizer training needs steps, batch_size, report_every and checkpoint_every of at least "
-                    f"1; given {name} {getattr(self, name)}"
-                )
-        rate_fits = 0 < self.learning_rate <= LARGEST_LEARNING_RATE
-        if not rate_fits or not 0 <= self.codebook_decay < 1 or not self.commitment >= 0:
-            raise InputError(
-                f"learning_rate is positive and at most {LARGEST_LEARNING_RATE:g}, codebook_decay lies in [0, 1) "
-                "and commitment is at least 0; given "
-                f"{self.learning_rate}, {self.codebook_decay} and {self.commitment}"
-            )
-        if not self.dead_code_threshold >= 0:
-            raise InputError(f"dead_code_threshold is at least 0 (never); given {self.dead_code_threshold}")
+        what = "tokenizer training: "
+        check_numbers(self, what, steps=10**12, batch_size=2**20, fsq_levels=2**16)
+        check_positive(self, what, "learning_rate")
+        check_at_least(self, what, steps=1, batch_size=1, report_every=1, checkpoint_every=1)
+        check_at_least(self, what, commitment=0, dead_code_threshold=0)
+        if not 0 <= self.codebook_decay < 1:
+            raise InputError(f"codebook_decay lies in [0, 1); given {self.codebook_decay}")
         if self.quantiser not in QUANTISER_KINDS:
             raise unknown_name("quantiser", self.quantiser, QUANTISER_KINDS)
         if (self.quantiser == "fsq") != bool(self.fsq_levels) or any(level < 3 for level in self.fsq_levels):

@@ -6,10 +6,8 @@ import copy
 import json
 import shutil
 from collections.abc import Iterable
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +35,7 @@ from purrception.tokenizers.checkpoint import (
     save_checkpoint,
 )
 from purrception.tokenizers.perceptual import LPIPS
-from purrception.tokenizers.quality import Reconstruction, measure
+from purrception.tokenizers.quality import measure
 from purrception.tokenizers.quantisers import QUANTISERS, FrozenQuantiser, Quantiser
 from purrception.tokenizers.saved import CONFIG_FILE, ORIGIN_FILE
 from purrception.tokenizers.settings import TokenizerTrainingConfig
@@ -172,23 +170,25 @@ class TokenizerTrainer:
         self.vq, self.quantiser, self.config = vq, quantiser, config
         self.train, self.measured_on, self.folder, self.seed = train, measured_on, folder, seed
         self.device: torch.device = vq.device
-        networks: dict[str, nn.Module] = {"vq": vq, "quantiser": quantiser}
+        self.networks: dict[str, nn.Module] = {"vq": vq, "quantiser": quantiser}
         self.named = {
             f"{part}.{name}": parameter
-            for part, module in networks.items()
+            for part, module in self.networks.items()
             for name, parameter in module.named_parameters()
             if parameter.requires_grad
         }
         self.learned = list(self.named.values())
         self.optimizer = torch.optim.AdamW(self.learned, lr=config.learning_rate, weight_decay=1e-4)
+        self.optimizers = {"optimizer": (self.optimizer, self.named)}
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, config.steps)
         self.perceptual = LPIPS(config.loss.perceptual_weights).to(self.device) if config.loss.perceptual else None
         self.discriminator: PatchDiscriminator | None = None
         if config.adversarial.weight:
             self.discriminator = PatchDiscriminator(config.adversarial, measured_on.shape[1]).to(self.device)
-            self.discriminator_optimizer = torch.optim.AdamW(
-                self.discriminator.parameters(), lr=config.adversarial.learning_rate, betas=(0.5, 0.9)
-            )
+            named = dict(self.discriminator.named_parameters())
+            self.critic = torch.optim.AdamW(named.values(), lr=config.adversarial.learning_rate, betas=(0.5, 0.9))
+            self.networks["discriminator"] = self.discriminator
+            self.optimizers["critic"] = self.critic, named
         if distributed.rank():  # each process draws its own latents for restarted codes
             torch.manual_seed(int(keyed_rng(seed, Stream.TOKENIZER, 0, distributed.rank()).integers(2**62)))
         self.step = 0
@@ -203,25 +203,23 @@ class TokenizerTrainer:
         """
         config = self.config
         self.folder.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as stack:
-            first = distributed.rank() == 0
-            bar = stack.enter_context(ProgressBar("tokenizer", config.steps, self.step)) if first else None
-            if first:
-                drop_lines_after(self.folder / METRICS_FILE, self.step)
+        if distributed.rank() == 0:
+            drop_lines_after(self.folder / METRICS_FILE, self.step)
+        with ProgressBar("tokenizer", config.steps, self.step) as bar:
             while self.step < config.steps:
                 self.step += 1
                 losses = self._step()
                 text, last = "", self.step == config.steps
                 report = last or self.step % config.report_every == 0
                 save = not last and self.step % config.checkpoint_every == 0
-                if report or save:
-                    self._check_finite()
+                if report or save:  # before anything is shown or saved
+                    networks = (self.vq, self.quantiser)
+                    refuse_not_finite(self.step, int(self._first_bad), networks, self.folder / CHECKPOINTS)
                 if report:
                     text = self._report(losses)
                 if save:
                     self._save()
-                if bar:
-                    bar.update(self.step, text)
+                bar.update(self.step, text)
 
     def _step(self) -> dict[str, Tensor]:
         """One step of the autoencoder, and of the discriminator once it has begun; returns the losses."""
@@ -252,11 +250,6 @@ class TokenizerTrainer:
         self.schedule.step()
         return losses
 
-    def _check_finite(self) -> None:
-        """Stop if a gradient or a weight is not finite, before anything is shown or saved."""
-        networks = (self.vq, self.quantiser)
-        refuse_not_finite(self.step, int(self._first_bad), networks, self.folder / CHECKPOINTS)
-
     def _batch(self) -> Tensor:
         """This process's share of the step's images."""
         rows = keyed_rng(self.seed, Stream.TOKENIZER, self.step).integers(
@@ -285,38 +278,31 @@ class TokenizerTrainer:
     def _train_discriminator(self, images: Tensor, reconstructed: Tensor) -> Tensor:
         assert self.discriminator is not None
         fall = self.optimizer.param_groups[0]["lr"] / self.config.learning_rate
-        for group in self.discriminator_optimizer.param_groups:
+        for group in self.critic.param_groups:
             group["lr"] = self.config.adversarial.learning_rate * fall
         with autocast(self.config.precision, self.device):
             loss = hinge_loss(self.discriminator(images), self.discriminator(reconstructed))
-        self.discriminator_optimizer.zero_grad(set_to_none=True)
+        self.critic.zero_grad(set_to_none=True)
         loss.backward()
         distributed.average_(gradients(self.discriminator.parameters()))
-        self.discriminator_optimizer.step()
+        self.critic.step()
         return loss.detach()
 
     def _report(self, losses: dict[str, Tensor]) -> str:
         """Measure on held-out images and write a line of metrics; returns text for the progress bar."""
-        self._export()
+        # The learned codebook, where a VQModel stores it.
+        self.vq.quantize.embedding.weight.data.copy_(self.quantiser.codebook)
         distributed.average_(list(losses.values()))
         if distributed.rank():
             return ""
-        measured = self._measure()
-        figures: dict[str, Any] = {name: float(value) for name, value in losses.items()} | asdict(measured)
+        measured = measure(VQTokenizer(self.vq), self.measured_on)  # which freezes the network
+        for parameter in self.learned:
+            parameter.requires_grad_(True)
+        figures = {name: float(value) for name, value in losses.items()} | asdict(measured)
         append_line(self.folder / METRICS_FILE, json.dumps({"step": self.step, **figures}))
         return (
             f"psnr {measured.psnr:.1f} dB  codes used {measured.usage:.0%}  perplexity {measured.perplexity:.0f}"
         )
-
-    def _export(self) -> None:
-        """Copy the learned codebook to where a ``VQModel`` stores it."""
-        self.vq.quantize.embedding.weight.data.copy_(self.quantiser.codebook)
-
-    def _measure(self) -> Reconstruction:
-        measured = measure(VQTokenizer(self.vq), self.measured_on)  # which freezes the network
-        for parameter in self.learned:
-            parameter.requires_grad_(True)
-        return measured
 
     def _setting(self) -> str:
         """What must be equal for a checkpoint to be resumed."""
@@ -329,16 +315,9 @@ class TokenizerTrainer:
         generators = distributed.gather(generator_state(self.device))
         if distributed.rank():
             return
-        parts: dict[str, dict[str, Tensor]] = {
-            "vq": self.vq.state_dict(),
-            "quantiser": self.quantiser.state_dict(),
-            "optimizer": optimizer_state(self.optimizer, self.named),
-        }
+        parts = {name: network.state_dict() for name, network in self.networks.items()}
+        parts |= {name: optimizer_state(*optimised) for name, optimised in self.optimizers.items()}
         parts |= {f"generator-{number}": state for number, state in enumerate(generators)}
-        if self.discriminator is not None:
-            named = dict(self.discriminator.named_parameters())
-            parts["discriminator"] = self.discriminator.state_dict()
-            parts["critic"] = optimizer_state(self.discriminator_optimizer, named)
         progress = Progress(
             step=self.step,
             setting=self._setting(),
@@ -358,13 +337,10 @@ class TokenizerTrainer:
                 f"the checkpoint {checkpoint.file} belongs to a training with another configuration or seed: "
                 "resume that one, or choose another folder"
             )
-        self.vq.load_state_dict(checkpoint.part("vq"))
-        self.quantiser.load_state_dict(checkpoint.part("quantiser"))
-        load_optimizer_state(self.optimizer, self.named, checkpoint.part("optimizer"))
-        if self.discriminator is not None:
-            self.discriminator.load_state_dict(checkpoint.part("discriminator"))
-            named = dict(self.discriminator.named_parameters())
-            load_optimizer_state(self.discriminator_optimizer, named, checkpoint.part("critic"))
+        for name, network in self.networks.items():
+            network.load_state_dict(checkpoint.part(name))
+        for name, optimised in self.optimizers.items():
+            load_optimizer_state(*optimised, checkpoint.part(name))
         self.schedule.load_state_dict(checkpoint.progress.schedule)
         self.optimizer.param_groups[0]["lr"] = checkpoint.progress.learning_rate
         if state := checkpoint.part(f"generator-{distributed.rank()}"):  # an added process has none

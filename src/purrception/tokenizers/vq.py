@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from purrception.tokenizers.saved import CONFIG_FILE, SIGNED, UNIT, SavedVQ, is_
 from purrception.utils.devices import downloads, upload
 from purrception.utils.errors import InputError, unknown_name
 from purrception.utils.progress import note
-from purrception.utils.settings import check_numbers
+from purrception.utils.settings import check_at_least, check_numbers
 
 GROUP_PIXELS, LARGEST_GROUP = 2**15, 32
 """The most pixels, and the most images, that are decoded at a time."""
@@ -119,11 +119,7 @@ class VQConfig:
         """Refuse impossible sizes."""
         bounds = {"codebook_size": 2**24, "codebook_dim": 2**14, "channels": 2**14, "layers": 64}
         check_numbers(self, "tokenizer.model.", **bounds)
-        if self.codebook_size < 2 or self.codebook_dim < 1 or self.layers < 1:
-            raise InputError(
-                "a tokenizer needs codebook_size ≥ 2, codebook_dim ≥ 1 and layers ≥ 1; given "
-                f"{self.codebook_size}, {self.codebook_dim} and {self.layers}"
-            )
+        check_at_least(self, "tokenizer.model.", codebook_size=2, codebook_dim=1, layers=1)
         if not 1 <= len(self.channels) <= 16 or any(width < 8 or width % 8 for width in self.channels):
             raise InputError(f"tokenizer channels are 1 to 16 multiples of 8; given {list(self.channels)[:20]}")
         if self.normalisation not in ARCHITECTURES:
@@ -174,30 +170,8 @@ class VQConfig:
         )
 
 
-class Tokenizer(Protocol):
-    """What the rest of the package needs from a tokenizer."""
-
-    @property
-    def codebook(self) -> Tensor:
-        """The codes E, float32 ``[K, D]``."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 over the weights, hexadecimal."""
-        ...
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Images ``[B, C, H, W]`` in [−1, 1] → indices, long ``[B, h, w]``."""
-        ...
-
-    def decode(self, indices: Tensor) -> Tensor:
-        """Indices, long ``[B, h, w]`` → images ``[B, C, H, W]`` in about [−1, 1]."""
-        ...
-
-
 class VQTokenizer:
-    """A :class:`Tokenizer` around a trained ``VQModel``, in evaluation mode and without gradients.
+    """Images to grids of codes and back, by a trained ``VQModel`` in evaluation mode and without gradients.
 
     Raises:
         InputError: a weight is NaN or infinite, or the squared length of a code overflows.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 
@@ -25,22 +25,20 @@ class TokenDataset:
 
     Args:
         location: where ``manifest.json`` is: a folder, or any fsspec address.
-        verify: whether to compare the SHA-256 of each shard with the manifest.
-        cache: where files from an address are kept; see :class:`TokenStore`.
 
     Raises:
         InputError: a shard is missing, truncated or altered, or has a label or code that the manifest does not
             allow; the message names it.
     """
 
-    def __init__(self, location: Path | str, *, verify: bool = True, cache: Path | None = None) -> None:
+    def __init__(self, location: Path | str) -> None:
         self.location = location
-        self._store = TokenStore(location, cache)
-        self.manifest = Manifest.read(location, cache)
+        self._store = TokenStore(location)
+        self.manifest = Manifest.read(location)
         self._ends = np.cumsum([shard.count for shard in self.manifest.shards])
-        self._trusted = np.full(len(self._ends), not verify)
-        self._maps: OrderedDict[int, dict[str, np.ndarray]] = OrderedDict()
+        self._verified = np.zeros(len(self._ends), dtype=bool)
         self._lock = Lock()
+        self._arrays = lru_cache(maxsize=OPEN_AT_MOST)(self._map)
         if len(self._ends) <= VERIFIED_AT_ONCE:
             for number in range(len(self._ends)):
                 self._arrays(number)
@@ -61,34 +59,22 @@ class TokenDataset:
             labels[selected] = arrays["labels"][local]
         return indices, labels
 
-    def _arrays(self, number: int) -> dict[str, np.ndarray]:
-        """The mapped arrays of a shard; the least recently used one is closed. Safe to call from several
-        threads."""
-        with self._lock:
-            if number in self._maps:
-                self._maps.move_to_end(number)
-                return self._maps[number]
-            arrays = self._map(number)
-            self._maps[number] = arrays
-            if len(self._maps) > OPEN_AT_MOST:
-                self._maps.popitem(last=False)
-            return arrays
-
     def _map(self, number: int) -> dict[str, np.ndarray]:
-        shard = self.manifest.shards[number]
-        verify = not self._trusted[number]
-        path = self._store.fetch(shard.file, sha256=shard.sha256 if verify else "", cached=True)
-        if path is None:
-            raise InputError(f"the shard {self.location}/{shard.file} is missing: encode the images again")
-        if verify and not self._store.remote and sha256_of(path) != shard.sha256:
-            raise InputError(
-                f"the shard {path} is truncated or altered ({path.stat().st_size} bytes, its SHA-256 is not "
-                "the manifest's): encode the images again"
-            )
-        arrays = map_shard(path)
-        self._check(shard, path, arrays, verify)
-        self._trusted[number] = True
-        return arrays
+        """The mapped arrays of a shard, which is verified at its first use; one thread at a time."""
+        with self._lock:
+            shard, verify = self.manifest.shards[number], not self._verified[number]
+            path = self._store.fetch(shard.file, sha256=shard.sha256 if verify else "", cached=True)
+            if path is None:
+                raise InputError(f"the shard {self.location}/{shard.file} is missing: encode the images again")
+            if verify and not self._store.remote and sha256_of(path) != shard.sha256:
+                raise InputError(
+                    f"the shard {path} is truncated or altered ({path.stat().st_size} bytes, its SHA-256 is not "
+                    "the manifest's): encode the images again"
+                )
+            arrays = map_shard(path)
+            self._check(shard, path, arrays, verify)
+            self._verified[number] = True
+            return arrays
 
     def _check(self, shard: Shard, path: Path, arrays: dict[str, np.ndarray], verify: bool) -> None:
         for name, shape in (("indices", (shard.count, *self.manifest.grid)), ("labels", (shard.count,))):

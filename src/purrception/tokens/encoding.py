@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from purrception.data import ImageSource, Skipped, UnreadableImageError, Views, images_to_tensor
-from purrception.utils.errors import InputError
-from purrception.utils.settings import check_numbers
+from purrception.utils.settings import check_at_least, check_numbers
 
 if TYPE_CHECKING:
-    from purrception.tokenizers import Tokenizer
+    from purrception.tokenizers import VQTokenizer
 
 PIXELS_PER_BATCH = 2**20
 """How many pixels are encoded at a time by default."""
@@ -46,11 +45,7 @@ class EncodingConfig:
     def __post_init__(self) -> None:
         """Refuse settings under which nothing can be encoded."""
         check_numbers(self, images_per_shard=2**24, batch_size=2**20, workers=2**12)
-        if self.images_per_shard < 1 or self.batch_size < 0 or self.workers < 0:
-            raise InputError(
-                "images_per_shard is at least 1, batch_size and workers at least 0; given "
-                f"{self.images_per_shard}, {self.batch_size} and {self.workers}"
-            )
+        check_at_least(self, images_per_shard=1, batch_size=0, workers=0)
 
 
 @dataclass
@@ -77,7 +72,7 @@ class Encoder:
         config: batch size, threads, and whether to stop at a broken image.
     """
 
-    def __init__(self, source: ImageSource, views: Views, tokenizer: Tokenizer, config: EncodingConfig) -> None:
+    def __init__(self, source: ImageSource, views: Views, tokenizer: VQTokenizer, config: EncodingConfig) -> None:
         self.source, self.views, self.tokenizer, self.config = source, views, tokenizer, config
 
     def parts(self, ranges: Sequence[range], advance: Callable[[int], None]) -> Iterator[EncodedPart]:

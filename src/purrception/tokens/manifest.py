@@ -121,19 +121,20 @@ class Manifest:
 
     def __post_init__(self) -> None:
         """Refuse implausible sizes, before anything of that size is allocated."""
-        sizes = {
-            "codebook_size": (self.codebook_size, LARGEST_CODEBOOK),
-            "codebook_dim": (self.codebook_dim, LARGEST_DIM),
-            "a side of the grid": (max(self.grid, key=abs), LARGEST_GRID),
-            "the number of shards": (len(self.shards), 2**20),
-        }
-        for name, (given, most) in sizes.items():
+        sizes = [
+            ("codebook_size", self.codebook_size, LARGEST_CODEBOOK),
+            ("codebook_dim", self.codebook_dim, LARGEST_DIM),
+            ("a side of the grid", self.grid[0], LARGEST_GRID),
+            ("a side of the grid", self.grid[1], LARGEST_GRID),
+            ("the number of shards", len(self.shards), 2**20),
+        ]
+        for name, given, most in sizes:
             if not 1 <= given <= most:
                 raise InputError(f"{name} lies in 1 to {most}; given {given}")
-        if min(self.grid) < 1 or self.views < 0 or self.num_classes > MOST_CLASSES:
+        if self.views < 0 or self.num_classes > MOST_CLASSES:
             raise InputError(
-                f"sides of the grid are at least 1, views at least 0 and class names at most {MOST_CLASSES}; "
-                f"given {list(self.grid)}, {self.views} and {self.num_classes}"
+                f"views are at least 0 and class names at most {MOST_CLASSES}; given {self.views} and "
+                f"{self.num_classes}"
             )
         if len(self.standardisation.mean) != self.codebook_dim:
             raise InputError(
@@ -149,13 +150,13 @@ class Manifest:
         return len(self.class_names)
 
     @classmethod
-    def read(cls, folder: Path | str, cache: Path | None = None) -> Self:
+    def read(cls, folder: Path | str) -> Self:
         """Read the manifest of a folder, local or at any fsspec address.
 
         Raises:
             InputError: it is missing or not a manifest.
         """
-        path = TokenStore(folder, cache).fetch(MANIFEST_FILE)
+        path = TokenStore(folder).fetch(MANIFEST_FILE)
         if path is None:
             raise InputError(f"no token shards in {folder}: {MANIFEST_FILE} is missing")
         return read_json(path, cls, "a token manifest", "encode the images again")
@@ -166,4 +167,4 @@ class Manifest:
         Raises:
             InputError: the disk is full.
         """
-        write_file(folder / MANIFEST_FILE, json.dumps(asdict(self), indent=2).encode())
+        write_file(folder / MANIFEST_FILE, json.dumps(asdict(self), indent=2))

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,7 +39,7 @@ from purrception.utils.errors import InputError
 from purrception.utils.progress import ProgressBar
 
 if TYPE_CHECKING:
-    from purrception.tokenizers import Tokenizer
+    from purrception.tokenizers import VQTokenizer
 
 PLAN_FILE, PROGRESS_FOLDER, SUMMARY_FILE = "plan.json", "progress", "summary.json"
 
@@ -89,25 +89,8 @@ class Plan:
         elif distributed.rank() == 0:
             if any(folder.glob("shard-*")):
                 raise InputError(f"{folder} holds shards already: give another folder, or remove this one")
-            write_file(file, json.dumps(planned, indent=2).encode())
+            write_file(file, json.dumps(planned, indent=2))
         distributed.wait()
-
-
-@dataclass(frozen=True)
-class EscapedSkip:
-    """An image that cannot be read, in JSON's escapes, because file names need not be valid text."""
-
-    image: str
-    reason: str
-
-    @classmethod
-    def of(cls, one: Skipped) -> Self:
-        """The escaped form, which :meth:`skipped` reverses."""
-        return cls(*(json.dumps(text)[1:-1] for text in (one.name, one.reason)))
-
-    def skipped(self) -> Skipped:
-        """The original."""
-        return Skipped(*(str(json.loads(f'"{text}"')) for text in (self.image, self.reason)))
 
 
 @dataclass(frozen=True)
@@ -116,8 +99,8 @@ class Record:
 
     count: int
     """The number of rows; if no image can be read, there are none, and no shard."""
-    skipped: tuple[EscapedSkip, ...]
-    """The images that cannot be read."""
+    skipped: tuple[dict[str, str], ...]
+    """The images that cannot be read; see :func:`escaped`."""
     codes: tuple[int, ...] = ()
     """The codes that occur."""
     counts: tuple[int, ...] = ()
@@ -145,7 +128,7 @@ class Record:
 
 def prepare_splits(
     data: DataConfig,
-    tokenizer: Tokenizer,
+    tokenizer: VQTokenizer,
     folder: Path,
     config: EncodingConfig | None = None,
     *,
@@ -185,7 +168,7 @@ def describe_skipped(folder: Path) -> list[str]:
 
 def write_tokens(
     source: ImageSource,
-    tokenizer: Tokenizer,
+    tokenizer: VQTokenizer,
     folder: Path,
     split: str,
     *,
@@ -244,7 +227,7 @@ def _write_planned(plan: Plan, encoder: Encoder, standardisation: Standardisatio
         _encode_shards(plan, missing, encoder, folder)
         distributed.wait()
         if distributed.rank() == 0:
-            _report(plan, source, folder)
+            write_file(folder / REPORT_FILE, report_text([*_skipped(plan, folder), *ignored_files(source)]))
         if not any(folder.glob("shard-*")):
             raise NothingReadableError(
                 f"the {plan.images} images of the {plan.split} split", _skipped(plan, folder)[0]
@@ -284,7 +267,7 @@ def _encode_shards(plan: Plan, missing: list[int], encoder: Encoder, folder: Pat
 
 def _write_part(folder: Path, number: int, part: EncodedPart, codebook_size: int) -> Record:
     """Write a shard, unless none of its images can be read; returns its record."""
-    skipped = tuple(map(EscapedSkip.of, part.skipped))
+    skipped = tuple(map(escaped, part.skipped))
     if not part.indices:
         return Record(0, skipped)
     indices = np.concatenate(part.indices)
@@ -295,10 +278,20 @@ def _write_part(folder: Path, number: int, part: EncodedPart, codebook_size: int
     )
 
 
+def escaped(one: Skipped) -> dict[str, str]:
+    """An image that cannot be read, in JSON's escapes, because file names need not be valid text."""
+    return {"image": json.dumps(one.name)[1:-1], "reason": json.dumps(one.reason)[1:-1]}
+
+
+def unescaped(one: dict[str, str]) -> Skipped:
+    """The reverse of :func:`escaped`."""
+    return Skipped(*(json.loads(f'"{one[key]}"') for key in ("image", "reason")))
+
+
 def _skipped(plan: Plan, folder: Path) -> list[Skipped]:
     """The images that cannot be read, in order."""
     with reading("the records of shards", folder / PROGRESS_FOLDER, "remove them to encode the images again"):
-        return [one.skipped() for record in _records(plan, folder) for one in record.skipped]
+        return [unescaped(one) for record in _records(plan, folder) for one in record.skipped]
 
 
 def _records(plan: Plan, folder: Path) -> Iterator[Record]:
@@ -308,13 +301,8 @@ def _records(plan: Plan, folder: Path) -> Iterator[Record]:
         yield read_json(file, Record, "the record of a shard", f"remove {file}, and its images are encoded again")
 
 
-def _report(plan: Plan, source: ImageSource, folder: Path) -> None:
-    """Write the list of skipped images and ignored files."""
-    write_file(folder / REPORT_FILE, report_text([*_skipped(plan, folder), *ignored_files(source)]).encode())
-
-
 def _finish(
-    plan: Plan, source: ImageSource, tokenizer: Tokenizer, standardisation: Standardisation | None, folder: Path
+    plan: Plan, source: ImageSource, tokenizer: VQTokenizer, standardisation: Standardisation | None, folder: Path
 ) -> None:
     """Write the summary and, last, the manifest. Counts are whole numbers, so that their order changes no sum."""
     codebook = tokenizer.codebook
@@ -342,7 +330,7 @@ def _finish(
         "images_per_second_and_process": round(plan.images / max(seconds, 1e-9), 3),
         "share_outside_encoder": round(1 - encoder_seconds / max(seconds, 1e-9), 4),
     }
-    write_file(folder / SUMMARY_FILE, json.dumps(summary, indent=2).encode())
+    write_file(folder / SUMMARY_FILE, json.dumps(summary, indent=2))
     Manifest(
         codebook_size=len(codebook),
         codebook_dim=codebook.shape[1],

@@ -15,16 +15,16 @@ class TokenStore:
     """The files of one folder, local or remote.
 
     Args:
-        location: a folder, or an address such as ``s3://bucket/tokens/train``.
-        cache: where files from an address are kept; by default a folder of their own in the user's cache.
+        location: a folder, or an address such as ``s3://bucket/tokens/train``, whose files are kept in the user's
+            cache.
     """
 
-    def __init__(self, location: Path | str, cache: Path | None = None) -> None:
+    def __init__(self, location: Path | str) -> None:
         address = str(location).removeprefix("file://")
         self.remote = "://" in address
         self.folder = Path(address)
         if self.remote:
-            self.folder = cache or user_cache(hashlib.sha256(address.encode()).hexdigest()[:16])
+            self.folder = user_cache(hashlib.sha256(address.encode()).hexdigest()[:16])
         self._address = address.rstrip("/")
 
     def fetch(self, file: str, *, sha256: str = "", cached: bool = False) -> Path | None:

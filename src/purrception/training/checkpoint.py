@@ -117,9 +117,8 @@ class Checkpoint:
     def load_optimizer(self, optimizer: optim.Optimizer, network: nn.Module) -> None:
         """Load the optimizer's moments, by the names of the network's parameters."""
         parameters = dict(network.named_parameters())
-        sizes = self._part(OPTIMIZER).sizes
         moments: dict[str, Tensor] = {}
-        for name, size in sizes.items():
+        for name, size in self._part(OPTIMIZER).sizes.items():
             parameter = parameters.get(name.rpartition("/")[0])
             if parameter is None:
                 raise InputError(f"the checkpoint {self.folder} holds another network: it optimised {name}")
@@ -145,11 +144,8 @@ class Checkpoint:
             )
         try:
             stored.read(tensors)
-        except OSError as error:
-            raise self._damaged(part, error) from error
-        try:
             require_finite({name: own(tensor) for name, tensor in tensors.items()}, "it")
-        except InputError as error:
+        except (OSError, InputError) as error:
             raise self._damaged(part, error) from error
 
     def _damaged(self, part: str, error: BaseException) -> DamagedCheckpointError:
@@ -181,7 +177,8 @@ class CheckpointStore:
         final = self.folder / f"step-{state.step:08d}"
         partial = self.folder / f"{PARTIAL_PREFIX}{final.name}"
         if first:
-            self._clear_partial()
+            for leftover in self.folder.glob(f"{PARTIAL_PREFIX}*"):
+                shutil.rmtree(leftover)
             partial.mkdir(parents=True)
         distributed.wait()
         parts = {
@@ -236,8 +233,7 @@ class CheckpointStore:
 
     def latest(self) -> Checkpoint | None:
         """The checkpoint of the highest step, if there is any; its files are not verified."""
-        checkpoints = self.all()
-        return checkpoints[-1] if checkpoints else None
+        return next(reversed(self.all()), None)
 
     def latest_whole(self) -> Checkpoint | None:
         """The checkpoint of the highest step whose files are whole, if there is any checkpoint.
@@ -262,9 +258,8 @@ class CheckpointStore:
         return min(measured, key=lambda pair: pair[0])[1] if measured else None
 
     def _prune(self) -> None:
-        checkpoints = self.all()
         best = self.best()
-        for checkpoint in checkpoints[: -self.keep]:
+        for checkpoint in self.all()[: -self.keep]:
             if best is None or checkpoint.folder != best.folder:
                 self._remove(checkpoint.folder)
 
@@ -273,10 +268,6 @@ class CheckpointStore:
         doomed = self.folder / f"{PARTIAL_PREFIX}removed-{folder.name}"
         os.rename(folder, doomed)
         shutil.rmtree(doomed)
-
-    def _clear_partial(self) -> None:
-        for leftover in self.folder.glob(f"{PARTIAL_PREFIX}*"):
-            shutil.rmtree(leftover)
 
 
 def _read_state(folder: Path) -> TrainingState:

@@ -12,7 +12,7 @@ from purrception.flow import TimeSampling
 from purrception.models import Kernel
 from purrception.utils.devices import autocast, resolve_device, takes_bfloat16
 from purrception.utils.errors import InputError
-from purrception.utils.settings import LARGEST_LEARNING_RATE, ProcessOptions, check_numbers
+from purrception.utils.settings import ProcessOptions, check_at_least, check_numbers, check_positive
 
 Parallel = Literal["ddp", "fsdp", "hybrid"]
 
@@ -78,35 +78,16 @@ class TrainingConfig(ProcessOptions):
     def __post_init__(self) -> None:
         """Refuse settings that cannot run."""
         check_numbers(self, "training.", steps=10**12, batch_size=2**24, accumulation=2**24)
-        at_least_one = (
-            "steps",
-            "batch_size",
-            "accumulation",
-            "log_every",
-            "validate_every",
-            "checkpoint_every",
-            "keep_checkpoints",
-        )
-        for name in at_least_one:
-            if getattr(self, name) < 1:
-                raise InputError(f"training.{name} must be at least 1; given {getattr(self, name)}")
+        check_at_least(self, "training.", steps=1, batch_size=1, accumulation=1, log_every=1, validate_every=1)
+        check_positive(self, "training.", "learning_rate", "gradient_clip")
+        check_at_least(self, "training.", checkpoint_every=1, keep_checkpoints=1, shards=0, weight_decay=0)
         if self.batch_size % self.accumulation:
             raise InputError(
                 f"training.batch_size must be a multiple of training.accumulation; given {self.batch_size} and "
                 f"{self.accumulation}"
             )
-        if not 0 < self.learning_rate <= LARGEST_LEARNING_RATE or not 0 < self.gradient_clip < math.inf:
-            raise InputError(
-                "training.learning_rate and training.gradient_clip must be positive, and the first at most "
-                f"{LARGEST_LEARNING_RATE:g}; given {self.learning_rate} and {self.gradient_clip}"
-            )
-        if not all(0 <= beta < 1 for beta in self.betas) or not 0 <= self.weight_decay < math.inf:
-            raise InputError(
-                "training.betas must lie in [0, 1) and training.weight_decay must be at least 0; given "
-                f"{list(self.betas)} and {self.weight_decay}"
-            )
-        if self.shards < 0:
-            raise InputError(f"training.shards must be at least 0; given {self.shards}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"training.betas must lie in [0, 1); given {list(self.betas)}")
         for name in ("label_dropout", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"training.{name} must lie in [0, 1); given {getattr(self, name)}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -98,11 +97,6 @@ def gradients_of(module: nn.Module, *, complete: bool) -> contextlib.AbstractCon
     if isinstance(module, DistributedDataParallel) and not complete:
         return module.no_sync()
     return contextlib.nullcontext()
-
-
-def clip_gradients(parameters: Iterable[Tensor], largest: float) -> Tensor:
-    """Clip the norm of all gradients, over all shards, to ``largest``; the norm before, on their device."""
-    return full(torch.nn.utils.clip_grad_norm_(parameters, largest))
 
 
 def full(tensor: Tensor) -> Tensor:

@@ -23,8 +23,8 @@ from purrception.training.checkpoint import Checkpoint, CheckpointStore, Damaged
 from purrception.training.config import TrainingConfig
 from purrception.training.distributed import (
     LossOf,
-    clip_gradients,
     distribute,
+    full,
     gradients_of,
     own,
     shard_like,
@@ -259,7 +259,8 @@ class Trainer:
             for name, value in {"loss": losses.total.detach(), **losses.figures}.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value / config.accumulation
         distributed.average_(list(sums.values()))
-        return sums | {"gradient_norm": clip_gradients(self.network.parameters(), config.gradient_clip)}
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_clip)
+        return sums | {"gradient_norm": full(norm)}
 
     def _read_metrics(self, log: MetricsLog, bar: ProgressBar) -> dict[str, float]:
         """Read back the metrics of all pending steps in one copy; return those of the latest.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain, pairwise
 from typing import TypeVar
 
 import torch
@@ -70,23 +71,19 @@ def upload(tensor: Tensor, device: torch.device) -> Tensor:
 
 def downloads(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
     """Each tensor on the CPU; while one is copied and used, the GPU works on the next."""
-    pending: tuple[Tensor, torch.cuda.Event | None] | None = None
 
-    def finish() -> Iterator[Tensor]:
-        if pending is not None:
-            copied, event = pending
-            if event is not None:
-                event.synchronize()
-            yield copied
+    def begun() -> Iterator[tuple[Tensor, torch.cuda.Event | None]]:
+        for tensor in tensors:
+            copied, event = tensor.to("cpu", non_blocking=True), None
+            if tensor.device.type == "cuda":
+                event = torch.cuda.Event()
+                event.record()
+            yield copied, event
 
-    for tensor in tensors:
-        copied, event = tensor.to("cpu", non_blocking=True), None
-        if tensor.device.type == "cuda":
-            event = torch.cuda.Event()
-            event.record()
-        yield from finish()
-        pending = copied, event
-    yield from finish()
+    for (copied, event), _ in pairwise(chain(begun(), [(torch.empty(0), None)])):
+        if event is not None:
+            event.synchronize()
+        yield copied
 
 
 def on_device(part: Module) -> Module:

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from purrception.utils import distributed
 
@@ -35,21 +35,18 @@ class ProgressBar:
     def __init__(self, title: str, total: int, start: int = 0, *, silent: bool = False) -> None:
         self.title, self.total, self.start = title, total, start
         self.console = Console(stderr=True, quiet=silent or distributed.rank() > 0)
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
-        self._began = self._printed = time.monotonic()
+        self._bar = Progress(
+            TextColumn("{task.description:<10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=self.console,
+        )
 
     def __enter__(self) -> Self:
         self._began = self._printed = time.monotonic()
         if self.console.is_terminal:
-            columns = (
-                TextColumn("{task.description:<10}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[figures]}"),
-            )
-            self._bar = Progress(*columns, console=self.console)
             self._task = self._bar.add_task(self.title, total=self.total, completed=self.start, figures="")
             self._bar.start()
         return self
@@ -57,7 +54,7 @@ class ProgressBar:
     def update(self, done: int, figures: str = "") -> None:
         """Show that ``done`` steps are done; the last figures stay if ``figures`` is empty."""
         distributed.beat()
-        if self._bar is not None:
+        if self.console.is_terminal:
             self._bar.update(self._task, completed=done)
             if figures:
                 self._bar.update(self._task, figures=figures)
@@ -75,11 +72,10 @@ class ProgressBar:
 
     def note(self, message: str) -> None:
         """Print a line above the bar."""
-        console = self._bar.console if self._bar is not None else self.console
-        console.print(message, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
+        if self.console.is_terminal:
             self._bar.stop()

@@ -15,8 +15,9 @@ from purrception.utils.errors import InputError
 
 LARGEST = 2**63 - 1
 """The largest number that a setting may be where nothing smaller bounds it."""
-LARGEST_LEARNING_RATE = 1e6
-"""Above this learning rate a few steps of AdamW make any weight overflow float32."""
+LARGEST_BY_NAME = {"learning_rate": 1e6}
+"""The largest value of settings of these names: above this learning rate a few steps of AdamW make any weight
+overflow float32."""
 TIMEOUT_MINUTES = 30.0
 """How long processes wait, by default, for one that shows no progress."""
 
@@ -93,9 +94,33 @@ def check_numbers(settings: Any, prefix: str = "", **at_most: float) -> None:
         for number in value if isinstance(value, tuple | list) else (value,):
             if isinstance(number, float) and not math.isfinite(number):
                 raise InputError(f"{name} is a finite number; given {number}")
-            limit = at_most.get(item.name, LARGEST)
+            limit = (LARGEST_BY_NAME | at_most).get(item.name, LARGEST)
             if isinstance(number, int | float) and abs(number) > limit:
                 raise InputError(f"{name} is at most {limit}; given {_short(number)}")
+
+
+def check_at_least(settings: Any, prefix: str = "", **least: float) -> None:
+    """Refuse numbers that are too small; ``None`` passes.
+
+    Args:
+        settings: a dataclass.
+        prefix: what names in errors begin with.
+        least: the smallest value of a setting by its name.
+
+    Raises:
+        InputError: a number is refused; the message names the setting.
+    """
+    for name, limit in least.items():
+        given = getattr(settings, name)
+        if given is not None and not given >= limit:
+            raise InputError(f"{prefix}{name} must be at least {limit}; given {given}")
+
+
+def check_positive(settings: Any, prefix: str, *names: str) -> None:
+    """Refuse settings of these names that are not above 0; see :func:`check_at_least`."""
+    for name in names:
+        if not getattr(settings, name) > 0:
+            raise InputError(f"{prefix}{name} must be positive; given {getattr(settings, name)}")
 
 
 def _short(number: float) -> str:

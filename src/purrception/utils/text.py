@@ -1,11 +1,11 @@
-"""Text for people: numbers in fitting units, commands to paste, and streams that accept any character."""
+"""Text for people: numbers in fitting units, tables, commands to paste, and streams that accept any character."""
 
 from __future__ import annotations
 
 import codecs
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 Units = tuple[tuple[float, str], ...]
@@ -23,6 +23,16 @@ def in_units(value: float, units: Units) -> str:
     size, name = next((unit for unit in reversed(units) if abs(value) >= unit[0]), units[0])
     number = value / size
     return f"{number:.0f}{name}" if abs(number) >= 999.5 else f"{number:.3g}{name}"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table; floats with three significant digits."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 ASCII_SPELLINGS = {

@@ -13,20 +13,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def tile_images(images: np.ndarray, columns: int | None = None, scale: int = 1, gap: int = 2) -> np.ndarray:
-    """Tile images row by row on a sheet, with gaps between them.
+def tile_images(images: np.ndarray, columns: int | None = None, scale: int = 1) -> np.ndarray:
+    """Tile images row by row on a sheet, with grey gaps of two pixels between them.
 
     Args:
         images: uint8 ``[n, H, W, C]``.
         columns: the number of images per row; by default as many as make about a square.
         scale: the factor by which each pixel is enlarged.
-        gap: the width of the grey gaps, in pixels.
 
     Returns:
         uint8 ``[H', W', C]``.
     """
     images = images.repeat(scale, axis=1).repeat(scale, axis=2)
-    count, height, width, channels = images.shape
+    (count, height, width, channels), gap = images.shape, 2
     columns = min(columns or math.ceil(math.sqrt(count)), count)
     rows = math.ceil(count / columns)
     sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 96, np.uint8)

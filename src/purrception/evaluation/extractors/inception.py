@@ -245,8 +245,8 @@ def open_inception(weights: str, device: str = "cpu") -> InceptionExtractor:
     state = network.state_dict()
     names = {name: name for name in state if not name.endswith("num_batches_tracked")}
     shapes = {name: state[name].shape for name in names}
-    account = account_for(tensors, names, shapes, is_known=lambda name: name.endswith("num_batches_tracked"))
-    if not account.is_complete:
-        raise InputError(f"{weights} is not FID's Inception, {Path(WEIGHTS_FILE).stem}: {account}")
+    problem, _ = account_for(tensors, names, shapes, is_known=lambda name: name.endswith("num_batches_tracked"))
+    if problem:
+        raise InputError(f"{weights} is not FID's Inception, {Path(WEIGHTS_FILE).stem}: {problem}")
     network.load_state_dict(renamed(tensors, names, shapes, weights), strict=False)
     return InceptionExtractor(network, sha256_of(weights), device)

@@ -29,7 +29,7 @@ from purrception.storage.report import REPORT_JSON, REPORT_MARKDOWN
 from purrception.tokenizers import VQTokenizer
 from purrception.tokenizers.quality import peak_signal_to_noise
 from purrception.utils.errors import InputError
-from purrception.utils.markdown import table
+from purrception.utils.text import table
 from purrception.utils.visualisation import tile_images
 
 PICTURES = {
