@@ -18,10 +18,9 @@ from purrception.comparison.speed import SpeedRatio, speed_ratios
 from purrception.evaluation.metrics.intervals import DIFFERENCE
 from purrception.experiment.config import RunConfig
 from purrception.storage import save_png, write_file
-from purrception.storage.report import REPORT_JSON, REPORT_MARKDOWN
+from purrception.storage.report import REPORT_JSON, REPORT_MARKDOWN, REPORT_PICTURE
 from purrception.utils.text import table
 
-REPORT_PICTURE = "report.png"
 AXES = {"step": "training steps", "seconds": "seconds of training", "flops": "training FLOPs"}
 METRICS = {
     "frechet": "Fréchet distance",

@@ -8,13 +8,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
-from purrception.comparison.report import REPORT_PICTURE
 from purrception.comparison.rows import Rows
 from purrception.evaluation.sample_quality import SampleEvaluator
 from purrception.experiment.saved_run import load_pipeline, sampling_defaults, saved_config
 from purrception.flow import SamplingConfig
 from purrception.storage import dump_settings, save_png, whole_folder, write_file
-from purrception.storage.report import REPORT_JSON, REPORT_MARKDOWN
+from purrception.storage.report import REPORT_JSON, REPORT_MARKDOWN, REPORT_PICTURE
 from purrception.training import RunDirectory
 from purrception.utils.devices import resolve_device
 from purrception.utils.errors import InputError

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from purrception.diagnose.loaded_run import LoadedRun
 from purrception.diagnose.plotting import evenly_spaced, hide_axes, show_image, show_map
-from purrception.flow import PredictionOptions, TopCodes
+from purrception.flow import TopCodes
 from purrception.flow.nearest import nearest_codes
 from purrception.instruments.posteriors import LogPosterior, network_posterior
 from purrception.instruments.uncertainty import Trajectory, decode_in_place, record_trajectory, top_codes
@@ -75,12 +75,9 @@ def uncertainty_section(run: LoadedRun) -> Section:
 
 def _posterior(run: LoadedRun, labels: Tensor) -> LogPosterior:
     """The posterior with the run's temperature schedule, truncation and guidance."""
-    settings = run.settings
-    schedule = settings.build_temperature()
 
     def log_posterior(z: Tensor, t: float) -> Tensor:
-        options = PredictionOptions(schedule(t), settings.build_truncation(), settings.build_guidance())
-        return network_posterior(run.network, labels, options)(z, t)
+        return network_posterior(run.network, labels, run.settings.options_at(t))(z, t)
 
     return log_posterior
 

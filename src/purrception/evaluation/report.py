@@ -11,10 +11,9 @@ from purrception.evaluation.manifest import flattened
 from purrception.evaluation.metrics.per_class import ClassMetrics
 from purrception.evaluation.references import PROTOCOLS, UNKNOWN_COUNT
 from purrception.storage import write_file
-from purrception.storage.report import REPORT_JSON, REPORT_MARKDOWN
+from purrception.storage.report import REPORT_JSON, REPORT_MARKDOWN, REPORT_PICTURE
 from purrception.utils.text import table
 
-REPORT_PICTURE = "report.png"
 WORST_SHOWN = 10
 
 Row = dict[str, Any]

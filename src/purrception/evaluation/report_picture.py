@@ -12,8 +12,9 @@ from purrception.data import UnreadableImageError
 from purrception.evaluation.extractors import with_channels
 from purrception.evaluation.features import ImageFeatures
 from purrception.evaluation.image_sets import ImageSet
-from purrception.evaluation.report import REPORT_PICTURE, Evaluation, Row
+from purrception.evaluation.report import Evaluation, Row
 from purrception.storage import save_png
+from purrception.storage.report import REPORT_PICTURE
 from purrception.utils.visualisation import tile_images
 
 if TYPE_CHECKING:

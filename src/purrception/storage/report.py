@@ -15,7 +15,7 @@ from purrception.storage.files import whole_file, write_file
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-REPORT_MARKDOWN, REPORT_JSON = "report.md", "report.json"
+REPORT_MARKDOWN, REPORT_JSON, REPORT_PICTURE = "report.md", "report.json", "report.png"
 
 
 @dataclass(frozen=True)

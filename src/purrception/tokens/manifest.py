@@ -124,8 +124,7 @@ class Manifest:
         sizes = [
             ("codebook_size", self.codebook_size, LARGEST_CODEBOOK),
             ("codebook_dim", self.codebook_dim, LARGEST_DIM),
-            ("a side of the grid", self.grid[0], LARGEST_GRID),
-            ("a side of the grid", self.grid[1], LARGEST_GRID),
+            *(("a side of the grid", side, LARGEST_GRID) for side in self.grid),
             ("the number of shards", len(self.shards), 2**20),
         ]
         for name, given, most in sizes:

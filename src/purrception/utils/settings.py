@@ -86,6 +86,7 @@ def check_numbers(settings: Any, prefix: str = "", **at_most: float) -> None:
     Raises:
         InputError: a number is refused; the message names the setting.
     """
+    limits = LARGEST_BY_NAME | at_most
     for item in dataclasses.fields(settings):
         value, name = getattr(settings, item.name), f"{prefix}{item.name}"
         if dataclasses.is_dataclass(value):
@@ -94,7 +95,7 @@ def check_numbers(settings: Any, prefix: str = "", **at_most: float) -> None:
         for number in value if isinstance(value, tuple | list) else (value,):
             if isinstance(number, float) and not math.isfinite(number):
                 raise InputError(f"{name} is a finite number; given {number}")
-            limit = (LARGEST_BY_NAME | at_most).get(item.name, LARGEST)
+            limit = limits.get(item.name, LARGEST)
             if isinstance(number, int | float) and abs(number) > limit:
                 raise InputError(f"{name} is at most {limit}; given {_short(number)}")
 
