@@ -126,9 +126,7 @@ def resampled(
 
     step = build(fresh)
 
-    def solve(
-        mean: MeanFunction, z: Tensor, timesteps: Timesteps, *, step_end: StepEnd | None = None
-    ) -> Tensor:
+    def solve(mean: MeanFunction, z: Tensor, timesteps: Timesteps, *, step_end: StepEnd | None = None) -> Tensor:
         for number, (t, s) in enumerate(pairwise(timesteps)):
             for _ in range(repetitions - 1 if s < 1 else 0):
                 z = PATH.back(step(mean, z, (t, s)), fresh(), s, t)

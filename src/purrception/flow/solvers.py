@@ -38,8 +38,8 @@ Steps = Generator[tuple[Tensor, float], tuple[Tensor, Tensor], Tensor]
 """A solver at work: it yields a state and a t, is sent the state to go on from (that one, or one put in its place)
 and the data prediction there, and returns the state at the end."""
 StepEnd = Callable[[int, float, Tensor], tuple[Tensor, bool]]
-"""Called after each evaluation and what the solver made of it, with the number of the evaluation, its t and the new
-state; returns the state to go on from, and whether to go on."""
+"""Called after each evaluation with its number, its t and the state that it led to; returns the state to go on
+from, and whether to go on."""
 
 
 class Solver(Protocol):

@@ -88,8 +88,8 @@ Watcher = Callable[[float, Tensor, Prediction], None]
 
 
 StepEnd = Callable[[int, float, Tensor, Prediction], tuple[Tensor, bool]]
-"""Called at the end of each step with its number, its t, the state that it led to and the latest prediction; returns
-the state to go on from, and whether to go on. The state is z; for dfm the codes, −1 where they are masked."""
+"""Called after every step with its number, its t, the state that it led to and the latest prediction; returns the
+state to go on from, and whether to go on. The state is z; for dfm the codes, −1 where they are masked."""
 
 
 def no_watcher(t: float, z: Tensor, prediction: Prediction) -> None:
