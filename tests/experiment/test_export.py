@@ -40,7 +40,7 @@ def test_an_export_holds_averaged_weights_and_what_describes_them(exported: Path
         "config.yaml",
         "model_index.json",
         "samples.png",
-        "sampling.yaml",
+        "scheduler",
         "transformer",
         "vqvae",
     ]

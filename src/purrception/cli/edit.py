@@ -15,7 +15,8 @@ from purrception.utils.settings import DeviceOptions
 if TYPE_CHECKING:
     from PIL import Image
 
-    from purrception.generation.pipeline import PurrceptionOutput, PurrceptionPipeline
+    from purrception.generation.outputs import PurrceptionOutput
+    from purrception.generation.pipeline import PurrceptionPipeline
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from purrception.experiment.build import sampling_companion
+from purrception.experiment.build import run_scheduler
 from purrception.experiment.config import RunConfig, load_config, map_paths
 from purrception.experiment.saved_run import load_pipeline
 from purrception.generation.pipeline import PurrceptionPipeline
@@ -64,8 +64,8 @@ def export_run(
     pipeline.companions = {
         CARD: model_card(run, config, pipeline, dtype, licence).encode(),
         CONFIG: dump_settings(map_paths(replace(config, runs=_last_part(config.runs)), _last_part)).encode(),
-        **sampling_companion(config),
     }
+    pipeline.scheduler = run_scheduler(config)
     if grids := sorted(run.samples.glob("step-*.png")):
         pipeline.companions[SAMPLES] = grids[-1].read_bytes()
     torch.nn.Module.to(pipeline.transformer, PRECISIONS[dtype])

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from purrception.data import open_images
-from purrception.experiment.build import build_network, build_pipeline, sampling_companion
+from purrception.experiment.build import build_network, build_pipeline, run_scheduler
 from purrception.experiment.checks import check_change, check_config, check_tokenizer, describe_jump
 from purrception.experiment.config import RunConfig, load_config, map_paths
 from purrception.experiment.saved_run import load_pipeline, open_tokens, saved_config
@@ -14,7 +14,7 @@ from purrception.experiment.warm_start import warm_start
 from purrception.flow import build_objective
 from purrception.instruments.training_monitor import TrainingMonitor
 from purrception.storage import dump_settings, move_into_place, one_writer, whole_folder, write_file
-from purrception.storage.pipeline_folder import write_companions
+from purrception.storage.pipeline_folder import write_scheduler
 from purrception.tokenizers import VQTokenizer, convert_tokenizer, train_tokenizer
 from purrception.tokens import MANIFEST_FILE, TokenDataset, describe_skipped, prepare_splits
 from purrception.training import CheckpointStore, RunDirectory, Trainer
@@ -93,7 +93,7 @@ def _complete(config: RunConfig, run: RunDirectory) -> RunDirectory:
         with whole_folder(run.pipeline) as partial:
             pipeline.save_pretrained(partial)
     elif first:  # a resumed run may have other sampling settings
-        write_companions(sampling_companion(config), run.pipeline)
+        write_scheduler(run_scheduler(config).to_json_string(), run.pipeline)
     distributed.wait()
     return run
 

@@ -14,7 +14,8 @@ from PIL import Image
 
 from purrception.data import array_to_pil
 from purrception.flow import SamplingConfig
-from purrception.generation.pipeline import PurrceptionOutput, PurrceptionPipeline
+from purrception.generation.outputs import PurrceptionOutput
+from purrception.generation.pipeline import PurrceptionPipeline
 from purrception.storage import whole_folder, write_file
 from purrception.tokenizers import fingerprint
 from purrception.utils.folders import absolute

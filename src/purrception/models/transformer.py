@@ -11,6 +11,7 @@ from typing import Any, Self, get_type_hints
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from diffusers.loaders import PeftAdapterMixin
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 from typing_extensions import TypedDict
@@ -33,7 +34,7 @@ LARGEST = {
 """Sizes beyond which a saved configuration must be damaged; DiTConfig and HeadConfig check the others."""
 
 
-class PurrceptionTransformer(ModelMixin, ConfigMixin):
+class PurrceptionTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
     """A DiT backbone and a head over a standardised codebook.
 
     Calling it gives features; ``head`` turns them into losses and a posterior, or into vectors. It knows nothing
@@ -67,6 +68,7 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
     """
 
     config_name = "config.json"
+    _supports_gradient_checkpointing = True
     half_backbone = False
     """Whether calling it runs under bfloat16 autocast whatever the caller's precision; the head does so only
     within :meth:`reduced_precision`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,19 @@ PARTS = {
         ("purrception.tokenizers.vq", "UnnormalisedVQModel"),
         ("purrception.tokenizers.vq", "RescaledVQModel"),
     ],
+    "scheduler": [("purrception.generation.scheduler", "PurrceptionScheduler")],
 }
 """The folder of each part of a pipeline, and the (module, class) pairs that it may be."""
-CARD, SAMPLES, CONFIG, SAMPLING = "README.md", "samples.png", "config.yaml", "sampling.yaml"
-COMPANIONS = (CARD, SAMPLES, CONFIG, SAMPLING)
-"""Companion files, which describe the weights and travel with them: the model card, a picture of samples, the
-run's configuration, and its default sampling options."""
+MODELS = ("transformer", "vqvae")
+"""The parts that have weights."""
+SCHEDULER = "scheduler/scheduler_config.json"
+"""The file of the sampling settings."""
+SAMPLING = "sampling.yaml"
+"""The file in which earlier versions saved the sampling settings."""
+CARD, SAMPLES, CONFIG = "README.md", "samples.png", "config.yaml"
+COMPANIONS = (CARD, SAMPLES, CONFIG)
+"""Companion files, which describe the weights and travel with them: the model card, a picture of samples, and the
+run's configuration."""
 EDITABLE = (CARD, SAMPLES)
 """Companion files that people edit, and that are therefore not listed with a digest."""
 LARGEST_COMPANION = 2**26
@@ -42,6 +50,8 @@ class PipelineIndex:
     """A (module, class) pair of those in :data:`PARTS`."""
     vqvae: tuple[str, str]
     """A (module, class) pair of those in :data:`PARTS`."""
+    scheduler: tuple[str, str] | None = None
+    """A (module, class) pair of those in :data:`PARTS`; pipelines of earlier versions have none."""
     objective: str = "purrception"
     """The name of the training objective."""
     tokenizer_hash: str = ""
@@ -66,7 +76,7 @@ class PipelineIndex:
         index: Self = read_json(file, cls, what)
         for part, known in PARTS.items():
             given = getattr(index, part)
-            if given not in known:
+            if given is not None and given not in known:
                 accepted = " or ".join(".".join(one) for one in known)
                 raise InputError(f"{file}: its {part} is a {'.'.join(given)[:200]}; accepted are {accepted}")
         return index
@@ -92,7 +102,7 @@ def part_variants(folder: Path, variant: str | None) -> dict[str, str | None]:
         InputError: no part has that variant.
     """
     check_variant(variant)
-    found = {part: variant if variant in variants_in(folder / part) else None for part in PARTS}
+    found = {part: variant if variant in variants_in(folder / part) else None for part in MODELS}
     if variant and not any(found.values()):
         raise InputError(f"cannot load the pipeline in {folder}: it has no weights of the variant {variant!r}")
     return found
@@ -117,15 +127,24 @@ def read_companions(folder: Path) -> dict[str, bytes]:
     return found
 
 
-def write_companions(companions: Mapping[str, bytes], folder: Path) -> None:
-    """Write companion files beside the weights, and their digests to the index of digests where there is one.
+def write_scheduler(config: str, folder: Path) -> None:
+    """Replace the sampling settings of a saved pipeline; one of an earlier version gets a scheduler.
+
+    Args:
+        config: the content of its file.
+        folder: the pipeline's.
 
     Raises:
-        InputError: the disk is full.
+        InputError: the index of the pipeline is damaged, or the disk is full.
     """
-    with updating_digests(folder, [name for name in companions if name not in EDITABLE]):
-        for name, content in companions.items():
-            write_file(folder / name, content)
+    index: dict[str, Any] = read_json(folder / INDEX_FILE, dict[str, Any], "the index of a pipeline")
+    with updating_digests(folder, [SCHEDULER, INDEX_FILE, SAMPLING]):
+        (folder / SCHEDULER).parent.mkdir(exist_ok=True)
+        write_file(folder / SCHEDULER, config)
+        if "scheduler" not in index:
+            index["scheduler"] = PARTS["scheduler"][0]
+            write_file(folder / INDEX_FILE, json.dumps(index, indent=2, sort_keys=True) + "\n")
+        (folder / SAMPLING).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -136,8 +155,10 @@ def saving_pipeline(folder: Path, companions: Mapping[str, bytes]) -> Iterator[N
         InputError: the disk is full.
     """
     (folder / DIGESTS_FILE).unlink(missing_ok=True)  # it lists the files of earlier weights
+    (folder / SAMPLING).unlink(missing_ok=True)  # of an earlier version
     yield
-    for part in PARTS:
+    for part in MODELS:
         forget_load_path(folder / part / "config.json")
-    write_companions(companions, folder)
+    for name, content in companions.items():
+        write_file(folder / name, content)
     write_digests(folder, mine=lambda name: name not in EDITABLE)

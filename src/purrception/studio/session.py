@@ -19,7 +19,8 @@ from torch import Tensor
 from purrception.data import array_to_pil
 from purrception.experiment.saved_run import load_pipeline, sampling_defaults
 from purrception.flow import Prediction, SamplingConfig, Watcher
-from purrception.generation.pipeline import PurrceptionOutput, PurrceptionPipeline
+from purrception.generation.outputs import PurrceptionOutput
+from purrception.generation.pipeline import PurrceptionPipeline
 from purrception.generation.saving import sample_command, save_outputs
 from purrception.storage import whole_file
 from purrception.studio.upload_folder import UploadFolder

@@ -186,7 +186,7 @@ def _memory(build: Build, config: RunConfig, images: int, shards: int, device: s
     objective = build_objective(config.objective)
     with FakeTensorMode():
         network = build()
-        network.backbone.recompute = config.training.recompute
+        network.backbone.gradient_checkpointing = config.training.recompute
         in_one_chunk(network)
         kept = _bytes_kept(network, objective, images, low=config.training.takes_bfloat16(device))
     total = sum(parameter.numel() for parameter in network.parameters())

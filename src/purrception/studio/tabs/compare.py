@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from purrception.generation.pipeline import PurrceptionOutput
+from purrception.generation.outputs import PurrceptionOutput
 from purrception.studio.controls import (
     MODEL_JOB,
     SamplingControls,

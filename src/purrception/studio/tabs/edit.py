@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from purrception.flow import SamplingConfig
-from purrception.generation.pipeline import PurrceptionOutput
+from purrception.generation.outputs import PurrceptionOutput
 from purrception.generation.saving import edit_command, requested_images
 from purrception.storage import save_png
 from purrception.studio.controls import (
