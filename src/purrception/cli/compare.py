@@ -7,7 +7,7 @@ from pathlib import Path
 
 from purrception.cli.parsing import configure, flat, parse_known, target_of
 from purrception.cli.verbs import Verb
-from purrception.comparison.run import Protocol
+from purrception.comparison.settings import Protocol
 
 
 @dataclass(frozen=True, kw_only=True)

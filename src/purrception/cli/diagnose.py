@@ -75,7 +75,7 @@ def _suite(verb: Verb, arguments: list[str]) -> None:
         )
     options = parse(SuiteOptions, verb, arguments)
     from purrception.comparison.entries import parse_entries
-    from purrception.comparison.run import Protocol
+    from purrception.comparison.settings import Protocol
     from purrception.comparison.suite import suite
 
     entries = tuple(parse_entries(options.objectives))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from purrception.cli.parsing import flat, parse, target_of
 from purrception.cli.verbs import Verb
-from purrception.comparison.sweep import SweepSpace
+from purrception.comparison.settings import SweepSpace
 from purrception.utils.settings import DeviceOptions
 
 
