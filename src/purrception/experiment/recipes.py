@@ -131,7 +131,7 @@ def paper_code(name: str, size: str) -> RunConfig:
     The code's example configurations differ only in size and tokenizer (--tokenizer.arch vq-ds8-c2i). They have a
     batch of 8 for each GPU, but do not state the number of GPUs; eight are assumed, as on one machine. The code
     trains on all of the training images, and evaluates against the validation images: evaluate --reference FOLDER.
-    Settings of dfm apply with --objective.name dfm. docs/recipes.md lists the differences, and what is not
+    Settings of dfm apply with --objective.name dfm. docs/how-to/recipes.md lists the differences, and what is not
     reproduced.
     """
     recipe = imagenet256(size, 4_000_000)
