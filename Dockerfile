@@ -8,7 +8,7 @@
 # then add: docker run --gpus all --ipc=host ...
 # The studio listens in the container only; publish it to this machine with
 #   docker run --rm -p 127.0.0.1:7860:7860 ... studio runs/digits --host 0.0.0.0
-# docs/security.md says what it then asks for.
+# docs/reference/security.md says what it then asks for.
 ARG BASE=python:3.12-slim
 FROM ${BASE}
 
