@@ -61,6 +61,7 @@ def export_run(
     run = RunDirectory.open(root)
     config = load_config(run.config_file)
     pipeline = load_pipeline(root)
+    pipeline.portable = True
     pipeline.companions = {
         CARD: model_card(run, config, pipeline, dtype, licence).encode(),
         CONFIG: dump_settings(map_paths(replace(config, runs=_last_part(config.runs)), _last_part)).encode(),
