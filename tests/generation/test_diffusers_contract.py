@@ -41,7 +41,8 @@ def dfm() -> PurrceptionPipeline:
 
 
 def same(one: PurrceptionOutput, other: PurrceptionOutput) -> bool:
-    return torch.equal(one.indices, other.indices) and torch.equal(one.entropy, other.entropy)
+    """The same codes; the last bits of numbers may depend on the size of a batch and on where weights lie."""
+    return torch.equal(one.indices, other.indices) and torch.allclose(one.entropy, other.entropy, atol=1e-5)
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -106,7 +107,7 @@ def test_output_types_are_those_of_diffusers(pipe: PurrceptionPipeline) -> None:
     for force_not_quantize in (True, False):
         decoded = pipe.vqvae.decode(kinds["latent"], force_not_quantize=force_not_quantize).sample
         torch.testing.assert_close((decoded / 2 + 0.5).clamp(0, 1), kinds["pt"], atol=1e-5, rtol=0)
-    with pytest.raises(InputError, match="unknown output_type 'pill'; did you mean 'pil'"):
+    with pytest.raises(InputError, match="unknown output_type 'pill': did you mean 'pil'"):
         pipe(3, output_type="pill")
 
 
@@ -141,7 +142,7 @@ def test_a_callback_sees_every_step_and_leaves_the_images_alone(pipe: Purrceptio
     )
     assert same(plain, out)
     assert [step for step, _ in seen] == [*range(1 if solver == "dopri5" else out.nfe)]
-    assert all(t < s for (_, t), (_, s) in pairwise(seen))
+    assert all(t <= s for (_, t), (_, s) in pairwise(seen))  # heun evaluates twice at a time
 
 
 def test_what_a_callback_returns_is_where_sampling_goes_on(pipe: PurrceptionPipeline) -> None:
@@ -157,7 +158,9 @@ def test_what_a_callback_returns_is_where_sampling_goes_on(pipe: PurrceptionPipe
 
     changed = pipe(3, num_inference_steps=8, callback_on_step_end=restart)
     assert not same(changed, pipe(3, num_inference_steps=8))
-    with pytest.raises(InputError, match="unknown callback_on_step_end_tensor_inputs 'latent'; did you mean 'la"):
+    with pytest.raises(
+        InputError, match="unknown callback_on_step_end_tensor_inputs 'latent': did you mean 'latents"
+    ):
         pipe(3, callback_on_step_end=restart, callback_on_step_end_tensor_inputs=["latent"])
 
 
@@ -173,7 +176,7 @@ def test_a_callback_of_diffusers_says_itself_what_it_needs(pipe: PurrceptionPipe
             return tensors
 
     steps: list[int] = []
-    pipe(3, callback_on_step_end=Watching(cutoff_step_index=1))
+    pipe(3, callback_on_step_end=Watching(cutoff_step_ratio=None, cutoff_step_index=1))
     assert steps == [0, 1, 2]
 
 
@@ -464,7 +467,7 @@ def test_models_can_be_offloaded_and_attention_sliced(pipe: PurrceptionPipeline)
 
 def test_gradient_checkpointing_recomputes_the_blocks(network: PurrceptionTransformer) -> None:
     passes: list[None] = []
-    network.backbone.blocks[0].register_forward_hook(lambda *_: passes.append(None))
+    network.backbone.blocks[0].register_forward_pre_hook(lambda *_: passes.append(None))
     given = torch.randn(2, 3, 4, 6), torch.rand(2), torch.tensor([0, 3])
 
     def gradient() -> Tensor:
@@ -504,7 +507,9 @@ def test_an_adapter_is_trained_saved_loaded_and_fused(tiny_run: Path, tmp_path: 
     network.save_lora_adapter(tmp_path / "adapter")
 
     other = load(tiny_run / "pipeline")
-    other.transformer.load_lora_adapter(tmp_path / "adapter", prefix=None)
+    with pytest.raises(InputError, match="no adapter at owner/name"):
+        other.transformer.load_lora_adapter("owner/name")
+    other.transformer.load_lora_adapter(tmp_path / "adapter")
     assert same(other([3, 7]), adapted)
     other.transformer.disable_lora()
     assert same(other([3, 7]), plain)

@@ -192,6 +192,23 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         with torch.autocast(z.device.type, torch.bfloat16):
             return self.backbone(z, t, labels)
 
+    def load_lora_adapter(
+        self, source: Path | str | dict[str, Tensor], prefix: str | None = None, **options: Any
+    ) -> None:
+        """Add an adapter that ``save_lora_adapter`` wrote, with peft; only safetensors on this machine are read.
+
+        Args:
+            source: the folder or file, or its tensors by name.
+            prefix: what the names of its tensors begin with, such as ``transformer`` in files of some pipelines.
+            options: those of diffusers' ``PeftAdapterMixin``.
+
+        Raises:
+            InputError: there is no such folder or file.
+        """
+        if not isinstance(source, dict) and not Path(source).exists():
+            raise InputError(f"no adapter at {source}: give the folder that save_lora_adapter wrote")
+        super().load_lora_adapter(source, prefix=prefix, use_safetensors=True, **options)
+
     @classmethod
     def from_pretrained(cls, folder: Path | str, **options: Any) -> Self:
         """Load weights strictly: every tensor must be there, and no other.
