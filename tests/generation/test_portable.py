@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from diffusers import VQModel
 from packaging.requirements import Requirement
 
@@ -31,6 +32,7 @@ GENERATE = """
 import json, sys
 sys.path.append(sys.argv[1])
 import numpy as np
+import torch
 from diffusers import DiffusionPipeline
 for package in ("purrception", "tyro", "rich", "pydantic", "torchdiffeq", "sklearn", "accelerate"):
     try:
@@ -39,7 +41,8 @@ for package in ("purrception", "tyro", "rich", "pydantic", "torchdiffeq", "sklea
         continue
     sys.exit(f"{package} can be imported here")
 for folder, calls in json.loads(sys.argv[2]).items():
-    pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+    half = {"torch_dtype": torch.bfloat16} if folder.endswith("half") else {}
+    pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True, **half)
     pipe.set_progress_bar_config(disable=True)
     for number, call in enumerate(calls):
         out = pipe(**call)
@@ -107,11 +110,11 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(program: str, bare: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(program: str, bare: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
     """A program in that environment."""
     return subprocess.run(
         [sys.executable, "-I", "-S", "-c", program, str(bare), *arguments],
-        env=os.environ | {"HF_HOME": str(bare.with_name("hub"))},
+        env=os.environ | {"HF_HOME": str(bare.with_name("hub"))} | changes,
         capture_output=True,
         text=True,
         check=False,
@@ -149,12 +152,14 @@ def test_the_images_are_the_same_bit_for_bit(bare: Path, tmp_path: Path) -> None
             tokenizer("none"),
         ),
         "cfm": ("cfm", network_for(build_objective(ObjectiveConfig("cfm"))), rescaled()),
+        "half": ("purrception", random_network(depth=1, head_kind="factored", evidence=True), tokenizer()),
         "dfm": ("dfm", network_for(build_objective(ObjectiveConfig("dfm"))), tokenizer()),
     }
     calls = {
         "linear": SETTINGS + OF_POSTERIOR,
         "geometric": SETTINGS[:2] + OF_POSTERIOR,
         "cfm": SETTINGS,
+        "half": SETTINGS[:2],
         "dfm": SETTINGS[:2] + OF_DFM,
     }
     folders = {name: save(tmp_path / name, *parts) for name, parts in models.items()}
@@ -162,7 +167,7 @@ def test_the_images_are_the_same_bit_for_bit(bare: Path, tmp_path: Path) -> None
     done = run(GENERATE, bare, asked)
     assert done.returncode == 0, done.stderr
     for name, folder in folders.items():
-        ours = PurrceptionPipeline.from_pretrained(folder)
+        ours = PurrceptionPipeline.from_pretrained(folder, torch_dtype=torch.bfloat16 if name == "half" else None)
         for number, call in enumerate(calls[name]):
             out, theirs = ours(**call), np.load(folder / f"{number}.npz")
             assert np.array_equal(theirs["images"], np.stack([np.asarray(image) for image in out.images])), call
@@ -183,6 +188,17 @@ def test_the_code_is_found_under_each_of_diffusers_names(bare: Path, portable: P
     options = [{"custom_pipeline": name, "trust_remote_code": True} for name in names]
     done = run(LOAD, bare, str(portable), json.dumps(options))
     assert done.stdout.split() == ["PurrceptionGenerationPipeline"] * 3, done.stderr
+
+
+def test_the_code_is_found_on_the_hub(bare: Path, portable: Path, tmp_path: Path) -> None:
+    """Without a network, in a cache as the hub's own client lays it out."""
+    cache, commit = tmp_path / "hub/models--someone--model", "a" * 40
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs/main").write_text(commit)
+    shutil.copytree(portable, cache / "snapshots" / commit)
+    options = json.dumps([{"trust_remote_code": True}])
+    done = run(LOAD, bare, "someone/model", options, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
+    assert done.stdout.strip() == "PurrceptionGenerationPipeline", done.stderr
 
 
 def test_no_code_runs_unless_it_is_trusted(bare: Path, portable: Path, tmp_path: Path) -> None:
