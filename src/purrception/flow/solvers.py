@@ -37,7 +37,7 @@ NoiseFunction = Callable[[int], Tensor]
 Steps = Generator[tuple[Tensor, float], tuple[Tensor, Tensor], Tensor]
 """A solver at work: it yields a state and a t, is sent the state to go on from (that one, or one put in its place)
 and the data prediction there, and returns the state at the end."""
-StepEnd = Callable[[int, float, Tensor], tuple[Tensor, bool]]
+SolverStepEnd = Callable[[int, float, Tensor], tuple[Tensor, bool]]
 """Called after each evaluation with its number, its t and the state that it led to; returns the state to go on
 from, and whether to go on."""
 
@@ -46,7 +46,7 @@ class Solver(Protocol):
     """Goes from the state at ``timesteps[0]`` to the one at ``timesteps[-1]``."""
 
     def __call__(
-        self, mean: MeanFunction, z: Tensor, timesteps: Timesteps, *, step_end: StepEnd | None = None
+        self, mean: MeanFunction, z: Tensor, timesteps: Timesteps, *, step_end: SolverStepEnd | None = None
     ) -> Tensor:
         """The state at the last of the increasing times, or where ``step_end`` stopped."""
         ...
@@ -95,7 +95,7 @@ class FixedStepSolver:
         z: Tensor,
         timesteps: Timesteps,
         *options: Any,
-        step_end: StepEnd | None = None,
+        step_end: SolverStepEnd | None = None,
         **named: Any,
     ) -> Tensor:
         """See :class:`Solver`; the options are those of the steps."""
@@ -129,7 +129,7 @@ def resume(steps: Steps, answer: tuple[Tensor, Tensor] | None = None) -> tuple[T
         return end.value, None
 
 
-def integrate(steps: Steps, mean: MeanFunction, step_end: StepEnd | None = None) -> Tensor:
+def integrate(steps: Steps, mean: MeanFunction, step_end: SolverStepEnd | None = None) -> Tensor:
     """Run a solver to its end, or until ``step_end`` says not to go on; returns the state there."""
     number = 0
     z, t = resume(steps)
@@ -275,7 +275,7 @@ def dopri5(
     rtol: float = SolverOptions.rtol,
     atol: float = SolverOptions.atol,
     *,
-    step_end: StepEnd | None = None,
+    step_end: SolverStepEnd | None = None,
 ) -> Tensor:
     """Dormand and Prince's adaptive method of order 5, by torchdiffeq; only the ends of the timesteps matter.
 

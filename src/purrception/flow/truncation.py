@@ -32,6 +32,11 @@ class Truncation:
             raise InputError(f"top_p is above 0 and at most 1, which keeps every code; given {self.top_p}")
 
 
+def keeps_all(truncation: Truncation | None) -> bool:
+    """Whether it leaves no code out."""
+    return truncation is None or (truncation.top_k == 0 and truncation.top_p == 1)
+
+
 def truncate(logits: Tensor, truncation: Truncation) -> Tensor:
     """Log-probabilities of the truncated posterior: renormalised over the codes kept, −∞ for the others.
 

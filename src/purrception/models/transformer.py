@@ -34,7 +34,21 @@ LARGEST = {
 """Sizes beyond which a saved configuration must be damaged; DiTConfig and HeadConfig check the others."""
 
 
-class PurrceptionTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
+class ExactCodes(ModelMixin):
+    """A model that is cast once it is loaded, so that its codes stay as they are saved; diffusers rounds them."""
+
+    @classmethod
+    def from_pretrained(cls, *arguments: Any, **options: Any) -> Any:
+        """Load as diffusers does; ``torch_dtype`` is the precision of all but the codes."""
+        precision = options.pop("torch_dtype", None)
+        loaded = super().from_pretrained(*arguments, **options)
+        if precision is not None:
+            model = loaded[0] if isinstance(loaded, tuple) else loaded
+            torch.nn.Module.to(model, precision)  # diffusers' own warns in vain
+        return loaded
+
+
+class PurrceptionTransformer(ExactCodes, ConfigMixin, PeftAdapterMixin):
     """A DiT backbone and a head over a standardised codebook.
 
     Calling it gives features; ``head`` turns them into losses and a posterior, or into vectors. It knows nothing
@@ -216,7 +230,6 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         Raises:
             InputError: the weights are damaged, not finite, or do not fit the configuration next to them.
         """
-        precision = options.pop("torch_dtype", None)  # cast once loaded: the codes stay as they are saved
         options |= {"output_loading_info": True, "low_cpu_mem_usage": False, "use_safetensors": True}
         try:
             sizes = _read_sizes(Path(folder, options.get("subfolder") or "") / cls.config_name)
@@ -229,7 +242,7 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
             raise InputError(f"the weights in {folder} do not fit their configuration: {str(problems)[:300]}")
         require_finite(model.state_dict(), f"the transformer in {folder}")
         check_codes(model.codebook, f"the transformer in {folder}")
-        return model if precision is None else torch.nn.Module.to(model, precision)  # diffusers' own warns in vain
+        return model
 
 
 def _read_sizes(config: Path) -> dict[str, Any]:

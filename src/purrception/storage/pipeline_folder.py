@@ -16,6 +16,8 @@ from purrception.storage.readers import read_json, read_limited
 from purrception.utils.errors import InputError, unknown_name
 
 INDEX_FILE, PIPELINE = "model_index.json", "PurrceptionPipeline"
+CODE_FILE, PORTABLE_PIPELINE = "pipeline.py", "PurrceptionGenerationPipeline"
+"""The file, and the class in it, by which diffusers opens a pipeline without this package; never run here."""
 PARTS = {
     "transformer": [("purrception.models.transformer", "PurrceptionTransformer")],
     "vqvae": [
@@ -25,7 +27,8 @@ PARTS = {
     ],
     "scheduler": [("purrception.generation.scheduler", "PurrceptionScheduler")],
 }
-"""The folder of each part of a pipeline, and the (module, class) pairs that it may be."""
+"""The folder of each part of a pipeline, and the (module, class) pairs that it may be. Where the code of a part
+lies beside it, the last word of the module stands for it: the name of the file there."""
 MODELS = ("transformer", "vqvae")
 """The parts that have weights."""
 SCHEDULER = "scheduler/scheduler_config.json"
@@ -59,6 +62,11 @@ class PipelineIndex:
     class_names: list[str] | None = None
     """The names of the classes by label, where they have names."""
 
+    @property
+    def portable(self) -> bool:
+        """Whether the code of its parts lies beside them."""
+        return self.transformer not in PARTS["transformer"]
+
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Read and check the index; nothing that it names is imported.
@@ -68,7 +76,7 @@ class PipelineIndex:
         """
         file, what = folder / INDEX_FILE, "the index of a pipeline"
         values: dict[str, Any] = read_json(file, dict[str, Any], what)
-        if values.get("_class_name") != PIPELINE:
+        if values.get("_class_name") not in (PIPELINE, [_word(CODE_FILE), PORTABLE_PIPELINE]):
             raise InputError(f"{file} is of a {str(values.get('_class_name'))[:100]!r}, expected {PIPELINE}")
         for key in values:
             if not key.startswith("_") and key not in cls.__dataclass_fields__:
@@ -76,7 +84,7 @@ class PipelineIndex:
         index: Self = read_json(file, cls, what)
         for part, known in PARTS.items():
             given = getattr(index, part)
-            if given is not None and given not in known:
+            if given is not None and given not in [*known, *map(_beside, known)]:
                 accepted = " or ".join(".".join(one) for one in known)
                 raise InputError(f"{file}: its {part} is a {'.'.join(given)[:200]}; accepted are {accepted}")
         return index
@@ -127,6 +135,37 @@ def read_companions(folder: Path) -> dict[str, bytes]:
     return found
 
 
+def write_code(code: Mapping[str, str], folder: Path) -> None:
+    """Write code beside the parts that it belongs to, and name it in the index, where diffusers looks for it.
+
+    Args:
+        code: the files, by their names in the folder.
+        folder: the pipeline's.
+
+    Raises:
+        InputError: the disk is full.
+    """
+    index: dict[str, Any] = read_json(folder / INDEX_FILE, dict[str, Any], "the index of a pipeline")
+    for name, text in code.items():
+        write_file(folder / name, text)
+        if name == CODE_FILE:
+            index["_class_name"] = (_word(CODE_FILE), PORTABLE_PIPELINE)
+        else:
+            part = name.partition("/")[0]
+            index[part] = _beside(index[part])
+    write_file(folder / INDEX_FILE, json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def _beside(pair: tuple[str, str]) -> tuple[str, str]:
+    """The (module, class) pair of a part whose code lies beside it."""
+    return _word(f"{pair[0]}.py") if pair[0] != "diffusers" else pair[0], pair[1]
+
+
+def _word(name: str) -> str:
+    """The last word of a module's name, with ``.py`` at its end."""
+    return name.removesuffix(".py").rpartition(".")[2]
+
+
 def write_scheduler(config: str, folder: Path) -> None:
     """Replace the sampling settings of a saved pipeline; one of an earlier version gets a scheduler.
 
@@ -148,8 +187,13 @@ def write_scheduler(config: str, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def saving_pipeline(folder: Path, companions: Mapping[str, bytes]) -> Iterator[None]:
+def saving_pipeline(folder: Path, companions: Mapping[str, bytes], code: Mapping[str, str]) -> Iterator[None]:
     """Around the saving of the parts: then adds companions and digests, and removes where parts were loaded from.
+
+    Args:
+        folder: the pipeline's.
+        companions: companion files, by name.
+        code: files of code, by name; see :func:`write_code`.
 
     Raises:
         InputError: the disk is full.
@@ -161,4 +205,6 @@ def saving_pipeline(folder: Path, companions: Mapping[str, bytes]) -> Iterator[N
         forget_load_path(folder / part / "config.json")
     for name, content in companions.items():
         write_file(folder / name, content)
+    if code:
+        write_code(code, folder)
     write_digests(folder, mine=lambda name: name not in EDITABLE)

@@ -131,7 +131,7 @@ class VQTokenizer:
     @property
     def input_range(self) -> tuple[float, float]:
         """The network's own values for black and white; images here are always in [−1, 1]."""
-        low, high = self.vq.config.input_range if isinstance(self.vq, RescaledVQModel) else SIGNED
+        low, high = self.vq.config.get("input_range") or SIGNED
         return float(low), float(high)
 
     @torch.no_grad()
