@@ -14,6 +14,9 @@ from purrception.utils.errors import InputError
 class Protocol:
     """What a comparison compares; saved with its results. Once begun, entries and seeds can only be added."""
 
+    OPTIONS: ClassVar[dict[str, str]] = {"seeds": "num_seeds"}
+    """What a field is called on the command line, where it is not its own name."""
+
     entries: tuple[str, ...]
     """Objectives, with changes behind plus signs; see :func:`purrception.comparison.entries.configure`."""
     seeds: int
@@ -71,3 +74,14 @@ class SweepSpace:
             )
             for temperature, guidance, steps, solver, spacing in product(*axes)
         ]
+
+
+def different(entries: list[str]) -> list[str]:
+    """The entries of a comparison.
+
+    Raises:
+        InputError: there are none, or one is given twice.
+    """
+    if not entries or len(set(entries)) < len(entries):
+        raise InputError(f"a comparison takes different objectives; given {' '.join(entries) or 'none'}")
+    return entries
