@@ -45,9 +45,10 @@ def run_verb(arguments: list[str], group: str = "") -> None:
     before = f"{group} " if group else ""
     named = {name.removeprefix(before): verb.summary for name, verb in VERBS.items() if name.startswith(before)}
     known = named if group else {name: text for name, text in named.items() if " " not in name} | GROUPS
+    first_sentences = {name: f"{text.split('. ')[0].rstrip('.')}." for name, text in known.items()}
     if not arguments or arguments[0] in ("-h", "--help"):
         print(
-            f"usage: purrception {before}VERB …\n\n{GROUPS.get(group, SUMMARY)}\n\n{_listed(known)}\n\n"
+            f"usage: purrception {before}VERB …\n\n{GROUPS.get(group, SUMMARY)}\n\n{_listed(first_sentences)}\n\n"
             f"With every command:\n{_listed(EVERYWHERE)}\n\n"
             f"'purrception {before}VERB --help' explains each, with an example."
         )

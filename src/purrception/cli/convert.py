@@ -16,7 +16,7 @@ class ConvertOptions:
     """What ``purrception convert`` takes."""
 
     tokenizer: str = ""
-    """The tokenizer it was trained with: a folder, hub:OWNER/NAME, or a file with --arch."""
+    """The tokenizer it was trained with: a folder, hub:OWNER/NAME, or a file with --arch. Required."""
     arch: str = ""
     """What a tokenizer's file holds; see purrception tokenizer convert."""
     objective: str = ""

@@ -14,7 +14,7 @@ from purrception.training import RunDirectory
 from purrception.utils.errors import InputError
 from purrception.utils.settings import DeviceOptions
 
-SUITE_EXAMPLE = "purrception diagnose --suite --sets digits@16 photos@32 --num-seeds 3 --training-steps 1500"
+SUITE_EXAMPLE = "purrception diagnose --suite --sets digits@16 photos@32 --seeds 3 --training-steps 1500"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +38,8 @@ class DiagnoseOptions(DeviceOptions):
 class SuiteOptions:
     """What ``purrception diagnose --suite`` takes: the objectives compared on several sets of images."""
 
-    OPTIONS: ClassVar[dict[str, str]] = {"seeds": "num_seeds", "steps": "training_steps"}
-    """What fields are called on the command line, where it is not their own name."""
+    OPTIONS: ClassVar[dict[str, str]] = {"steps": "training_steps"}
+    """What a field is called on the command line, where it is not its own name."""
 
     sets: tuple[str, ...] = ("digits@16", "digits@32", "photos@32", "photos@48")
     """Embedded images and their size in pixels."""

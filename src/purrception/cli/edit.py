@@ -34,9 +34,9 @@ class InpaintOptions(EditOptions):
     """What ``purrception edit inpaint`` takes."""
 
     image: str = ""
-    """File of the picture; its centre square is used."""
+    """File of the picture; its centre square is used. Required."""
     mask: str = ""
-    """File of a picture of the same size, bright where the image may change."""
+    """File of a picture of the same size, bright where the image may change. Required."""
     class_label: str = ""
     """Class label or name of what is filled in. Default: what fits the rest."""
     num: int = 4
@@ -59,7 +59,7 @@ class VaryOptions(EditOptions):
     """What ``purrception edit vary`` takes."""
 
     image: str = ""
-    """File of the picture; its centre square is used."""
+    """File of the picture; its centre square is used. Required."""
     class_label: str = ""
     """Class label or name of the variations. Default: what fits the picture."""
     num: int = 4

@@ -16,7 +16,7 @@ import shutil
 import textwrap
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, NamedTuple, TypeGuard, TypeVar, cast, get_args, get_type_hints
@@ -46,11 +46,15 @@ def flat(*left_out: str, own: str = "") -> dict[str, Any]:
     return {"flat": True, "left_out": left_out, "own": own}
 
 
-@dataclass(frozen=True, kw_only=True)
-class RecipeOptions:
-    """What a command takes whose target is a recipe: its own options, and the recipe's."""
+def recipe_options() -> Any:
+    """The field ``recipe`` of a command's options; the last one, since its options are many."""
+    return field(default_factory=lambda: get_recipe("digits"), metadata=flat(own="the recipe's"))
 
-    recipe: RunConfig = field(default_factory=lambda: get_recipe("digits"), metadata=flat(own="the recipe's"))
+
+class RecipeOptions:
+    """What a command takes whose target is a recipe; a dataclass of its own options and :func:`recipe_options`."""
+
+    recipe: RunConfig
 
     @property
     def needs_images(self) -> bool:
@@ -160,7 +164,7 @@ def configure(kind: type[R], verb: Verb, target: str, arguments: list[str]) -> R
     if not target:
         return parse(kind, verb, arguments)
     recipe = recipe_of(target)
-    options = parse(kind, verb, arguments, kind(recipe=recipe))
+    options = parse(kind, verb, arguments, cast(Any, kind)(recipe=recipe))
     config = options.recipe
     if recipe.data.image_size or config.data.tokens:
         return options
@@ -169,7 +173,7 @@ def configure(kind: type[R], verb: Verb, target: str, arguments: list[str]) -> R
     else:
         fitted, choice = fit_to_images(recipe, config.data)
         remark(choice)
-    return parse(kind, verb, arguments, kind(recipe=fitted))
+    return parse(kind, verb, arguments, cast(Any, kind)(recipe=fitted))
 
 
 def parse(kind: type[T], verb: Verb, arguments: list[str], default: T | None = None) -> T:
@@ -213,7 +217,7 @@ def parse(kind: type[T], verb: Verb, arguments: list[str], default: T | None = N
 def _explained(verb: Verb, own_defaults: bool) -> str:
     """What help says before the options."""
     values = f" purrception {verb.name} digits --help gives the values of that recipe." if own_defaults else ""
-    lines = textwrap.wrap(verb.summary + values, shutil.get_terminal_size().columns)
+    lines = textwrap.wrap(verb.summary + values, min(80, shutil.get_terminal_size().columns))
     return "\n".join([*lines, "", f"Example: {verb.example}"])
 
 
@@ -264,20 +268,22 @@ def _shown(
     docs, prefixed = field_docs(kind), False if is_flat else None
     fields: list[tuple[str, Any, Any]] = []
     for item, hint, name in _settings_in(kind):
-        factory, option = item.default_factory, cast(Any, hint)
+        factory, option, text = item.default_factory, cast(Any, hint), docs.get(item.name, "").replace("`", "")
         if item.name in left_out:
             option = Annotated[hint, tyro.conf.Suppress, tyro.conf.Fixed]
         elif _holds_settings(hint):
             beside, its_own = item.metadata.get("flat", False), item.metadata.get("own") or own
             inner = _shown(hint, own_defaults, beside, its_own, item.metadata.get("left_out", ()))
-            option = Annotated[inner, tyro.conf.arg(help=docs.get(item.name), prefix_name=prefixed)]
+            option = Annotated[inner, tyro.conf.arg(help=text or None, prefix_name=prefixed)]
             if factory is not dataclasses.MISSING:
                 factory = _rebuilding(factory, inner)
         else:
             said = tyro.conf.arg(
                 name=name,
                 help=docs.get(item.name, ""),
-                help_behavior_hint=f"(default: {own})" if own and own_defaults else _default,
+                help_behavior_hint=f"(default: {own})"
+                if own and own_defaults
+                else _saying(docs.get(item.name, "")),
                 metavar=_metavar(hint),
                 prefix_name=prefixed,
             )
@@ -289,10 +295,11 @@ def _shown(
     return made
 
 
-def _default(value: str) -> str:
-    """How help gives a default; what happens by default in place of an empty value is in the option's text."""
-    said = {"": "", "''": "", "None": "", "False": "(default: off)", "True": "(default: on)"}
-    return said.get(value, f"(default: {value})")
+def _saying(text: str) -> Callable[[str], str]:
+    """How help gives a default behind an option's text, which may say what happens by default in its own words."""
+    nothing = "" if re.search("default|required|empty", text, re.IGNORECASE) else "(default: none)"
+    words = {"": nothing, "''": nothing, "None": nothing, "False": "(default: off)", "True": "(default: on)"}
+    return lambda value: words.get(value, f"(default: {value})")
 
 
 def _metavar(hint: Any) -> str | None:

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from purrception.cli.parsing import RecipeOptions, configure, parse, remark, resumed, say, target_of
+from purrception.cli.parsing import (
+    RecipeOptions,
+    configure,
+    parse,
+    recipe_options,
+    remark,
+    resumed,
+    say,
+    target_of,
+)
 from purrception.cli.verbs import Verb
 from purrception.experiment.config import RunConfig
 from purrception.training import RunDirectory
@@ -20,6 +29,7 @@ class TrainOptions(RecipeOptions):
     --training.steps to train longer."""
     dry_run: bool = False
     """Stop after the first step, on images of noise, to see that everything fits."""
+    recipe: RunConfig = recipe_options()
 
     @property
     def needs_images(self) -> bool:

@@ -103,7 +103,7 @@ _ALL = (
         "compare",
         "RECIPE_OR_YAML",
         "Train each objective in the same way and measure it on the way; one report with curves and speed ratios.",
-        "purrception compare digits --objectives purrception cfm --num-seeds 3 --training.steps 600",
+        "purrception compare digits --objectives purrception cfm --seeds 3 --training.steps 600",
     ),
     Verb(
         "sweep",

@@ -14,9 +14,6 @@ from purrception.utils.errors import InputError
 class Protocol:
     """What a comparison compares; saved with its results. Once begun, entries and seeds can only be added."""
 
-    OPTIONS: ClassVar[dict[str, str]] = {"seeds": "num_seeds"}
-    """What a field is called on the command line, where it is not its own name."""
-
     entries: tuple[str, ...]
     """Objectives, with changes behind plus signs; see :func:`purrception.comparison.entries.configure`."""
     seeds: int
