@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from purrception.cli.parsing import RecipeOptions, configure, flat, names_in, recipe_options, target_of
+from purrception.cli.parsing import RecipeOptions, configure, flat, names_in, target_of
 from purrception.cli.verbs import Verb
 from purrception.comparison.settings import Protocol, different
 from purrception.experiment.config import RunConfig
+from purrception.experiment.recipes import digits
 
 OBJECTIVES = ("purrception", "cfm", "cfm-endpoint", "dfm")
 """What is compared unless other objectives are named."""
@@ -25,7 +26,7 @@ class CompareOptions(RecipeOptions):
     out: str = ""
     """Folder. Default: comparisons/NAME. The same command goes on with an interrupted comparison, and with more
     objectives or seeds adds them to it."""
-    recipe: RunConfig = recipe_options()
+    recipe: RunConfig = field(default_factory=digits, metadata=flat(own="the recipe's"))
 
 
 def compare(verb: Verb, arguments: list[str]) -> None:

@@ -12,8 +12,6 @@ import difflib
 import io
 import os
 import re
-import shutil
-import textwrap
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import field, replace
@@ -46,13 +44,8 @@ def flat(*left_out: str, own: str = "") -> dict[str, Any]:
     return {"flat": True, "left_out": left_out, "own": own}
 
 
-def recipe_options() -> Any:
-    """The field ``recipe`` of a command's options; the last one, since its options are many."""
-    return field(default_factory=lambda: get_recipe("digits"), metadata=flat(own="the recipe's"))
-
-
 class RecipeOptions:
-    """What a command takes whose target is a recipe; a dataclass of its own options and :func:`recipe_options`."""
+    """What a command takes whose target is a recipe: a dataclass of its own options and, behind them, the recipe's."""
 
     recipe: RunConfig
 
@@ -217,8 +210,7 @@ def parse(kind: type[T], verb: Verb, arguments: list[str], default: T | None = N
 def _explained(verb: Verb, own_defaults: bool) -> str:
     """What help says before the options."""
     values = f" purrception {verb.name} digits --help gives the values of that recipe." if own_defaults else ""
-    lines = textwrap.wrap(verb.summary + values, min(80, shutil.get_terminal_size().columns))
-    return "\n".join([*lines, "", f"Example: {verb.example}"])
+    return f"{verb.summary}{values}\n\nExample: {verb.example}"
 
 
 def _holds_settings(hint: Any) -> TypeGuard[type]:

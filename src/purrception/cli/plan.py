@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from purrception.cli.parsing import RecipeOptions, configure, flat, recipe_options, target_of
+from purrception.cli.parsing import RecipeOptions, configure, flat, target_of
 from purrception.cli.verbs import Verb
 from purrception.experiment import settings
 from purrception.experiment.config import RunConfig
+from purrception.experiment.recipes import digits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +16,7 @@ class PlanOptions(RecipeOptions):
     """What ``purrception plan`` takes."""
 
     machine: settings.PlanOptions = field(default_factory=settings.PlanOptions, metadata=flat())
-    recipe: RunConfig = recipe_options()
+    recipe: RunConfig = field(default_factory=digits, metadata=flat(own="the recipe's"))
 
     @property
     def needs_images(self) -> bool:

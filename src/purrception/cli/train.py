@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from purrception.cli.parsing import (
     RecipeOptions,
     configure,
     parse,
-    recipe_options,
     remark,
     resumed,
     say,
@@ -16,6 +15,7 @@ from purrception.cli.parsing import (
 )
 from purrception.cli.verbs import Verb
 from purrception.experiment.config import RunConfig
+from purrception.experiment.recipes import digits
 from purrception.training import RunDirectory
 from purrception.utils.text import command_line
 
@@ -29,7 +29,7 @@ class TrainOptions(RecipeOptions):
     --training.steps to train longer."""
     dry_run: bool = False
     """Stop after the first step, on images of noise, to see that everything fits."""
-    recipe: RunConfig = recipe_options()
+    recipe: RunConfig = field(default_factory=digits, metadata=flat(own="the recipe's"))
 
     @property
     def needs_images(self) -> bool:
