@@ -45,7 +45,7 @@ def flat(*left_out: str, own: str = "") -> dict[str, Any]:
 
 
 class RecipeOptions:
-    """What a command takes whose target is a recipe: a dataclass of its own options and, behind them, the recipe's."""
+    """What a command takes whose target is a recipe: a dataclass of its own options and, last, the recipe's."""
 
     recipe: RunConfig
 
@@ -260,7 +260,8 @@ def _shown(
     docs, prefixed = field_docs(kind), False if is_flat else None
     fields: list[tuple[str, Any, Any]] = []
     for item, hint, name in _settings_in(kind):
-        factory, option, text = item.default_factory, cast(Any, hint), docs.get(item.name, "").replace("`", "")
+        default, factory, text = item.default, item.default_factory, docs.get(item.name, "").replace("`", "")
+        option: Any
         if item.name in left_out:
             option = Annotated[hint, tyro.conf.Suppress, tyro.conf.Fixed]
         elif _holds_settings(hint):
@@ -269,18 +270,18 @@ def _shown(
             option = Annotated[inner, tyro.conf.arg(help=text or None, prefix_name=prefixed)]
             if factory is not dataclasses.MISSING:
                 factory = _rebuilding(factory, inner)
+            if default is not dataclasses.MISSING:
+                default = _rebuilt(default, inner)
         else:
             said = tyro.conf.arg(
                 name=name,
-                help=docs.get(item.name, ""),
-                help_behavior_hint=f"(default: {own})"
-                if own and own_defaults
-                else _saying(docs.get(item.name, "")),
+                help=text,
+                help_behavior_hint=f"(default: {own})" if own and own_defaults else _saying(text),
                 metavar=_metavar(hint),
                 prefix_name=prefixed,
             )
             option = Annotated[hint, said]
-        defaults: dict[str, Any] = {"default": item.default, "default_factory": factory}
+        defaults: dict[str, Any] = {"default": default, "default_factory": factory}
         fields.append((item.name, option, field(**defaults, kw_only=bool(item.kw_only))))
     made = dataclasses.make_dataclass(kind.__name__, fields, bases=(kind,), frozen=True)
     made.__doc__ = kind.__doc__

@@ -47,6 +47,7 @@ def sample(verb: Verb, arguments: list[str]) -> None:
     """Generate images from a run or a pipeline."""
     target, rest = target_of(verb, arguments)
     options = parse(SampleOptions, verb, rest)
+    classes, num = in_turn(options.classes, options.num)
     check_target(target)
     from purrception.experiment.saved_run import load_pipeline, sampling_defaults
     from purrception.generation.saving import save_outputs
@@ -61,7 +62,7 @@ def sample(verb: Verb, arguments: list[str]) -> None:
         pipeline.transformer.half_backbone = options.precision == "bfloat16"
         if options.compile:
             pipeline.transformer.compile_parts()
-        labels = pipeline.resolve_labels(*in_turn(options.classes, options.num))
+        labels = pipeline.resolve_labels(classes, num)
         with output_folder(options.out, RunDirectory(target).generated) as folder:
             out = pipeline.sample(
                 labels, options.sampling, options.seed, options.batch_size, record=options.record

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from purrception.cli.parsing import (
     RecipeOptions,
     configure,
+    flat,
     parse,
     remark,
     resumed,
