@@ -20,12 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import purrception
-from purrception.bench import BenchConfig
 from purrception.cli import main
-from purrception.cli.tokenizer import TrainOptions
 from purrception.cli.verbs import GROUPS, VERBS
 from purrception.generation.pipeline import PurrceptionPipeline
-from purrception.utils.settings import option_names
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(purrception.__file__).parent
@@ -53,17 +50,8 @@ def options(command: str) -> frozenset[str]:
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         main([*command.split(), "--help"])
     found = {name.replace("-", "_") for name in re.findall(r"(?<![\w-])--([a-z][\w.-]*)", printed.getvalue())}
-    match command:  # some parse their options in two parts, and --help shows only one of them
-        case "compare" | "plan":
-            found |= options("train")
-        case "tokenizer report":
-            found |= {name for name in options("train") if name.startswith("data.")}
-        case "tokenizer train":
-            found |= {*option_names(TrainOptions)}
-        case "bench":
-            found |= {*option_names(BenchConfig)}
-        case "diagnose":
-            found |= options("diagnose --suite")
+    if command == "diagnose":
+        found |= options("diagnose --suite")
     return frozenset(found)
 
 

@@ -15,6 +15,7 @@ from purrception.cli import main
 from purrception.data import DataConfig
 from purrception.data.classes import Classes
 from purrception.evaluation.tokenizer import report
+from purrception.flow import SamplingConfig
 from purrception.generation.saving import sample_command
 from purrception.utils.errors import InputError
 from purrception.utils.text import command_line

@@ -9,7 +9,7 @@ from purrception.data import open_images
 from purrception.experiment.config import RunConfig
 from purrception.flow import build_objective
 from purrception.models import CATEGORICAL_HEADS, check_kernel
-from purrception.storage.hub import HUB_PREFIX
+from purrception.storage.names import HUB_PREFIX
 from purrception.tokenizers import VQTokenizer, open_tokenizer
 from purrception.tokens import Manifest
 from purrception.utils.errors import InputError

@@ -15,19 +15,20 @@ class InputError(ValueError):
     """
 
 
-def unknown_name(kind: str, given: str, known: Iterable[str]) -> InputError:
+def unknown_name(kind: str, given: str, known: Iterable[str], others: str = "") -> InputError:
     """The error for an unknown name; it suggests the closest known one.
 
     Args:
         kind: what the name stands for, such as ``"solver"``.
         given: the name as it was given.
         known: the names that are accepted.
+        others: what is accepted besides, for the end of the message.
     """
     names = sorted(known)
     close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     listed = ", ".join(names) if len(names) <= 24 else f"{len(names)} names, see --help"
-    return InputError(f"unknown {kind} {given!r}: {hint}known: {listed}")
+    return InputError(f"unknown {kind} {given!r}: {hint}known: {listed}{others and f'; {others}'}")
 
 
 def in_words(error: BaseException) -> str:

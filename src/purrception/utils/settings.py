@@ -8,6 +8,7 @@ import inspect
 import math
 import textwrap
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import Any, get_type_hints
 
@@ -62,13 +63,19 @@ def as_options(settings: Any) -> dict[str, Any]:
     return {names.get(item.name, item.name): getattr(settings, item.name) for item in dataclasses.fields(settings)}
 
 
+@cache
 def field_docs(kind: type) -> dict[str, str]:
-    """What the docstring below each field of a dataclass says, by field, on one line."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
+    """What the docstring below each field of a dataclass says, by field, on one line; of inherited fields, too."""
     docs = {}
-    for field, doc in pairwise(body):
-        if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant):
-            docs[ast.unparse(field.target)] = " ".join(str(doc.value.value).split())
+    for base in reversed([base for base in kind.__mro__ if dataclasses.is_dataclass(base)]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body  # type: ignore[attr-defined]
+        for field, doc in pairwise(body):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(doc, ast.Expr)
+                and isinstance(doc.value, ast.Constant)
+            ):
+                docs[ast.unparse(field.target)] = " ".join(str(doc.value.value).split())
     return docs
 
 

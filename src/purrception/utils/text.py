@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -66,6 +67,15 @@ def _to_ascii(error: UnicodeError) -> tuple[str, int]:
         raise error
     letter = error.object[error.start]
     return ASCII_SPELLINGS.get(letter) or letter.encode("ascii", "backslashreplace").decode(), error.start + 1
+
+
+QUIET = "PURRCEPTION_QUIET"
+"""The variable that says that only results are to be printed; processes that are started inherit it."""
+
+
+def quiet() -> bool:
+    """Whether progress and remarks are left out, as ``--quiet`` asks."""
+    return os.environ.get(QUIET, "") not in ("", "0")
 
 
 def command_line(words: Sequence[str], options: Mapping[str, Any] | None = None) -> str:
