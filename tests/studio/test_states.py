@@ -7,21 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
 
-from tests.studio.conftest import Server, Visit
+from tests.studio.conftest import VIEWS, Server, Visit
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-VIEWS: dict[str, dict[str, Any]] = {
-    "desktop": {"viewport": {"width": 1280, "height": 900}},
-    "window": {"viewport": {"width": 1000, "height": 800}},
-    "phone": {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True},
-}
 THEMES = ("light", "dark")
 LONG, SHORT = 200, 3
 """Numbers of steps that take long enough to look at the page, and that do not."""
@@ -108,11 +103,14 @@ def failing(visit: Visit, tab: str, button: str = "go", settings: str = "") -> I
     """An error, which its notice tells, and nothing else on the page."""
     settings = f"{settings or tab}-schedule"
     visit.page.locator("#tabs").get_by_text("More", exact=True).locator("visible=true").first.click()
-    visit.page.locator(f"#{settings} :is(input, textarea)").fill("linaer:1:0.7")
+    visit.page.wait_for_timeout(500)  # it opens
+    schedule = visit.page.locator(f"#{settings} :is(input, textarea)")
+    schedule.fill("linaer:1:0.7")
+    schedule.press("Tab")
     visit.click(f"{tab}-{button}")
     visit.page.wait_for_selector(".toast-body >> text=linaer")
     visit.page.wait_for_selector(f"#{tab}-stop", state="hidden")
-    assert not visit.page.locator(".error >> visible=true").count(), "the mark of an error hides what is below it"
+    assert not visit.page.locator("[data-testid=status-tracker] .error >> visible=true").count()
     yield "error"
 
 
