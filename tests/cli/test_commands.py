@@ -67,7 +67,7 @@ def test_a_manifest_draws_its_own_classes_again(
     first = json.loads((tmp_path / "first/manifest.json").read_text(encoding="utf-8"))
     assert first["class_names"] == list(CLASS_FOLDERS)
     assert [image["label"] for image in first["images"]] == [0, 1, 2]
-    assert "--classes 1 2 3 " in first["command"]
+    assert first["command"].endswith("--classes 1 2 3 --steps 2")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert main([*shlex.split(first["command"])[1:], "--out", "again"]) == 0
@@ -93,9 +93,11 @@ def test_classes_without_names_are_drawn_again_by_label(tiny_run: Path) -> None:
     """As converted checkpoints have them."""
     pipeline = PurrceptionPipeline.from_pretrained(tiny_run / "pipeline")
     pipeline.register_to_config(class_names=[])
-    assert "--classes 3 3 7 " in sample_command(pipeline, "run", [3, 3, 7], SamplingConfig(), 0)
+    usual, settings = SamplingConfig(temperature=0.9), SamplingConfig(temperature=0.9, guidance_scale=2.0)
+    assert sample_command(pipeline, "run", [3, 3, 7], usual, 0, usual).endswith("run --classes 3 3 7")
     pipeline.transformer.half_backbone = True
-    assert sample_command(pipeline, "run", [3], SamplingConfig(), 0).endswith("--precision bfloat16")
+    changed = "run --classes 3 --guidance 2.0 --seed 5 --precision bfloat16"
+    assert sample_command(pipeline, "run", [3], settings, 5, usual).endswith(changed)
 
 
 def test_every_next_step_that_is_printed_can_be_taken(
@@ -168,6 +170,6 @@ def test_an_interrupted_command_says_how_to_go_on(
 
 
 def test_a_command_line_is_read_back_by_a_shell() -> None:
-    spelt = command_line(["sample", "my runs/it's"], {"top_k": 0, "classes": ("a b", "$x")})
+    spelt = command_line(["sample", "my runs/it's"], {"top_k": 0, "classes": ("a b", "$x"), "seed": None})
     words = ["purrception", "sample", "my runs/it's", "--top-k", "0", "--classes", "a b", "$x"]
     assert shlex.split(spelt) == words

@@ -79,9 +79,12 @@ def quiet() -> bool:
 
 
 def command_line(words: Sequence[str], options: Mapping[str, Any] | None = None) -> str:
-    """A ``purrception`` command quoted for a shell; a tuple becomes several values after its option."""
+    """A ``purrception`` command quoted for a shell; a tuple becomes several values after its option, and an option
+    that is None is left out."""
     command = ["purrception", *words]
     for name, value in (options or {}).items():
+        if value is None:
+            continue
         values = value if isinstance(value, tuple) else (value,)
         command += [f"--{name.replace('_', '-')}", *map(str, values)]
     return shlex.join(command)
