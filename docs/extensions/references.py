@@ -74,15 +74,18 @@ def entry(package: Any, module: str, name: str) -> str:
         lines = [f".. autofunction:: {path}"]
     else:
         text = ModuleAnalyzer.for_module(module).find_attr_docs().get(("", name), [])
-        keys = [f"Its names: {', '.join(f'``{key}``' for key in value)}."] if isinstance(value, dict) else []
-        lines = [f".. py:data:: {path}", "", *(f"   {line}" for line in [*text, *keys])]
+        names = [value] if isinstance(value, str) else value
+        values = f"One of: {', '.join(f'``{name}``' for name in names)}." if len(names) > 1 else f"``{value!r}``"
+        lines = [f".. py:data:: {path}", "", *(f"   {line}" for line in [*text, "", values])]
     return directive(*lines)
 
 
 def settings_page() -> str:
     """The dataclasses of settings that a :class:`RunConfig` holds, each once."""
     kinds = dict.fromkeys(settings_in(purrception.RunConfig))
-    entries = [directive(f".. autoclass:: {kind.__module__}.{kind.__qualname__}", "   :members:") for kind in kinds]
+    entries = [
+        directive(f".. autoclass:: {kind.__module__}.{kind.__qualname__}", "   :members:") for kind in kinds
+    ]
     return "\n".join(["## Settings of a run\n", "What the fields of a `RunConfig` hold.\n", *entries])
 
 
