@@ -1,6 +1,6 @@
 """Settings of the documentation's site.
 
-``sphinx-build -W --keep-going -n docs site`` builds it into ``site/``, without the network; a warning is an error.
+``sphinx-build -W --keep-going -n docs site/html`` builds it, without the network; a warning is an error.
 docs/reference/extending.md says more.
 """
 

@@ -208,6 +208,7 @@ def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tm
     pytest.importorskip("sphinx")
     pytest.importorskip("furo")
     pytest.importorskip("myst_nb")
+    site = tmp_path / "html"  # myst-nb writes beside it
     environment = os.environ | {"PYTHONPATH": os.fspath(PACKAGE.parent)}
     command = [
         sys.executable,
@@ -218,19 +219,19 @@ def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tm
         "-n",
         "-q",
         os.fspath(DOCS),
-        os.fspath(tmp_path),
+        os.fspath(site),
     ]
     built = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (built.returncode, built.stdout, built.stderr) == (0, "", "")
     read = {}
-    for page in tmp_path.rglob("*.html"):
-        read[page.relative_to(tmp_path).as_posix()] = resources = Resources()
+    for page in site.rglob("*.html"):
+        read[page.relative_to(site).as_posix()] = resources = Resources()
         resources.feed(page.read_text(encoding="utf-8"))
         assert [source for source in resources.loaded if ":" in source.split("?")[0]] == []
     assert read["concepts/theory.html"].formulas > 50
     assert read["concepts/method.html"].formulas > 50
     text = {
-        name: (tmp_path / f"reference/{name}.html").read_text(encoding="utf-8")
+        name: (site / f"reference/{name}.html").read_text(encoding="utf-8")
         for name in ("python", "flow", "commands")
     }
     assert [name for name in purrception.__all__ if f'id="purrception.{name}"' not in text["python"]] == []
@@ -240,5 +241,5 @@ def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tm
     for verb in VERBS.values():
         assert f'id="{verb.name.replace(" ", "-")}"' in text["commands"]
     assert "--training.learning-rate" in text["commands"]
-    notebook = (tmp_path / "how-to/first-inpainting.html").read_text(encoding="utf-8")
+    notebook = (site / "how-to/first-inpainting.html").read_text(encoding="utf-8")
     assert notebook.count("_images/") >= 5
