@@ -12,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent / "extensions"))
 from purrception import __version__
 
 project = "purrception"
-author = "The purrception authors"
-copyright = "The purrception authors, Apache-2.0"
+author = "The purrception maintainers"
+copyright = "The purrception maintainers, Apache-2.0"
 release = __version__
 
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_nb", "sphinx_copybutton", "mathml", "references"]
