@@ -13,6 +13,7 @@ import inspect
 import io
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
@@ -32,6 +33,8 @@ MODULES: dict[str, list[str]] = {}
 for path in PACKAGE.glob("*/**/*.py"):
     module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
     MODULES.setdefault(module.split(".")[-1], []).append(module)
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"].keys()
 FILE = r"\.(py|md|yaml|yml|json|jsonl|txt|npz|png|jpg|cls|csv|tar|pth|pt|safetensors|ckpt|ipynb|toml|lock)$"
 
 EXCEPTIONS = {
@@ -143,7 +146,7 @@ def leads_somewhere(name: str) -> bool:
 
 def known(name: str) -> bool:
     """Whether a name, dotted or not, is one of the sources, or of torch."""
-    if len(name) == 1 or name in EXCEPTIONS | MODULES.keys() | all_options() | identifiers():
+    if len(name) == 1 or name in EXCEPTIONS | EXTRAS | MODULES.keys() | all_options() | identifiers():
         return True
     if re.search(FILE, name):
         return bool(re.search(r"[A-Z\d]", name)) or any(ROOT.glob(name)) or any(PACKAGE.rglob(name))
