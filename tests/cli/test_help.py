@@ -96,7 +96,7 @@ def test_help_lists_every_option_with_what_it_defaults_to(capsys: pytest.Capture
     assert len({option.name for option in options}) == len(options)
     for option in options:
         spelt = f"{option.name}, {negated(option.name)}" if option.kind is bool else option.name
-        (entry,) = re.findall(rf" {re.escape(spelt)} .*?(?= --[a-z][\w.-]*(?:,| \[?[A-Z{{])|$)", text)[:1]
+        (entry,) = re.findall(rf" {re.escape(spelt)} .*?(?= --[a-z][\w.-]*\w(?:,| \[?[A-Z{{])|$)", text)[:1]
         assert re.search("default|required|empty", entry, re.IGNORECASE), entry
     for nothing in ("(default: )", "(default: None)", "(default: '')", "{None}", "`", ":func:"):
         assert nothing not in text

@@ -105,7 +105,7 @@ def test_images_that_are_not_here_are_those_stated_or_unknown() -> None:
     assert (given.images.train, given.images.held_out) == (980, 20)
     assert given.disk == (2 * 980 + 20) * (2 * 16 * 16 + 4)  # flips
     assert (
-        "assuming no classes (--classes)"
+        "assuming no classes (--num-classes)"
         in plan(replace(small("folder"), data=DataConfig("folder")), options).text()
     )
 

@@ -284,7 +284,7 @@ def _shown(
         defaults: dict[str, Any] = {"default": default, "default_factory": factory}
         fields.append((item.name, option, field(**defaults, kw_only=bool(item.kw_only))))
     made = dataclasses.make_dataclass(kind.__name__, fields, bases=(kind,), frozen=True)
-    made.__doc__ = kind.__doc__
+    made.__doc__ = str(kind.__doc__).replace("`", "")
     return made
 
 
@@ -296,10 +296,11 @@ def _saying(text: str) -> Callable[[str], str]:
 
 
 def _metavar(hint: Any) -> str | None:
-    """What stands for the value of a number that may be left out; of others tyro says it better."""
-    kinds = [kind for kind in get_args(hint) if kind is not NoneType]
-    is_number = len(kinds) == 1 and kinds[0] in (int, float)
-    return kinds[0].__name__.upper() if is_number and NoneType in get_args(hint) else None
+    """What stands for the numbers of an option that may be left out; of others tyro says it better."""
+    if NoneType not in get_args(hint):
+        return None
+    kind = next(kind for kind in get_args(hint) if kind is not NoneType)
+    return " ".join(number.__name__.upper() for number in get_args(kind) or (kind,))
 
 
 def _rebuilding(factory: Callable[[], Any], kind: type) -> Callable[[], Any]:
