@@ -15,10 +15,7 @@ from purrception.storage.pipeline_folder import CODE_FILE, PORTABLE_PIPELINE
 from purrception.utils.bundle import Bundle, External, bundle
 from purrception.utils.version import __version__
 
-LEFT_OUT = (
-    "purrception.models.fused",
-    "PurrceptionTransformer.from_pretrained",
-)
+LEFT_OUT = ("purrception.models.fused", "PurrceptionTransformer.from_pretrained")
 """The Triton kernels, which give the same numbers up to rounding, and what diffusers does itself."""
 STAND_INS = {
     "PurrceptionTransformer": External("diffusers", "ModelMixin"),
@@ -53,7 +50,14 @@ def portable_code(parts: Mapping[str, Any]) -> dict[str, str]:
 
 @cache
 def _pipeline() -> Bundle:
-    about = _header("Generates images with the network and the tokenizer beside this file.")
+    about = _header(
+        """Generates images with the network, the tokenizer and the scheduler in the folders beside this file::
+
+    pipe = DiffusionPipeline.from_pretrained(FOLDER_OR_NAME, trust_remote_code=True)
+    images = pipe(num_images=8, seed=0).images
+
+The pipeline's class stands at the end, and what it needs above it, in the order in which one needs the other."""
+    )
     return bundle("purrception.generation.base", PORTABLE_PIPELINE, about, left_out=LEFT_OUT, stand_ins=STAND_INS)
 
 
