@@ -153,6 +153,7 @@ def test_the_images_are_the_same_bit_for_bit(bare: Path, tmp_path: Path) -> None
         ),
         "cfm": ("cfm", network_for(build_objective(ObjectiveConfig("cfm"))), rescaled()),
         "half": ("purrception", random_network(depth=1, head_kind="factored", evidence=True), tokenizer()),
+        "converted": ("dfm", random_network(depth=1, token_embedding=True, stored_positions=True), tokenizer()),
         "dfm": ("dfm", network_for(build_objective(ObjectiveConfig("dfm"))), tokenizer()),
     }
     calls = {
@@ -160,6 +161,7 @@ def test_the_images_are_the_same_bit_for_bit(bare: Path, tmp_path: Path) -> None
         "geometric": SETTINGS[:2] + OF_POSTERIOR,
         "cfm": SETTINGS,
         "half": SETTINGS[:2],
+        "converted": OF_DFM,
         "dfm": SETTINGS[:2] + OF_DFM,
     }
     folders = {name: save(tmp_path / name, *parts) for name, parts in models.items()}

@@ -71,6 +71,6 @@ def _part(module: str, kind: str) -> str:
 def _header(about: str) -> str:
     return f"""{about}
 
-Made from the source of purrception {__version__}, by its ``generation/portable.py``. It needs torch and diffusers.
-Licence: Apache-2.0.
+Made from the source of purrception {__version__} by its ``generation/portable.py``. Needs Python 3.11, torch and
+diffusers. Licence: Apache-2.0.
 """
