@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
-from importlib.metadata import Distribution, distribution
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +89,14 @@ OF_DFM: list[dict[str, Any]] = [
 
 
 def with_dependencies(names: Iterable[str]) -> dict[str, Distribution]:
-    """Installed distributions and those that they need."""
+    """Distributions and those that they need, of those that are installed."""
     found: dict[str, Distribution] = {}
     left = list(names)
     while left:
         name = left.pop().lower().replace("_", "-")
-        if name not in found:
+        if name in found:
+            continue
+        with contextlib.suppress(PackageNotFoundError):
             found[name] = distribution(name)
             needs = map(Requirement, found[name].requires or [])
             left += [each.name for each in needs if each.marker is None or each.marker.evaluate({"extra": ""})]

@@ -129,6 +129,15 @@ def test_a_stand_in_takes_the_place_of_a_definition() -> None:
     assert "LIMIT = 4" not in text
 
 
+@pytest.mark.usefixtures("_toy")
+def test_a_class_is_whole_unless_something_is_left_out_or_asked_for() -> None:
+    left_out = ["toy.heavy", "Thing.train", "Thing.both"]
+    text = bundle("toy.high", "Thing", "About.", left_out=left_out).text
+    assert "def root" in text
+    assert "def train" not in text
+    assert "def root" not in bundle("toy.high", "Thing", "About.", mentions=[], left_out=left_out).text
+
+
 def test_the_numbers_are_those_of_the_source(tmp_path: Path) -> None:
     text = bundle("purrception.flow.paths", "LinearPath", "Paths.", mentions=["advance"]).text
     assert "def velocity" not in text

@@ -22,15 +22,6 @@ STAND_INS = {
     "PurrceptionScheduler": External("diffusers", "SchedulerMixin"),
 }
 """What ``pipeline.py`` calls the parts whose code lies in their own folders."""
-SCHEDULER_INTERFACE = (
-    "init_noise_sigma",
-    "order",
-    "set_timesteps",
-    "scale_model_input",
-    "step",
-    "add_noise",
-)
-"""What a loop of one's own asks of a scheduler; the pipeline asks only for its configuration."""
 
 
 def portable_code(parts: Mapping[str, Any]) -> dict[str, str]:
@@ -64,7 +55,8 @@ The pipeline's class stands at the end, and what it needs above it, in the order
 @cache
 def _part(module: str, kind: str) -> str:
     about = _header(f"{kind}, a part of the pipeline in the folder above.")
-    asked = SCHEDULER_INTERFACE if kind == "PurrceptionScheduler" else _pipeline().mentions
+    # A scheduler is for loops of one's own; the pipeline asks only for its configuration.
+    asked = None if kind == "PurrceptionScheduler" else _pipeline().mentions
     return bundle(module, kind, about, mentions=asked, left_out=LEFT_OUT).text
 
 

@@ -103,7 +103,7 @@ def bundle(
     name: str,
     header: str,
     *,
-    mentions: Collection[str] = (),
+    mentions: Collection[str] | None = None,
     left_out: Collection[str] = (),
     stand_ins: dict[str, External] | None = None,
 ) -> Bundle:
@@ -113,7 +113,7 @@ def bundle(
         entry: the module that it is in.
         name: its name.
         header: the docstring of the file.
-        mentions: attributes that other code asks of it, which are kept.
+        mentions: attributes that other code asks of it, which are kept; by default all members of a class.
         left_out: modules that are not part of the file: an ``if`` that asks one of them is left out too, as if the
             answer were no. Also members of classes, as ``Class.member``.
         stand_ins: names that are not defined in the file, and what annotations say in their place.
@@ -121,7 +121,8 @@ def bundle(
     Raises:
         ValueError: one name has two meanings, or something is needed that is left out.
     """
-    work = _Collector(frozenset(left_out), stand_ins or {}, set(mentions))
+    whole = name if mentions is None else ""
+    work = _Collector(frozenset(left_out), stand_ins or {}, set(mentions or ()), whole)
     start = Module.load(entry)
     while True:
         before = (len(work.kept), len(work.mentions))
@@ -140,6 +141,8 @@ class _Collector:
     left_out: frozenset[str]
     stand_ins: dict[str, External]
     mentions: set[str]
+    whole: str
+    """A class all of whose members are kept."""
     kept: dict[tuple[Module, str], None] = field(default_factory=dict)
     externals: set[External] = field(default_factory=set)
     used_stand_ins: set[str] = field(default_factory=set)
@@ -188,6 +191,8 @@ class _Collector:
             return True
         if any(f"{node.name}.{name}" in self.left_out for name in names):
             return False
+        if node.name == self.whole:
+            return True
         if isinstance(member, ast.AnnAssign) and _has_fields(node) and "ClassVar" not in ast.unparse(member):
             return True
         overrides = _foreign_members(module.name, node.name)
