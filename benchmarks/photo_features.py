@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from purrception.data import images_to_tensor, load_split
-from purrception.evaluation import FeatureStatistics, frechet_distance
+from purrception.evaluation import ClassifierConfig, FeatureStatistics, frechet_distance
 from purrception.evaluation.extractors import Extractor, extract_in_groups
-from purrception.evaluation.extractors.classifier import ClassifierConfig, ClassifierExtractor, train_classifier
+from purrception.evaluation.extractors.classifier import ClassifierExtractor, train_classifier
 from purrception.evaluation.extractors.random_features import TextureExtractor
 from purrception.evaluation.metrics.precision_recall import precision_recall
 from purrception.experiment.recipes import get_recipe

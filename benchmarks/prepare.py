@@ -46,7 +46,8 @@ def main() -> None:
     options = parser.parse_args()
     import torch
 
-    from purrception.experiment.prepare import PrepareOptions, prepare
+    from purrception.experiment.prepare import prepare
+    from purrception.experiment.settings import PrepareOptions
     from purrception.tokenizers import VQConfig, VQTokenizer
 
     torch.manual_seed(0)

@@ -218,7 +218,7 @@ def wrong_in_python(block: str) -> Iterator[str]:
 
 def wrong_names(page: str) -> Iterator[str]:
     """Names in a Markdown page that do not exist."""
-    blocks = re.findall(r"```(\w*)\n(.*?)```", page, flags=re.DOTALL)
+    blocks = re.findall(r"```([^\n]*)\n(.*?)```", page, flags=re.DOTALL)
     for language, block in blocks:
         if language == "python":
             yield from wrong_in_python(block)

@@ -13,7 +13,8 @@ import yaml
 
 from purrception.comparison.report import write_report
 from purrception.comparison.rows import read_rows
-from purrception.comparison.run import PROTOCOL_FILE, Protocol, _open
+from purrception.comparison.run import PROTOCOL_FILE, _open
+from purrception.comparison.settings import Protocol
 from purrception.evaluation.diff import compare_results
 from purrception.evaluation.generation import GeneratedCodes, Request, describe, generate, request_key
 from purrception.experiment.recipes import get_recipe

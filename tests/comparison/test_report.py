@@ -10,8 +10,9 @@ import pytest
 from purrception.comparison.entries import configure, parse_entries
 from purrception.comparison.report import curve, mean_and_spread
 from purrception.comparison.run import geometric_steps
+from purrception.comparison.settings import SweepSpace
 from purrception.comparison.speed import ROUNDS, SpeedRatio, falling, first_reach, speed_ratios
-from purrception.comparison.sweep import SweepSpace, pareto_front
+from purrception.comparison.sweep import pareto_front
 from purrception.experiment.recipes import get_recipe
 from purrception.flow import SamplingConfig
 from purrception.utils.errors import InputError

@@ -10,7 +10,7 @@ import pytest
 
 from purrception.cli import main
 from purrception.comparison import suite as suite_module
-from purrception.comparison.run import Protocol
+from purrception.comparison.settings import Protocol
 from purrception.comparison.suite import advantages, recipe_for, write_suite
 from purrception.data import DataConfig
 from purrception.utils.errors import InputError

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from purrception.cli import main
 from purrception.data import DataConfig, load_split
-from purrception.evaluation.extractors.classifier import ClassifierConfig
+from purrception.evaluation import ClassifierConfig
 from purrception.evaluation.extractors.random_features import random_features
 from purrception.evaluation.metrics.ssim import structural_similarity
 from purrception.evaluation.tokenizer.codebook import CodebookState, examine_codebook, nearest_neighbours

@@ -12,7 +12,8 @@ import yaml
 
 from purrception.cli import main
 from purrception.comparison.rows import read_rows
-from purrception.comparison.run import Protocol, Seconds, compare
+from purrception.comparison.run import Seconds, compare
+from purrception.comparison.settings import Protocol
 from purrception.experiment.config import RunConfig, load_config
 from purrception.experiment.plan import plan
 from purrception.experiment.saved_run import load_pipeline, saved_config

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from purrception import PurrceptionPipeline
 from purrception.comparison.report import write_report
 from purrception.comparison.rows import read_rows
-from purrception.comparison.run import Protocol
+from purrception.comparison.settings import Protocol
 from purrception.experiment.config import RunConfig, TokenizerRunConfig, load_config
 from purrception.experiment.recipes import get_recipe
 from purrception.flow import SamplingConfig

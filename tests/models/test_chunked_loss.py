@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from purrception.flow import Evidence, Truncation, posterior_from_logits
-from purrception.models import CategoricalHead, HeadConfig, categorical_heads, plain_loss
+from purrception.models import CATEGORICAL_HEADS, CategoricalHead, HeadConfig, plain_loss
 from purrception.models.factored_logits import FactoredLogits
 from purrception.utils.errors import InputError
 
@@ -71,7 +71,7 @@ def test_evidence_and_soft_targets_in_the_plain_loss_by_hand() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    kind=st.sampled_from(categorical_heads()),
+    kind=st.sampled_from(CATEGORICAL_HEADS),
     dtype=st.sampled_from([torch.float64, torch.float32]),
     patch=st.sampled_from([1, 2]),
     cells=st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 2)),
@@ -122,7 +122,7 @@ def test_losses_and_gradients_are_those_of_the_full_logits(
 
 @settings(max_examples=60, deadline=None)
 @given(
-    kind=st.sampled_from(categorical_heads()),
+    kind=st.sampled_from(CATEGORICAL_HEADS),
     dtype=st.sampled_from([torch.float64, torch.float32]),
     patch=st.sampled_from([1, 2]),
     codes=st.integers(2, 37),
@@ -174,7 +174,7 @@ def test_the_posterior_is_that_of_the_full_logits(
 
 @settings(max_examples=40, deadline=None)
 @given(
-    kind=st.sampled_from(categorical_heads()),
+    kind=st.sampled_from(CATEGORICAL_HEADS),
     patch=st.sampled_from([1, 2]),
     codes=st.integers(2, 61),
     chunk_bytes=st.integers(1, 6000),
@@ -225,7 +225,7 @@ def test_extreme_logits_stay_finite_and_exact(scale: float) -> None:
     assert (posterior.entropy >= 0).all()
 
 
-@pytest.mark.parametrize("kind", categorical_heads())
+@pytest.mark.parametrize("kind", CATEGORICAL_HEADS)
 def test_bfloat16_is_near_and_its_sums_are_float32(kind: str) -> None:
     head, features = random_head(kind, codes=37, scale=0.2), torch.randn(2, 4, 4, 8)
     targets = torch.randint(37, (2, 4, 4))
@@ -253,7 +253,7 @@ def test_gradients_accumulate_and_scale_with_what_comes_after() -> None:
         torch.testing.assert_close(parameter.grad, 4 * gradient)
 
 
-@pytest.mark.parametrize("kind", categorical_heads())
+@pytest.mark.parametrize("kind", CATEGORICAL_HEADS)
 def test_within_a_compiled_function_nothing_changes(kind: str) -> None:
     head, features = random_head(kind, codes=9), torch.randn(2, 3, 2, 8, requires_grad=True)
     targets = torch.randint(9, (2, 3, 2))
@@ -320,7 +320,7 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("kind", categorical_heads())
+@pytest.mark.parametrize("kind", CATEGORICAL_HEADS)
 def test_no_tensor_of_sites_times_codes_exists(kind: str) -> None:
     codes, rows = 512, 8
     head, features = random_head(kind, codes), torch.randn(2, 16, 16, 8, requires_grad=True)

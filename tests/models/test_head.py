@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from purrception.flow import Evidence, Guidance, ObjectiveConfig, PredictionOptions, TrainingBatch, build_objective
 from purrception.models import (
+    CATEGORICAL_HEADS,
     HEADS,
     CategoricalHead,
     FactoredHead,
@@ -20,11 +21,10 @@ from purrception.models import (
     HeadConfig,
     PurrceptionTransformer,
     RegressionHead,
-    categorical_heads,
 )
 from purrception.utils.errors import InputError
 
-CATEGORICAL = categorical_heads()
+CATEGORICAL = CATEGORICAL_HEADS
 CODES, DIM, WIDTH, PATCH = 19, 3, 16, 2
 
 

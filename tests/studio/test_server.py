@@ -138,4 +138,4 @@ def test_without_gradio_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["studio", str(tiny_run)]) == 2
-    assert "pip install 'purrception[studio]'" in capsys.readouterr().err
+    assert "pip install 'gradio<7,>=6'" in capsys.readouterr().err

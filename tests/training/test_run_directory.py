@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from purrception.comparison.run import PROTOCOL_FILE, Protocol, _open
+from purrception.comparison.run import PROTOCOL_FILE, _open
+from purrception.comparison.settings import Protocol
 from purrception.storage import write_file
 from purrception.training import RunDirectory, is_pipeline
 from purrception.utils.errors import InputError

@@ -1,17 +1,19 @@
-"""The sizes of a benchmark."""
+"""The sizes of a benchmark; reading them needs no PyTorch, building does."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
-
-import torch
+from typing import TYPE_CHECKING, Literal, get_args
 
 from purrception.bench.peaks import check_tflops
-from purrception.models import CategoricalHead, DiTConfig, HeadConfig, Kernel, PurrceptionTransformer
-from purrception.utils.devices import autocast, resolve_device
+from purrception.models.settings import DiTConfig, HeadConfig, Kernel
 from purrception.utils.errors import InputError, unknown_name
 from purrception.utils.settings import DeviceOptions
+
+if TYPE_CHECKING:
+    import torch
+
+    from purrception.models import CategoricalHead, PurrceptionTransformer
 
 Order = Literal["auto", "turns", "alone"]
 
@@ -80,6 +82,10 @@ class BenchConfig(DeviceOptions):
 
     def build(self, device: torch.device) -> PurrceptionTransformer:
         """A network with random weights, also in the head, whose initial zeros might be faster."""
+        import torch
+
+        from purrception.models import PurrceptionTransformer
+
         torch.manual_seed(0)
         with device:  # drawing a large network's weights on the CPU would take longer than measuring it
             network = PurrceptionTransformer.from_settings(
@@ -101,6 +107,10 @@ class BenchConfig(DeviceOptions):
 
     def build_head(self, device: torch.device) -> CategoricalHead:
         """The head of such a network."""
+        import torch
+
+        from purrception.models import CategoricalHead
+
         sizes = self.sizes()
         torch.manual_seed(0)
         codebook = torch.randn(self.codebook_size, self.codebook_dim)
@@ -114,6 +124,10 @@ class BenchConfig(DeviceOptions):
 
     def prepare(self) -> torch.device:
         """Set the number of threads of this process; returns the device."""
+        import torch
+
+        from purrception.utils.devices import resolve_device
+
         if self.threads:
             torch.set_num_threads(self.threads)
         return resolve_device(self.device)
@@ -124,10 +138,14 @@ class BenchConfig(DeviceOptions):
 
     def autocast(self, device: torch.device, *, cache: bool = True) -> torch.autocast:
         """A context with the precision of the network; ``cache``: weights are cast once within it."""
+        from purrception.utils.devices import autocast
+
         return autocast(self.precision, device, cache=cache)
 
 
 def _randomise(head: CategoricalHead) -> CategoricalHead:
+    import torch
+
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
     return head

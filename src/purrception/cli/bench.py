@@ -31,10 +31,11 @@ def bench(verb: Verb, arguments: list[str]) -> None:
     """Measure speed and memory."""
     from purrception.bench import BenchConfig
     from purrception.bench import bench as run_bench
+    from purrception.utils.terminal import for_terminal
 
     options, rest = parse_known(BenchOptions, verb, arguments)
     vary = options.vary.replace("-", "_")
     report = run_bench(parse(BenchConfig, verb, rest), options.parts, options.variants, vary, options.values)
-    print(report.json() if options.json else report.markdown(), flush=True)
+    print(report.json() if options.json else for_terminal(report.markdown()), flush=True)
     if options.out:
         report.write(Path(options.out))

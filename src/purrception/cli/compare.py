@@ -7,7 +7,7 @@ from pathlib import Path
 
 from purrception.cli.parsing import configure, flat, parse_known, target_of
 from purrception.cli.verbs import Verb
-from purrception.comparison.run import Protocol
+from purrception.comparison.settings import Protocol
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +28,12 @@ def compare(verb: Verb, arguments: list[str]) -> None:
     target, rest = target_of(verb, arguments)
     from purrception.comparison.entries import parse_entries
     from purrception.comparison.run import compare as run_comparison
+    from purrception.utils.terminal import for_terminal
 
     options, rest = parse_known(CompareOptions, verb, rest)
     recipe = configure(verb, target, rest)
     entries = tuple(parse_entries(options.objectives))
     protocol = replace(options.protocol, entries=entries)
     folder = Path(options.out or f"comparisons/{recipe.name}")
-    print(f"report: {run_comparison(recipe, protocol, folder)}")
+    report = run_comparison(recipe, protocol, folder)
+    print(for_terminal(report.read_text(encoding="utf-8"), "At the end of training") + f"\n\nreport: {report}")

@@ -53,6 +53,7 @@ def _evaluate_run(verb: Verb, target: str, arguments: list[str]) -> None:
     from purrception.training import RunDirectory
     from purrception.utils import distributed
     from purrception.utils.devices import resolve_device
+    from purrception.utils.terminal import for_terminal
 
     run = RunDirectory.open(target)
     config = saved_config(run)
@@ -74,8 +75,8 @@ def _evaluate_run(verb: Verb, target: str, arguments: list[str]) -> None:
                 replace(options.procedure, device=str(device)),
                 tokens,
             )
-        say(result.markdown() + f"\n{folder}")
         say_skipped(describe_report(folder))
+        say(for_terminal(result.markdown(), "Evaluation") + f"\n\nreport: {folder}")
 
 
 def _evaluate_images(verb: Verb, target: Path, arguments: list[str]) -> None:
@@ -92,6 +93,7 @@ def _evaluate_images(verb: Verb, target: Path, arguments: list[str]) -> None:
     from purrception.storage import output_folder
     from purrception.utils import distributed
     from purrception.utils.devices import resolve_device
+    from purrception.utils.terminal import for_terminal
 
     with distributed.joined(resolve_device(options.device), options.timeout_minutes) as device:
         procedure = replace(options.procedure, device=str(device))
@@ -102,8 +104,8 @@ def _evaluate_images(verb: Verb, target: Path, arguments: list[str]) -> None:
             return
         with output_folder(options.out, Path("evaluations")) as folder:
             result = evaluate_images(target, options.evaluation, folder, procedure)
-        say(result.markdown() + f"\n{folder}")
         say_skipped(describe_report(folder))
+        say(for_terminal(result.markdown(), "Evaluation") + f"\n\nreport: {folder}")
 
 
 def _refuse_settings_of_runs(arguments: list[str]) -> None:

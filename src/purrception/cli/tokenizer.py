@@ -126,6 +126,7 @@ def report(verb: Verb, arguments: list[str]) -> None:
     from purrception.tokenizers import VQTokenizer
     from purrception.training import RunDirectory
     from purrception.utils.devices import resolve_device
+    from purrception.utils.terminal import for_terminal
 
     folder = Path(target)
     if not (folder / "config.json").is_file() and RunDirectory(folder).tokenizer.is_dir():
@@ -138,8 +139,8 @@ def report(verb: Verb, arguments: list[str]) -> None:
     tokenizer.vq.to(resolve_device(options.device))
     with output_folder(options.out, folder / "report") as out:
         result = report_tokenizer(tokenizer, data, out, options.num, options.batch_size)
-    print(result.markdown() + f"\n{out}")
     say_skipped(describe_report(out))
+    print(for_terminal(result.markdown()) + f"\n\nreport: {out}")
 
 
 def source_of(target: str) -> RunConfig:

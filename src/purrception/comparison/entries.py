@@ -7,13 +7,13 @@ from typing import Any
 
 from purrception.experiment.config import RunConfig
 from purrception.flow import OBJECTIVES
-from purrception.models import categorical_heads
+from purrception.models import CATEGORICAL_HEADS
 from purrception.utils.errors import InputError, unknown_name
 
 CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
     "evidence": ("head", {"evidence": True}),
     "no-z-loss": ("objective", {"z_loss": 0.0}),
-    **{kind: ("head", {"kind": kind}) for kind in categorical_heads()},
+    **{kind: ("head", {"kind": kind}) for kind in CATEGORICAL_HEADS},
 }
 """Changes by name: the section of the recipe, and its new values."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +14,7 @@ from pydantic import Field
 from purrception.comparison.entries import configure
 from purrception.comparison.report import write_report
 from purrception.comparison.rows import ROWS_FILE, read_rows
+from purrception.comparison.settings import Protocol
 from purrception.data import describe_report, open_images
 from purrception.evaluation.metrics.held_out import held_out_metrics
 from purrception.evaluation.sample_quality import SampleEvaluator
@@ -33,30 +34,6 @@ from purrception.utils.folders import absolute
 PROTOCOL_FILE = "protocol.json"
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 TUNED_TEMPERATURES, TUNED_GUIDANCES = (1.0, 0.9, 0.8), (1.0, 1.5, 2.0)
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """What a comparison compares; saved with its results. Once begun, entries and seeds can only be added."""
-
-    entries: tuple[str, ...]
-    """Objectives, with changes behind plus signs; see :func:`purrception.comparison.entries.configure`."""
-    seeds: int
-    """Number of trainings of each, with seeds that follow the recipe's."""
-    points: int
-    """Number of measurements of each training, at steps √2 apart, the last at the end."""
-    num: int
-    """Number of images generated per measurement."""
-    tune: bool
-    """At the end, search a few sampling settings for each objective, and measure at the best ones."""
-
-    def __post_init__(self) -> None:
-        """Refuse an empty comparison."""
-        if min(self.seeds, self.points) < 1 or self.num < 10:
-            raise InputError(
-                "a comparison needs at least 1 seed, 1 point and 10 images; given "
-                f"{self.seeds}, {self.points} and {self.num}"
-            )
 
 
 def geometric_steps(steps: int, points: int) -> list[int]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from purrception.comparison.report import RANKED, mean_and_spread
 from purrception.comparison.rows import ROWS_FILE, Rows, read_rows
-from purrception.comparison.run import Protocol, compare
+from purrception.comparison.run import compare
+from purrception.comparison.settings import Protocol
 from purrception.data import find_source
 from purrception.experiment.config import RunConfig
 from purrception.experiment.recipes import fit_to_images, get_recipe

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
-from itertools import product
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from purrception.comparison.rows import Rows
+from purrception.comparison.settings import SweepSpace
 from purrception.evaluation.sample_quality import SampleEvaluator
 from purrception.experiment.saved_run import load_pipeline, sampling_defaults, saved_config
-from purrception.flow import SamplingConfig
 from purrception.storage import dump_settings, save_png, whole_folder, write_file
 from purrception.storage.report import REPORT_JSON, REPORT_MARKDOWN, REPORT_PICTURE
 from purrception.training import RunDirectory
@@ -32,45 +31,6 @@ COLUMNS = {
     "temperature": "τ",
 }
 """Settings that the report's table shows, and the titles of their columns."""
-
-
-@dataclass(frozen=True)
-class SweepSpace:
-    """The settings to combine; without temperatures or solvers, those usual for the objective are taken."""
-
-    RENAMED: ClassVar[dict[str, str]] = {"grids": "timestep_spacings"}
-
-    temperatures: tuple[str, ...] = ()
-    """Temperatures, numbers or schedules; by default 1.0, 0.9, 0.8 and 0.7, where there is a posterior."""
-    guidances: tuple[float, ...] = (1.0, 1.5)
-    """Guidance scales."""
-    steps: tuple[int, ...] = (4, 8, 16, 64)
-    """Numbers of steps from noise to data."""
-    solvers: tuple[str, ...] = ()
-    """Solvers; by default euler and dpmpp_2m, where the objective supports them."""
-    timestep_spacings: tuple[str, ...] = ("uniform",)
-    """Where the steps lie: uniform, cosine, shifted or log_snr."""
-
-    def __post_init__(self) -> None:
-        """Refuse an axis with nothing on it."""
-        for name in ("guidances", "steps", "timestep_spacings"):
-            if not getattr(self, name):
-                raise InputError(f"--{name.replace('_', '-')} needs at least one value; given none")
-
-    def settings(self, base: SamplingConfig) -> list[SamplingConfig]:
-        """Every combination, each a valid setting."""
-        axes = self.temperatures, self.guidances, self.steps, self.solvers, self.timestep_spacings
-        return [
-            replace(
-                base,
-                temperature=temperature,
-                guidance_scale=guidance,
-                num_inference_steps=steps,
-                solver=solver,
-                timestep_spacing=spacing,
-            )
-            for temperature, guidance, steps, solver, spacing in product(*axes)
-        ]
 
 
 def pareto_front(rows: Rows) -> Rows:

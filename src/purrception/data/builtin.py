@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from purrception.data.config import DataConfig, Split
-from purrception.data.transforms import MODES, array_to_pil, pil_to_array
+from purrception.data.config import MODES, DataConfig, Split
+from purrception.data.transforms import array_to_pil, pil_to_array
 from purrception.utils.errors import InputError
 from purrception.utils.keyed_rng import Stream, keyed_rng
 from purrception.utils.packages import require

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-import numpy as np
-from PIL import Image
-
-from purrception.data.transforms import MODES
 from purrception.utils.errors import InputError, unknown_name
 from purrception.utils.settings import check_at_least
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
 
 Split = Literal["train", "test"]
 
 SOURCE_NAMES = ("digits", "photos", "folder", "webdataset", "hub", "noise")
 """Every image source; :mod:`purrception.data.sources` says which class opens each."""
+
+MODES = {1: "L", 3: "RGB"}
+"""Pillow's mode of an image by its number of channels."""
 
 ENLARGED_AT_MOST = 4
 """How much an image is enlarged at most; a smaller one counts as broken."""

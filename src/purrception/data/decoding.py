@@ -14,7 +14,7 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from purrception.data.transforms import MODES
+from purrception.data.config import MODES
 from purrception.storage import plain_reason
 from purrception.utils.errors import InputError
 

@@ -9,9 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from purrception.data.config import MODES
 from purrception.utils.errors import InputError
-
-MODES = {1: "L", 3: "RGB"}
 
 
 def scale_short_side(image: Image.Image, size: int) -> Image.Image:

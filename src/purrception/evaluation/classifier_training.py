@@ -13,7 +13,6 @@ import torch
 from purrception.data import UnreadableImageError, images_to_tensor, spread_rows
 from purrception.evaluation.extractors import with_channels
 from purrception.evaluation.extractors.classifier import (
-    ClassifierConfig,
     ImageClassifier,
     load_classifier,
     save_classifier,
@@ -21,6 +20,7 @@ from purrception.evaluation.extractors.classifier import (
 )
 from purrception.evaluation.features import NO_CACHE, FeatureCache, hash_images
 from purrception.evaluation.image_sets import READ_TOGETHER, ImageSet
+from purrception.evaluation.settings import ClassifierConfig
 from purrception.utils import distributed
 from purrception.utils.errors import InputError
 

@@ -8,10 +8,10 @@ from purrception.data import DataConfig
 from purrception.evaluation.classifier_training import train_or_load_classifier
 from purrception.evaluation.evaluator import Evaluator
 from purrception.evaluation.extractors import ExtractorInputs, ImageClassifier, build_extractor
-from purrception.evaluation.extractors.classifier import ClassifierConfig
 from purrception.evaluation.image_sets import CodeImages, split_images
 from purrception.evaluation.metrics.measure import Metrics
 from purrception.evaluation.references import open_reference
+from purrception.evaluation.settings import ClassifierConfig
 from purrception.flow import Generation, Objective, SamplingConfig
 from purrception.generation.sampler import sample_codes
 from purrception.models import PurrceptionTransformer

@@ -5,9 +5,42 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from purrception.evaluation.extractors import check_features
-from purrception.evaluation.extractors.classifier import ClassifierConfig
-from purrception.utils.errors import InputError
+from purrception.utils.errors import InputError, unknown_name
+
+FEATURES = ("classifier", "texture", "inception", "dinov2")
+"""Every feature extractor; :mod:`purrception.evaluation.extractors` says how each is built."""
+
+
+def check_features(name: str) -> None:
+    """Refuse an unknown feature extractor, before anything is trained.
+
+    Raises:
+        InputError: there is none of that name; the nearest known one is suggested.
+    """
+    if name not in FEATURES:
+        raise unknown_name("feature extractor", name, FEATURES)
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """How the classifier is trained."""
+
+    steps: int = 400
+    """Optimiser steps."""
+    batch_size: int = 64
+    """Images per step."""
+    learning_rate: float = 2e-3
+    """Peak learning rate of AdamW; falls to zero (cosine)."""
+    feature_dim: int = 64
+    """Dimension of the features that distances are measured in."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained."""
+        if min(self.steps, self.batch_size, self.feature_dim) < 1:
+            raise InputError(
+                "the classifier's steps, batch_size and feature_dim are at least 1; given "
+                f"{self.steps}, {self.batch_size} and {self.feature_dim}"
+            )
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from purrception.data import open_images
 from purrception.experiment.config import RunConfig
 from purrception.flow import build_objective
-from purrception.models import categorical_heads, check_kernel
+from purrception.models import CATEGORICAL_HEADS, check_kernel
 from purrception.storage.hub import HUB_PREFIX
 from purrception.tokenizers import VQTokenizer, open_tokenizer
 from purrception.tokens import Manifest
@@ -28,10 +28,10 @@ def check_config(config: RunConfig, tokenizer: VQTokenizer | None = None) -> Non
         InputError: some settings do not fit each other, the images or the tokenizer.
     """
     build_objective(config.objective).check_evidence(config.head.evidence)
-    if config.head.kind not in categorical_heads():
+    if config.head.kind not in CATEGORICAL_HEADS:
         raise InputError(
             f"head.kind names the head of objectives with a posterior; given {config.head.kind!r}, accepted "
-            f"{', '.join(categorical_heads())}. Other objectives choose their head themselves"
+            f"{', '.join(CATEGORICAL_HEADS)}. Other objectives choose their head themselves"
         )
     check_kernel(config.training.head_kernel, config.training.resolve_device())
     if config.init_from and not config.init_from.startswith(HUB_PREFIX) and not Path(config.init_from).is_dir():

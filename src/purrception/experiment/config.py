@@ -15,7 +15,7 @@ from purrception.data import DataConfig
 from purrception.evaluation import EvaluationConfig
 from purrception.flow import ObjectiveConfig, SamplingConfig
 from purrception.models import DiTConfig, HeadConfig
-from purrception.storage import is_plain_name, load_settings
+from purrception.storage import is_plain_name
 from purrception.tokenizers import LossConfig, TokenizerTrainingConfig, VQConfig
 from purrception.training import TrainingConfig
 from purrception.utils.errors import InputError
@@ -153,4 +153,6 @@ def load_config(path: Path | str) -> RunConfig:
     Raises:
         InputError: the file is missing, not YAML or not valid.
     """
+    from purrception.storage import load_settings
+
     return load_settings(RunConfig, path)

@@ -3,53 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 from purrception.data import DataConfig, describe_report, find_source
+from purrception.experiment.settings import PrepareOptions
 from purrception.storage import read_json
 from purrception.tokenizers import open_tokenizer
 from purrception.tokens import SUMMARY_FILE, EncodingConfig, prepare_splits
 from purrception.utils import distributed
 from purrception.utils.devices import resolve_device
 from purrception.utils.errors import InputError
-from purrception.utils.settings import ProcessOptions
 from purrception.utils.text import command_line
-
-
-@dataclass(frozen=True)
-class PrepareOptions(ProcessOptions):
-    """Options of ``purrception prepare``."""
-
-    tokenizer: str = ""
-    """Folder of the tokenizer (a diffusers VQModel), hub:OWNER/NAME, or a checkpoint file to convert (--arch)."""
-    arch: str = ""
-    """Architecture of the checkpoint file; see ``purrception tokenizer convert``."""
-    out: str = ""
-    """Folder for the shards, OUT/train and OUT/test. After an interruption, the same command continues."""
-    image_size: int = 256
-    """Side of the square images, in pixels."""
-    classes: int | None = None
-    """Number of classes that must be found; 0: use all images in any subfolder, without classes. Default: as
-    found."""
-    flips: bool = False
-    """Also encode a horizontally flipped copy of each training image."""
-    views: int = 0
-    """Number of random crops of each training image, instead of its centre; randomly flipped if flips is set."""
-    test_fraction: float = 0.02
-    """Share of the images to hold out; the choice is always the same."""
-    hub_split: str = "train"
-    """Split of the hub data set to read."""
-    images_per_shard: int = 4096
-    """Number of images per shard."""
-    batch_size: int = 0
-    """Number of images encoded at a time; 0: about a megapixel."""
-    workers: int = 0
-    """Number of threads that read and decode images; 0: one per core."""
-    strict: bool = False
-    """Stop at the first broken image; otherwise broken images are skipped and listed in report.jsonl."""
-    seed: int = 0
-    """Seed of the random crops: crop v of image i depends on (seed, i, v) alone."""
 
 
 def prepare(source: str, options: PrepareOptions) -> str:

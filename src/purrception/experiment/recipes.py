@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from purrception.data import DataConfig, Survey
+from purrception.data import DataConfig
 from purrception.evaluation import EvaluationConfig
 from purrception.experiment.config import RunConfig, TokenizerConfig
 from purrception.flow import ObjectiveConfig, SamplingConfig
-from purrception.generation.public_checkpoints import public_sampling
+from purrception.flow.settings import public_sampling
 from purrception.models import DiTConfig
 from purrception.tokenizers import TokenizerTrainingConfig, VQConfig
 from purrception.training import TrainingConfig
@@ -131,7 +131,7 @@ def paper_code(name: str, size: str) -> RunConfig:
     The code's example configurations differ only in size and tokenizer (--tokenizer.arch vq-ds8-c2i). They have a
     batch of 8 for each GPU, but do not state the number of GPUs; eight are assumed, as on one machine. The code
     trains on all of the training images, and evaluates against the validation images: evaluate --reference FOLDER.
-    Settings of dfm apply with --objective.name dfm. docs/recipes.md lists the differences, and what is not
+    Settings of dfm apply with --objective.name dfm. docs/how-to/recipes.md lists the differences, and what is not
     reproduced.
     """
     recipe = imagenet256(size, 4_000_000)
@@ -199,6 +199,8 @@ def fit_to_images(recipe: RunConfig, data: DataConfig) -> tuple[RunConfig, str]:
     Raises:
         InputError: there are no images, or none can be read.
     """
+    from purrception.data import Survey
+
     survey = Survey.of(data)
     size = data.image_size or max(
         (side for side in IMAGE_SIZES if side <= survey.short_side), default=IMAGE_SIZES[0]

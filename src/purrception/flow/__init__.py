@@ -29,7 +29,6 @@ if TYPE_CHECKING:
         Draws,
         Generation,
         Objective,
-        ObjectiveConfig,
         Prediction,
         State,
         StepEnd,
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
     from purrception.flow.objectives.purrception import Purrception
     from purrception.flow.paths import LinearPath, PathSample
     from purrception.flow.posterior import Posterior, PosteriorSums, TopCodes, draw_codes, posterior_from_logits
-    from purrception.flow.settings import SamplingConfig
+    from purrception.flow.settings import ObjectiveConfig, SamplingConfig
     from purrception.flow.solvers import (
         SOLVERS,
         SolverOptions,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from purrception.flow.temperature import TemperatureSchedule
 from purrception.flow.timesteps import Timesteps, get_timesteps
+from purrception.utils.errors import InputError
 from purrception.utils.settings import check_numbers
 
 if TYPE_CHECKING:
@@ -119,3 +120,28 @@ class SamplingConfig:
         if self.build_temperature() == TemperatureSchedule.parse("1.0"):
             values["temperature"] = 1.0
         return {name: value for name, value in values.items() if value != neutral[name]}
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """Which objective, and the settings of its loss."""
+
+    name: str = "purrception"
+    """Name of the objective: purrception, cfm, cfm-endpoint or dfm."""
+    z_loss: float = 1e-5
+    """Weight λ_z of logsumexp(logits)², which keeps logits from drifting; for objectives with logits."""
+    sites: Literal["masked", "all"] = "masked"
+    """For dfm, the sites that count in the loss: masked ones, or all, as in the paper's code."""
+    embedding: Literal["codebook", "learned"] = "codebook"
+    """For dfm, how a code enters the network: as its vector in the codebook, or as a learned vector of the
+    network's width, as in the paper's code."""
+
+    def __post_init__(self) -> None:
+        """Refuse a negative weight, which would reward drift."""
+        if self.z_loss < 0:
+            raise InputError(f"objective.z_loss is at least 0; given {self.z_loss}")
+
+
+def public_sampling(objective: str) -> SamplingConfig:
+    """How the public implementation samples: 100 timesteps, which are 99 Euler steps, without guidance."""
+    return SamplingConfig(num_inference_steps=99, redraw=objective == "dfm")

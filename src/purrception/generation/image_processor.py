@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 
 from purrception.data import UnreadableImageError, decode_image
+from purrception.data.config import MODES
 from purrception.data.decoding import opened
-from purrception.data.transforms import MODES, crop_to_square
+from purrception.data.transforms import crop_to_square
 from purrception.utils.errors import InputError
 
 LARGEST_PICTURE = 40_000_000

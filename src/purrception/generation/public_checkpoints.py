@@ -19,7 +19,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import Tensor
 
-from purrception.flow import SamplingConfig
+from purrception.flow.settings import public_sampling
 from purrception.generation.pipeline import PurrceptionPipeline
 from purrception.generation.scheduler import PurrceptionScheduler
 from purrception.models import DIT_SIZES, PurrceptionTransformer
@@ -136,11 +136,6 @@ def convert_public_checkpoint(
         tokenizer_hash=tokenizer.fingerprint,
         scheduler=PurrceptionScheduler.of(public_sampling(objective)),
     )
-
-
-def public_sampling(objective: str) -> SamplingConfig:
-    """How the public implementation samples: 100 timesteps, which are 99 Euler steps, without guidance."""
-    return SamplingConfig(num_inference_steps=99, redraw=objective == "dfm")
 
 
 def _network(sizes: Sizes, objective: str, heads: int, tokenizer: VQTokenizer) -> PurrceptionTransformer:

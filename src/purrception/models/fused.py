@@ -31,7 +31,7 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -42,12 +42,9 @@ from purrception.flow.truncation import keeps_all
 from purrception.models.chunked_loss import ChunkLoss, LossInputs, SoftTargets, weighted_sums
 from purrception.models.chunked_posterior import join_posteriors
 from purrception.models.factored_logits import ALL, FactoredLogits, chunk_budget, slices, working_type
+from purrception.models.settings import Kernel
 from purrception.utils.errors import InputError, unknown_name
 
-Kernel = Literal["auto", "torch", "triton"]
-"""How logits become losses and posteriors: by torch operations on chunks (:mod:`models.chunked_loss` and
-:mod:`models.chunked_posterior`), or by the Triton kernels of this module. auto takes the latter on a CUDA device
-that has Triton."""
 KERNELS: tuple[Kernel, ...] = get_args(Kernel)
 ON_CHIP_WIDTH = {2: 512, 4: 0}
 """Most channels, by bytes of a number, at which the loss multiplies logits out twice rather than keep a chunk."""

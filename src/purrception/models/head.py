@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +34,6 @@ from purrception.models.chunked_loss import (
 from purrception.models.chunked_posterior import SumsFunction, chunked_posterior
 from purrception.models.factored_logits import FactoredLogits
 from purrception.models.fused import (
-    Kernel,
     check_kernel,
     fits_loss,
     fits_posterior,
@@ -43,50 +41,7 @@ from purrception.models.fused import (
     triton_posterior,
     uses_triton,
 )
-from purrception.utils.errors import InputError, unknown_name
-from purrception.utils.settings import check_numbers
-
-
-@dataclass(frozen=True)
-class HeadConfig:
-    """Which head, and its size."""
-
-    kind: str = "linear"
-    """The head of an objective with a posterior: linear (the paper's), factored (low rank) or geometric (low rank,
-    and codes near each other share what they learn). The continuous objectives always take the regression head."""
-    rank: int = 64
-    """Channels of a site's features in the factored and geometric heads."""
-    evidence: bool = False
-    """Whether the closed-form evidence in z_t about its own code is added to the logits of a categorical head."""
-
-    def __post_init__(self) -> None:
-        """Refuse a head that does not exist, or that cannot be built.
-
-        Raises:
-            InputError: an unknown kind (with the nearest known one), a rank below 1, or evidence for a head
-                without logits to add it to.
-        """
-        check_numbers(self, "head.", rank=2**16)
-        if self.kind not in HEADS:
-            raise unknown_name("head", self.kind, HEADS)
-        if self.rank < 1:
-            raise InputError(f"head.rank is at least 1; given {self.rank}")
-        if self.evidence and not issubclass(HEADS[self.kind], CategoricalHead):
-            raise InputError(
-                f"head.evidence belongs to a head with logits; given with the head {self.kind!r}: leave it "
-                f"out, or take one of {', '.join(categorical_heads())}"
-            )
-
-    def for_family(self, family: Literal["categorical", "regression"]) -> HeadConfig:
-        """The head of an objective that needs a head of this family."""
-        return replace(self, kind="regression") if family == "regression" else self
-
-    def build(self, width: int, codebook: Tensor, patch_size: int) -> Head:
-        """The head for features of ``width`` channels over a standardised ``codebook`` ``[K, D]``."""
-        kind = HEADS[self.kind]
-        if issubclass(kind, FactoredHead):
-            return kind(width, codebook, patch_size, self.rank)
-        return kind(width, codebook, patch_size)
+from purrception.models.settings import Kernel
 
 
 def to_sites(patches: Tensor, patch_size: int) -> Tensor:
@@ -397,8 +352,3 @@ HEADS: dict[str, type[Head]] = {
     "geometric": GeometricHead,
     "regression": RegressionHead,
 }
-
-
-def categorical_heads() -> list[str]:
-    """Names of the heads that give a posterior."""
-    return [name for name, kind in HEADS.items() if issubclass(kind, CategoricalHead)]

@@ -16,9 +16,9 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
-from purrception.models.dit import MLP, DiT, DiTConfig, Norm, Positions
-from purrception.models.fused import Kernel
-from purrception.models.head import CategoricalHead, Head, HeadConfig
+from purrception.models.dit import DiT
+from purrception.models.head import CategoricalHead, Head
+from purrception.models.settings import MLP, DiTConfig, HeadConfig, Kernel, Norm, Positions
 from purrception.storage import plain_reason, read_json, reading
 from purrception.storage.finite import check_codes, require_finite
 from purrception.storage.model_folder import check_size

@@ -10,19 +10,18 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from purrception.studio.addresses import AllowedHosts, reaches_others
 from purrception.studio.login_attempts import LoginAttempts
+from purrception.studio.settings import StudioOptions
 from purrception.utils.errors import InputError, in_words
 from purrception.utils.packages import require
 
 if TYPE_CHECKING:
     from purrception.studio.session import Studio
 
-LOOPBACK = "127.0.0.1"
 FIRST_PORT, PORTS_TRIED = 7860, 100
 MAX_QUEUED = 64
 """Number of jobs that may wait; further ones are refused."""
@@ -31,23 +30,6 @@ MAX_SESSIONS = 64
 TIDY_SECONDS = 60
 BACKLOG = 2048
 LOOK_UPS = frozenset({"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo"})
-
-
-@dataclass(frozen=True)
-class StudioOptions:
-    """What ``purrception studio`` takes."""
-
-    host: str = LOOPBACK
-    """Address to listen on; any but 127.0.0.1 lets other machines in, so set a password as well."""
-    port: int = 0
-    """Port to listen on; 0 takes the first free one from 7860 on."""
-    allowed_hosts: tuple[str, ...] = ()
-    """Other names under which browsers reach it, such as studio.example (a proxy) or localhost:9000 (a tunnel).
-    Its own address and the names of this machine are known."""
-    password: str = ""
-    """Password for everybody who opens the page, with any user name; empty for none."""
-    device: str = "auto"
-    """Device to run on: cpu, cuda, …; auto takes a GPU if there is one."""
 
 
 def open_studio(target: str, options: StudioOptions) -> None:

@@ -22,7 +22,8 @@ from purrception.storage import (
 from purrception.storage.foreign_weights import read_weights, renamed, tensors_in
 from purrception.storage.hub import HUB_PREFIX, download
 from purrception.tokenizers.public import PUBLIC_TOKENIZERS, PublicTokenizer
-from purrception.tokenizers.saved import CONFIG_FILE, ORIGIN_FILE
+from purrception.tokenizers.saved import ORIGIN_FILE
+from purrception.tokenizers.settings import CONFIG_FILE
 from purrception.tokenizers.vq import VQTokenizer
 from purrception.utils.errors import InputError, unknown_name
 

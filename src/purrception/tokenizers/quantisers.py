@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ, SimVQ, VectorQuantize
 
 from purrception.flow.nearest import nearest_codes
-from purrception.tokenizers.settings import TokenizerTrainingConfig
-from purrception.tokenizers.vq import VQConfig
+from purrception.tokenizers.settings import TokenizerTrainingConfig, VQConfig
 from purrception.utils import distributed
 from purrception.utils.devices import full_precision
 from purrception.utils.errors import InputError

@@ -10,11 +10,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field
 
 from purrception.storage import read_json
+from purrception.tokenizers.settings import CONFIG_FILE
 from purrception.utils.errors import InputError
 from purrception.utils.progress import note
 
-CONFIG_FILE, WEIGHTS_PREFIX, ORIGIN_FILE = "config.json", "diffusion_pytorch_model", "origin.json"
-"""The configuration of a tokenizer, how the names of its weight files begin, and where it comes from."""
+WEIGHTS_PREFIX, ORIGIN_FILE = "diffusion_pytorch_model", "origin.json"
+"""How the names of a tokenizer's weight files begin, and where it comes from."""
 SIGNED, UNIT = (-1.0, 1.0), (0.0, 1.0)
 """Ranges of pixels: the usual one, and aMUSEd's."""
 

@@ -37,9 +37,9 @@ from purrception.tokenizers.checkpoint import (
 from purrception.tokenizers.perceptual import LPIPS
 from purrception.tokenizers.quality import measure
 from purrception.tokenizers.quantisers import QUANTISERS, FrozenQuantiser, Quantiser
-from purrception.tokenizers.saved import CONFIG_FILE, ORIGIN_FILE
-from purrception.tokenizers.settings import TokenizerTrainingConfig
-from purrception.tokenizers.vq import VQConfig, VQTokenizer
+from purrception.tokenizers.saved import ORIGIN_FILE
+from purrception.tokenizers.settings import CONFIG_FILE, TokenizerTrainingConfig, VQConfig
+from purrception.tokenizers.vq import VQTokenizer
 from purrception.utils import distributed
 from purrception.utils.devices import autocast, upload
 from purrception.utils.errors import InputError

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,11 +20,11 @@ from purrception.flow.nearest import nearest_codes
 from purrception.storage import DIGESTS_FILE, check_digests, plain_reason, write_digests
 from purrception.storage.finite import check_codes, require_finite
 from purrception.storage.model_folder import check_size, forget_load_path, only_variant
-from purrception.tokenizers.saved import CONFIG_FILE, SIGNED, UNIT, SavedVQ, is_tokenizer_file
+from purrception.tokenizers.saved import SIGNED, UNIT, SavedVQ, is_tokenizer_file
+from purrception.tokenizers.settings import CONFIG_FILE
 from purrception.utils.devices import downloads, upload
-from purrception.utils.errors import InputError, unknown_name
+from purrception.utils.errors import InputError
 from purrception.utils.progress import note
-from purrception.utils.settings import check_at_least, check_numbers
 
 GROUP_PIXELS, LARGEST_GROUP = 2**15, 32
 """The most pixels, and the most images, that are decoded at a time."""
@@ -95,79 +94,6 @@ ARCHITECTURES: dict[str, type[VQModel]] = {"group": VQModel, "none": Unnormalise
 """The classes of networks by their normalisation."""
 KINDS = {kind.__name__: kind for kind in (*ARCHITECTURES.values(), RescaledVQModel)}
 """The classes of networks by their names in saved configurations."""
-
-
-@dataclass(frozen=True)
-class VQConfig:
-    """The architecture of a VQ autoencoder (diffusers' ``VQModel``, after LDM and VQGAN)."""
-
-    codebook_size: int = 64
-    """K, the number of codes."""
-    codebook_dim: int = 4
-    """D, the dimension of a code."""
-    channels: tuple[int, ...] = (16, 32)
-    """The width at each resolution, finest first; n widths scale the image down by 2^(n − 1)."""
-    layers: int = 1
-    """The number of residual blocks per resolution."""
-    attention: bool = False
-    """Use self-attention at the coarsest resolution."""
-    normalisation: str = "group"
-    """The normalisation: group (as LDM), or none, which preserves brightness, contrast and colours of small images
-    better."""
-
-    def __post_init__(self) -> None:
-        """Refuse impossible sizes."""
-        bounds = {"codebook_size": 2**24, "codebook_dim": 2**14, "channels": 2**14, "layers": 64}
-        check_numbers(self, "tokenizer.model.", **bounds)
-        check_at_least(self, "tokenizer.model.", codebook_size=2, codebook_dim=1, layers=1)
-        if not 1 <= len(self.channels) <= 16 or any(width < 8 or width % 8 for width in self.channels):
-            raise InputError(f"tokenizer channels are 1 to 16 multiples of 8; given {list(self.channels)[:20]}")
-        if self.normalisation not in ARCHITECTURES:
-            raise unknown_name("normalisation", self.normalisation, ARCHITECTURES)
-
-    @classmethod
-    def of(cls, vq: VQModel) -> Self:
-        """The architecture of an existing network."""
-        config = vq.config
-        return cls(
-            codebook_size=config.num_vq_embeddings,
-            codebook_dim=config.vq_embed_dim or config.latent_channels,
-            channels=tuple(config.block_out_channels),
-            layers=config.layers_per_block,
-            attention=config.mid_block_add_attention,
-            normalisation="none" if isinstance(vq, UnnormalisedVQModel) else "group",
-        )
-
-    @property
-    def downsampling(self) -> int:
-        """How many times smaller the grid is than the image, along each side."""
-        return int(2 ** (len(self.channels) - 1))
-
-    def build(self, image_channels: int, image_size: int) -> VQModel:
-        """An untrained network for images of ``image_channels`` channels and sides of ``image_size`` pixels.
-
-        Raises:
-            InputError: the size is not a multiple of the downsampling.
-        """
-        if image_size % self.downsampling:
-            raise InputError(
-                f"an image of {image_size} pixels is not a multiple of the tokenizer's downsampling "
-                f"{self.downsampling}: change data.image_size or the number of tokenizer channels"
-            )
-        return ARCHITECTURES[self.normalisation](
-            in_channels=image_channels,
-            out_channels=image_channels,
-            down_block_types=("DownEncoderBlock2D",) * len(self.channels),
-            up_block_types=("UpDecoderBlock2D",) * len(self.channels),
-            block_out_channels=self.channels,
-            layers_per_block=self.layers,
-            latent_channels=self.channels[-1],
-            sample_size=image_size,
-            num_vq_embeddings=self.codebook_size,
-            norm_num_groups=8,
-            vq_embed_dim=self.codebook_dim,
-            mid_block_add_attention=self.attention,
-        )
 
 
 class VQTokenizer:

@@ -5,9 +5,18 @@ A set of shards is a folder with ``manifest.json`` and ``shard-00000.safetensors
 code, where float32 embeddings would take 4·D.
 """
 
-from purrception.tokens.dataset import TokenDataset
-from purrception.tokens.encoding import EncodingConfig
-from purrception.tokens.manifest import MANIFEST_FILE, Manifest, Shard, Standardisation
-from purrception.tokens.order import ShuffledOrder, rank_share
-from purrception.tokens.preparation import SUMMARY_FILE, describe_skipped, prepare_splits, write_tokens
-from purrception.tokens.store import TokenStore
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from purrception.utils.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from purrception.tokens.dataset import TokenDataset
+    from purrception.tokens.encoding import EncodingConfig
+    from purrception.tokens.manifest import MANIFEST_FILE, Manifest, Shard, Standardisation
+    from purrception.tokens.order import ShuffledOrder, rank_share
+    from purrception.tokens.preparation import SUMMARY_FILE, describe_skipped, prepare_splits, write_tokens
+    from purrception.tokens.store import TokenStore
+
+__getattr__, __dir__ = lazy_names(__name__)

@@ -1,18 +1,18 @@
-"""The configuration of training."""
+"""The configuration of training; reading it needs no PyTorch."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-
-from purrception.flow import TimeSampling
-from purrception.models import Kernel
-from purrception.utils.devices import autocast, resolve_device, takes_bfloat16
+from purrception.flow.timesteps import TimeSampling
+from purrception.models.settings import Kernel
 from purrception.utils.errors import InputError
 from purrception.utils.settings import ProcessOptions, check_at_least, check_numbers, check_positive
+
+if TYPE_CHECKING:
+    import torch
 
 Parallel = Literal["ddp", "fsdp", "hybrid"]
 
@@ -108,14 +108,20 @@ class TrainingConfig(ProcessOptions):
         Raises:
             InputError: it does not exist on this machine.
         """
+        from purrception.utils.devices import resolve_device
+
         return resolve_device(self.device)
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """A context in which the network runs in the configured precision."""
+        from purrception.utils.devices import autocast
+
         return autocast(self.precision, device)
 
     def takes_bfloat16(self, device: str) -> bool:
         """Whether the network runs in bfloat16 on that kind of device."""
+        from purrception.utils.devices import takes_bfloat16
+
         return takes_bfloat16(self.precision, device)
 
     def learning_rate_at(self, step: int) -> float:

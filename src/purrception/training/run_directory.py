@@ -6,7 +6,7 @@ from pathlib import Path
 
 from purrception.storage import is_unused, write_file, writing
 from purrception.storage.pipeline_folder import INDEX_FILE
-from purrception.tokenizers.saved import CONFIG_FILE
+from purrception.tokenizers.settings import CONFIG_FILE
 from purrception.utils.errors import InputError
 from purrception.utils.text import command_line
 

@@ -10,7 +10,8 @@ from purrception.evaluation.extractors.classifier import ClassifierExtractor, Im
 from purrception.evaluation.extractors.dinov2 import open_dinov2
 from purrception.evaluation.extractors.inception import open_inception
 from purrception.evaluation.extractors.random_features import TextureExtractor
-from purrception.utils.errors import InputError, unknown_name
+from purrception.evaluation.settings import check_features
+from purrception.utils.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,3 @@ def build_extractor(name: str, ingredients: ExtractorInputs) -> Extractor:
     """
     check_features(name)
     return EXTRACTORS[name](ingredients)
-
-
-def check_features(name: str) -> None:
-    """Refuse an unknown name, before anything is trained.
-
-    Raises:
-        InputError: there is no such extractor.
-    """
-    if name not in EXTRACTORS:
-        raise unknown_name("feature extractor", name, EXTRACTORS)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from purrception.evaluation.extractors.base import Extracted
 from purrception.evaluation.sealed import read_sealed, write_sealed
+from purrception.evaluation.settings import ClassifierConfig
 from purrception.storage import reading
 from purrception.storage.finite import require_finite
 from purrception.tokenizers import fingerprint
@@ -24,28 +25,6 @@ from purrception.utils.progress import ProgressBar
 SPATIAL_AFTER, SPATIAL_CHANNELS = 6, 7
 """Layers of the body (two convolutions with their pooling) and channels that sFID looks at; ADM takes seven
 channels of a middle layer of Inception, too."""
-
-
-@dataclass(frozen=True)
-class ClassifierConfig:
-    """How the classifier is trained."""
-
-    steps: int = 400
-    """Optimiser steps."""
-    batch_size: int = 64
-    """Images per step."""
-    learning_rate: float = 2e-3
-    """Peak learning rate of AdamW; falls to zero (cosine)."""
-    feature_dim: int = 64
-    """Dimension of the features that distances are measured in."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be trained."""
-        if min(self.steps, self.batch_size, self.feature_dim) < 1:
-            raise InputError(
-                "the classifier's steps, batch_size and feature_dim are at least 1; given "
-                f"{self.steps}, {self.batch_size} and {self.feature_dim}"
-            )
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from purrception.data import (
     spread_rows,
     write_report,
 )
-from purrception.evaluation.extractors.classifier import ClassifierConfig, accuracy, train_classifier
+from purrception.evaluation.extractors.classifier import accuracy, train_classifier
 from purrception.evaluation.extractors.random_features import random_features
+from purrception.evaluation.settings import ClassifierConfig
 from purrception.evaluation.tokenizer.codebook import CodebookState, examine_codebook
 from purrception.evaluation.tokenizer.recommendation import THRESHOLDS, Recommendation, recommend
 from purrception.evaluation.tokenizer.reconstruction import Distance, Features, Reconstructions, reconstruct

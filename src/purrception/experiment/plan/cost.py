@@ -18,8 +18,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from purrception.experiment.build import empty_network, in_one_chunk
 from purrception.experiment.config import RunConfig, TokenizerConfig
 from purrception.experiment.plan.images import Manifests, count_images, prepared_manifests
-from purrception.experiment.plan.report import Plan, PlanOptions
+from purrception.experiment.plan.report import Plan
 from purrception.experiment.plan.speed import Speed, find_peak, is_small_step, measured_step
+from purrception.experiment.settings import PlanOptions
 from purrception.flow import Objective, build_objective
 from purrception.models import PurrceptionTransformer, chunk_budget, training_flops
 from purrception.models.flops import forward_flops

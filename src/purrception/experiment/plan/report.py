@@ -4,57 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Literal
 
-from purrception.bench.peaks import PEAK_TFLOPS, check_tflops, known_peak
 from purrception.experiment.plan.images import ImageCounts
 from purrception.experiment.plan.speed import Speed
-from purrception.utils.errors import InputError, unknown_name
-from purrception.utils.settings import check_numbers
+from purrception.experiment.settings import PlanOptions
+from purrception.utils.terminal import aligned
 from purrception.utils.text import BYTES, COUNTS, FLOPS, TIMES, Units, in_units
-
-
-@dataclass(frozen=True)
-class PlanOptions:
-    """The machine that a plan is for; default: this machine."""
-
-    gpus: int | None = None
-    """Number of GPUs, with one process each; they share the batch, and the state according to training.parallel.
-    Default: 1."""
-    gpus_per_machine: int = 8
-    """Number of GPUs of a machine, which share one copy under hybrid unless training.shards is set."""
-    device: Literal["auto", "cuda", "cpu"] = "auto"
-    """Kind of device; auto: cuda if gpus or gpu is given, else what the run would choose on this machine."""
-    gpu: str = ""
-    """Name of a GPU, such as A100, H100 or H200, whose dense bfloat16 peak to assume."""
-    tflops: float | None = None
-    """Peak speed of one device in TFLOP/s. Default: known by the GPU's name, or measured."""
-    utilisation: float | None = None
-    """Share of the peak speed that training reaches. Default: measured in a few training steps if they are small
-    enough for this machine, else assumed: 0.3 on GPUs (0.4 compiled), 0.5 on CPUs."""
-    images: int | None = None
-    """Number of images in both splits. Default: counted; that of ImageNet for its recipes."""
-    classes: int | None = None
-    """Number of classes. Default: that of the recipe or of the images."""
-    json: bool = False
-    """Print JSON instead of text."""
-
-    def __post_init__(self) -> None:
-        """Refuse options out of range or that contradict each other."""
-        for name in ("gpus", "gpus_per_machine", "images"):
-            if (given := getattr(self, name)) is not None and given < 1:
-                raise InputError(f"a plan needs {name} of at least 1; given {given}")
-        if self.classes is not None and self.classes < 0:
-            raise InputError(f"classes must be at least 0; given {self.classes}")
-        if self.tflops is not None:
-            check_tflops(self.tflops)
-        if self.utilisation is not None and not 0 < self.utilisation <= 1:
-            raise InputError(f"utilisation must lie in (0, 1]; given {self.utilisation}")
-        if self.gpu and known_peak(self.gpu) is None:
-            raise unknown_name("GPU", self.gpu, PEAK_TFLOPS)
-        if self.gpu and self.device == "cpu":
-            raise InputError(f"a plan is for a GPU or a CPU, not both; given --gpu {self.gpu} and --device cpu")
-        check_numbers(self, "", gpus=2**24, gpus_per_machine=2**24, images=10**12, classes=2**17, tflops=1e12)
 
 
 @dataclass(frozen=True)
@@ -101,24 +56,24 @@ class Plan:
 
         rates = {"steps": self.steps / self.seconds, "images": self.steps * self.batch_size / self.seconds}
         rate = ", ".join(f"{in_units(number, COUNTS[:1])} {name}/s" for name, number in rates.items())
-        return "\n".join(
-            [
-                f"images      {self._describe_images()}",
-                f"grid        {self.grid[0]}×{self.grid[1]} sites, K = {self.codebook_size}, "
-                f"D = {self.codebook_dim}",
-                f"parameters  {in_units(sum(self.parameters.values()), COUNTS)}: {parts(self.parameters, COUNTS)}",
-                f"forward     {in_units(sum(self.forward_flops.values()), FLOPS)} an image: "
+        return aligned(
+            {
+                "images": self._describe_images(),
+                "grid": f"{self.grid[0]}×{self.grid[1]} sites, K = {self.codebook_size}, D = {self.codebook_dim}",
+                "parameters": f"{in_units(sum(self.parameters.values()), COUNTS)}: "
+                f"{parts(self.parameters, COUNTS)}",
+                "forward": f"{in_units(sum(self.forward_flops.values()), FLOPS)} an image: "
                 f"{parts(self.forward_flops, FLOPS)}",
-                f"training    {in_units(self.training_flops, FLOPS)} an image",
-                f"memory      {in_units(sum(self.memory.values()), BYTES)} a process of {self.images_per_process} "
+                "training": f"{in_units(self.training_flops, FLOPS)} an image",
+                "memory": f"{in_units(sum(self.memory.values()), BYTES)} a process of {self.images_per_process} "
                 f"images, the state in {self.shards} shard{'s' if self.shards > 1 else ''}: "
                 f"{parts(self.memory, BYTES)}",
-                f"disk        {'unknown' if self.disk is None else in_units(self.disk, BYTES)} of token shards, "
+                "disk": f"{'unknown' if self.disk is None else in_units(self.disk, BYTES)} of token shards, "
                 f"{in_units(self.bytes_per_row, BYTES)} a row",
-                f"speed       {self._describe_speed()}",
-                f"time        {self.steps} steps of {self.batch_size} images: {in_units(self.seconds, TIMES)}, "
+                "speed": self._describe_speed(),
+                "time": f"{self.steps} steps of {self.batch_size} images: {in_units(self.seconds, TIMES)}, "
                 f"{rate}; tokenizer, held-out loss, sample grids and checkpoints take extra time",
-            ]
+            }
         )
 
     def _describe_images(self) -> str:

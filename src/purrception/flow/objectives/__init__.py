@@ -5,10 +5,11 @@ A new objective is one module here and one line in ``OBJECTIVES``.
 
 from __future__ import annotations
 
-from purrception.flow.objectives.base import Objective, ObjectiveConfig
+from purrception.flow.objectives.base import Objective
 from purrception.flow.objectives.cfm import CFM, CFMEndpoint
 from purrception.flow.objectives.dfm import DFM
 from purrception.flow.objectives.purrception import Purrception
+from purrception.flow.settings import ObjectiveConfig
 from purrception.utils.errors import unknown_name
 
 OBJECTIVES: dict[str, type[Objective]] = {

@@ -12,28 +12,8 @@ from torch import Tensor
 from purrception.flow.conditioning import AUTOMATIC, KnownCodes
 from purrception.flow.network import DEFAULT_OPTIONS, Losses, Network, PredictionOptions
 from purrception.flow.posterior import Posterior
-from purrception.flow.settings import SamplingConfig
+from purrception.flow.settings import ObjectiveConfig, SamplingConfig
 from purrception.utils.errors import InputError
-
-
-@dataclass(frozen=True)
-class ObjectiveConfig:
-    """Which objective, and the settings of its loss."""
-
-    name: str = "purrception"
-    """Name of the objective: purrception, cfm, cfm-endpoint or dfm."""
-    z_loss: float = 1e-5
-    """Weight λ_z of logsumexp(logits)², which keeps logits from drifting; for objectives with logits."""
-    sites: Literal["masked", "all"] = "masked"
-    """For dfm, the sites that count in the loss: masked ones, or all, as in the paper's code."""
-    embedding: Literal["codebook", "learned"] = "codebook"
-    """For dfm, how a code enters the network: as its vector in the codebook, or as a learned vector of the
-    network's width, as in the paper's code."""
-
-    def __post_init__(self) -> None:
-        """Refuse a negative weight, which would reward drift."""
-        if self.z_loss < 0:
-            raise InputError(f"objective.z_loss is at least 0; given {self.z_loss}")
 
 
 @dataclass(frozen=True)
