@@ -221,6 +221,8 @@ class PurrceptionGenerationPipeline(DiffusionPipeline):
             step_end: called after every step; see :class:`purrception.flow.Objective`.
             output_type: see :meth:`__call__`.
         """
+        if batch_size < 1:
+            raise InputError(f"batch_size is at least 1; given {batch_size}")
         network = on_device(self.transformer).eval()
 
         def sample_batch(batch: range) -> Generation:

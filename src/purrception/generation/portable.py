@@ -15,25 +15,13 @@ from purrception.storage.pipeline_folder import CODE_FILE, PORTABLE_PIPELINE
 from purrception.utils.bundle import Bundle, External, bundle
 from purrception.utils.version import __version__
 
-LEFT_OUT = (
-    "purrception.models.fused",
-    "PurrceptionTransformer.from_pretrained",
-)
+LEFT_OUT = ("purrception.models.fused", "PurrceptionTransformer.from_pretrained")
 """The Triton kernels, which give the same numbers up to rounding, and what diffusers does itself."""
 STAND_INS = {
     "PurrceptionTransformer": External("diffusers", "ModelMixin"),
     "PurrceptionScheduler": External("diffusers", "SchedulerMixin"),
 }
 """What ``pipeline.py`` calls the parts whose code lies in their own folders."""
-SCHEDULER_INTERFACE = (
-    "init_noise_sigma",
-    "order",
-    "set_timesteps",
-    "scale_model_input",
-    "step",
-    "add_noise",
-)
-"""What a loop of one's own asks of a scheduler; the pipeline asks only for its configuration."""
 
 
 def portable_code(parts: Mapping[str, Any]) -> dict[str, str]:
@@ -53,20 +41,28 @@ def portable_code(parts: Mapping[str, Any]) -> dict[str, str]:
 
 @cache
 def _pipeline() -> Bundle:
-    about = _header("Generates images with the network and the tokenizer beside this file.")
+    about = _header(
+        """Generates images with the network, the tokenizer and the scheduler in the folders beside this file::
+
+    pipe = DiffusionPipeline.from_pretrained(FOLDER_OR_NAME, trust_remote_code=True)
+    images = pipe(num_images=8, seed=0).images
+
+The pipeline's class stands at the end, and what it needs above it, in the order in which one needs the other."""
+    )
     return bundle("purrception.generation.base", PORTABLE_PIPELINE, about, left_out=LEFT_OUT, stand_ins=STAND_INS)
 
 
 @cache
 def _part(module: str, kind: str) -> str:
     about = _header(f"{kind}, a part of the pipeline in the folder above.")
-    asked = SCHEDULER_INTERFACE if kind == "PurrceptionScheduler" else _pipeline().mentions
+    # A scheduler is for loops of one's own; the pipeline asks only for its configuration.
+    asked = None if kind == "PurrceptionScheduler" else _pipeline().mentions
     return bundle(module, kind, about, mentions=asked, left_out=LEFT_OUT).text
 
 
 def _header(about: str) -> str:
     return f"""{about}
 
-Made from the source of purrception {__version__}, by its ``generation/portable.py``. It needs torch and diffusers.
-Licence: Apache-2.0.
+Made from the source of purrception {__version__} by its ``generation/portable.py``. Needs Python 3.11, torch and
+diffusers. Licence: Apache-2.0.
 """

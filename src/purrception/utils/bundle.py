@@ -1,4 +1,4 @@
-"""One file of Python made from several modules of this package: what some definitions need, and nothing else.
+"""One file of Python made from several modules of this package: what one definition needs, and nothing else.
 
 The text is the source's own, with its comments, in the order in which the modules import each other. What is left
 out is found by name: a definition that nothing kept refers to, and a member of a class whose name nothing kept
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import sys
 import textwrap
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -21,7 +22,9 @@ from pathlib import Path
 PACKAGE = __name__.partition(".")[0]
 LINE_LENGTH = 115
 PRAGMA = re.compile(r"  # (?:type: ignore|noqa).*$", re.MULTILINE)
+"""Comments for the tools that check the source, which mean nothing in the file."""
 Definition = ast.FunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign
+"""A statement that defines names."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def bundle(
     name: str,
     header: str,
     *,
-    mentions: Collection[str] = (),
+    mentions: Collection[str] | None = None,
     left_out: Collection[str] = (),
     stand_ins: dict[str, External] | None = None,
 ) -> Bundle:
@@ -110,7 +113,7 @@ def bundle(
         entry: the module that it is in.
         name: its name.
         header: the docstring of the file.
-        mentions: attributes that other code asks of it, which are kept.
+        mentions: attributes that other code asks of it, which are kept; by default all members of a class.
         left_out: modules that are not part of the file: an ``if`` that asks one of them is left out too, as if the
             answer were no. Also members of classes, as ``Class.member``.
         stand_ins: names that are not defined in the file, and what annotations say in their place.
@@ -118,7 +121,8 @@ def bundle(
     Raises:
         ValueError: one name has two meanings, or something is needed that is left out.
     """
-    work = _Collector(frozenset(left_out), stand_ins or {}, set(mentions))
+    whole = name if mentions is None else ""
+    work = _Collector(frozenset(left_out), stand_ins or {}, set(mentions or ()), whole)
     start = Module.load(entry)
     while True:
         before = (len(work.kept), len(work.mentions))
@@ -132,14 +136,19 @@ def bundle(
 
 @dataclass
 class _Collector:
+    """What is kept; it grows until nothing that is kept needs more."""
+
     left_out: frozenset[str]
     stand_ins: dict[str, External]
     mentions: set[str]
+    whole: str
+    """A class all of whose members are kept."""
     kept: dict[tuple[Module, str], None] = field(default_factory=dict)
     externals: set[External] = field(default_factory=set)
     used_stand_ins: set[str] = field(default_factory=set)
 
     def keep(self, module: Module, name: str) -> None:
+        """Keep what a name means in a module."""
         if name in self.stand_ins:
             self.used_stand_ins.add(name)
             self.externals.add(self.stand_ins[name])
@@ -176,16 +185,15 @@ class _Collector:
         yield from (member for member in node.body if self._keeps(module, node, member))
 
     def _keeps(self, module: Module, node: ast.ClassDef, member: ast.stmt) -> bool:
+        """Whether a statement in the body of a class is part of the file."""
         names = _names_defined(member)
         if not names:
             return True
         if any(f"{node.name}.{name}" in self.left_out for name in names):
             return False
-        if (
-            isinstance(member, ast.AnnAssign)
-            and _has_fields(node)
-            and "ClassVar" not in ast.dump(member.annotation)
-        ):
+        if node.name == self.whole:
+            return True
+        if isinstance(member, ast.AnnAssign) and _has_fields(node) and "ClassVar" not in ast.unparse(member):
             return True
         overrides = _foreign_members(module.name, node.name)
         return any(_is_dunder(name) or name in self.mentions or name in overrides for name in names)
@@ -196,6 +204,7 @@ class _Collector:
         return [node for node in statements if _is_own_import(node) or self._asks_left_out(module, node)]
 
     def _asks_left_out(self, module: Module, node: ast.stmt) -> bool:
+        """Whether a statement is an ``if`` whose condition calls what is left out."""
         if not isinstance(node, ast.If):
             return False
         used = {inner.id for inner in ast.walk(node.test) if isinstance(inner, ast.Name)}
@@ -239,7 +248,7 @@ class _Collector:
                 return
             entered.add(module)
             for name in module.imports:
-                found = module.resolve(name) if (module.imports[name][0] not in self.left_out) else None
+                found = module.resolve(name)
                 if isinstance(found, tuple) and found in self.kept:
                     visit(found[0])
             order[module] = None
@@ -388,7 +397,6 @@ def _distance(before: Definition | None, after: Definition) -> str:
 
 def _import_lines(externals: Collection[External]) -> str:
     """Import statements, sorted: those of Python itself first."""
-    import sys
 
     def is_foreign(module: str) -> bool:
         return module.partition(".")[0] not in sys.stdlib_module_names
