@@ -7,7 +7,7 @@ import dataclasses
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeGuard, TypeVar, get_type_hints
@@ -62,7 +62,14 @@ def recipe_of(target: str) -> RunConfig:
     return load_config(target)
 
 
-def configure(verb: Verb, target: str, arguments: list[str], *, dry: bool = False) -> RunConfig:
+def configure(
+    verb: Verb,
+    target: str,
+    arguments: list[str],
+    *,
+    dry: bool = False,
+    check: Callable[[RunConfig], None] | None = None,
+) -> RunConfig:
     """A recipe or file with options; sizes that a recipe leaves open are chosen from the images, and told.
 
     Args:
@@ -70,12 +77,15 @@ def configure(verb: Verb, target: str, arguments: list[str], *, dry: bool = Fals
         target: recipe or file.
         arguments: options.
         dry: images need not be there; without them a middling size is taken.
+        check: refuses a configuration before any image is read.
     """
     from purrception.experiment.config import RunConfig
     from purrception.experiment.recipes import fit_to_images
 
     recipe = recipe_of(target)
     config = parse(RunConfig, verb, arguments, recipe)
+    if check is not None:
+        check(config)
     if recipe.data.image_size or config.data.tokens:
         return config
     if dry and not config.data.root:

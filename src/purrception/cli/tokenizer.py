@@ -124,6 +124,7 @@ def report(verb: Verb, arguments: list[str]) -> None:
     from purrception.experiment.config import DataOptions
     from purrception.storage import output_folder
     from purrception.tokenizers import VQTokenizer
+    from purrception.tokenizers.training import psnr_history
     from purrception.training import RunDirectory
     from purrception.utils.devices import resolve_device
     from purrception.utils.terminal import for_terminal
@@ -138,7 +139,8 @@ def report(verb: Verb, arguments: list[str]) -> None:
     data = parse(DataOptions, verb, rest, DataOptions(data)).data
     tokenizer.vq.to(resolve_device(options.device))
     with output_folder(options.out, folder / "report") as out:
-        result = report_tokenizer(tokenizer, data, out, options.num, options.batch_size)
+        history = psnr_history(folder)
+        result = report_tokenizer(tokenizer, data, out, options.num, options.batch_size, history)
     say_skipped(describe_report(out))
     print(for_terminal(result.markdown()) + f"\n\nreport: {out}")
 

@@ -21,18 +21,20 @@ def train(verb: Verb, arguments: list[str]) -> None:
         raise InputError("--resume needs the directory of a run: purrception train --resume runs/digits")
     from purrception.experiment.config import RunConfig
     from purrception.experiment.dry_run import dry_run
-    from purrception.experiment.run import resume_run, start_run
+    from purrception.experiment.run import check_start, resume_run, start_run
     from purrception.experiment.saved_run import saved_config
-    from purrception.storage import dump_settings
+    from purrception.experiment.summary import summarise
     from purrception.training import RunDirectory
+
+    def announce(config: RunConfig, run: RunDirectory) -> None:
+        say(summarise(config, run, rest))
 
     if resume:
         config = parse(RunConfig, verb, rest, saved_config(RunDirectory.open(target)))
-    else:
-        config = configure(verb, target, rest, dry=dry)
-    say(dump_settings(config))
-    if dry:
-        print(dry_run(config))
+        run = resume_run(target, config, announce)
+    elif dry:
+        print(dry_run(configure(verb, target, rest, dry=True)))
         return
-    run = resume_run(target, config) if resume else start_run(config)
+    else:
+        run = start_run(configure(verb, target, rest, check=check_start), announce)
     say(f"done: {run.root}  (next: {command_line(['sample', str(run.root)])})")
