@@ -26,6 +26,13 @@ def in_units(value: float, units: Units) -> str:
     return f"{number:.0f}{name}" if abs(number) >= 999.5 else f"{number:.3g}{name}"
 
 
+def roughly(seconds: float) -> str:
+    """A duration that is only estimated, such as ``40 minutes`` or ``1.5 hours``."""
+    size, name = next((unit for unit in reversed(TIMES) if seconds >= unit[0]), TIMES[0])
+    number = seconds / size
+    return f"{number:.0f}{name}" if number >= 3 else f"{max(number, 1):.2g}{name}"
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A Markdown table; floats with three significant digits."""
     lines = [header, ["---"] * len(header), *rows]
