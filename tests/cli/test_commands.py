@@ -92,11 +92,10 @@ def test_classes_without_names_are_drawn_again_by_label(tiny_run: Path) -> None:
     """As converted checkpoints have them."""
     pipeline = PurrceptionPipeline.from_pretrained(tiny_run / "pipeline")
     pipeline.register_to_config(class_names=[])
-    from purrception.generation.pipeline import DEFAULTS
-
-    assert "--classes 3 3 7 " in sample_command(pipeline, "run", [3, 3, 7], DEFAULTS, 0)
+    settings = pipeline.default_settings()
+    assert "--classes 3 3 7 " in sample_command(pipeline, "run", [3, 3, 7], settings, 0)
     pipeline.transformer.half_backbone = True
-    assert sample_command(pipeline, "run", [3], DEFAULTS, 0).endswith("--precision bfloat16")
+    assert sample_command(pipeline, "run", [3], settings, 0).endswith("--precision bfloat16")
 
 
 def test_every_next_step_that_is_printed_can_be_taken(
