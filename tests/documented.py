@@ -24,6 +24,7 @@ import purrception
 from purrception.cli import main
 from purrception.cli.verbs import GROUPS, VERBS
 from purrception.generation.pipeline import PurrceptionPipeline
+from purrception.models import PurrceptionTransformer
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(purrception.__file__).parent
@@ -36,6 +37,9 @@ for path in PACKAGE.glob("*/**/*.py"):
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"].keys()
 FILE = r"\.(py|md|yaml|yml|json|jsonl|txt|npz|png|jpg|cls|csv|tar|pth|pt|safetensors|ckpt|ipynb|toml|lock)$"
+
+INHERITING = (PurrceptionPipeline, PurrceptionTransformer)
+"""Classes that have much from diffusers, which documents may name."""
 
 EXCEPTIONS = {
     *("Host", "__MACOSX", "proxy", "save_to_disk"),  # names that belong to others
@@ -151,6 +155,8 @@ def known(name: str) -> bool:
     if re.search(FILE, name):
         return bool(re.search(r"[A-Z\d]", name)) or any(ROOT.glob(name)) or any(PACKAGE.rglob(name))
     first, *rest = name.strip(".").split(".")
+    if not rest and any(hasattr(owner, first) for owner in INHERITING):
+        return True
     if first in ("purrception", "torch"):
         return leads_somewhere(name)
     if rest and first in ROOMS:
@@ -202,7 +208,7 @@ def wrong_in_python(block: str) -> Iterator[str]:
                     called = getattr(PurrceptionPipeline, name)
                 case _:
                     called = None
-            if called is not None:
+            if getattr(called, "__module__", "").startswith("purrception"):  # not what diffusers brings
                 taken = inspect.signature(called).parameters
                 yield from (f"{name}({word.arg}=)" for word in node.keywords if word.arg not in taken)
 
