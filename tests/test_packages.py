@@ -15,6 +15,7 @@ import pytest
 import purrception
 from purrception.cli import main
 from purrception.tokens.store import TokenStore
+from purrception.training.metrics import MetricsLog
 from purrception.utils.errors import InputError
 from purrception.utils.packages import is_foreign, require, versions
 from tests.cli.test_cli import fails_with_one_line
@@ -87,7 +88,6 @@ sys.exit(main(arguments))
         ("tyro", "tyro", ["plan", "digits"]),
         ("diffusers", "diffusers", ["sample", "runs/digits"]),
         ("vector_quantize_pytorch", "vector-quantize-pytorch", ["train", "digits"]),
-        ("tensorboard", "tensorboard", ["train", "digits"]),
         ("yaml", "pyyaml", ["train", "digits", "--dry-run"]),
         ("torch", "torch", ["bench"]),
     ],
@@ -114,6 +114,32 @@ def test_the_extra_of_what_is_missing_is_named(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(InputError, match=r"s3://bucket/tokens needs s3fs, .* pip install s3fs"):
         TokenStore("s3://bucket/tokens").fetch("manifest.json")
+
+
+def test_training_goes_on_without_tensorboard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in [*sys.modules]:
+        if module.startswith(("tensorboard", "torch.utils.tensorboard")):
+            monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.write(1, {"loss": 0.5})
+    log.image(1, "samples", np.zeros((4, 4, 3), np.uint8))
+    log.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+    told = (
+        "no TensorBoard events are written: writing TensorBoard's events needs tensorboard, which is not installed"
+    )
+    assert capsys.readouterr().err == f"{told}: pip install tensorboard\n"
+
+
+def test_a_tracker_that_was_asked_for_must_be_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    message = fails_with_one_line(capsys, "train", "digits", "--training.trackers", "tensorboard", "trackio")
+    assert "training.trackers trackio needs trackio, which is not installed: pip install trackio" in message
 
 
 def test_an_unfit_version_is_told_from_a_missing_package() -> None:
