@@ -142,6 +142,16 @@ def test_a_tracker_that_was_asked_for_must_be_there(
     assert "training.trackers trackio needs trackio, which is not installed: pip install trackio" in message
 
 
+@pytest.mark.parametrize("verb", ["evaluate", "sweep", "diagnose"])
+def test_what_a_report_needs_is_asked_for_before_the_work(
+    tiny_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    message = fails_with_one_line(capsys, verb, tiny_run)
+    wanted = "the picture of a report needs matplotlib, which is not installed: pip install matplotlib"
+    assert message == f"purrception: {wanted}"
+
+
 def test_an_unfit_version_is_told_from_a_missing_package() -> None:
     with pytest.raises(InputError, match=rf"a dream needs another numpy .* {np.__version__} .*--upgrade numpy"):
         require("numpy.nothing", "a dream")

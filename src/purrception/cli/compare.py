@@ -28,8 +28,10 @@ def compare(verb: Verb, arguments: list[str]) -> None:
     target, rest = target_of(verb, arguments)
     from purrception.comparison.entries import parse_entries
     from purrception.comparison.run import compare as run_comparison
+    from purrception.utils.packages import require
     from purrception.utils.terminal import for_terminal
 
+    require("matplotlib", "the picture of a report")
     options, rest = parse_known(CompareOptions, verb, rest)
     recipe = configure(verb, target, rest)
     entries = tuple(parse_entries(options.objectives))

@@ -127,8 +127,10 @@ def report(verb: Verb, arguments: list[str]) -> None:
     from purrception.tokenizers.training import psnr_history
     from purrception.training import RunDirectory
     from purrception.utils.devices import resolve_device
+    from purrception.utils.packages import require
     from purrception.utils.terminal import for_terminal
 
+    require("matplotlib", "the picture of a report")
     folder = Path(target)
     if not (folder / "config.json").is_file() and RunDirectory(folder).tokenizer.is_dir():
         folder = RunDirectory(folder).tokenizer
