@@ -16,6 +16,7 @@ import pytest
 import purrception
 from purrception.cli import main
 from purrception.tokens.store import TokenStore
+from purrception.training.metrics import MetricsLog
 from purrception.utils.errors import InputError
 from purrception.utils.packages import is_foreign, require, versions
 from tests.cli.test_cli import fails_with_one_line
@@ -88,7 +89,6 @@ sys.exit(main(arguments))
         ("tyro", "tyro<2,>=1", ["plan", "digits"]),
         ("diffusers", "diffusers<1,>=0.42.1", ["sample", "runs/digits"]),
         ("vector_quantize_pytorch", "vector-quantize-pytorch<2,>=1.30", ["train", "digits"]),
-        ("tensorboard", "tensorboard>=2.17", ["train", "digits"]),
         ("yaml", "pyyaml>=6", ["train", "digits", "--dry-run"]),
         ("torch", "torch>=2.6", ["bench"]),
     ],
@@ -118,6 +118,42 @@ def test_what_is_missing_is_named_with_the_versions_that_fit(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(InputError, match=r"s3://bucket/tokens needs s3fs, .* pip install s3fs"):
         TokenStore("s3://bucket/tokens").fetch("manifest.json")
+
+
+def test_training_goes_on_without_tensorboard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in [*sys.modules]:
+        if module.startswith(("tensorboard", "torch.utils.tensorboard")):
+            monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.write(1, {"loss": 0.5})
+    log.image(1, "samples", np.zeros((4, 4, 3), np.uint8))
+    log.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+    told = (
+        "no TensorBoard events are written: writing TensorBoard's events needs tensorboard, which is not installed"
+    )
+    assert capsys.readouterr().err == f"{told}: pip install 'tensorboard>=2.17'\n"
+
+
+def test_a_tracker_that_was_asked_for_must_be_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    message = fails_with_one_line(capsys, "train", "digits", "--training.trackers", "tensorboard", "trackio")
+    assert "training.trackers trackio needs trackio, which is not installed: pip install 'trackio>=0.43'" in message
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "sweep", "diagnose"])
+def test_what_a_report_needs_is_asked_for_before_the_work(
+    tiny_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    message = fails_with_one_line(capsys, verb, tiny_run)
+    wanted = "the picture of a report needs matplotlib, which is not installed: pip install 'matplotlib>=3.8'"
+    assert message == f"purrception: {wanted}"
 
 
 def test_an_unfit_version_is_told_from_a_missing_package() -> None:

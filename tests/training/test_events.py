@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import sqlite3
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,6 +18,25 @@ from purrception.storage import read_json_lines
 from purrception.training.metrics import MetricsLog
 from purrception.utils.errors import InputError
 from tests.storage.test_storage import full
+
+
+def test_trackio_takes_figures_and_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("trackio")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    program = (
+        "import sys, numpy as np; from pathlib import Path;"
+        "from purrception.training.metrics import MetricsLog;"
+        "log = MetricsLog(Path('my run/metrics.jsonl'), 0, ('trackio',));"
+        "log.write(1, {'loss': 0.5, 'reason': 'a text'}); log.image(1, 'samples', np.zeros((4, 4, 3), np.uint8));"
+        "log.close()"
+    )
+    (tmp_path / "my run").mkdir()
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
+    assert [path.name for path in (tmp_path / "my run").iterdir()] == ["metrics.jsonl"]
+    with contextlib.closing(sqlite3.connect(tmp_path / "trackio" / "purrception.db")) as stored:
+        rows = stored.execute("select run_name, step, metrics from metrics").fetchall()
+    assert {(name, step) for name, step, _ in rows} == {("my run", 1)}
+    assert any(json.loads(metrics) == {"loss": 0.5} for *_, metrics in rows)
 
 
 @pytest.mark.parametrize("passed", [0, 30, -30], ids=["at once", "later", "clock set back"])

@@ -34,8 +34,10 @@ def compare(verb: Verb, arguments: list[str]) -> None:
     target, rest = target_of(verb, arguments)
     options = configure(CompareOptions, verb, target, rest)
     from purrception.comparison.run import compare as run_comparison
+    from purrception.utils.packages import require
     from purrception.utils.terminal import for_terminal
 
+    require("matplotlib", "the picture of a report")
     protocol = replace(options.protocol, entries=tuple(different(names_in(options.objectives))))
     folder = Path(options.out or f"comparisons/{options.recipe.name}")
     report = run_comparison(options.recipe, protocol, folder)

@@ -71,8 +71,10 @@ def diagnose(verb: Verb, arguments: list[str]) -> None:
     from purrception.diagnose.run import diagnose as run_diagnosis
     from purrception.storage import output_folder
     from purrception.utils.devices import resolve_device
+    from purrception.utils.packages import require
     from purrception.utils.terminal import for_terminal
 
+    require("matplotlib", "the picture of a report")
     only = names_in(options.only)
     choose_parts(only)
     run = load_run(target, options.num, options.seed, resolve_device(options.device))

@@ -76,8 +76,10 @@ def _evaluate_run(verb: Verb, target: str, arguments: list[str]) -> None:
     from purrception.storage import output_folder
     from purrception.utils import distributed
     from purrception.utils.devices import resolve_device
+    from purrception.utils.packages import require
     from purrception.utils.terminal import for_terminal
 
+    require("matplotlib", "the picture of a report")
     config = saved_config(run)
     own = replace(options, evaluation=config.evaluation, sampling=sampling_defaults(target))
     options = parse(EvaluateOptions, verb, arguments, own)
@@ -115,8 +117,10 @@ def _evaluate_images(verb: Verb, target: Path, arguments: list[str]) -> None:
     from purrception.storage import output_folder
     from purrception.utils import distributed
     from purrception.utils.devices import resolve_device
+    from purrception.utils.packages import require
     from purrception.utils.terminal import for_terminal
 
+    require("matplotlib", "the picture of a report")
     with distributed.joined(resolve_device(options.device), options.timeout_minutes) as device:
         procedure = replace(options.procedure, device=str(device))
         if not procedure.reference:

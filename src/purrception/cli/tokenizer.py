@@ -165,8 +165,10 @@ def report(verb: Verb, arguments: list[str]) -> None:
     from purrception.tokenizers import VQTokenizer
     from purrception.tokenizers.training import psnr_history
     from purrception.utils.devices import resolve_device
+    from purrception.utils.packages import require
     from purrception.utils.terminal import for_terminal
 
+    require("matplotlib", "the picture of a report")
     tokenizer = VQTokenizer.load(folder)
     if recipe.data.image_size == 0:  # the recipe folder leaves it open: as the tokenizer sees images
         size = {"channels": tokenizer.image_channels, "image_size": tokenizer.vq.config.sample_size}

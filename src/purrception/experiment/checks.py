@@ -13,6 +13,7 @@ from purrception.storage.names import HUB_PREFIX
 from purrception.tokenizers import VQTokenizer, open_tokenizer
 from purrception.tokens import Manifest
 from purrception.utils.errors import InputError
+from purrception.utils.packages import require
 
 RESUMABLE_SECTIONS = frozenset({"training", "sampling", "evaluation"})
 
@@ -52,6 +53,8 @@ def check_names(config: RunConfig) -> None:
     check_kernel(config.training.head_kernel, config.training.resolve_device())
     if config.init_from and not config.init_from.startswith(HUB_PREFIX) and not Path(config.init_from).is_dir():
         raise InputError(f"init_from is a run or a pipeline to start from; there is none at {config.init_from}")
+    if "trackio" in config.training.trackers:
+        require("trackio", "training.trackers trackio")
     path = config.tokenizer.path
     if path and not path.startswith(HUB_PREFIX) and not Path(path).exists():
         open_tokenizer(path, config.tokenizer.arch)  # says what is accepted

@@ -1,6 +1,7 @@
 """LPIPS with VGG16 (arXiv 1801.03924): a distance between images in the features of a recognition network.
 
 The user provides the weights: a file of torchvision's VGG16 and one of LPIPS's linear layers, or both in one.
+The lpips package computes the same, but needs torchvision, and unpickles and downloads weights.
 """
 
 from __future__ import annotations

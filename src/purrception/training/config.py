@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from purrception.flow.timesteps import TimeSampling
 from purrception.models.settings import Kernel
+from purrception.training.trackers import TrackerName
 from purrception.utils.errors import InputError
 from purrception.utils.settings import ProcessOptions, check_at_least, check_numbers, check_positive
 
@@ -64,6 +65,9 @@ class TrainingConfig(ProcessOptions):
     sharded over all processes) or hybrid (sharded within a group of processes, copied between groups)."""
     shards: int = 0
     """Under hybrid, number of processes that share one copy; 0: all processes of a machine."""
+    trackers: tuple[TrackerName, ...] = ("tensorboard",)
+    """Where metrics go besides metrics.jsonl: tensorboard (events in the run), trackio (a folder of its own on
+    this machine), or both."""
     log_every: int = 10
     """Steps between two entries of the metrics."""
     validate_every: int = 250
@@ -125,7 +129,11 @@ class TrainingConfig(ProcessOptions):
         return takes_bfloat16(self.precision, device)
 
     def learning_rate_at(self, step: int) -> float:
-        """The learning rate of optimiser step ``step`` = 0, 1, …"""
+        """The learning rate of optimiser step ``step`` = 0, 1, …
+
+        A function of the step, where schedulers of torch and diffusers have a state: a resumed or prolonged run
+        has nothing to restore.
+        """
         warm = min(1.0, (step + 1) / max(self.warmup_steps, 1))
         if self.decay == "constant":
             return self.learning_rate * warm

@@ -1,4 +1,8 @@
-"""The exponential moving average of the weights, which samples are drawn with."""
+"""The exponential moving average of the weights, which samples are drawn with.
+
+torch's AveragedModel and diffusers' EMAModel read the number of updates on the host, so that each step would wait
+for the device to say whether it was skipped. Ours waits for nothing, and averages shards where they are.
+"""
 
 from __future__ import annotations
 

@@ -195,8 +195,8 @@ class Trainer:
         last = min(until or self.config.steps, self.config.steps)
         if self.state.step >= last:
             return
-        log = MetricsLog(self.run.metrics_file, self.state.step)
-        with ProgressBar("training", last, start=self.state.step) as bar:
+        log = MetricsLog(self.run.metrics_file, self.state.step, self.config.trackers)
+        with contextlib.closing(log), ProgressBar("training", last, start=self.state.step) as bar:
             began, samples = time.monotonic(), self.state.samples
             while self.state.step < last:
                 start = time.monotonic()

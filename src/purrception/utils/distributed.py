@@ -3,6 +3,9 @@
 A single process needs no set-up. A process that is stuck must not keep the others waiting silently: whenever a
 process shows progress, it sends a heartbeat (:func:`beat`), and those that wait check the heartbeats of the
 missing ones.
+
+accelerate's PartialState joins processes too, but stays for the life of the interpreter, and a process that
+waits on it learns neither which other is missing nor whether it still works.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Showing progress and the time left: a live bar on a terminal, a line every few seconds in a log."""
+"""Showing progress and the time left: a live bar on a terminal, a line every few seconds in a log.
+
+The bar itself is rich's. Around it stands what neither rich nor tqdm does: lines in a log, the time left of a
+resumed loop, silence in all processes but the first, and the heartbeat that tells others that this one works.
+"""
 
 from __future__ import annotations
 
