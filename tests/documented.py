@@ -57,7 +57,7 @@ def options(command: str) -> frozenset[str]:
 
 @cache
 def all_options() -> frozenset[str]:
-    return frozenset().union(*map(options, VERBS))
+    return options("").union(*map(options, VERBS))
 
 
 def wrong_in_command(command: str) -> Iterator[str]:
@@ -69,7 +69,7 @@ def wrong_in_command(command: str) -> Iterator[str]:
             yield verb
         return
     for word in words:
-        if word.startswith("--") and option(word) not in options(verb) | {"help"}:
+        if word.startswith("--") and option(word) not in options(verb) | options("") | {"help"}:
             yield word
 
 
