@@ -13,6 +13,7 @@ import inspect
 import io
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
@@ -23,6 +24,7 @@ import purrception
 from purrception.cli import main
 from purrception.cli.verbs import GROUPS, VERBS
 from purrception.generation.pipeline import PurrceptionPipeline
+from purrception.models import PurrceptionTransformer
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(purrception.__file__).parent
@@ -32,7 +34,12 @@ MODULES: dict[str, list[str]] = {}
 for path in PACKAGE.glob("*/**/*.py"):
     module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
     MODULES.setdefault(module.split(".")[-1], []).append(module)
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"].keys()
 FILE = r"\.(py|md|yaml|yml|json|jsonl|txt|npz|png|jpg|cls|csv|tar|pth|pt|safetensors|ckpt|ipynb|toml|lock)$"
+
+INHERITING = (PurrceptionPipeline, PurrceptionTransformer)
+"""Classes that have much from diffusers, which documents may name."""
 
 EXCEPTIONS = {
     *("Host", "__MACOSX", "proxy", "save_to_disk"),  # names that belong to others
@@ -143,11 +150,13 @@ def leads_somewhere(name: str) -> bool:
 
 def known(name: str) -> bool:
     """Whether a name, dotted or not, is one of the sources, or of torch."""
-    if len(name) == 1 or name in EXCEPTIONS | MODULES.keys() | all_options() | identifiers():
+    if len(name) == 1 or name in EXCEPTIONS | EXTRAS | MODULES.keys() | all_options() | identifiers():
         return True
     if re.search(FILE, name):
         return bool(re.search(r"[A-Z\d]", name)) or any(ROOT.glob(name)) or any(PACKAGE.rglob(name))
     first, *rest = name.strip(".").split(".")
+    if not rest and any(hasattr(owner, first) for owner in INHERITING):
+        return True
     if first in ("purrception", "torch"):
         return leads_somewhere(name)
     if rest and first in ROOMS:
@@ -199,14 +208,14 @@ def wrong_in_python(block: str) -> Iterator[str]:
                     called = getattr(PurrceptionPipeline, name)
                 case _:
                     called = None
-            if called is not None:
+            if getattr(called, "__module__", "").startswith("purrception"):  # not what diffusers brings
                 taken = inspect.signature(called).parameters
                 yield from (f"{name}({word.arg}=)" for word in node.keywords if word.arg not in taken)
 
 
 def wrong_names(page: str) -> Iterator[str]:
     """Names in a Markdown page that do not exist."""
-    blocks = re.findall(r"```(\w*)\n(.*?)```", page, flags=re.DOTALL)
+    blocks = re.findall(r"```([^\n]*)\n(.*?)```", page, flags=re.DOTALL)
     for language, block in blocks:
         if language == "python":
             yield from wrong_in_python(block)

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from purrception.experiment.recipes import get_recipe
     from purrception.experiment.run import resume_run, start_run
     from purrception.experiment.saved_run import load_pipeline
-    from purrception.generation.pipeline import PurrceptionOutput, PurrceptionPipeline
+    from purrception.generation.outputs import PurrceptionOutput
+    from purrception.generation.pipeline import PurrceptionPipeline
+    from purrception.generation.scheduler import PurrceptionScheduler
     from purrception.models import PurrceptionTransformer
     from purrception.tokenizers import UnnormalisedVQModel, VQTokenizer
     from purrception.utils.errors import InputError
@@ -35,6 +37,7 @@ __all__ = [
     "InputError",
     "PurrceptionOutput",
     "PurrceptionPipeline",
+    "PurrceptionScheduler",
     "PurrceptionTransformer",
     "RunConfig",
     "UnnormalisedVQModel",

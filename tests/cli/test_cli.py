@@ -286,6 +286,8 @@ def test_evaluate_reports_figures_with_their_protocol(tiny_run: Path, tmp_path: 
     assert report["manifest"]["reference"]["count"] == 355
     assert report["frechet_floor"] > 0
     assert "times the floor" in done.stdout
+    assert "transformer_hash" not in done.stdout  # the manifest is in the file
+    assert done.stdout.splitlines()[-1] == f"report: {run / 'evaluation/000'}"
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import torch
 import yaml
 from diffusers import VQModel
+from huggingface_hub import ModelCard
 
 from purrception import PurrceptionPipeline, PurrceptionTransformer
 from purrception.cli import main
@@ -39,13 +41,14 @@ def test_an_export_holds_averaged_weights_and_what_describes_them(exported: Path
         "SHA256SUMS",
         "config.yaml",
         "model_index.json",
+        "pipeline.py",
         "samples.png",
-        "sampling.yaml",
+        "scheduler",
         "transformer",
         "vqvae",
     ]
     assert sorted(path.name for path in exported.iterdir()) == names
-    assert not list(exported.rglob("*.bin")) + list(exported.rglob("*.py"))
+    assert not list(exported.rglob("*.bin"))
     ours, theirs = (PurrceptionPipeline.from_pretrained(path) for path in (exported, tiny_run / "pipeline"))
     for a, b in zip(ours.transformer.parameters(), theirs.transformer.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -59,6 +62,7 @@ def test_the_card_is_filled_from_the_run(exported: Path, tiny_run: Path) -> None
     head = yaml.safe_load(text.split("---")[1])
     assert head["license"] == "apache-2.0"
     assert head["library_name"] == "purrception"
+    assert "model-index" not in head  # it was not evaluated
     for words in (
         "handwritten digits of scikit-learn",
         "trained on the same images as part of the run",
@@ -71,6 +75,26 @@ def test_the_card_is_filled_from_the_run(exported: Path, tiny_run: Path) -> None
     ):
         assert words in text, words
     assert str(tiny_run.parent) not in text
+
+
+def test_the_hub_reads_the_latest_evaluation_off_the_card(tiny_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_run, tmp_path / "run")
+    for number, distance in enumerate((7.0, 1.23456)):
+        row = {"images": "generated", "guidance": 1.5, "nfe": 6, "count": 20, "frechet": distance, "recall": 0.5}
+        about = {"reference": {"title": "test split of digits"}, "features": {"name": "random"}}
+        folder = tmp_path / f"run/evaluation/00{number}"
+        folder.mkdir(parents=True)
+        (folder / "report.json").write_text(json.dumps({"manifest": about, "rows": [row, row | {"kid": None}]}))
+        (folder / "report.md").write_text("# Evaluation\n")
+        os.utime(folder / "report.md", (number, number))
+    export_run(tmp_path / "run", tmp_path / "out")
+    card = ModelCard.load(tmp_path / "out/README.md")  # as the hub's own client reads it
+    assert [result.metric_type for result in card.data.eval_results] == ["frechet", "recall"] * 2
+    first = card.data.eval_results[0]
+    assert (first.metric_value, first.metric_name) == (1.2346, "Fréchet distance (random features)")
+    assert first.metric_args == {"guidance": 1.5, "nfe": 6, "count": 20}
+    assert (first.dataset_name, first.dataset_type) == ("test split of digits", "digits")
+    assert "trust_remote_code=True" in card.content
 
 
 def test_the_card_travels_through_saving_again(exported: Path, tmp_path: Path) -> None:

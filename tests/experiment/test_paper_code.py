@@ -22,9 +22,9 @@ from purrception.experiment.run import start_run
 from purrception.experiment.saved_run import load_pipeline, sampling_defaults
 from purrception.flow import ObjectiveConfig, SamplingConfig, TimeSampling, TrainingBatch, build_objective
 from purrception.generation.sampler import KeyedDraws
+from purrception.generation.scheduler import PurrceptionScheduler, saved_settings
 from purrception.models import PurrceptionTransformer
-from purrception.storage import dump_settings, load_settings
-from purrception.storage.pipeline_folder import SAMPLING
+from purrception.storage.pipeline_folder import SCHEDULER, write_scheduler
 from purrception.tokenizers import VQTokenizer
 from purrception.tokens import Manifest, TokenDataset
 from purrception.training.batches import TrainingBatches
@@ -119,20 +119,20 @@ def test_a_run_as_the_paper_code_has_it(objective: str, tmp_path: Path) -> None:
 def test_the_settings_of_a_run_come_before_those_of_its_pipeline(tiny_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "runs" / "tiny"
     shutil.copytree(tiny_run, run)
-    assert load_settings(SamplingConfig, run / "pipeline" / SAMPLING) == SamplingConfig(num_inference_steps=3)
-    (run / "pipeline" / SAMPLING).write_text(dump_settings(SamplingConfig(num_inference_steps=7)))
+    assert saved_settings(run / "pipeline") == SamplingConfig(num_inference_steps=3)
+    write_scheduler(PurrceptionScheduler(num_inference_steps=7).to_json_string(), run / "pipeline")
     of_pipeline, of_run = sampling_defaults(run / "pipeline"), sampling_defaults(run)
     assert of_pipeline.num_inference_steps == of_run.num_inference_steps == 3
     moved = shutil.copytree(run / "pipeline", tmp_path / "moved")
     assert sampling_defaults(moved).num_inference_steps == 7
-    (moved / SAMPLING).unlink()
+    (moved / SCHEDULER).unlink()
     assert sampling_defaults(moved) == SamplingConfig()
 
 
 def test_a_resumed_run_tells_its_pipeline_how_it_samples_now(tiny_run: Path, tmp_path: Path) -> None:
     run = shutil.copytree(tiny_run, tmp_path / "runs" / "tiny")
     assert main(["train", "--resume", str(run), "--sampling.steps", "5"]) == 0
-    assert load_settings(SamplingConfig, run / "pipeline" / SAMPLING).num_inference_steps == 5
+    assert saved_settings(run / "pipeline").num_inference_steps == 5
 
 
 def dfm_batch(network: PurrceptionTransformer) -> TrainingBatch:

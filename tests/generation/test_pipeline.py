@@ -13,12 +13,12 @@ import torch
 from diffusers import VQModel
 from safetensors.torch import load_file, save_file
 
-from purrception import PurrceptionPipeline, PurrceptionTransformer
+from purrception import PurrceptionPipeline, PurrceptionScheduler, PurrceptionTransformer
 from purrception.experiment.saved_run import load_pipeline
-from purrception.flow import ObjectiveConfig, build_objective
+from purrception.flow import ObjectiveConfig, SamplingConfig, build_objective
 from purrception.generation.sampler import KeyedDraws
-from purrception.storage import pipeline_folder, write_file
-from purrception.storage.pipeline_folder import write_companions
+from purrception.storage import pipeline_folder, write_digests, write_file
+from purrception.storage.pipeline_folder import SAMPLING, SCHEDULER, write_scheduler
 from purrception.tokenizers import UnnormalisedVQModel, VQConfig, VQTokenizer, open_tokenizer
 from purrception.utils.errors import InputError
 
@@ -81,10 +81,10 @@ def test_noise_is_the_same_whichever_images_are_drawn_beside_it(pipeline: Purrce
 
 def test_save_and_load_give_the_same_images(pipeline: PurrceptionPipeline, tmp_path: Path) -> None:
     pipeline.save_pretrained(tmp_path)
-    names = ["SHA256SUMS", "model_index.json", "sampling.yaml", "transformer", "vqvae"]
+    names = ["SHA256SUMS", "model_index.json", "scheduler", "transformer", "vqvae"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     files = [path.suffix for path in tmp_path.rglob("*") if path.is_file()]
-    assert sorted(files) == ["", *[".json"] * 3, *[".safetensors"] * 2, ".yaml"]
+    assert sorted(files) == ["", *[".json"] * 4, *[".safetensors"] * 2]
     loaded = PurrceptionPipeline.from_pretrained(tmp_path)
     assert isinstance(loaded.transformer, PurrceptionTransformer)
     assert isinstance(loaded.vqvae, VQModel)
@@ -185,7 +185,7 @@ def copied(tiny_run: Path, tmp_path: Path) -> Path:
 
 FILES = [
     "model_index.json",
-    "sampling.yaml",
+    SCHEDULER,
     "transformer/config.json",
     "vqvae/config.json",
     "transformer/diffusion_pytorch_model.safetensors",
@@ -245,28 +245,78 @@ def test_cards_may_be_edited_and_variants_share_an_index(pipeline: PurrceptionPi
         PurrceptionPipeline.from_pretrained(tmp_path)
 
 
+def of_steps(steps: int) -> str:
+    return PurrceptionScheduler(num_inference_steps=steps).to_json_string()
+
+
+def as_saved_before_schedulers(folder: Path, settings: str = "steps: 7\n") -> None:
+    """A pipeline's folder as earlier versions wrote it."""
+    shutil.rmtree(folder / "scheduler")
+    write_file(folder / SAMPLING, settings)
+    change(folder / "model_index.json", scheduler="gone")
+    write_digests(folder)
+
+
 def test_settings_rewritten_beside_the_weights_stay_verified(copied: Path) -> None:
-    write_companions({"sampling.yaml": b"steps: 7\n"}, copied)
-    assert PurrceptionPipeline.from_pretrained(copied).companions["sampling.yaml"] == b"steps: 7\n"
-    (copied / "sampling.yaml").write_text("steps: 8\n")
-    with pytest.raises(InputError, match=r"sampling\.yaml is damaged or altered"):
+    write_scheduler(of_steps(7), copied)
+    assert PurrceptionPipeline.from_pretrained(copied).scheduler.config.num_inference_steps == 7
+    write_file(copied / SCHEDULER, of_steps(8))
+    with pytest.raises(InputError, match=r"scheduler_config\.json is damaged or altered"):
         PurrceptionPipeline.from_pretrained(copied)
+
+
+def test_a_pipeline_of_before_schedulers_loads_and_gets_one(copied: Path, tmp_path: Path) -> None:
+    as_saved_before_schedulers(copied)
+    old = PurrceptionPipeline.from_pretrained(copied)
+    assert old(num_images=1).nfe == 7
+    old.save_pretrained(tmp_path / "new")
+    write_scheduler(of_steps(9), copied)
+    for folder, steps in ((tmp_path / "new", 7), (copied, 9)):
+        assert not (folder / SAMPLING).exists()
+        assert PurrceptionPipeline.from_pretrained(folder).scheduler.config.num_inference_steps == steps
+    old.save_pretrained(copied)
+    assert PurrceptionPipeline.from_pretrained(copied).scheduler.config.num_inference_steps == 7
+    as_saved_before_schedulers(copied)
+    (copied / SAMPLING).unlink()
+    assert PurrceptionPipeline.from_pretrained(copied).default_settings() == SamplingConfig()
 
 
 def test_a_kill_while_settings_are_rewritten_leaves_a_pipeline_that_loads(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(path: Path, content: bytes) -> None:
+    def killed(path: Path, content: str) -> None:
         write_file(path, content)
         raise KeyboardInterrupt
 
+    as_saved_before_schedulers(copied)
     with monkeypatch.context() as killing:
         killing.setattr(pipeline_folder, "write_file", killed)
         with pytest.raises(KeyboardInterrupt):
-            write_companions({"sampling.yaml": b"steps: 7\n"}, copied)
-    assert PurrceptionPipeline.from_pretrained(copied).companions["sampling.yaml"] == b"steps: 7\n"
-    write_companions({"sampling.yaml": b"steps: 9\n"}, copied)
-    assert "sampling.yaml" in (copied / "SHA256SUMS").read_text()
+            write_scheduler(of_steps(8), copied)
+    assert PurrceptionPipeline.from_pretrained(copied).scheduler.config.num_inference_steps == 8
+    write_scheduler(of_steps(9), copied)
+    assert PurrceptionPipeline.from_pretrained(copied).scheduler.config.num_inference_steps == 9
+    listed = (copied / "SHA256SUMS").read_text()
+    assert SCHEDULER in listed
+    assert SAMPLING not in listed
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"solver": "eulr"}, "did you mean 'euler'"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"num_inference_steps": "3"}, "num_inference_steps"),
+        ({"num_inference_steps": 10**9}, "num_inference_steps is at most"),
+        ({"guidance_interval": [0.5]}, "guidance_interval"),
+        ({"beta_start": 0.1}, "unknown key in .*scheduler_config.json: 'beta_start'"),
+        ({"_class_name": "DDIMScheduler"}, "of a 'DDIMScheduler', expected PurrceptionScheduler"),
+    ],
+)
+def test_a_scheduler_s_settings_are_read_strictly(copied: Path, changes: dict[str, object], message: str) -> None:
+    change(copied / SCHEDULER, **changes)
+    with pytest.raises(InputError, match=message):
+        PurrceptionPipeline.from_pretrained(copied)
 
 
 def test_no_saved_configuration_says_where_it_was_loaded_from(copied: Path, tmp_path: Path) -> None:
@@ -295,6 +345,7 @@ def change(file: Path, **changes: object) -> None:
         ({"vqvae": ["diffusers", "AutoencoderKL"]}, "accepted are"),
         ({"evil": ["evil", "Evil"]}, "unknown key in .*model_index.json: 'evil'"),
         ({"../evil": ["evil", "Evil"]}, "unknown key"),
+        ({"scheduler": ["diffusers", "DDIMScheduler"]}, "its scheduler is a diffusers.DDIMScheduler"),
         ({"transformer": "gone"}, "transformer"),
         ({"transformer": [None, None]}, "transformer"),
         ({"class_names": "abc"}, "class_names"),

@@ -141,7 +141,7 @@ def test_recomputed_blocks_give_the_same_gradients(network: PurrceptionTransform
         return list(torch.autograd.grad(total, list(network.backbone.parameters())))
 
     kept = gradients()
-    network.backbone.recompute = True
+    network.backbone.gradient_checkpointing = True
     for mine, theirs in zip(gradients(), kept, strict=True):
         torch.testing.assert_close(mine, theirs)
 

@@ -38,7 +38,7 @@ from purrception.storage import (
     write_digests,
     write_file,
 )
-from purrception.storage.hub import download, local_folder
+from purrception.storage.hub import HubOptions, download, local_folder
 from purrception.storage.model_folder import check_variant, only_variant, variants_in
 from purrception.utils.errors import InputError
 
@@ -382,12 +382,12 @@ def test_a_model_on_the_hub_is_downloaded_without_anything_else(
 ) -> None:
     asked: list[tuple[str, str | None, list[str]]] = []
 
-    def snapshot_download(name: str, revision: str | None, allow_patterns: list[str]) -> str:
+    def snapshot_download(name: str, revision: str | None, allow_patterns: list[str], **_: object) -> str:
         asked.append((name, revision, allow_patterns))
         return str(tmp_path)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    assert download("owner/name/sub/folder", "model", ["*.json"], "v1") == tmp_path / "sub/folder"
+    assert download("owner/name/sub/folder", "model", ["*.json"], HubOptions("v1")) == tmp_path / "sub/folder"
     assert asked == [("owner/name", "v1", ["sub/folder/*.json"])]
     local_folder("hub:owner/name")
     assert not any(pattern.endswith((".py", "*", ".bin")) for pattern in asked[1][2])

@@ -98,7 +98,7 @@ class BenchConfig(DeviceOptions):
             )
             network.set_codebook(torch.randn(self.codebook_size, self.codebook_dim))
         _randomise(network.head)
-        network.backbone.recompute = self.recompute
+        network.backbone.gradient_checkpointing = self.recompute
         if device.type != "meta":
             network.use_kernel(self.kernel)
             if self.compile:

@@ -18,13 +18,6 @@ from purrception.utils.packages import explained, is_foreign
 from purrception.utils.text import QUIET, make_output_encodable
 
 SUMMARY = "Image generation in vector-quantised latent spaces with variational flow matching."
-GO_ON = {
-    "train": "; it goes on with: purrception train --resume RUN",
-    "tokenizer train": "; it goes on with: purrception tokenizer train --resume DIR",
-    "prepare": "; the same command goes on",
-    "compare": "; the same command goes on",
-}
-"""What to do after Ctrl-C, where something is kept."""
 EVERYWHERE = {
     "--quiet": "only the result: no progress and no remarks",
     "--verbose": "errors with their traceback",
@@ -133,9 +126,9 @@ def _status_of(arguments: list[str], verbose: bool) -> int:
         if not is_foreign(error):
             raise
         return complain(explained(error, " ".join(["purrception", *arguments[:1]])), verbose)
-    except KeyboardInterrupt:
-        hint = GO_ON.get(" ".join(arguments[:2])) or GO_ON.get(" ".join(arguments[:1]), "")
-        print(f"purrception: interrupted{hint}", file=sys.stderr)
+    except KeyboardInterrupt as interruption:
+        how = getattr(interruption, "__notes__", [])[-1:]  # the outermost, of what the person asked for
+        print("; ".join(["purrception: interrupted", *how]), file=sys.stderr)
         return 130
     except Exception as error:  # of a library that met a full disk, and has a kind of error of its own for it
         from purrception.storage import disk_error

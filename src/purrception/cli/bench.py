@@ -33,9 +33,10 @@ def bench(verb: Verb, arguments: list[str]) -> None:
     """Measure speed and memory."""
     options = parse(BenchOptions, verb, arguments)
     from purrception.bench import bench as run_bench
+    from purrception.utils.terminal import for_terminal
 
     vary = options.vary.replace("-", "_")
     report = run_bench(options.benchmark, options.parts, options.variants, vary, options.values)
-    print(report.json() if options.json else report.markdown(), flush=True)
+    print(report.json() if options.json else for_terminal(report.markdown()), flush=True)
     if options.out:
         report.write(Path(options.out))

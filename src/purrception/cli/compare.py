@@ -34,7 +34,9 @@ def compare(verb: Verb, arguments: list[str]) -> None:
     target, rest = target_of(verb, arguments)
     options = configure(CompareOptions, verb, target, rest)
     from purrception.comparison.run import compare as run_comparison
+    from purrception.utils.terminal import for_terminal
 
     protocol = replace(options.protocol, entries=tuple(different(names_in(options.objectives))))
     folder = Path(options.out or f"comparisons/{options.recipe.name}")
-    print(f"report: {run_comparison(options.recipe, protocol, folder)}")
+    report = run_comparison(options.recipe, protocol, folder)
+    print(for_terminal(report.read_text(encoding="utf-8"), "At the end of training") + f"\n\nreport: {report}")

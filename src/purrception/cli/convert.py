@@ -38,7 +38,7 @@ def convert(verb: Verb, arguments: list[str]) -> None:
         raise InputError("give the tokenizer that the checkpoint was trained with: --tokenizer DIR")
     from purrception.generation.public_checkpoints import convert_public_checkpoint
     from purrception.storage import unused_folder, whole_folder
-    from purrception.storage.pipeline_folder import SAMPLING
+    from purrception.storage.pipeline_folder import SCHEDULER
     from purrception.tokenizers import open_tokenizer
 
     folder = unused_folder(Path(options.out or f"pipelines/{Path(target).stem}"))
@@ -47,6 +47,6 @@ def convert(verb: Verb, arguments: list[str]) -> None:
     with whole_folder(folder) as partial:
         pipeline.save_pretrained(partial)
     print(f"a pipeline of {pipeline.config.objective}: {folder}  (next: {command_line(['sample', str(folder)])})")
-    print(f"its settings, those of the public sampler: {folder / SAMPLING}; options given to sample win")
+    print(f"its settings, those of the public sampler: {folder / SCHEDULER}; options given to sample win")
     if pipeline.transformer.num_classes:
         print("guidance needs a null class that was trained; the public training configurations do not train it")

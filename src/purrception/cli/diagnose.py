@@ -71,13 +71,14 @@ def diagnose(verb: Verb, arguments: list[str]) -> None:
     from purrception.diagnose.run import diagnose as run_diagnosis
     from purrception.storage import output_folder
     from purrception.utils.devices import resolve_device
+    from purrception.utils.terminal import for_terminal
 
     only = names_in(options.only)
     choose_parts(only)
     run = load_run(target, options.num, options.seed, resolve_device(options.device))
     with output_folder(options.out, run.directory.diagnostics, keep=True) as folder:
         report = run_diagnosis(run, only, folder)
-    print(f"report: {report}")
+    print(for_terminal(report.read_text(encoding="utf-8")) + f"\n\nreport: {report}")
 
 
 def _suite(verb: Verb, arguments: list[str]) -> None:
@@ -88,8 +89,10 @@ def _suite(verb: Verb, arguments: list[str]) -> None:
         )
     options = parse(SuiteOptions, verb, arguments)
     from purrception.comparison.suite import suite
+    from purrception.utils.terminal import for_terminal
 
     entries = tuple(different(names_in(options.objectives)))
     protocol = Protocol(entries, options.seeds, points=1, num=options.num, tune=False)
     names = [*options.sets, *options.folders]
-    print(f"report: {suite(names, protocol, options.steps, Path(options.out))}")
+    report = suite(names, protocol, options.steps, Path(options.out))
+    print(for_terminal(report.read_text(encoding="utf-8"), "At the end of training") + f"\n\nreport: {report}")

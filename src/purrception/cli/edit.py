@@ -17,7 +17,8 @@ from purrception.utils.settings import DeviceOptions, as_options
 if TYPE_CHECKING:
     from PIL import Image
 
-    from purrception.generation.pipeline import PurrceptionOutput, PurrceptionPipeline
+    from purrception.generation.outputs import PurrceptionOutput
+    from purrception.generation.pipeline import PurrceptionPipeline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,11 +171,11 @@ def _edit(
     from purrception.storage import output_folder
     from purrception.utils.devices import resolve_device
 
-    options = parse(kind, verb, rest, replace(options, sampling=sampling_defaults(target)))
+    defaults = kind(sampling=sampling_defaults(target))
+    options = parse(kind, verb, rest, replace(options, sampling=defaults.sampling))
     pipeline = load_pipeline(target).to(resolve_device(options.device))
-    own = {name: value for name, value in as_options(options).items() if name not in ("out", "sampling")}
-    given = {name: value for name, value in own.items() if value not in (None, "", ())}
-    command = edit_command(verb.name.split()[-1], target, given, options.sampling)
+    given = as_options(replace(options, out="", sampling=defaults.sampling), defaults)
+    command = edit_command(verb.name.split()[-1], target, given, options.sampling, defaults.sampling)
     with output_folder(options.out, RunDirectory(target).edited) as folder:
         out = run(pipeline, options)
         save_outputs(pipeline, out, options.sampling, getattr(options, "seed", 0), target, folder, command)

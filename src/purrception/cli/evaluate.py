@@ -76,6 +76,7 @@ def _evaluate_run(verb: Verb, target: str, arguments: list[str]) -> None:
     from purrception.storage import output_folder
     from purrception.utils import distributed
     from purrception.utils.devices import resolve_device
+    from purrception.utils.terminal import for_terminal
 
     config = saved_config(run)
     own = replace(options, evaluation=config.evaluation, sampling=sampling_defaults(target))
@@ -96,8 +97,8 @@ def _evaluate_run(verb: Verb, target: str, arguments: list[str]) -> None:
                 replace(options.procedure, device=str(device)),
                 tokens,
             )
-        say(result.markdown() + f"\n{folder}")
         say_skipped(describe_report(folder))
+        say(for_terminal(result.markdown(), "Evaluation") + f"\n\nreport: {folder}")
 
 
 def _evaluate_images(verb: Verb, target: Path, arguments: list[str]) -> None:
@@ -114,6 +115,7 @@ def _evaluate_images(verb: Verb, target: Path, arguments: list[str]) -> None:
     from purrception.storage import output_folder
     from purrception.utils import distributed
     from purrception.utils.devices import resolve_device
+    from purrception.utils.terminal import for_terminal
 
     with distributed.joined(resolve_device(options.device), options.timeout_minutes) as device:
         procedure = replace(options.procedure, device=str(device))
@@ -124,8 +126,8 @@ def _evaluate_images(verb: Verb, target: Path, arguments: list[str]) -> None:
             return
         with output_folder(options.out, Path("evaluations")) as folder:
             result = evaluate_images(target, options.evaluation, folder, procedure)
-        say(result.markdown() + f"\n{folder}")
         say_skipped(describe_report(folder))
+        say(for_terminal(result.markdown(), "Evaluation") + f"\n\nreport: {folder}")
 
 
 def _refuse_settings_of_runs(arguments: list[str]) -> None:

@@ -30,7 +30,7 @@ class ExportOptions:
 
 
 def export(verb: Verb, arguments: list[str]) -> None:
-    """Write averaged weights, tokenizer and card into one folder."""
+    """Write averaged weights, tokenizer, card and the code for diffusers into one folder."""
     target, rest = target_of(verb, arguments)
     options = parse(ExportOptions, verb, rest)
     RunDirectory.open(target)

@@ -54,6 +54,9 @@ class RecipeOptions:
         """Whether the images must be there."""
         return True
 
+    def check(self) -> None:
+        """Refuse what cannot be done, before any image is read."""
+
 
 R = TypeVar("R", bound=RecipeOptions)
 
@@ -158,6 +161,7 @@ def configure(kind: type[R], verb: Verb, target: str, arguments: list[str]) -> R
         return parse(kind, verb, arguments)
     recipe = recipe_of(target)
     options = parse(kind, verb, arguments, cast(Any, kind)(recipe=recipe))
+    options.check()
     config = options.recipe
     if recipe.data.image_size or config.data.tokens:
         return options

@@ -50,13 +50,14 @@ def sample(verb: Verb, arguments: list[str]) -> None:
     classes, num = in_turn(options.classes, options.num)
     check_target(target)
     from purrception.experiment.saved_run import load_pipeline, sampling_defaults
-    from purrception.generation.saving import save_outputs
+    from purrception.generation.saving import sample_command, save_outputs
     from purrception.storage import load_settings, output_folder
     from purrception.utils import distributed
     from purrception.utils.devices import resolve_device
 
-    own = load_settings(SamplingConfig, options.preset) if options.preset else sampling_defaults(target)
-    options = parse(SampleOptions, verb, rest, replace(options, sampling=own))
+    own = sampling_defaults(target)
+    preset = load_settings(SamplingConfig, options.preset) if options.preset else own
+    options = parse(SampleOptions, verb, rest, replace(options, sampling=preset))
     with distributed.joined(resolve_device(options.device), options.timeout_minutes) as device:
         pipeline = load_pipeline(target).to(device)
         pipeline.transformer.half_backbone = options.precision == "bfloat16"
@@ -69,7 +70,8 @@ def sample(verb: Verb, arguments: list[str]) -> None:
             )
             if distributed.rank() > 0:
                 return
-            save_outputs(pipeline, out, options.sampling, options.seed, target, folder)
+            command = sample_command(pipeline, target, out.labels, options.sampling, options.seed, own)
+            save_outputs(pipeline, out, options.sampling, options.seed, target, folder, command)
         print(f"{len(out.images)} images, {out.nfe} network evaluations each: {folder}")
 
 

@@ -29,9 +29,15 @@ def sweep(verb: Verb, arguments: list[str]) -> None:
     target, rest = target_of(verb, arguments)
     options = parse(SweepOptions, verb, rest)
     RunDirectory.open(target)
+    from purrception.comparison.sweep import BEST_PRESET, FAST_PRESET
     from purrception.comparison.sweep import sweep as run_sweep
     from purrception.storage import output_folder
+    from purrception.utils.terminal import for_terminal
+    from purrception.utils.text import command_line
 
     with output_folder(options.out, RunDirectory(target).sweeps) as folder:
         report = run_sweep(target, options.space, options.num, options.seed, folder, options.device)
+    print(for_terminal(report.read_text(encoding="utf-8")), end="\n\n")
+    for name, preset in (("best", BEST_PRESET), ("fast", FAST_PRESET)):
+        print(f"{name}: {command_line(['sample', target], {'preset': str(report.parent / preset)})}")
     print(f"report: {report}")

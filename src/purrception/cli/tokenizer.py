@@ -163,7 +163,9 @@ def report(verb: Verb, arguments: list[str]) -> None:
     from purrception.evaluation.tokenizer.report import report_tokenizer
     from purrception.storage import output_folder
     from purrception.tokenizers import VQTokenizer
+    from purrception.tokenizers.training import psnr_history
     from purrception.utils.devices import resolve_device
+    from purrception.utils.terminal import for_terminal
 
     tokenizer = VQTokenizer.load(folder)
     if recipe.data.image_size == 0:  # the recipe folder leaves it open: as the tokenizer sees images
@@ -172,9 +174,10 @@ def report(verb: Verb, arguments: list[str]) -> None:
         options = parse(ReportOptions, verb, rest, seen)
     tokenizer.vq.to(resolve_device(options.device))
     with output_folder(options.out, folder / "report") as out:
-        result = report_tokenizer(tokenizer, options.images.data, out, options.num, options.batch_size)
-    print(result.markdown() + f"\n{out}")
+        history = psnr_history(folder)
+        result = report_tokenizer(tokenizer, options.images.data, out, options.num, options.batch_size, history)
     say_skipped(describe_report(out))
+    print(for_terminal(result.markdown()) + f"\n\nreport: {out}")
 
 
 def source_of(target: str) -> RunConfig:

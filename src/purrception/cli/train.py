@@ -39,6 +39,13 @@ class TrainOptions(RecipeOptions):
         """Not for a dry run."""
         return not self.dry_run
 
+    def check(self) -> None:
+        """Names and paths of nothing, and a run of that name."""
+        if not self.dry_run:
+            from purrception.experiment.run import check_start
+
+            check_start(self.recipe)
+
 
 def train(verb: Verb, arguments: list[str]) -> None:
     """Do everything a recipe needs, or go on with a run."""
@@ -52,15 +59,18 @@ def train(verb: Verb, arguments: list[str]) -> None:
         if options.dry_run:
             raise InputError(f"--dry-run tries a recipe, and {run_to_resume} has begun already: leave it out")
     else:
-        options = configure(TrainOptions, verb, *target_of(verb, arguments))
+        target, rest = target_of(verb, arguments)
+        options = configure(TrainOptions, verb, target, rest)
     config = options.recipe
     from purrception.experiment.dry_run import dry_run
     from purrception.experiment.run import resume_run, start_run
-    from purrception.storage import dump_settings
+    from purrception.experiment.summary import summarise
 
-    remark(dump_settings(config))
+    def announce(config: RunConfig, run: RunDirectory) -> None:
+        remark(summarise(config, run, rest))
+
     if options.dry_run:
         print(dry_run(config))
         return
-    run = resume_run(run_to_resume, config) if run_to_resume else start_run(config)
+    run = resume_run(run_to_resume, config, announce) if run_to_resume else start_run(config, announce)
     say(f"done: {run.root}  (next: {command_line(['sample', str(run.root)])})")

@@ -9,9 +9,8 @@ import torch
 from purrception.experiment.config import RunConfig
 from purrception.flow import build_objective
 from purrception.generation.pipeline import PurrceptionPipeline
+from purrception.generation.scheduler import PurrceptionScheduler
 from purrception.models import CategoricalHead, PurrceptionTransformer
-from purrception.storage import dump_settings
-from purrception.storage.pipeline_folder import SAMPLING
 from purrception.tokenizers import VQTokenizer
 from purrception.tokens import Manifest
 
@@ -59,18 +58,16 @@ def build_pipeline(
     config: RunConfig, tokenizer: VQTokenizer, manifest: Manifest, network: PurrceptionTransformer
 ) -> PurrceptionPipeline:
     """A pipeline around trained weights, with the run's sampling settings."""
-    pipeline = PurrceptionPipeline(
+    return PurrceptionPipeline(
         transformer=network,
         vqvae=tokenizer.vq,
         objective=config.objective.name,
         tokenizer_hash=manifest.tokenizer_hash,
         class_names=list(manifest.class_names),
+        scheduler=run_scheduler(config),
     )
-    pipeline.companions = sampling_companion(config)
-    return pipeline
 
 
-def sampling_companion(config: RunConfig) -> dict[str, bytes]:
-    """The file beside a pipeline's weights that holds the run's sampling settings, by name."""
-    settings = build_objective(config.objective).supported(config.sampling)
-    return {SAMPLING: dump_settings(settings).encode()}
+def run_scheduler(config: RunConfig) -> PurrceptionScheduler:
+    """The scheduler with the run's sampling settings, as far as its objective supports them."""
+    return PurrceptionScheduler.of(build_objective(config.objective).supported(config.sampling))

@@ -9,19 +9,30 @@ from typing import Any
 
 import torch
 
-from purrception.experiment.build import sampling_companion
+from purrception.experiment.build import run_scheduler
 from purrception.experiment.config import RunConfig, load_config, map_paths
 from purrception.experiment.saved_run import load_pipeline
 from purrception.generation.pipeline import PurrceptionPipeline
 from purrception.storage import dump_settings, read_json, read_json_lines, whole_folder
 from purrception.storage.model_folder import check_variant
-from purrception.storage.pipeline_folder import CARD, CONFIG, SAMPLES
+from purrception.storage.pipeline_folder import CARD, CODE_FILE, CONFIG, SAMPLES
+from purrception.storage.report import REPORT_JSON, REPORT_MARKDOWN
 from purrception.tokenizers import PUBLIC_TOKENIZERS
 from purrception.tokenizers.saved import ORIGIN_FILE
 from purrception.training import CheckpointStore, RunDirectory
 from purrception.utils.errors import unknown_name
 from purrception.utils.text import command_line
 
+TASK = "unconditional-image-generation"
+METRICS = {
+    "frechet": "Fréchet distance",
+    "spatial_frechet": "spatial Fréchet distance",
+    "kid": "kernel distance",
+    "inception_score": "Inception score",
+    "precision": "precision",
+    "recall": "recall",
+}
+"""What a card tells the hub of an evaluation: the titles of its metrics."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DATA = {
     "digits": "the 1797 handwritten digits of scikit-learn (UCI's optical recognition set, CC BY 4.0)",
@@ -41,6 +52,8 @@ def export_run(
 ) -> PurrceptionPipeline:
     """Write the pipeline of a run with its model card; of an unfinished run, from the latest checkpoint.
 
+    The folder also holds the code with which diffusers opens it (:mod:`purrception.generation.portable`).
+
     The tokenizer stays float32, so that its codes are exactly those that were learned.
 
     Args:
@@ -52,8 +65,7 @@ def export_run(
 
     Raises:
         InputError: there is no run, nothing is trained yet, or the precision is unknown; the folder is not empty,
-        or
-            the disk is full.
+            or the disk is full.
     """
     if dtype not in PRECISIONS:
         raise unknown_name("precision", dtype, PRECISIONS)
@@ -61,11 +73,12 @@ def export_run(
     run = RunDirectory.open(root)
     config = load_config(run.config_file)
     pipeline = load_pipeline(root)
+    pipeline.portable = True
     pipeline.companions = {
         CARD: model_card(run, config, pipeline, dtype, licence).encode(),
         CONFIG: dump_settings(map_paths(replace(config, runs=_last_part(config.runs)), _last_part)).encode(),
-        **sampling_companion(config),
     }
+    pipeline.scheduler = run_scheduler(config)
     if grids := sorted(run.samples.glob("step-*.png")):
         pipeline.companions[SAMPLES] = grids[-1].read_bytes()
     torch.nn.Module.to(pipeline.transformer, PRECISIONS[dtype])
@@ -84,13 +97,10 @@ def model_card(
     size, dim = network.codebook.shape
     processor = pipeline.image_processor
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    licence_line = f"license: {licence}\n" if licence else ""
     grid = f"\n![samples]({SAMPLES})\n" if any(run.samples.glob("step-*.png")) else ""
     classes = ", ".join(pipeline.class_names[:20]) + (", …" if len(pipeline.class_names) > 20 else "")
     return f"""---
-library_name: purrception
-pipeline_tag: unconditional-image-generation
-{licence_line}tags: [flow-matching, vector-quantisation, image-generation]
+{_metadata(run, config, licence)}
 ---
 
 # {config.name}
@@ -103,6 +113,16 @@ A variational flow matching model in a vector-quantised latent space (Purrceptio
 from purrception import PurrceptionPipeline
 
 pipe = PurrceptionPipeline.from_pretrained("hub:OWNER/NAME")
+out = pipe(num_images=8, num_inference_steps={steps}, temperature={sampling.temperature!r}, seed=0)
+```
+
+With diffusers alone, `{CODE_FILE}` and the files beside the parts make the same images. They are code, which runs
+on your machine: read them first.
+
+```python
+from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained("OWNER/NAME", trust_remote_code=True)
 out = pipe(num_images=8, num_inference_steps={steps}, temperature={sampling.temperature!r}, seed=0)
 ```
 
@@ -136,6 +156,58 @@ With `{CONFIG}`, which lies beside this card:
 The tokenizer limits the detail that an image can show. If training images were few, samples may repeat them. No
 content of the training data was filtered out.
 """
+
+
+def _metadata(run: RunDirectory, config: RunConfig, licence: str) -> str:
+    """What the hub reads off a card, as YAML: among it the figures of the latest evaluation.
+
+    The text below it is filled in here, where mypy sees it, rather than by ``ModelCard``, which needs a template.
+    """
+    from huggingface_hub import ModelCardData
+
+    results = _results(run, config)
+    data = ModelCardData(
+        library_name="purrception",
+        pipeline_tag=TASK,
+        license=licence or None,
+        tags=["diffusers", "flow-matching", "image-generation", "vector-quantisation"],
+        model_name=config.name if results else None,
+        eval_results=results or None,
+    )
+    return str(data.to_yaml()).strip()
+
+
+def _results(run: RunDirectory, config: RunConfig) -> list[Any]:
+    """The latest evaluation as the hub's results: one for each metric of each set of images."""
+    from huggingface_hub import EvalResult
+
+    reports = _reports(run)
+    if not reports:
+        return []
+    report: dict[str, Any] = read_json(
+        reports[-1].with_name(REPORT_JSON), dict[str, Any], "the report of an evaluation"
+    )
+    reference, features = report["manifest"]["reference"], report["manifest"]["features"]
+    return [
+        EvalResult(
+            task_type=TASK,
+            dataset_type=config.data.source,
+            dataset_name=reference["title"],
+            metric_type=metric,
+            metric_name=f"{title} ({features['name']} features)",
+            metric_value=round(row[metric], 4),
+            metric_args={name: row[name] for name in ("guidance", "nfe", "count") if row.get(name) is not None},
+        )
+        for row in report["rows"]
+        for metric, title in METRICS.items()
+        if row.get(metric) is not None
+    ]
+
+
+def _reports(run: RunDirectory) -> list[Path]:
+    """The reports of the run's evaluations, the latest last."""
+    found = run.evaluation.glob(f"[!.]*/{REPORT_MARKDOWN}")
+    return sorted(found, key=lambda path: path.stat().st_mtime)
 
 
 def _last_part(text: str) -> str:
@@ -190,8 +262,7 @@ def _tokenizer(run: RunDirectory, config: RunConfig) -> str:
 
 def _figures(run: RunDirectory) -> str:
     """The report of the latest evaluation, with its headings one level lower; else the last held-out loss."""
-    reports = sorted(run.evaluation.glob("[!.]*/report.md"), key=lambda path: path.stat().st_mtime)
-    if reports:
+    if reports := _reports(run):
         lines = reports[-1].read_text(encoding="utf-8").splitlines()
         return "\n".join(f"##{line}" if line.startswith("#") else line for line in lines if "![" not in line)
     measured = [row.get("validation_loss") for row in read_json_lines(run.metrics_file)]

@@ -11,10 +11,9 @@ from purrception.experiment.build import build_network, build_pipeline
 from purrception.experiment.config import RunConfig, load_config, map_paths
 from purrception.flow import SamplingConfig, build_objective
 from purrception.generation.pipeline import PurrceptionPipeline
-from purrception.storage import load_settings
+from purrception.generation.scheduler import saved_settings
 from purrception.storage.hub import local_folder
 from purrception.storage.names import HUB_PREFIX
-from purrception.storage.pipeline_folder import SAMPLING
 from purrception.tokenizers import VQTokenizer
 from purrception.tokens import MANIFEST_FILE, Manifest, TokenDataset, TokenStore
 from purrception.training import CheckpointStore, RunDirectory, is_pipeline
@@ -56,15 +55,14 @@ def load_pipeline(path: Path | str) -> PurrceptionPipeline:
 def sampling_defaults(path: Path | str) -> SamplingConfig:
     """The sampling settings of a run or pipeline, as far as its objective supports them.
 
-    They come from the run's configuration, also for the pipeline folder in a run; else from the file beside the
-    pipeline's weights; else they are the defaults.
+    They come from the run's configuration, also for the pipeline folder in a run; else from the pipeline.
     """
     folder = local_folder(path) if str(path).startswith(HUB_PREFIX) else Path(path)
     for file in (RunDirectory(root).config_file for root in (folder, folder.parent)):
         if file.is_file():
             config = load_config(file)
             return build_objective(config.objective).supported(config.sampling)
-    return load_settings(SamplingConfig, folder / SAMPLING) if (folder / SAMPLING).is_file() else SamplingConfig()
+    return saved_settings(folder)
 
 
 def open_tokens(config: RunConfig, run: RunDirectory, split: str) -> TokenDataset | None:

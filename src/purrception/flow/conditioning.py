@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from purrception.flow.paths import LinearPath
-from purrception.flow.solvers import MeanFunction, NoiseFunction, Solver
+from purrception.flow.solvers import MeanFunction, NoiseFunction, Solver, SolverStepEnd
 from purrception.flow.timesteps import Timesteps
 from purrception.utils.errors import InputError, unknown_name
 
@@ -126,12 +126,18 @@ def resampled(
 
     step = build(fresh)
 
-    def solve(mean: MeanFunction, z: Tensor, timesteps: Timesteps) -> Tensor:
-        for t, s in pairwise(timesteps):
+    def solve(
+        mean: MeanFunction, z: Tensor, timesteps: Timesteps, *, step_end: SolverStepEnd | None = None
+    ) -> Tensor:
+        for number, (t, s) in enumerate(pairwise(timesteps)):
             for _ in range(repetitions - 1 if s < 1 else 0):
                 z = PATH.back(step(mean, z, (t, s)), fresh(), s, t)
                 path.noise = fresh()
             z = step(mean, z, (t, s))
+            if step_end is not None:
+                z, goes_on = step_end(number, t, z)
+                if not goes_on:
+                    break
         return z
 
     return solve

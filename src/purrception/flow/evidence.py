@@ -32,12 +32,12 @@ apart.
 class Evidence:
     """ln N(z_i ; t e_k, σ² I) of every site and code up to a constant in k, with σ = max(1 − t, MIN_NOISE).
 
-    It is (t/σ²) z_i·e_k − (t²/2σ²) |e_k|²: linear in the D + 1 numbers (e_k, |e_k|²), and thus D + 1 more columns
+    It is (t/σ²) z_i·e_k − (t²/2σ²) ‖e_k‖²: linear in the D + 1 numbers (e_k, ‖e_k‖²), and thus D + 1 more columns
     in the matrix product of a head. It has no parameters.
     """
 
     coefficients: Tensor
-    """Weights of (e_k, |e_k|²), float32 ``[B, h, w, D + 1]``."""
+    """Weights of (e_k, ‖e_k‖²), float32 ``[B, h, w, D + 1]``."""
 
     @classmethod
     def of(cls, z: Tensor, t: Tensor) -> Evidence:
@@ -64,6 +64,6 @@ class Evidence:
 
 
 def evidence_columns(codebook: Tensor) -> Tensor:
-    """(e_k, |e_k|²) of a codebook ``[K, D]``: float32 ``[K, D + 1]``."""
+    """(e_k, ‖e_k‖²) of a codebook ``[K, D]``: float32 ``[K, D + 1]``."""
     codes = codebook.float()
     return torch.cat([codes, codes.square().sum(dim=1, keepdim=True)], dim=1)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from purrception.flow.temperature import check_temperature
-from purrception.flow.truncation import ALL_CODES, Truncation, truncate
+from purrception.flow.truncation import Truncation, keeps_all, truncate
 from purrception.utils.devices import full_precision
 
 
@@ -64,7 +64,7 @@ def posterior_from_logits(
         InputError: the temperature is not positive.
     """
     scaled = logits.to(torch.promote_types(logits.dtype, torch.float32)) / check_temperature(temperature)
-    if truncation not in (None, ALL_CODES):
+    if truncation is not None and not keeps_all(truncation):
         scaled = truncate(scaled, truncation)
     posterior = PosteriorSums.of(scaled, codebook, top=top).posterior()
     if uniforms is None:

@@ -1,7 +1,11 @@
 """Solvers of dz/dt = (μ(z, t) − z)/(1 − t) from noise at t = 0 to data at t = 1.
 
 A solver is a plain function of a data prediction ``mean(z, t) → μ``, a start and explicit timesteps. The
-caller's function sees every evaluation, so counting, recording and stopping belong there.
+caller's function sees every evaluation, so counting and recording belong there.
+
+A solver with fixed steps is written once, as a generator: it yields each state at which it needs the data
+prediction, and is sent that prediction. :func:`integrate` runs it to its end; whoever owns the loop, such as the
+pipeline's scheduler, takes its steps one by one.
 
 Every solver is written as the exact Euler step z_s = μ̄ + (1 − s)/(1 − t) · (z_t − μ̄) with a better μ̄: nothing
 is divided by 1 − s, and a step to s = 1 is Euler's, so that every solver ends on a posterior mean.
@@ -9,11 +13,14 @@ is divided by 1 − s, and a step to s = 1 is Euler's, so that every solver ends
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -28,8 +35,23 @@ MeanFunction = Callable[[Tensor, float], Tensor]
 """Data prediction: state ``[B, D, h, w]`` and t → posterior mean of the same shape."""
 NoiseFunction = Callable[[int], Tensor]
 """Standard normal noise of the state's shape for a step 0, 1, …; keyed by image, it knows no batches."""
-Solver = Callable[[MeanFunction, Tensor, Timesteps], Tensor]
-"""(mean, state at ``timesteps[0]``, increasing times) → state at ``timesteps[-1]``."""
+Steps = Generator[tuple[Tensor, float], tuple[Tensor, Tensor], Tensor]
+"""A solver at work: it yields a state and a t, is sent the state to go on from (that one, or one put in its place)
+and the data prediction there, and returns the state at the end."""
+SolverStepEnd = Callable[[int, float, Tensor], tuple[Tensor, bool]]
+"""Called after each evaluation with its number, its t and the state that it led to; returns the state to go on
+from, and whether to go on."""
+
+
+class Solver(Protocol):
+    """Goes from the state at ``timesteps[0]`` to the one at ``timesteps[-1]``."""
+
+    def __call__(
+        self, mean: MeanFunction, z: Tensor, timesteps: Timesteps, *, step_end: SolverStepEnd | None = None
+    ) -> Tensor:
+        """The state at the last of the increasing times, or where ``step_end`` stopped."""
+        ...
+
 
 PATH = LinearPath()
 ADAPTIVE_END = 1 - 1e-4
@@ -55,7 +77,75 @@ class SolverOptions:
         check_tolerances(self.rtol, self.atol)
 
 
-def euler(mean: MeanFunction, z: Tensor, timesteps: Timesteps) -> Tensor:
+class FixedStepSolver:
+    """A solver whose evaluations are known beforehand, made from the generator of its steps.
+
+    Args:
+        steps: ``(z, timesteps, **options)`` → :data:`Steps`.
+    """
+
+    def __init__(self, steps: Callable[..., Steps]) -> None:
+        functools.update_wrapper(self, steps)
+        self.steps = steps
+        mean = inspect.Parameter("mean", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=MeanFunction)
+        self.__signature__ = inspect.Signature([mean, *inspect.signature(steps).parameters.values()])
+
+    def __call__(
+        self,
+        mean: MeanFunction,
+        z: Tensor,
+        timesteps: Timesteps,
+        *options: Any,
+        step_end: SolverStepEnd | None = None,
+        **named: Any,
+    ) -> Tensor:
+        """See :class:`Solver`; the options are those of the steps."""
+        return integrate(self.steps(z, timesteps, *options, **named), mean, step_end)
+
+    def bind(self, **options: Any) -> FixedStepSolver:
+        """The same solver with these options."""
+        return FixedStepSolver(partial(self.steps, **options))
+
+    def evaluations(self, timesteps: Timesteps) -> Timesteps:
+        """The t of each evaluation between these timesteps; a stochastic solver's noise is asked for."""
+        times, nothing = [], torch.zeros(1, 1)
+        steps = self.steps(nothing, timesteps)
+        _, t = resume(steps)
+        while t is not None:
+            times.append(t)
+            _, t = resume(steps, (nothing, nothing))
+        return tuple(times)
+
+
+def resume(steps: Steps, answer: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, float | None]:
+    """The next state and its t; at the end, the last state and ``None``.
+
+    Args:
+        steps: a solver at work.
+        answer: the state to go on from and the data prediction there; nothing at the start.
+    """
+    try:
+        return steps.send(answer) if answer is not None else next(steps)
+    except StopIteration as end:
+        return end.value, None
+
+
+def integrate(steps: Steps, mean: MeanFunction, step_end: SolverStepEnd | None = None) -> Tensor:
+    """Run a solver to its end, or until ``step_end`` says not to go on; returns the state there."""
+    number = 0
+    z, t = resume(steps)
+    while t is not None:
+        z, following = resume(steps, (z, mean(z, t)))
+        if step_end is not None:
+            z, goes_on = step_end(number, t, z)
+            if not goes_on:
+                break
+        number, t = number + 1, following
+    return z
+
+
+@FixedStepSolver
+def euler(z: Tensor, timesteps: Timesteps) -> Steps:
     """First-order steps; one evaluation each, and the last lands on its posterior mean.
 
     Args:
@@ -67,11 +157,13 @@ def euler(mean: MeanFunction, z: Tensor, timesteps: Timesteps) -> Tensor:
         The state at ``timesteps[-1]``.
     """
     for t, s in pairwise(timesteps):
-        z = PATH.advance(z, mean(z, t), t, s)
+        z, mean = yield z, t
+        z = PATH.advance(z, mean, t, s)
     return z
 
 
-def heun(mean: MeanFunction, z: Tensor, timesteps: Timesteps) -> Tensor:
+@FixedStepSolver
+def heun(z: Tensor, timesteps: Timesteps) -> Steps:
     """Heun's second-order method: 2 evaluations a step, 1 where s = 1, thus 2N − 1 up to t = 1.
 
     The average of the velocities at both ends, written in means, is Euler's step with
@@ -82,16 +174,18 @@ def heun(mean: MeanFunction, z: Tensor, timesteps: Timesteps) -> Tensor:
     Arguments and result are :func:`euler`'s.
     """
     for t, s in pairwise(timesteps):
-        first = mean(z, t)
+        z, first = yield z, t
         arrived = PATH.advance(z, first, t, s)
         if s < 1:
             weight = min(0.5 * (1 - t) / (1 - s), 1.0)
-            arrived = PATH.advance(z, torch.lerp(first, mean(arrived, s), weight), t, s)
+            _, second = yield arrived, s
+            arrived = PATH.advance(z, torch.lerp(first, second, weight), t, s)
         z = arrived
     return z
 
 
-def midpoint(mean: MeanFunction, z: Tensor, timesteps: Timesteps) -> Tensor:
+@FixedStepSolver
+def midpoint(z: Tensor, timesteps: Timesteps) -> Steps:
     """The second-order midpoint method: 2 evaluations a step, 1 where s = 1, thus 2N − 1 up to t = 1.
 
     The velocity at c = (t + s)/2, written in means, is Euler's step with μ̄ = μ_t + 2/(1 + r) · (μ_c − μ_t),
@@ -100,16 +194,17 @@ def midpoint(mean: MeanFunction, z: Tensor, timesteps: Timesteps) -> Tensor:
     Arguments and result are :func:`euler`'s.
     """
     for t, s in pairwise(timesteps):
-        average = mean(z, t)
+        z, average = yield z, t
         if s < 1:
             centre = (t + s) / 2
-            halfway = mean(PATH.advance(z, average, t, centre), centre)
+            _, halfway = yield PATH.advance(z, average, t, centre), centre
             average = torch.lerp(average, halfway, 2 / (1 + (1 - s) / (1 - t)))
         z = PATH.advance(z, average, t, s)
     return z
 
 
-def dpmpp_2m(mean: MeanFunction, z: Tensor, timesteps: Timesteps) -> Tensor:
+@FixedStepSolver
+def dpmpp_2m(z: Tensor, timesteps: Timesteps) -> Steps:
     """DPM-Solver++(2M) on the data prediction (arXiv 2211.01095, algorithm 2): second order, N evaluations.
 
     With α = t and σ = 1 − t, λ = log(t/(1 − t)) and α_s (1 − e^(λ_t − λ_s)) = 1 − σ_s/σ_t: its update is
@@ -122,7 +217,7 @@ def dpmpp_2m(mean: MeanFunction, z: Tensor, timesteps: Timesteps) -> Tensor:
     """
     before: tuple[float, Tensor] | None = None
     for t, s in pairwise(timesteps):
-        current = mean(z, t)
+        z, current = yield z, t
         average = current
         if before is not None and before[0] > 0 and s < 1:
             ratio = (_log_snr(s) - _log_snr(t)) / (_log_snr(t) - _log_snr(before[0]))
@@ -132,13 +227,13 @@ def dpmpp_2m(mean: MeanFunction, z: Tensor, timesteps: Timesteps) -> Tensor:
     return z
 
 
+@FixedStepSolver
 def stochastic(
-    mean: MeanFunction,
     z: Tensor,
     timesteps: Timesteps,
     noise: NoiseFunction | None = None,
     eta: float = SolverOptions.eta,
-) -> Tensor:
+) -> Steps:
     """Euler's steps with part of the noise forgotten and drawn again; N evaluations.
 
     A step splits z_t into its data part μ and its noise part ε̂ = (z_t − t μ)/(1 − t), and arrives at
@@ -162,7 +257,7 @@ def stochastic(
             f"the stochastic solver draws noise; given eta {eta} and no noise function: pass noise(step), or eta 0"
         )
     for step, (t, s) in enumerate(pairwise(timesteps)):
-        predicted = mean(z, t)
+        z, predicted = yield z, t
         arrived = PATH.advance(z, predicted, t, s)
         if noise is not None and eta > 0 and s < 1:
             remembered = t * (1 - s) / (s * (1 - t))  # e^(−h), without an infinity at t = 0
@@ -180,6 +275,8 @@ def dopri5(
     timesteps: Timesteps,
     rtol: float = SolverOptions.rtol,
     atol: float = SolverOptions.atol,
+    *,
+    step_end: SolverStepEnd | None = None,
 ) -> Tensor:
     """Dormand and Prince's adaptive method of order 5, by torchdiffeq; only the ends of the timesteps matter.
 
@@ -195,6 +292,7 @@ def dopri5(
         timesteps: times of which the first and the last are used.
         rtol: relative tolerance of a step.
         atol: absolute tolerance of a step.
+        step_end: called once, with the state at the end.
 
     Raises:
         InputError: a tolerance is not positive, or no step within reach meets it.
@@ -217,7 +315,10 @@ def dopri5(
                 f"dopri5 cannot meet rtol {rtol}, atol {atol} in {z.dtype} within {ADAPTIVE_STEPS} steps, or "
                 "a prediction is not finite: use larger tolerances, or a solver with fixed steps"
             ) from error
-    return PATH.advance(z, mean(z, max(start, end)), max(start, end), 1.0) if timesteps[-1] > end else z
+    latest = max(start, end)
+    if timesteps[-1] > end:
+        z = PATH.advance(z, mean(z, latest), latest, 1.0)
+    return z if step_end is None else step_end(0, latest, z)[0]
 
 
 def _log_snr(t: float) -> float:
@@ -234,7 +335,7 @@ SOLVERS: dict[str, Callable[[SolverOptions, NoiseFunction | None], Solver]] = {
     "heun": lambda options, noise: heun,
     "midpoint": lambda options, noise: midpoint,
     "dpmpp_2m": lambda options, noise: dpmpp_2m,
-    "stochastic": lambda options, noise: partial(stochastic, noise=noise, eta=options.eta),
+    "stochastic": lambda options, noise: stochastic.bind(noise=noise, eta=options.eta),
     "dopri5": lambda options, noise: partial(dopri5, rtol=options.rtol, atol=options.atol),
 }
 """For each name, a function that binds options and noise to the solver."""

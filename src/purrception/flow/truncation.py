@@ -29,6 +29,11 @@ class Truncation:
         check_truncation(self.top_k, self.top_p)
 
 
+def keeps_all(truncation: Truncation | None) -> bool:
+    """Whether it leaves no code out."""
+    return truncation is None or (truncation.top_k == 0 and truncation.top_p == 1)
+
+
 def truncate(logits: Tensor, truncation: Truncation) -> Tensor:
     """Log-probabilities of the truncated posterior: renormalised over the codes kept, −∞ for the others.
 

@@ -5,77 +5,50 @@ from __future__ import annotations
 import inspect
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, VQModel
-from diffusers.utils import BaseOutput
+from diffusers import VQModel
 from PIL import Image
 from torch import Tensor
 
 from purrception.data import array_to_pil, images_to_tensor, tensor_to_images
-from purrception.data.classes import Classes
 from purrception.flow import (
     AUTOMATIC,
+    Draws,
     Generation,
-    ObjectiveConfig,
     SamplingConfig,
+    StepEnd,
     Watcher,
-    build_objective,
     no_watcher,
 )
+from purrception.generation.base import PurrceptionGenerationPipeline
 from purrception.generation.editing import Editor, free_sites
 from purrception.generation.image_processor import ImageProcessor
+from purrception.generation.outputs import OutputType, PurrceptionOutput
+from purrception.generation.portable import portable_code
 from purrception.generation.sampler import sample_codes
+from purrception.generation.scheduler import PurrceptionScheduler, saved_settings
 from purrception.models import PurrceptionTransformer
 from purrception.storage.finite import require_finite
-from purrception.storage.hub import local_folder, upload
+from purrception.storage.hub import HubOptions, local_folder, upload
 from purrception.storage.model_folder import check_variant
-from purrception.storage.pipeline_folder import check_pipeline, part_variants, read_companions, saving_pipeline
+from purrception.storage.pipeline_folder import (
+    MODELS,
+    check_pipeline,
+    part_variants,
+    read_companions,
+    saving_pipeline,
+)
 from purrception.tokenizers import VQTokenizer
-from purrception.utils.devices import on_device
+from purrception.utils.devices import on_device, resolve_device
 from purrception.utils.errors import InputError, unknown_name
 from purrception.utils.progress import ProgressBar
 
-DEFAULTS = SamplingConfig()
-SETTINGS = {setting.name: setting for setting in fields(SamplingConfig)}
-"""The settings of sampling that a call of the pipeline takes."""
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _with_settings(call: F) -> F:
-    """List every setting in the signature of ``call`` in place of ``**sampling``, for editors and ``help``."""
-    signature = inspect.signature(call)
-    parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    parameters += [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=setting.default, annotation=setting.type)
-        for name, setting in SETTINGS.items()
-    ]
-    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    return call
-
-
-@dataclass
-class PurrceptionOutput(BaseOutput):
-    """Images with their codes, their uncertainty and their cost."""
-
-    images: list[Image.Image]
-    """The decoded images."""
-    indices: Tensor
-    """Codes of the images, long ``[B, h, w]``."""
-    entropy: Tensor | None
-    """Entropy of the last posterior in nats, float32 ``[B, h, w]``; ``None`` without a posterior."""
-    nfe: int
-    """Network evaluations per image."""
-    labels: list[int]
-    """Class labels of the images; the number of classes stands for the null class."""
-
-
-class PurrceptionPipeline(DiffusionPipeline):
+class PurrceptionPipeline(PurrceptionGenerationPipeline):
     """Generates and edits images with a trained network and its tokenizer.
 
     Args:
@@ -84,12 +57,13 @@ class PurrceptionPipeline(DiffusionPipeline):
         objective: name of the objective it was trained with.
         tokenizer_hash: fingerprint that ``vqvae`` must have; not checked if empty.
         class_names: names by label; none for an unconditional model.
+        scheduler: how to sample where a call does not say; by default as :class:`purrception.flow.SamplingConfig`.
 
     Raises:
         InputError: the network was trained with another tokenizer.
     """
 
-    model_cpu_offload_seq = "transformer->vqvae"
+    _optional_components: ClassVar[list[str]] = ["scheduler"]
 
     def __init__(
         self,
@@ -98,142 +72,186 @@ class PurrceptionPipeline(DiffusionPipeline):
         objective: str = "purrception",
         tokenizer_hash: str = "",
         class_names: list[str] | None = None,
+        scheduler: PurrceptionScheduler | None = None,
     ) -> None:
-        super().__init__()
-        self.register_modules(transformer=transformer, vqvae=vqvae)
-        self.register_to_config(objective=objective, tokenizer_hash=tokenizer_hash, class_names=class_names or [])
-        self.tokenizer = VQTokenizer(vqvae)
+        scheduler = scheduler or PurrceptionScheduler()
+        super().__init__(transformer, vqvae, scheduler, objective, tokenizer_hash, class_names)
         self.companions: dict[str, bytes] = {}
-        """Files that are saved with the weights, by name: a model card, a recipe, sampling settings."""
-        self.objective = build_objective(ObjectiveConfig(name=objective))
-        exact = vqvae.dtype == torch.float32  # rounded weights have a different hash
-        if tokenizer_hash and exact and self.tokenizer.fingerprint != tokenizer_hash:
-            raise InputError(
-                f"this network was trained on codes of the tokenizer {tokenizer_hash[:12]}…; given "
-                f"{self.tokenizer.fingerprint[:12]}…: use the tokenizer of the run"
-            )
+        """Files that are saved with the weights, by name: a model card, a recipe."""
+        self.portable = False
+        """Whether code is saved with the weights, with which diffusers opens them without this package."""
 
     @classmethod
     def from_pretrained(
         cls,
         source: Path | str,
         *,
-        torch_dtype: torch.dtype | None = None,
+        dtype: torch.dtype | dict[str, torch.dtype] | None = None,
+        torch_dtype: torch.dtype | dict[str, torch.dtype] | None = None,
         device: torch.device | str | None = None,
+        device_map: str | dict[str, torch.device | str | int] | None = None,
         variant: str | None = None,
+        use_safetensors: bool | None = None,
+        transformer: PurrceptionTransformer | None = None,
+        vqvae: VQModel | None = None,
+        scheduler: PurrceptionScheduler | None = None,
+        subfolder: str | None = None,
         revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: Path | str | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
         verify: bool = True,
+        **others: Any,
     ) -> Self:
         """Load a pipeline that :meth:`save_pretrained` wrote. Missing and additional tensors are errors.
 
         Args:
-            source: a folder, or ``hub:owner/name`` for one on the Hugging Face hub or in its cache.
-            torch_dtype: precision of the network and the tokenizer; the codebook stays float32.
+            source: a folder, or ``hub:owner/name`` for one on the Hugging Face hub or in its cache; without
+                ``hub:`` the hub is never asked.
+            dtype: precision of the network and the tokenizer, or of each of them by name; the codebook stays
+                float32.
+            torch_dtype: the same under its older name.
             device: device to load to; by default the CPU.
+            device_map: the same under diffusers' name; or a device for each of ``transformer`` and ``vqvae``; or
+                ``balanced``, which puts the tokenizer on another GPU than the network if there is one.
             variant: variant of the weights, a part of their file names.
+            use_safetensors: true or left out: nothing else is read.
+            transformer: this network instead of the saved one.
+            vqvae: this tokenizer; it must be the one that the network was trained with.
+            scheduler: this scheduler.
+            subfolder: where in the source the pipeline is.
             revision: branch, tag or commit on the hub.
+            token: token to read from the hub with.
+            cache_dir: folder of downloads from the hub; by default the hub's own cache.
+            local_files_only: take what was downloaded before, and never ask the hub.
+            force_download: download again.
             verify: compare the files with the SHA-256 digests in the folder, where it has any.
+            others: what other pipelines of diffusers take; refused.
 
         Raises:
-            InputError: the pipeline is missing or damaged, or its parts do not belong together.
+            InputError: the pipeline is missing or damaged, its parts do not belong together, or an option has no
+                meaning here.
         """
-        folder = local_folder(source, revision)
+        _refuse("from_pretrained", others)
+        if use_safetensors is False:
+            raise InputError("weights are read from safetensors alone: leave use_safetensors out")
+        dtypes = _by_part(_same("dtype", dtype, "torch_dtype", torch_dtype))
+        hub = HubOptions(revision, token, cache_dir, local_files_only, force_download)
+        folder = local_folder(source, subfolder or "", hub)
         index = check_pipeline(folder, verify)
         held = part_variants(folder, variant)
-        network = PurrceptionTransformer.from_pretrained(
-            folder / "transformer", variant=held["transformer"], torch_dtype=torch_dtype
+        pipeline = cls(
+            transformer
+            or PurrceptionTransformer.from_pretrained(
+                folder / "transformer", variant=held["transformer"], torch_dtype=dtypes["transformer"]
+            ),
+            vqvae or VQTokenizer.load(folder / "vqvae", variant=held["vqvae"], torch_dtype=dtypes["vqvae"]).vq,
+            index.objective,
+            index.tokenizer_hash,
+            index.class_names,
+            scheduler or PurrceptionScheduler.of(saved_settings(folder)),
         )
-        vqvae = VQTokenizer.load(folder / "vqvae", variant=held["vqvae"], torch_dtype=torch_dtype).vq
-        pipeline = cls(network, vqvae, index.objective, index.tokenizer_hash, index.class_names)
-        pipeline.companions = read_companions(folder)
-        return pipeline if device is None else pipeline.to(device)
+        pipeline.companions, pipeline.portable = read_companions(folder), index.portable
+        return pipeline._placed(_same("device", device, "device_map", device_map))
 
-    def save_pretrained(self, folder: Path | str, variant: str | None = None) -> None:
+    def _placed(self, device_map: torch.device | str | dict[str, torch.device | str | int] | None) -> Self:
+        """The pipeline on a device, or its models each on one."""
+        if device_map is None:
+            return self
+        if device_map == "balanced":
+            count = torch.cuda.device_count()
+            if count == 0:
+                raise InputError(
+                    "device_map 'balanced' shares the models among GPUs, and there is none: use 'cpu'"
+                )
+            device_map = {"transformer": 0, "vqvae": min(1, count - 1)}
+        if not isinstance(device_map, dict):
+            return self.to(resolve_device(str(device_map)))
+        for part, device in device_map.items():
+            if part not in MODELS:
+                raise unknown_name("model in device_map", part, MODELS)
+            place = resolve_device(f"cuda:{device}" if isinstance(device, int) else str(device))
+            getattr(self, part).to(place)
+        return self
+
+    def save_pretrained(
+        self,
+        folder: Path | str,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        push_to_hub: bool = False,
+        **hub: Any,
+    ) -> None:
         """Write the pipeline as diffusers does, with safetensors weights, and its companion files.
 
         Args:
             folder: where to.
+            safe_serialization: true: weights are written as safetensors alone.
             variant: part of the names of the weight files.
+            max_shard_size: the largest weight file, in bytes or as text such as ``5GB``; larger weights are split.
+            push_to_hub: also upload the pipeline, see :meth:`push_to_hub`.
+            hub: with ``push_to_hub``, its arguments; ``repo_id`` is needed.
 
         Raises:
-            InputError: a weight is not finite, or the variant cannot be part of a file name.
+            InputError: a weight is not finite, the variant cannot be part of a file name, or an option has no
+                meaning here.
         """
+        repo_id = hub.pop("repo_id", None)
+        if not push_to_hub:
+            _refuse("save_pretrained", {"repo_id": repo_id, **hub} if repo_id else hub)
+        elif not repo_id:
+            raise InputError("push_to_hub=True needs the name on the hub: add repo_id='OWNER/NAME'")
+        if not safe_serialization:
+            raise InputError("weights are written as safetensors alone: leave safe_serialization out")
         check_variant(variant)
+        self.default_settings()  # refuses a scheduler that could not be loaded again
         require_finite(self.transformer.state_dict(), "the network, in the precision in which it is to be saved,")
-        with saving_pipeline(Path(folder), self.companions):
-            super().save_pretrained(str(folder), safe_serialization=True, variant=variant)
+        code = portable_code(self.components) if self.portable else {}
+        with saving_pipeline(Path(folder), self.companions, code):
+            super().save_pretrained(str(folder), variant=variant, max_shard_size=max_shard_size)
+        if push_to_hub:
+            self.push_to_hub(repo_id, variant=variant, max_shard_size=max_shard_size, **hub)
 
     def push_to_hub(
-        self, repo_id: str, *, private: bool = False, token: str | None = None, variant: str | None = None
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        variant: str | None = None,
+        commit_message: str = "Weights and card by purrception",
+        create_pr: bool = False,
+        revision: str | None = None,
+        safe_serialization: bool = True,
+        max_shard_size: int | str | None = None,
+        **others: Any,
     ) -> str:
         """Upload the pipeline to the Hugging Face hub as ``owner/name``; returns its URL.
 
         The repository is created if needed. Without ``token``, the one of ``hf auth login`` is used.
 
-        Raises:
-            InputError: the hub cannot be reached, or refuses the upload.
-        """
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, variant)
-            return upload(Path(folder), repo_id, private, token)
-
-    @property
-    def class_names(self) -> list[str]:
-        """Class names by label; empty for an unconditional model."""
-        return list(self.config.class_names)
-
-    @property
-    def classes(self) -> Classes:
-        """The labels of the classes, and their names."""
-        return Classes(self.transformer.num_classes, tuple(self.class_names))
-
-    def resolve_labels(self, class_labels: Sequence[int | str] | None, num_images: int | None) -> list[int]:
-        """One label per image: those of ``class_labels``, or of ``num_images`` (default 1) classes in turn.
-
-        Raises:
-            InputError: an unknown class, no image, or a ``num_images`` that differs from the number of labels.
-        """
-        if class_labels is not None:
-            labels = [self.classes.label(label) for label in class_labels]
-            if num_images not in (None, len(labels)):
-                raise InputError(f"given {len(labels)} class labels but num_images {num_images}")
-        else:
-            count = 1 if num_images is None else num_images
-            labels = [number % max(self.transformer.num_classes, 1) for number in range(count)]
-        if not labels:
-            raise InputError("at least one image must be asked for; given none")
-        return labels
-
-    @_with_settings
-    def __call__(
-        self,
-        class_labels: Sequence[int | str] | None = None,
-        num_images: int | None = None,
-        *,
-        seed: int = 0,
-        batch_size: int = 64,
-        **sampling: Any,
-    ) -> PurrceptionOutput:
-        """Generate one image per class label.
-
         Args:
-            class_labels: labels or names of classes; without them, the classes take turns.
-            num_images: number of images where no class labels are given; 1 by default.
-            seed: seed of the noise. Image i depends on (seed, i) and its label, not on the batch size.
-            batch_size: images at a time.
-            sampling: settings of :class:`purrception.flow.SamplingConfig`: ``num_inference_steps``, ``solver``,
-                ``temperature``, ``guidance_scale``, …
+            repo_id: ``owner/name``.
+            private: whether a new repository is private.
+            token: token to write with.
+            variant: see :meth:`save_pretrained`, as for ``safe_serialization`` and ``max_shard_size``.
+            commit_message: message of the commit.
+            create_pr: propose the commit as a pull request.
+            revision: branch to commit to.
+            safe_serialization: true.
+            max_shard_size: the largest weight file.
+            others: what other pipelines of diffusers take; refused.
 
         Raises:
-            InputError: an unknown label, solver or setting, a number out of its range, or a setting that the
-                objective does not support.
+            InputError: the hub cannot be reached, or refuses the upload; or an option has no meaning here.
         """
-        for name in sampling.keys() - SETTINGS:
-            if name in SamplingConfig.RENAMED:
-                raise InputError(f"{name} is now called {SamplingConfig.RENAMED[name]}")
-            raise unknown_name("setting", name, SETTINGS)
-        labels = self.resolve_labels(class_labels, num_images)
-        return self.sample(labels, SamplingConfig(**sampling), seed, batch_size)
+        _refuse("push_to_hub", others)
+        commit: dict[str, Any] = {"commit_message": commit_message, "create_pr": create_pr, "revision": revision}
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, safe_serialization, variant, max_shard_size)
+            return upload(Path(folder), repo_id, private, token, **commit)
 
     @torch.no_grad()
     def sample(
@@ -243,9 +261,14 @@ class PurrceptionPipeline(DiffusionPipeline):
         seed: int = 0,
         batch_size: int = 64,
         watch: Watcher = no_watcher,
+        draws_of: Callable[[range], Draws] | None = None,
+        step_end: StepEnd | None = None,
+        output_type: OutputType = "pil",
         record: bool = False,
     ) -> PurrceptionOutput:
         """Generate one image per label, as a call of the pipeline does, with the settings as one object.
+
+        Several processes share the images.
 
         Args:
             labels: a number for each image; the number of classes stands for the null class.
@@ -253,10 +276,15 @@ class PurrceptionPipeline(DiffusionPipeline):
             seed: seed of the noise.
             batch_size: images at a time.
             watch: called at every evaluation with ``(t, state, prediction)``; it may raise an exception to stop.
+            draws_of: the random numbers of the images of these numbers, in place of those of the seed; then this
+                process makes all images itself.
+            step_end: called after every step; see :class:`purrception.flow.Objective`.
+            output_type: see :meth:`__call__`.
             record: record the steps of a batch as a CUDA graph and replay it for the others.
         """
         network = on_device(self.transformer).eval()
-        with ProgressBar("sampling", len(labels)) as bar:
+        shown = getattr(self, "_progress_bar_config", {})
+        with ProgressBar(shown.get("desc", "sampling"), len(labels), silent=bool(shown.get("disable"))) as bar:
             generation = sample_codes(
                 network,
                 self.objective,
@@ -267,9 +295,11 @@ class PurrceptionPipeline(DiffusionPipeline):
                 on_progress=bar.update,
                 watch=watch,
                 record=record,
-                across_processes=True,
+                across_processes=draws_of is None,
+                draws_of=draws_of,
+                step_end=step_end,
             )
-        return self._decode(generation, labels)
+        return self._decode(generation, labels, output_type)
 
     def inpaint(
         self,
@@ -277,7 +307,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         mask: Image.Image | np.ndarray,
         class_label: int | str | None = None,
         num_images: int = 1,
-        settings: SamplingConfig = DEFAULTS,
+        settings: SamplingConfig | None = None,
         seed: int = 0,
         strength: float = 1.0,
         margin: int = 0,
@@ -296,7 +326,7 @@ class PurrceptionPipeline(DiffusionPipeline):
             mask: of the size of the image; bright, or true in a bool array ``[H, W]``, where it may change.
             class_label: label or name of the class; without it, the null class.
             num_images: number of variants.
-            settings: how to sample.
+            settings: how to sample; by default as the scheduler says.
             seed: seed of the noise; variant i depends on (seed, i).
             strength: share of the masked part that is forgotten; below 1 its outlines remain.
             margin: number of tokens around the masked ones that may change too, which hides seams.
@@ -327,7 +357,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         strength: float,
         class_label: int | str | None = None,
         num_images: int = 1,
-        settings: SamplingConfig = DEFAULTS,
+        settings: SamplingConfig | None = None,
         seed: int = 0,
         watch: Watcher = no_watcher,
     ) -> PurrceptionOutput:
@@ -347,7 +377,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         self,
         out: PurrceptionOutput,
         threshold: float,
-        settings: SamplingConfig = DEFAULTS,
+        settings: SamplingConfig | None = None,
         seed: int = 0,
         strength: float = 0.5,
         watch: Watcher = no_watcher,
@@ -369,7 +399,7 @@ class PurrceptionPipeline(DiffusionPipeline):
         seeds: tuple[int, int],
         num_images: int = 8,
         class_label: int | str | None = None,
-        settings: SamplingConfig = DEFAULTS,
+        settings: SamplingConfig | None = None,
         watch: Watcher = no_watcher,
     ) -> PurrceptionOutput:
         """Images from noise between that of two seeds; the first and the last are image 0 of each seed.
@@ -419,9 +449,10 @@ class PurrceptionPipeline(DiffusionPipeline):
         return self.encode([image]).repeat(num_images, 1, 1), [self.label_or_null(class_label)] * num_images
 
     def _editor(
-        self, settings: SamplingConfig, seed: int, watch: Watcher, conditioning: str = AUTOMATIC
+        self, settings: SamplingConfig | None, seed: int, watch: Watcher, conditioning: str = AUTOMATIC
     ) -> Editor:
         network = on_device(self.transformer).eval()
+        settings = settings or self.default_settings()
         return Editor(network, self.objective, settings, seed, watch=watch, conditioning=conditioning)
 
     def enable_sequential_cpu_offload(self, *arguments: object, **options: object) -> None:
@@ -430,14 +461,30 @@ class PurrceptionPipeline(DiffusionPipeline):
             "layers cannot be offloaded one by one: use enable_model_cpu_offload(), which moves whole models"
         )
 
-    def _decode(self, generation: Generation, labels: Sequence[int]) -> PurrceptionOutput:
-        on_device(self.vqvae)
-        images = [array_to_pil(array) for array in self.tokenizer.decode_images(generation.indices)]
-        self.maybe_free_model_hooks()
-        return PurrceptionOutput(
-            images=images,
-            indices=generation.indices,
-            entropy=generation.entropy,
-            nfe=generation.nfe,
-            labels=list(labels),
-        )
+
+def _same(name: str, given: Any, alias: str, aliased: Any) -> Any:
+    """The value of an argument that has two names."""
+    if given is not None and aliased is not None and given != aliased:
+        raise InputError(f"{name} and {alias} mean the same; given {given} and {aliased}: leave one out")
+    return aliased if given is None else given
+
+
+def _by_part(dtype: torch.dtype | dict[str, torch.dtype] | None) -> dict[str, torch.dtype | None]:
+    """The precision of each model; a dictionary may have a ``default``."""
+    given = dtype if isinstance(dtype, dict) else {"default": dtype}
+    for part, precision in given.items():
+        if part not in (*MODELS, "default"):
+            raise unknown_name("model in dtype", part, (*MODELS, "default"))
+        if precision is not None and not isinstance(precision, torch.dtype):
+            raise InputError(f"dtype is one of torch's, such as torch.bfloat16; given {precision!r}")
+    return {part: given.get(part, given.get("default")) for part in MODELS}
+
+
+def _refuse(method: str, options: dict[str, Any]) -> None:
+    """Refuse options that other pipelines of diffusers take."""
+    if {"custom_pipeline", "custom_revision", "trust_remote_code"} & options.keys():
+        raise InputError(f"no code is ever loaded with a pipeline: leave {min(options)} out")
+    if options:
+        known = inspect.signature(getattr(PurrceptionPipeline, method)).parameters.values()
+        accepted = [option.name for option in known if option.kind is not option.VAR_KEYWORD]
+        raise unknown_name(f"option of {method}", min(options), accepted[1:])

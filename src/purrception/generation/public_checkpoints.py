@@ -21,10 +21,10 @@ from torch import Tensor
 
 from purrception.flow.settings import public_sampling
 from purrception.generation.pipeline import PurrceptionPipeline
+from purrception.generation.scheduler import PurrceptionScheduler
 from purrception.models import DIT_SIZES, PurrceptionTransformer
-from purrception.storage import dump_settings, read_json, reading
+from purrception.storage import read_json, reading
 from purrception.storage.foreign_weights import account_for, read_weights, renamed, tensors_in
-from purrception.storage.pipeline_folder import SAMPLING
 from purrception.tokenizers import VQTokenizer
 from purrception.utils.errors import InputError, unknown_name
 from purrception.utils.progress import note
@@ -129,14 +129,13 @@ def convert_public_checkpoint(
         network = _network(sizes, objective, heads or stated_heads or _published_heads(sizes), tokenizer)
         _load(network, tensors, sizes, path)
     network.set_codebook(tokenizer.codebook)
-    pipeline = PurrceptionPipeline(
+    return PurrceptionPipeline(
         transformer=network.eval(),
         vqvae=tokenizer.vq,
         objective=objective,
         tokenizer_hash=tokenizer.fingerprint,
+        scheduler=PurrceptionScheduler.of(public_sampling(objective)),
     )
-    pipeline.companions = {SAMPLING: dump_settings(public_sampling(objective)).encode()}
-    return pipeline
 
 
 def _network(sizes: Sizes, objective: str, heads: int, tokenizer: VQTokenizer) -> PurrceptionTransformer:

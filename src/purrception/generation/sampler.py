@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from purrception.flow import Draws, Generation, Objective, SamplingConfig, Watcher, no_watcher
+from purrception.flow import Draws, Generation, Objective, SamplingConfig, StepEnd, Watcher, no_watcher
 from purrception.generation.cuda_graphs import Recording
+from purrception.generation.scheduler import draw
 from purrception.models import PurrceptionTransformer
 from purrception.utils import distributed
 from purrception.utils.devices import upload
@@ -51,6 +52,47 @@ class KeyedDraws:
         return upload(torch.from_numpy(np.stack(samples)), self._device)
 
 
+class GeneratorDraws:
+    """The random numbers of a batch of images from torch's generators, in the order in which they are asked for.
+
+    Args:
+        generator: one for all images, or one for each.
+        count: number of images in the batch.
+        network: gives the shape of the latents, and the device.
+    """
+
+    def __init__(
+        self, generator: torch.Generator | list[torch.Generator], count: int, network: PurrceptionTransformer
+    ) -> None:
+        self._generator, self._device = generator, network.codebook.device
+        self._shape = (count, network.codebook.shape[1], *network.grid)
+
+    def normal(self, step: int) -> Tensor:
+        """Standard normal, float32 ``[B, D, h, w]``."""
+        return draw(torch.randn, self._shape, self._generator, self._device)
+
+    def uniform(self, step: int) -> Tensor:
+        """Uniform in [0, 1), float32 ``[B, h, w]``."""
+        return draw(torch.rand, (self._shape[0], *self._shape[2:]), self._generator, self._device)
+
+
+class GivenStart:
+    """Random numbers of which the first, the start of the path, are given.
+
+    Args:
+        latents: the start, ``[B, D, h, w]``.
+        draws: all other numbers.
+    """
+
+    def __init__(self, latents: Tensor, draws: Draws) -> None:
+        self._latents, self._draws = latents, draws
+        self.uniform = draws.uniform
+
+    def normal(self, step: int) -> Tensor:
+        """The given latents at step 0, else standard normal, float32 ``[B, D, h, w]``."""
+        return self._latents if step == 0 else self._draws.normal(step)
+
+
 @torch.no_grad()
 def sample_codes(
     network: PurrceptionTransformer,
@@ -64,6 +106,8 @@ def sample_codes(
     watch: Watcher = no_watcher,
     record: bool = False,
     across_processes: bool = False,
+    draws_of: Callable[[range], Draws] | None = None,
+    step_end: StepEnd | None = None,
 ) -> Generation:
     """Sample the codes of the images ``first``, ``first`` + 1, …, one per label, in batches.
 
@@ -81,6 +125,8 @@ def sample_codes(
             (:class:`purrception.generation.cuda_graphs.Recording`); ``watch`` does not see replayed batches.
         across_processes: share the batches among all processes; each returns the codes of all images. Batches stay
             whole where there are enough of them, so that an image is computed in the same batch as in one process.
+        draws_of: the random numbers of the images of these numbers; by default :class:`KeyedDraws` of the seed.
+        step_end: called after each step of every batch; see :class:`purrception.flow.Objective`.
 
     Raises:
         InputError: settings that the objective or the network does not support, or that cannot be recorded.
@@ -98,11 +144,12 @@ def sample_codes(
 
     def generate(labels: Tensor, draws: Draws) -> Generation:
         with network.reduced_precision():
-            return objective.generate(network, labels, draws, settings, watch=watch)
+            return objective.generate(network, labels, draws, settings, watch=watch, step_end=step_end)
 
     def sample_batch(batch: range) -> Generation:
         nonlocal recording
-        draws = KeyedDraws(seed, range(first + batch.start, first + batch.stop), network)
+        numbers = range(first + batch.start, first + batch.stop)
+        draws = KeyedDraws(seed, numbers, network) if draws_of is None else draws_of(numbers)
         batch_labels = upload(labels[batch.start : batch.stop], network.device)
         if not record or len(batch) < batch_size or len(rows) < 2 * batch_size:
             return generate(batch_labels, draws)

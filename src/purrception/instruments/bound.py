@@ -1,6 +1,6 @@
 """The error bound from the training loss to the distance of the generated law from the data, with its constants.
 
-The derivation, its assumptions and its source are in docs/theory.md.
+The derivation, its assumptions and its source are in docs/concepts/theory.md.
 """
 
 from __future__ import annotations

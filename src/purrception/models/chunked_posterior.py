@@ -12,7 +12,7 @@ from torch import Tensor
 
 from purrception.flow import Posterior, PosteriorSums, TopCodes, Truncation, posterior_from_logits
 from purrception.flow.temperature import check_temperature
-from purrception.flow.truncation import ALL_CODES
+from purrception.flow.truncation import keeps_all
 from purrception.models.factored_logits import FactoredLogits
 
 SumsFunction = Callable[[Tensor, Tensor, int, int], PosteriorSums]
@@ -61,7 +61,7 @@ def chunked_posterior(
         numbers = None if grouped is None else grouped[None, None, group, rows]
         return posterior_from_logits(chunk, codebook, temperature, truncation, numbers, top)
 
-    if uniforms is None and truncation in (None, ALL_CODES):
+    if uniforms is None and keeps_all(truncation):
         return join_posteriors(logits, [of_tiles(*tile) for tile in logits.tiles(4, chunk_bytes)])
     return join_posteriors(logits, [of_rows(*chunk) for chunk in logits.chunks(4, chunk_bytes)])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -113,8 +115,10 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.final_norm = _norm(config)
         self.final_modulation = nn.Linear(config.width, 2 * config.width)
-        self.recompute = False
+        # diffusers' names: its enable_gradient_checkpointing sets both
+        self.gradient_checkpointing = False
         """Keep only the input of each block for the backward pass, and compute the block again there."""
+        self._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -160,8 +164,8 @@ class DiT(nn.Module):
             condition = condition + self.label(labels)
         condition = F.silu(condition)
         for block in self.blocks:
-            if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(block, x, condition, self.rotation, use_reentrant=False)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = self._gradient_checkpointing_func(block, x, condition, self.rotation)
             else:
                 x = block(x, condition, self.rotation)
         shift, scale = self.final_modulation(condition).chunk(2, dim=-1)

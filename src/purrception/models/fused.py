@@ -38,7 +38,7 @@ from torch import Tensor
 
 from purrception.flow import Posterior, PosteriorSums, Truncation
 from purrception.flow.temperature import check_temperature
-from purrception.flow.truncation import ALL_CODES
+from purrception.flow.truncation import keeps_all
 from purrception.models.chunked_loss import ChunkLoss, LossInputs, SoftTargets, weighted_sums
 from purrception.models.chunked_posterior import join_posteriors
 from purrception.models.factored_logits import ALL, FactoredLogits, chunk_budget, slices, working_type
@@ -262,7 +262,7 @@ def fits_posterior(
     differentiated = torch.is_grad_enabled() and any(
         part.requires_grad for part in (logits.rows, logits.weight, logits.bias)
     )
-    plain = uniforms is None and truncation in (None, ALL_CODES) and not top and not differentiated
+    plain = uniforms is None and keeps_all(truncation) and not top and not differentiated
     return plain and working_type(logits.weight).itemsize in ON_CHIP and codebook.shape[1] <= MAX_DIMENSIONS
 
 

@@ -11,6 +11,7 @@ from typing import Any, Self, get_type_hints
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from diffusers.loaders import PeftAdapterMixin
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 from typing_extensions import TypedDict
@@ -33,7 +34,21 @@ LARGEST = {
 """Sizes beyond which a saved configuration must be damaged; DiTConfig and HeadConfig check the others."""
 
 
-class PurrceptionTransformer(ModelMixin, ConfigMixin):
+class ExactCodes(ModelMixin):
+    """A model that is cast once it is loaded, so that its codes stay as they are saved; diffusers rounds them."""
+
+    @classmethod
+    def from_pretrained(cls, *arguments: Any, **options: Any) -> Any:
+        """Load as diffusers does; ``torch_dtype`` is the precision of all but the codes."""
+        precision = options.pop("torch_dtype", None)
+        loaded = super().from_pretrained(*arguments, **options)
+        if precision is not None:
+            model = loaded[0] if isinstance(loaded, tuple) else loaded
+            torch.nn.Module.to(model, precision)  # diffusers' own warns in vain
+        return loaded
+
+
+class PurrceptionTransformer(ExactCodes, ConfigMixin, PeftAdapterMixin):
     """A DiT backbone and a head over a standardised codebook.
 
     Calling it gives features; ``head`` turns them into losses and a posterior, or into vectors. It knows nothing
@@ -67,6 +82,7 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
     """
 
     config_name = "config.json"
+    _supports_gradient_checkpointing = True
     half_backbone = False
     """Whether calling it runs under bfloat16 autocast whatever the caller's precision; the head does so only
     within :meth:`reduced_precision`."""
@@ -190,6 +206,23 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         with torch.autocast(z.device.type, torch.bfloat16):
             return self.backbone(z, t, labels)
 
+    def load_lora_adapter(
+        self, source: Path | str | dict[str, Tensor], prefix: str | None = None, **options: Any
+    ) -> None:
+        """Add an adapter that ``save_lora_adapter`` wrote, with peft; only safetensors on this machine are read.
+
+        Args:
+            source: the folder or file, or its tensors by name.
+            prefix: what the names of its tensors begin with, such as ``transformer`` in files of some pipelines.
+            options: those of diffusers' ``PeftAdapterMixin``.
+
+        Raises:
+            InputError: there is no such folder or file.
+        """
+        if not isinstance(source, dict) and not Path(source).exists():
+            raise InputError(f"no adapter at {source}: give the folder that save_lora_adapter wrote")
+        super().load_lora_adapter(source, prefix=prefix, use_safetensors=True, **options)
+
     @classmethod
     def from_pretrained(cls, folder: Path | str, **options: Any) -> Self:
         """Load weights strictly: every tensor must be there, and no other.
@@ -197,7 +230,6 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
         Raises:
             InputError: the weights are damaged, not finite, or do not fit the configuration next to them.
         """
-        precision = options.pop("torch_dtype", None)  # cast once loaded: the codes stay as they are saved
         options |= {"output_loading_info": True, "low_cpu_mem_usage": False, "use_safetensors": True}
         try:
             sizes = _read_sizes(Path(folder, options.get("subfolder") or "") / cls.config_name)
@@ -210,7 +242,7 @@ class PurrceptionTransformer(ModelMixin, ConfigMixin):
             raise InputError(f"the weights in {folder} do not fit their configuration: {str(problems)[:300]}")
         require_finite(model.state_dict(), f"the transformer in {folder}")
         check_codes(model.codebook, f"the transformer in {folder}")
-        return model if precision is None else torch.nn.Module.to(model, precision)  # diffusers' own warns in vain
+        return model
 
 
 def _read_sizes(config: Path) -> dict[str, Any]:

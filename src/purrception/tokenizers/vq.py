@@ -131,7 +131,7 @@ class VQTokenizer:
     @property
     def input_range(self) -> tuple[float, float]:
         """The network's own values for black and white; images here are always in [−1, 1]."""
-        low, high = self.vq.config.input_range if isinstance(self.vq, RescaledVQModel) else SIGNED
+        low, high = self.vq.config.get("input_range") or SIGNED
         return float(low), float(high)
 
     @torch.no_grad()
@@ -159,11 +159,13 @@ class VQTokenizer:
         """Latents ``[B, D, h, w]``, which need not be codes → images, float32 ``[B, C, H, W]``."""
         return torch.cat(list(self._in_groups(latents, lambda group: group.to(self.vq.device, self.vq.dtype))))
 
-    def _decode_groups(self, indices: Tensor) -> Iterator[Tensor]:
-        def embed(group: Tensor) -> Tensor:
-            return self.vq.quantize.embedding(upload(group, self.vq.device)).permute(0, 3, 1, 2)
+    @torch.no_grad()
+    def embed(self, indices: Tensor) -> Tensor:
+        """Indices, long ``[B, h, w]`` → their codes ``[B, D, h, w]``, which the decoder takes."""
+        return self.vq.quantize.embedding(upload(indices, self.vq.device)).permute(0, 3, 1, 2)
 
-        return self._in_groups(indices, embed)
+    def _decode_groups(self, indices: Tensor) -> Iterator[Tensor]:
+        return self._in_groups(indices, self.embed)
 
     @torch.no_grad()
     def _in_groups(self, grids: Tensor, to_latents: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:

@@ -114,7 +114,7 @@ class Trainer:
         self.network = network.to(self.device)
         self.network.use_kernel(config.head_kernel)
         self.ema = EMA(self.network, config.ema_decay)
-        self.network.backbone.recompute = config.recompute
+        self.network.backbone.gradient_checkpointing = config.recompute
         if config.compile:
             self.network.compile_parts()
         self._loss = distribute(LossOf(objective, self.network), config.parallel, config.shards, self.device)

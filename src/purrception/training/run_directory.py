@@ -66,17 +66,27 @@ class RunDirectory:
         Raises:
             InputError: the folder holds something already, or the disk is full.
         """
-        from purrception.storage import is_unused, write_file, writing
+        from purrception.storage import write_file, writing
 
         run = cls(root)
-        if not is_unused(run.root):
-            resume = command_line(["train", "--resume", str(run.root)])
-            go_on = f"go on with it by {resume}, or " if run.config_file.is_file() else ""
-            raise InputError(f"{run.root} is already there and not empty: {go_on}choose another --name or --out")
+        run.require_unused()
         with writing(run.root):
             run.root.mkdir(parents=True, exist_ok=True)
         write_file(run.config_file, config_yaml)
         return run
+
+    def require_unused(self) -> None:
+        """Refuse to start a run where something is already.
+
+        Raises:
+            InputError: the folder holds something.
+        """
+        from purrception.storage import is_unused
+
+        if not is_unused(self.root):
+            resume = command_line(["train", "--resume", str(self.root)])
+            go_on = f"go on with it by {resume}, or " if self.config_file.is_file() else ""
+            raise InputError(f"{self.root} is already there and not empty: {go_on}choose another --name or --out")
 
     @classmethod
     def open(cls, root: Path | str) -> RunDirectory:

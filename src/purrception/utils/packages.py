@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import platform
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from types import ModuleType
+
+from packaging.requirements import Requirement
 
 from purrception.utils.errors import InputError
 from purrception.utils.version import __version__
 
-EXTRAS = {"gradio": "studio", "datasets": "hub", "transformers": "dinov2"}
-"""The extra of this package that installs a module; other modules come with the package itself."""
 PACKAGES = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 """The package of a module, where the names differ by more than a dash."""
 
@@ -43,8 +43,7 @@ def explained(error: ImportError, purpose: str, module: str = "") -> InputError:
     """
     missing = _root(error.name or getattr(error.__cause__, "name", None) or module)
     package = PACKAGES.get(missing, missing.replace("_", "-"))
-    extra = EXTRAS.get(missing) or EXTRAS.get(_root(module))
-    requirement = f"'purrception[{extra}]'" if extra else package
+    requirement = _requirement(package)
     if find_spec(missing) is None:
         return InputError(f"{purpose} needs {package}, which is not installed: pip install {requirement}")
     return InputError(
@@ -63,6 +62,16 @@ def versions(*packages: str) -> dict[str, str]:
     found = {package: _version(package) for package in packages}
     known = {package: number for package, number in found.items() if number}
     return {"python": platform.python_version(), "purrception": __version__, **known}
+
+
+def _requirement(package: str) -> str:
+    """What pip is to install: a package with the versions that this one takes, where they are known."""
+    try:
+        listed = map(Requirement, requires("purrception") or [])
+    except PackageNotFoundError:  # a source tree that nobody installed
+        return package
+    wanted = next((f"'{package}{each.specifier}'" for each in listed if each.name == package), "")
+    return wanted or package
 
 
 def _version(package: str) -> str:

@@ -57,10 +57,16 @@ def option_names(kind: type, prefix: str = "") -> list[str]:
     return names
 
 
-def as_options(settings: Any) -> dict[str, Any]:
-    """The values of a dataclass by their names on the command line; see ``OPTIONS`` of the dataclass."""
+def as_options(settings: Any, defaults: Any) -> dict[str, Any]:
+    """The values of a dataclass that differ from ``defaults``, by their names on the command line.
+
+    Args:
+        settings: the values; see ``OPTIONS`` of the dataclass.
+        defaults: of the same type.
+    """
     names = getattr(settings, "OPTIONS", {})
-    return {names.get(item.name, item.name): getattr(settings, item.name) for item in dataclasses.fields(settings)}
+    values = {item.name: getattr(settings, item.name) for item in dataclasses.fields(settings)}
+    return {names.get(name, name): value for name, value in values.items() if value != getattr(defaults, name)}
 
 
 @cache

@@ -26,6 +26,13 @@ def in_units(value: float, units: Units) -> str:
     return f"{number:.0f}{name}" if abs(number) >= 999.5 else f"{number:.3g}{name}"
 
 
+def roughly(seconds: float) -> str:
+    """A duration that is only estimated, such as ``40 minutes`` or ``1.5 hours``."""
+    size, name = next((unit for unit in reversed(TIMES) if seconds >= unit[0]), TIMES[0])
+    number = seconds / size
+    return f"{number:.0f}{name}" if number >= 3 else f"{max(number, 1):.2g}{name}"
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A Markdown table; floats with three significant digits."""
     lines = [header, ["---"] * len(header), *rows]
@@ -79,9 +86,12 @@ def quiet() -> bool:
 
 
 def command_line(words: Sequence[str], options: Mapping[str, Any] | None = None) -> str:
-    """A ``purrception`` command quoted for a shell; a tuple becomes several values after its option."""
+    """A ``purrception`` command quoted for a shell; a tuple becomes several values after its option, and an option
+    that is None is left out."""
     command = ["purrception", *words]
     for name, value in (options or {}).items():
+        if value is None:
+            continue
         values = value if isinstance(value, tuple) else (value,)
         command += [f"--{name.replace('_', '-')}", *map(str, values)]
     return shlex.join(command)

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+COLOURS = np.array([[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]])
+"""Colours from dark to bright at equal distances, RGB; those of matplotlib's map inferno."""
+
+
 def tile_images(images: np.ndarray, columns: int | None = None, scale: int = 1) -> np.ndarray:
     """Tile images row by row on a sheet, with grey gaps of two pixels between them.
 
@@ -43,11 +47,10 @@ def heat_map(values: np.ndarray, maximum: float, size: tuple[int, int]) -> Image
         maximum: the value of the brightest colour, such as ln K for an entropy.
         size: the (width, height) of the map, in pixels.
     """
-    from matplotlib import colormaps
-
     scaled = np.clip(values / max(maximum, 1e-12), 0, 1)
-    colours = (colormaps["inferno"](scaled)[..., :3] * 255).round().astype(np.uint8)
-    return Image.fromarray(colours).resize(size, Image.Resampling.NEAREST)
+    places = np.linspace(0, 1, len(COLOURS))
+    colours = np.stack([np.interp(scaled, places, channel) for channel in COLOURS.T], axis=-1)
+    return Image.fromarray(colours.round().astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
 
 
 def panels(columns: int, rows: int = 1, width: float = 4.4, height: float = 3.4) -> tuple[Figure, list[Axes]]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from purrception.experiment.plan.images import ImageCounts
 from purrception.experiment.plan.speed import Speed
 from purrception.experiment.settings import PlanOptions
+from purrception.utils.terminal import aligned
 from purrception.utils.text import BYTES, COUNTS, FLOPS, TIMES, Units, in_units
 
 
@@ -55,24 +56,24 @@ class Plan:
 
         rates = {"steps": self.steps / self.seconds, "images": self.steps * self.batch_size / self.seconds}
         rate = ", ".join(f"{in_units(number, COUNTS[:1])} {name}/s" for name, number in rates.items())
-        return "\n".join(
-            [
-                f"images      {self._describe_images()}",
-                f"grid        {self.grid[0]}×{self.grid[1]} sites, K = {self.codebook_size}, "
-                f"D = {self.codebook_dim}",
-                f"parameters  {in_units(sum(self.parameters.values()), COUNTS)}: {parts(self.parameters, COUNTS)}",
-                f"forward     {in_units(sum(self.forward_flops.values()), FLOPS)} an image: "
+        return aligned(
+            {
+                "images": self._describe_images(),
+                "grid": f"{self.grid[0]}×{self.grid[1]} sites, K = {self.codebook_size}, D = {self.codebook_dim}",
+                "parameters": f"{in_units(sum(self.parameters.values()), COUNTS)}: "
+                f"{parts(self.parameters, COUNTS)}",
+                "forward": f"{in_units(sum(self.forward_flops.values()), FLOPS)} an image: "
                 f"{parts(self.forward_flops, FLOPS)}",
-                f"training    {in_units(self.training_flops, FLOPS)} an image",
-                f"memory      {in_units(sum(self.memory.values()), BYTES)} a process of {self.images_per_process} "
+                "training": f"{in_units(self.training_flops, FLOPS)} an image",
+                "memory": f"{in_units(sum(self.memory.values()), BYTES)} a process of {self.images_per_process} "
                 f"images, the state in {self.shards} shard{'s' if self.shards > 1 else ''}: "
                 f"{parts(self.memory, BYTES)}",
-                f"disk        {'unknown' if self.disk is None else in_units(self.disk, BYTES)} of token shards, "
+                "disk": f"{'unknown' if self.disk is None else in_units(self.disk, BYTES)} of token shards, "
                 f"{in_units(self.bytes_per_row, BYTES)} a row",
-                f"speed       {self._describe_speed()}",
-                f"time        {self.steps} steps of {self.batch_size} images: {in_units(self.seconds, TIMES)}, "
+                "speed": self._describe_speed(),
+                "time": f"{self.steps} steps of {self.batch_size} images: {in_units(self.seconds, TIMES)}, "
                 f"{rate}; tokenizer, held-out loss, sample grids and checkpoints take extra time",
-            ]
+            }
         )
 
     def _describe_images(self) -> str:

@@ -67,6 +67,11 @@ Watcher = Callable[[float, Tensor, Prediction], None]
 """Called after every evaluation with t, the network's input and its prediction. It may raise, to stop."""
 
 
+StepEnd = Callable[[int, float, Tensor, Prediction], tuple[Tensor, bool]]
+"""Called after every step with its number, its t, the state that it led to and the latest prediction; returns the
+state to go on from, and whether to go on. The state is z; for dfm the codes, −1 where they are masked."""
+
+
 def no_watcher(t: float, z: Tensor, prediction: Prediction) -> None:
     """Do nothing."""
 
@@ -195,6 +200,7 @@ class Objective(ABC):
         settings: SamplingConfig,
         known: KnownCodes | None = None,
         watch: Watcher = no_watcher,
+        step_end: StepEnd | None = None,
     ) -> Generation:
         """Codes for ``labels``, long ``[B]``.
 
@@ -205,6 +211,7 @@ class Objective(ABC):
             settings: how to sample.
             known: codes to keep, and where to begin; without them everything is made from noise.
             watch: called after every evaluation.
+            step_end: called after every step; it may replace the state, and stop.
 
         Raises:
             InputError: see :meth:`check`.

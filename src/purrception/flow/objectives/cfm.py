@@ -64,7 +64,7 @@ class RegressionObjective(GaussianObjective):
 
 
 class CFM(RegressionObjective):
-    """Conditional flow matching: |v_θ − (z_1 − z_0)|² (Flow Matching, arXiv 2210.02747)."""
+    """Conditional flow matching: ‖v_θ − (z_1 − z_0)‖² (Flow Matching, arXiv 2210.02747)."""
 
     def target(self, point: PathSample) -> Tensor:
         """The velocity of the path."""
@@ -76,7 +76,7 @@ class CFM(RegressionObjective):
 
 
 class CFMEndpoint(RegressionObjective):
-    """Flow matching that regresses the end of the path: |μ_θ − z_1|²."""
+    """Flow matching that regresses the end of the path: ‖μ_θ − z_1‖²."""
 
     def target(self, point: PathSample) -> Tensor:
         """The data."""

@@ -16,6 +16,7 @@ from purrception.flow.objectives.base import (
     Objective,
     Prediction,
     State,
+    StepEnd,
     TrainingBatch,
     Watcher,
     no_watcher,
@@ -110,6 +111,7 @@ class DFM(Objective):
         settings: SamplingConfig,
         known: KnownCodes | None = None,
         watch: Watcher = no_watcher,
+        step_end: StepEnd | None = None,
     ) -> Generation:
         """Unmask at the path's rate: from t to s each masked site is drawn with probability (s − t)/(1 − t).
 
@@ -148,7 +150,8 @@ class DFM(Objective):
             posterior = self.predict(network, state, t, labels, options).posterior
             assert posterior is not None
             assert posterior.drawn is not None
-            watch(t, state, _where_masked(network, posterior, indices, masked))
+            prediction = _where_masked(network, posterior, indices, masked)
+            watch(t, state, prediction)
             uniforms = draws.uniform(2 * step + 2)
             rate = (s - t) / (1 - t)
             unmask = masked & ((uniforms < (1 + corrector) * rate) | (s == timesteps[-1]))
@@ -159,6 +162,12 @@ class DFM(Objective):
             indices = torch.where(unmask, posterior.drawn, indices)
             entropy = torch.where(unmask, posterior.entropy, entropy)
             masked = (masked & ~unmask) | remask
+            if step_end is not None:
+                codes, goes_on = step_end(step, t, indices.masked_fill(masked, -1), prediction)
+                indices, masked = codes.clamp_min(0), codes < 0
+                if not goes_on:
+                    indices = torch.where(masked, posterior.codes, indices)
+                    break
         return Generation(indices if known is None else known.keep(indices), entropy, nfe)
 
     def _timesteps(self, settings: SamplingConfig) -> Timesteps:

@@ -11,7 +11,16 @@ from purrception.flow.conditioning import KnownCodes, KnownPath, resampled
 from purrception.flow.evidence import Evidence
 from purrception.flow.nearest import nearest_codes
 from purrception.flow.network import Network, PredictionOptions
-from purrception.flow.objectives.base import Draws, Generation, Objective, Prediction, State, Watcher, no_watcher
+from purrception.flow.objectives.base import (
+    Draws,
+    Generation,
+    Objective,
+    Prediction,
+    State,
+    StepEnd,
+    Watcher,
+    no_watcher,
+)
 from purrception.flow.paths import LinearPath
 from purrception.flow.settings import SamplingConfig
 
@@ -39,6 +48,7 @@ class GaussianObjective(Objective):
         settings: SamplingConfig,
         known: KnownCodes | None = None,
         watch: Watcher = no_watcher,
+        step_end: StepEnd | None = None,
     ) -> Generation:
         """Integrate dz/dt = (μ − z)/(1 − t) from noise to t = 1, then choose a code per site.
 
@@ -77,7 +87,8 @@ class GaussianObjective(Objective):
             start, timesteps = path.at(known.start), known.timesteps_from_start(timesteps)
             if conditioning == "resampling":
                 solver = resampled(settings.build_solver, fresh_noise, known.repetitions, path)
-        z = solver(mean, start, timesteps)
+        ended = None if step_end is None else lambda number, t, z: step_end(number, t, z, latest[0])
+        z = solver(mean, start, timesteps, step_end=ended)
         posterior = latest[0].posterior
         if posterior is None:
             indices, entropy = nearest_codes(z, network.codebook), None
