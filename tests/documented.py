@@ -64,7 +64,7 @@ def options(command: str) -> frozenset[str]:
 
 @cache
 def all_options() -> frozenset[str]:
-    return frozenset().union(*map(options, VERBS))
+    return options("").union(*map(options, VERBS))
 
 
 def wrong_in_command(command: str) -> Iterator[str]:
@@ -76,7 +76,7 @@ def wrong_in_command(command: str) -> Iterator[str]:
             yield verb
         return
     for word in words:
-        if word.startswith("--") and option(word) not in options(verb) | {"help"}:
+        if word.startswith("--") and option(word) not in options(verb) | options("") | {"help"}:
             yield word
 
 

@@ -75,6 +75,9 @@ def test_no_mistake_in_a_command_imports_anything_heavy(tmp_path: Path) -> None:
     targets += [["train"], ["train", "--resume"], ["compare"], ["plan"], ["tokenizer", "train"], ["prepare"]]
     run_light([[*words, "nowhere"] for words in targets], 2, tmp_path)
     run_light([[*name.split(), "x", "y", "--stepz", "3"] for name in ("sample", "bench", "studio")], 2, tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").touch()
+    run_light([["train", "--resume", "run", "--steps", "3"]], 2, tmp_path)
     run_light([["train", "digits", "--steps", "3"], ["smaple"], ["train", "digits", "--resume"]], 2, tmp_path)
 
 
@@ -225,7 +228,8 @@ def test_an_option_is_found_by_its_meaning() -> None:
         (["sample", "RUN", "--threshold", "1"], "sample does not have it, but edit refine does"),
         (["sample", "RUN", "3"], "cannot place '3': usage: purrception sample"),
         (["sample", "RUN", "--num", "0"], "--num asks for at least one image; given 0"),
-        (["evaluate", "--diff", "a"], "--diff compares two folders of results"),
+        (["train", "--resume", "RUN", "--steps", "3"], "did you mean '--training.steps'"),
+        (["evaluate", "--diff", "a"], "usage: purrception evaluate --diff A B [--anyway]"),
     ],
 )
 def test_what_was_meant_is_told(

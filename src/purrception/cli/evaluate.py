@@ -146,7 +146,10 @@ def _refuse_settings_of_runs(arguments: list[str]) -> None:
 def _diff(options: DiffOptions) -> None:
     """Compare the results in two folders."""
     if len(options.diff) != 2:
-        raise InputError(f"--diff compares two folders of results, --diff A B; given {len(options.diff)}")
+        raise InputError(
+            "usage: purrception evaluate --diff A B [--anyway], where A and B are folders of results; "
+            f"given {len(options.diff)}"
+        )
     from purrception.evaluation.diff import compare_results
 
     first, second = map(Path, options.diff)

@@ -211,6 +211,19 @@ def parse(kind: type[T], verb: Verb, arguments: list[str], default: T | None = N
     return _rebuilt(parsed, kind)
 
 
+def check_known(kind: type, verb: Verb, arguments: list[str]) -> None:
+    """Refuse an unknown option before there are defaults to parse the others with.
+
+    Raises:
+        InputError: see :func:`parse`.
+    """
+    options = list(options_of(kind))
+    known = {name for option in options for name in (option.name, negated(option.name))} | {"--help"}
+    for word in spelt_out(kind, arguments):
+        if word.startswith("--") and word.split("=")[0] not in known:
+            raise unknown_option(verb, word.split("=")[0], [option.name for option in options])
+
+
 def _explained(verb: Verb, own_defaults: bool) -> str:
     """What help says before the options."""
     values = f" purrception {verb.name} digits --help gives the values of that recipe." if own_defaults else ""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from purrception.cli.parsing import (
     RecipeOptions,
+    check_known,
     configure,
     flat,
     parse,
@@ -18,6 +19,7 @@ from purrception.cli.verbs import Verb
 from purrception.experiment.config import RunConfig
 from purrception.experiment.recipes import digits
 from purrception.training import RunDirectory
+from purrception.utils.errors import InputError
 from purrception.utils.text import command_line
 
 
@@ -50,14 +52,16 @@ def train(verb: Verb, arguments: list[str]) -> None:
     run_to_resume, rest = resumed(verb, arguments)
     if run_to_resume:
         directory = RunDirectory.open(run_to_resume)
-        parse(RunConfig, verb, rest, RunConfig(name=directory.root.name))  # what is no option is told at once
+        check_known(TrainOptions, verb, rest)
         from purrception.experiment.saved_run import saved_config
 
-        config, dry = parse(RunConfig, verb, rest, saved_config(directory)), False
+        options = parse(TrainOptions, verb, rest, TrainOptions(recipe=saved_config(directory)))
+        if options.dry_run:
+            raise InputError(f"--dry-run tries a recipe, and {run_to_resume} has begun already: leave it out")
     else:
         target, rest = target_of(verb, arguments)
         options = configure(TrainOptions, verb, target, rest)
-        config, dry = options.recipe, options.dry_run
+    config = options.recipe
     from purrception.experiment.dry_run import dry_run
     from purrception.experiment.run import resume_run, start_run
     from purrception.experiment.summary import summarise
@@ -65,7 +69,7 @@ def train(verb: Verb, arguments: list[str]) -> None:
     def announce(config: RunConfig, run: RunDirectory) -> None:
         remark(summarise(config, run, rest))
 
-    if dry:
+    if options.dry_run:
         print(dry_run(config))
         return
     run = resume_run(run_to_resume, config, announce) if run_to_resume else start_run(config, announce)
