@@ -111,6 +111,11 @@ class PurrceptionGenerationPipeline(DiffusionPipeline):
         return list(self.config.class_names)
 
     @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(D, h, w) of a state."""
+        return (self.transformer.codebook.shape[1], *self.transformer.grid)
+
+    @property
     def classes(self) -> Classes:
         """The labels of the classes, and their names."""
         return Classes(self.transformer.num_classes, tuple(self.class_names))
@@ -283,7 +288,7 @@ class PurrceptionGenerationPipeline(DiffusionPipeline):
         if isinstance(generator, list) and len(generator) != count:
             raise InputError(f"a list of generators has one for each image; given {len(generator)} for {count}")
         network = self.transformer
-        shape = (count, network.codebook.shape[1], *network.grid)
+        shape = (count, *self.latent_shape)
         if latents is not None and not isinstance(self.objective, GaussianObjective):
             raise InputError(
                 f"a {self.config.objective!r} model starts from masks, not from noise: leave latents out"
