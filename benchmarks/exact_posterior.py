@@ -3,8 +3,8 @@
     python benchmarks/exact_posterior.py line
     python benchmarks/exact_posterior.py overfit runs/digits
 
-``line``: K = 3 codes on a line. The error bound of docs/concepts/theory.md for posteriors damaged on purpose and for a
-network after three durations of training, with the distance that it bounds, which on a line is W₂ itself.
+``line``: K = 3 codes on a line. The error bound of docs/concepts/theory.md for posteriors damaged on purpose and
+for a network after three durations of training, with the distance that it bounds, which on a line is W₂ itself.
 ``overfit``: the network of the digits recipe memorises 32 images of a run; its KL to the exact posterior over t.
 """
 

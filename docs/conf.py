@@ -1,8 +1,7 @@
 """Settings of the documentation's site.
 
-``sphinx-build -W --keep-going -n docs site`` builds it into ``site/``, without the network; any warning is an error.
-Sphinx, because it is as old as the language's own documentation and will be kept, and it reads docstrings and
-notebooks. Its theme is one line below.
+``sphinx-build -W --keep-going -n docs site/html`` builds it, without the network; a warning is an error.
+docs/reference/extending.md says more.
 """
 
 import sys
@@ -10,11 +9,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "extensions"))
 
-from purrception import __version__  # noqa: E402
+from purrception import __version__
 
 project = "purrception"
-author = "The purrception authors"
-copyright = "The purrception authors, Apache-2.0"
+author = "The purrception maintainers"
+copyright = "The purrception maintainers, Apache-2.0"
 release = __version__
 
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_nb", "sphinx_copybutton", "mathml", "references"]

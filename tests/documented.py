@@ -13,6 +13,7 @@ import inspect
 import io
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
@@ -20,12 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import purrception
-from purrception.bench import BenchConfig
 from purrception.cli import main
-from purrception.cli.tokenizer import TrainOptions
 from purrception.cli.verbs import GROUPS, VERBS
 from purrception.generation.pipeline import PurrceptionPipeline
-from purrception.utils.settings import option_names
+from purrception.models import PurrceptionTransformer
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(purrception.__file__).parent
@@ -35,7 +34,12 @@ MODULES: dict[str, list[str]] = {}
 for path in PACKAGE.glob("*/**/*.py"):
     module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
     MODULES.setdefault(module.split(".")[-1], []).append(module)
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"].keys()
 FILE = r"\.(py|md|yaml|yml|json|jsonl|txt|npz|png|jpg|cls|csv|tar|pth|pt|safetensors|ckpt|ipynb|toml|lock)$"
+
+INHERITING = (PurrceptionPipeline, PurrceptionTransformer)
+"""Classes that have much from diffusers, which documents may name."""
 
 EXCEPTIONS = {
     *("Host", "__MACOSX", "proxy", "save_to_disk"),  # names that belong to others
@@ -53,17 +57,8 @@ def options(command: str) -> frozenset[str]:
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         main([*command.split(), "--help"])
     found = {name.replace("-", "_") for name in re.findall(r"(?<![\w-])--([a-z][\w.-]*)", printed.getvalue())}
-    match command:  # some parse their options in two parts, and --help shows only one of them
-        case "compare" | "plan":
-            found |= options("train")
-        case "tokenizer report":
-            found |= {name for name in options("train") if name.startswith("data.")}
-        case "tokenizer train":
-            found |= {*option_names(TrainOptions)}
-        case "bench":
-            found |= {*option_names(BenchConfig)}
-        case "diagnose":
-            found |= options("diagnose --suite")
+    if command == "diagnose":
+        found |= options("diagnose --suite")
     return frozenset(found)
 
 
@@ -155,11 +150,13 @@ def leads_somewhere(name: str) -> bool:
 
 def known(name: str) -> bool:
     """Whether a name, dotted or not, is one of the sources, or of torch."""
-    if len(name) == 1 or name in EXCEPTIONS | MODULES.keys() | all_options() | identifiers():
+    if len(name) == 1 or name in EXCEPTIONS | EXTRAS | MODULES.keys() | all_options() | identifiers():
         return True
     if re.search(FILE, name):
         return bool(re.search(r"[A-Z\d]", name)) or any(ROOT.glob(name)) or any(PACKAGE.rglob(name))
     first, *rest = name.strip(".").split(".")
+    if not rest and any(hasattr(owner, first) for owner in INHERITING):
+        return True
     if first in ("purrception", "torch"):
         return leads_somewhere(name)
     if rest and first in ROOMS:
@@ -211,7 +208,7 @@ def wrong_in_python(block: str) -> Iterator[str]:
                     called = getattr(PurrceptionPipeline, name)
                 case _:
                     called = None
-            if called is not None:
+            if getattr(called, "__module__", "").startswith("purrception"):  # not what diffusers brings
                 taken = inspect.signature(called).parameters
                 yield from (f"{name}({word.arg}=)" for word in node.keywords if word.arg not in taken)
 

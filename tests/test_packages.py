@@ -96,6 +96,8 @@ sys.exit(main(arguments))
 def test_what_it_cannot_do_without_is_named_in_one_line(
     tmp_path: Path, module: str, package: str, arguments: list[str]
 ) -> None:
+    (tmp_path / "runs/digits").mkdir(parents=True)
+    (tmp_path / "runs/digits/config.yaml").touch()
     command = [python(), "-c", WITHOUT, module, *arguments]
     told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     name = re.split("[<>]", package)[0]

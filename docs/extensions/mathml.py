@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
@@ -20,6 +22,9 @@ def visit(self: HTML5Translator, node: nodes.math | nodes.math_block) -> None:
     except MathError as error:
         logger.warning("mathematics: %s in %s", error, node.astext(), location=node)
         formula = self.encode(node.astext())
+    formula = re.sub(
+        r'<mo( class="mathopen")?>‖', r'<mo\1 stretchy="false">‖', formula
+    )  # bars of a norm, as TeX has them
     self.body.append(f'<div class="math">{formula}</div>\n' if block else formula)
     raise nodes.SkipNode
 

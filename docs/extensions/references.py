@@ -26,12 +26,6 @@ import purrception.flow
 from purrception.cli import main
 from purrception.cli.verbs import VERBS
 
-PAGES = {
-    "reference/python": lambda: python_page(purrception) + settings_page(),
-    "reference/flow": lambda: python_page(purrception.flow),
-    "reference/commands": lambda: commands_page(),
-}
-"""Pages to whose text a reference is added."""
 PUBLIC = {name: package.__name__ for package in (purrception.flow, purrception) for name in package.__all__}
 """Public names, and the package that each is documented in."""
 
@@ -74,15 +68,17 @@ def entry(package: Any, module: str, name: str) -> str:
         lines = [f".. autofunction:: {path}"]
     else:
         text = ModuleAnalyzer.for_module(module).find_attr_docs().get(("", name), [])
-        keys = [f"Its names: {', '.join(f'``{key}``' for key in value)}."] if isinstance(value, dict) else []
-        lines = [f".. py:data:: {path}", "", *(f"   {line}" for line in [*text, *keys])]
+        listed = f"``{value!r}``" if isinstance(value, str) else ", ".join(f"``{one}``" for one in value)
+        lines = [f".. py:data:: {path}", "", *(f"   {line}" for line in [*text, "", f"{listed}."])]
     return directive(*lines)
 
 
 def settings_page() -> str:
     """The dataclasses of settings that a :class:`RunConfig` holds, each once."""
     kinds = dict.fromkeys(settings_in(purrception.RunConfig))
-    entries = [directive(f".. autoclass:: {kind.__module__}.{kind.__qualname__}", "   :members:") for kind in kinds]
+    entries = [
+        directive(f".. autoclass:: {kind.__module__}.{kind.__qualname__}", "   :members:") for kind in kinds
+    ]
     return "\n".join(["## Settings of a run\n", "What the fields of a `RunConfig` hold.\n", *entries])
 
 
@@ -116,8 +112,13 @@ def commands_page() -> str:
 
 def add_reference(app: Sphinx, page: str, source: list[str]) -> None:
     """Append what is made to the text that stands on the page."""
-    if page in PAGES:
-        source[0] += "\n" + PAGES[page]()
+    match page:
+        case "reference/python":
+            source[0] += "\n" + python_page(purrception) + settings_page()
+        case "reference/flow":
+            source[0] += "\n" + python_page(purrception.flow)
+        case "reference/commands":
+            source[0] += "\n" + commands_page()
 
 
 @cache
@@ -148,7 +149,7 @@ def find(app: Sphinx, env: BuildEnvironment, node: pending_xref, text: nodes.Ele
 def keep_colons(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
     """Let the text of a field be text: before a colon in its first line, a type would be looked for."""
     if what in ("attribute", "property", "data"):
-        lines.insert(0, r"\ ")
+        lines.insert(0, r"\ ")  # which prints nothing
 
 
 def readable_signature(

@@ -56,9 +56,7 @@ def test_help_of_every_verb_shows_an_example(capsys: pytest.CaptureFixture[str])
         overview = capsys.readouterr().out
         assert all(f"  {name.split()[1]} " in overview for name in VERBS if name.startswith(f"{group} "))
     for name, verb in VERBS.items():
-        with pytest.raises(SystemExit) as stop:
-            main([*name.split(), "--help"])
-        assert stop.value.code == 0
+        assert main([*name.split(), "--help"]) == 0
         assert "Example: " + verb.example.split()[0] in capsys.readouterr().out
 
 
@@ -116,7 +114,7 @@ def test_help_of_every_verb_shows_an_example(capsys: pytest.CaptureFixture[str])
         (["tokenizer", "train", "digits", "--training.loss.perceptual", "1"], "belong together"),
         (["tokenizer", "train", "digits", "--training.adversarial.weight", "1"], "it needs 24 pixels"),
         (["tokenizer", "train", "--resume", "nowhere"], "no training of a tokenizer at nowhere"),
-        (["tokenizer", "train", "--resume"], "usage: purrception tokenizer train"),
+        (["tokenizer", "train", "--resume"], "such as purrception tokenizer train --resume"),
         (["tokenizer", "report", "nowhere"], "usage: purrception tokenizer report"),
         (["tokenizer", "report", "nowhere", "digits"], "no tokenizer at nowhere"),
     ],

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import signal
+import subprocess
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,10 +18,12 @@ from purrception.cli import main
 from purrception.data import DataConfig
 from purrception.data.classes import Classes
 from purrception.evaluation.tokenizer import report
+from purrception.flow import SamplingConfig
 from purrception.generation.saving import sample_command
 from purrception.utils.errors import InputError
 from purrception.utils.text import command_line
 from tests.conftest import CLASS_FOLDERS
+from tests.forked import python
 
 REPORTED = SimpleNamespace(markdown=lambda: "")
 """What the report of a tokenizer gives, which takes long and has tests of its own."""
@@ -66,7 +71,7 @@ def test_a_manifest_draws_its_own_classes_again(
     first = json.loads((tmp_path / "first/manifest.json").read_text(encoding="utf-8"))
     assert first["class_names"] == list(CLASS_FOLDERS)
     assert [image["label"] for image in first["images"]] == [0, 1, 2]
-    assert "--classes 1 2 3 " in first["command"]
+    assert first["command"].endswith("--classes 1 2 3 --steps 2")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert main([*shlex.split(first["command"])[1:], "--out", "again"]) == 0
@@ -92,9 +97,11 @@ def test_classes_without_names_are_drawn_again_by_label(tiny_run: Path) -> None:
     """As converted checkpoints have them."""
     pipeline = PurrceptionPipeline.from_pretrained(tiny_run / "pipeline")
     pipeline.register_to_config(class_names=[])
-    assert "--classes 3 3 7 " in sample_command(pipeline, "run", [3, 3, 7], SamplingConfig(), 0)
+    usual, settings = SamplingConfig(temperature=0.9), SamplingConfig(temperature=0.9, guidance_scale=2.0)
+    assert sample_command(pipeline, "run", [3, 3, 7], usual, 0, usual).endswith("run --classes 3 3 7")
     pipeline.transformer.half_backbone = True
-    assert sample_command(pipeline, "run", [3], SamplingConfig(), 0).endswith("--precision bfloat16")
+    changed = "run --classes 3 --guidance 2.0 --seed 5 --precision bfloat16"
+    assert sample_command(pipeline, "run", [3], settings, 5, usual).endswith(changed)
 
 
 def test_every_next_step_that_is_printed_can_be_taken(
@@ -146,27 +153,96 @@ def test_what_is_there_is_gone_on_with_as_printed(
     assert main(shlex.split(command)) == 0
 
 
-@pytest.mark.parametrize(
-    ("words", "hint"),
-    [
-        (["train", "digits"], "interrupted; it goes on with: purrception train --resume RUN"),
-        (["tokenizer", "train", "digits"], "interrupted; it goes on with: purrception tokenizer train --resume"),
-        (["prepare", "digits"], "interrupted; the same command goes on"),
-        (["sample", "runs/digits"], "interrupted\n"),
-    ],
-)
-def test_an_interrupted_command_says_how_to_go_on(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], hint: str
+def interrupted(cwd: Path, begun: str, *words: str | Path) -> list[str]:
+    """What a command says when Ctrl-C ends it, once a path of this pattern is there."""
+    command = [python(), "-m", "purrception", *map(str, words)]
+    process = subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    until = time.monotonic() + 200
+    while not list(cwd.glob(begun)) and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == 130, said
+    return said.strip().splitlines()
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_what_goes_on_with_the_work(tiny_run: Path, tmp_path: Path) -> None:
+    long = ("--tokenizer.training.steps", "100000", "--tokenizer.training.checkpoint-every", "1")
+    said = interrupted(tmp_path, "my runs/a/.tokenizer.partial/checkpoints/*", "train", "digits", "--name", "a",
+                       "--runs", "my runs", *long)  # fmt: skip
+    assert said[-1] == "purrception: interrupted; go on with: purrception train --resume 'my runs/a'"
+    steps = ("--training.steps", "100000", "--training.checkpoint-every", "1", "--out", "mine")
+    said = interrupted(tmp_path, "mine/checkpoints/*", "tokenizer", "train", "digits", *steps)
+    assert said[-1] == "purrception: interrupted; go on with: purrception tokenizer train --resume mine"
+    tokenizer = ("--tokenizer.path", tiny_run / "tokenizer", "--training.steps", "100000", "--points", "40")
+    said = interrupted(tmp_path, "both/*/seconds.json", "compare", "digits", "--out", "both", "--num", "20",
+                       "--sampling.steps", "1", "--evaluation.classifier.steps", "2", *tokenizer)  # fmt: skip
+    assert said[-1] == "purrception: interrupted; the same command goes on with both"
+
+
+def test_ctrl_c_where_nothing_is_kept_says_no_more(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupt(*arguments: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("purrception.cli.run_verb", interrupt)
-    assert main(words) == 130
-    assert hint in capsys.readouterr().err
+    assert main(["sample", "runs/digits"]) == 130
+    assert capsys.readouterr().err == "purrception: interrupted\n"
+
+
+def test_training_says_in_a_few_lines_what_begins(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("COLUMNS", "80")
+    few = ("--training.steps", "1", "--tokenizer.training.steps", "1", "--runs", str(tmp_path))
+    assert main(["train", "tiny.yaml", *few]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) < 20
+    assert max(map(len, lines[:-2])) <= 80
+    printed = re.sub(r"\n {3,}", " ", "\n".join(lines))
+    said = dict(re.findall(r"(?m)^(writes to|\w+)  +(.*)$", printed))
+    of_images = (
+        "my pictures: 18 for training, 6 held out, 3 classes; 16×16 pixels, grey, not mirrored (--data.flips)"
+    )
+    assert said["images"].endswith(of_images)
+    assert said["tokenizer"].startswith("trained first, 1 steps of 16 images: 16 codes of 3 dimensions")
+    assert said["training"] == "1 steps of 8 images, learning rate 0.01"
+    assert said["sampling"] == "euler, 3 steps, temperature 1.0, guidance 1"
+    assert said["options"] == shlex.join(few)
+    assert "resumed" not in said
+    assert main(["train", "--resume", str(tmp_path / "tiny"), "--training.steps", "2"]) == 0
+    assert "resumed    from step 1" in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "is already there and not empty"),
+        (("--name", "b", "--head.kind", "geometrc"), "did you mean 'geometric'"),
+        (("--name", "b", "--tokenizer.path", "nowhere"), "no tokenizer at nowhere"),
+        (("--name", "b", "--init-from", "nowhere"), "there is none at nowhere"),
+    ],
+)
+def test_names_are_checked_before_images_are_looked_at(
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(project)
+    monkeypatch.setattr("purrception.experiment.recipes.fit_to_images", lambda *_: pytest.fail("looked at images"))
+    taken = ("--data.root", "my pictures", "--runs", "my runs", "--name", "tiny")
+    assert main(["train", "folder", *taken, *options]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert not captured.out
 
 
 def test_a_command_line_is_read_back_by_a_shell() -> None:
-    spelt = command_line(["sample", "my runs/it's"], {"top_k": 0, "classes": ("a b", "$x")})
+    spelt = command_line(["sample", "my runs/it's"], {"top_k": 0, "classes": ("a b", "$x"), "seed": None})
     words = ["purrception", "sample", "my runs/it's", "--top-k", "0", "--classes", "a b", "$x"]
     assert shlex.split(spelt) == words

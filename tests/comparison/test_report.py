@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from purrception.comparison.entries import configure, parse_entries
+from purrception.comparison.entries import configure
 from purrception.comparison.report import curve, mean_and_spread
 from purrception.comparison.run import geometric_steps
-from purrception.comparison.settings import SweepSpace
+from purrception.comparison.settings import SweepSpace, different
 from purrception.comparison.speed import ROUNDS, SpeedRatio, falling, first_reach, speed_ratios
 from purrception.comparison.sweep import pareto_front
 from purrception.experiment.recipes import get_recipe
@@ -151,11 +151,11 @@ def test_entries_that_cannot_be_are_refused(entry: str, message: str) -> None:
         configure(get_recipe("digits"), entry)
 
 
-def test_lists_of_entries() -> None:
-    assert parse_entries("cfm, dfm+factored") == ["cfm", "dfm+factored"]
-    for text in ("", "cfm,cfm"):
+def test_entries_are_different() -> None:
+    assert different(["cfm", "dfm+factored"]) == ["cfm", "dfm+factored"]
+    for entries in ([], ["cfm", "cfm"]):
         with pytest.raises(InputError, match="different objectives"):
-            parse_entries(text)
+            different(entries)
 
 
 def test_the_front_holds_what_nothing_beats() -> None:

@@ -22,6 +22,7 @@ from purrception.evaluation.tokenizer.reconstruction import Distance, _distance
 from purrception.evaluation.tokenizer.report import check_images, report_tokenizer
 from purrception.tokenizers import VQConfig, VQTokenizer
 from purrception.tokenizers.quality import measure
+from purrception.tokenizers.training import psnr_history
 from purrception.tokens import Standardisation
 from purrception.utils.errors import InputError
 
@@ -123,7 +124,7 @@ CLOSE = Distance("x", reconstructions=0.2, floor=1.0, variance=10.0)
 
 def test_verdicts() -> None:
     def advice(psnr: float = 25, ssim: float = 0.8, distance: Distance = CLOSE, **book: float) -> str:
-        return recommend(psnr, ssim, [distance], replace(HEALTHY, **book)).advice  # type: ignore[arg-type]
+        return recommend(100, psnr, ssim, [distance], replace(HEALTHY, **book)).advice  # type: ignore[arg-type]
 
     assert advice() == "use it"
     assert advice(usage=0.4) == "retrain"
@@ -135,9 +136,27 @@ def test_verdicts() -> None:
     assert advice(ssim=0.4) == "fine-tune the decoder"
     assert advice(distance=replace(CLOSE, reconstructions=1.6)) == "fine-tune the decoder"
     assert advice(distance=replace(CLOSE, reconstructions=1.6, floor=1.7)) == "use it"
-    verdict = recommend(17, 0.4, [CLOSE], HEALTHY)
+    verdict = recommend(100, 17, 0.4, [CLOSE], HEALTHY)
     assert len(verdict.reasons) == 3
     assert "17.0 dB" in verdict.reasons[1]
+
+
+def test_a_verdict_knows_too_few_images_and_a_training_that_was_too_short() -> None:
+    few = recommend(49, 25, 0.8, [CLOSE], HEALTHY)
+    assert few.advice == "judge it on more images"
+    assert "49 images" in few.reasons[0]
+    rising, done = (10, 14, 15, 15.5, 16, 16.9), (10, 15, 16, 16.8, 16.8, 16.9)
+    short = recommend(100, 16.9, 0.8, [CLOSE], HEALTHY, rising)
+    assert short.advice == "train it longer"
+    assert "rose by 1.4 dB" in short.reasons[0]
+    assert recommend(100, 16.9, 0.8, [CLOSE], HEALTHY, done).advice == "fine-tune the decoder"
+    assert recommend(100, 25, 0.8, [CLOSE], HEALTHY, rising).advice == "use it"
+
+
+def test_a_report_reads_how_the_training_went(tmp_path: Path) -> None:
+    assert psnr_history(tmp_path) == []
+    (tmp_path / "metrics.jsonl").write_text('{"step": 5, "psnr": 9.5}\n{"step": 10, "psnr": 11.0}\n')
+    assert psnr_history(tmp_path) == [9.5, 11.0]
 
 
 @pytest.fixture(autouse=True)
@@ -160,7 +179,9 @@ def test_the_report_of_an_untrained_tokenizer(
     out = tmp_path / "out"
     assert main(["tokenizer", "report", str(tmp_path / "t"), "digits", "--out", str(out)]) == 0
     text = (out / "report.md").read_text()
-    assert text in capsys.readouterr().out
+    *_, verdict, _, last = capsys.readouterr().out.splitlines()
+    assert verdict.startswith("**Retrain.** PSNR is")
+    assert last == f"report: {out}"
     report = json.loads((out / "report.json").read_text())
     images = load_split(DataConfig(), "test")[0]
     expected = measure(tokenizer, images)
@@ -171,7 +192,7 @@ def test_the_report_of_an_untrained_tokenizer(
     assert report["verdict"]["advice"] == "retrain"
     assert [row["features"][:10] for row in report["distances"]] == ["random fil", "classifier"]
     assert "**Retrain.** " in text
-    assert "Thresholds: retrain when" in text
+    assert "Thresholds: no verdict from under 50 images" in text
     for name in ("reconstructions", "worst", "median", "codebook"):
         assert (out / f"{name}.png").stat().st_size > 500
         assert f"({name}.png)" in text

@@ -142,6 +142,9 @@ def test_sizes_fit_the_images(tmp_path: Path, size: tuple[int, int], chosen: int
     assert fitted.data.channels == (1 if chosen == 64 else 3)
     assert fitted.network == DiTConfig.preset(f"mini/{patch}")
     assert f"{chosen}×{chosen} pixels" in said
+    assert not fitted.data.flips  # letters and clocks do not mirror
+    assert fitted.tokenizer.model.normalisation == ("none" if chosen == 32 else "group")
+    assert fitted.tokenizer.model.codebook_size == (1024 if chosen == 256 else 256)  # 9 images of that many sites
     check_config(replace(fitted, data=replace(fitted.data, root=str(root), test_fraction=0)))
 
 

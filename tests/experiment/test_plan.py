@@ -100,12 +100,12 @@ def test_images_that_are_not_here_are_those_stated_or_unknown() -> None:
     assert (imagenet.train, imagenet.held_out) == (1_268_355, 12_812)
     unknown = plan(small("coco128"), options)
     assert (unknown.images.train, unknown.images.rows, unknown.disk) == (None, None, None)
-    assert "unknown (give their number with --images), no classes" in unknown.text()
+    assert "unknown (give their number with --num-images), no classes" in unknown.text()
     given = plan(small("coco128"), replace(options, images=1000))
     assert (given.images.train, given.images.held_out) == (980, 20)
     assert given.disk == (2 * 980 + 20) * (2 * 16 * 16 + 4)  # flips
     assert (
-        "assuming no classes (--classes)"
+        "assuming no classes (--num-classes)"
         in plan(replace(small("folder"), data=DataConfig("folder")), options).text()
     )
 

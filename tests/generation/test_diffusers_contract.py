@@ -247,8 +247,7 @@ def test_a_call_and_the_command_make_the_same_images_with_nothing_given(tiny_run
 def loop(pipe: PurrceptionPipeline, labels: list[int], generator: torch.Generator, start: int = 0) -> Tensor:
     """Codes by a loop that knows nothing but the interface of a scheduler."""
     scheduler = pipe.scheduler
-    shape = (len(labels), 3, 4, 4)
-    latents = torch.randn(shape, generator=generator) * scheduler.init_noise_sigma
+    latents = torch.randn(len(labels), *pipe.latent_shape, generator=generator) * scheduler.init_noise_sigma
     for t in scheduler.timesteps[start:]:
         given = scheduler.scale_model_input(latents, t)
         mean = pipe.predict(given, t, labels).mean

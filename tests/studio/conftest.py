@@ -11,14 +11,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from tests.forked import python
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 CHROMIUM = "/usr/bin/chromium"
 SWITCHES = [
@@ -34,6 +35,14 @@ SWITCHES = [
 ]
 
 
+PATIENCE = 90_000
+VIEWS: dict[str, dict[str, Any]] = {
+    "desktop": {"viewport": {"width": 1280, "height": 900}},
+    "window": {"viewport": {"width": 1000, "height": 800}},
+    "phone": {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True},
+}
+
+
 @dataclass(frozen=True)
 class Server:
     """A studio that is running."""
@@ -45,6 +54,60 @@ class Server:
     """The folder that holds the run; nothing else in it may change."""
     lookups: Path
     process: subprocess.Popen[str]
+
+
+class Visit:
+    """A page in a browser that remembers every address it asked for, and every error it logged."""
+
+    def __init__(self, page: Page, artefacts: Path) -> None:
+        self.page, self._artefacts = page, artefacts
+        self.hosts: set[str] = set()
+        self.errors: list[str] = []
+        page.set_default_timeout(PATIENCE)
+        page.on("request", lambda request: self.hosts.add(urlsplit(request.url).hostname or "data"))
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
+
+    def check(self) -> None:
+        """Fail if the page logged an error or asked another machine."""
+        assert self.hosts <= {"127.0.0.1", "data"}
+        assert not self.errors
+
+    def open(self, url: str, tab: str = "Generate") -> None:
+        self.page.goto(url)
+        self.page.get_by_role("tab", name=tab, exact=True).click()
+
+    def picture(self, name: str) -> None:
+        self.page.wait_for_timeout(400)
+        self.page.screenshot(path=self._artefacts / f"{name}.png", full_page=True)
+
+    def click(self, element: str) -> None:
+        self.page.locator(f"#{element}").click()
+
+    def fill(self, element: str, value: float) -> None:
+        """Type into a number field or the number of a slider."""
+        field = self.page.locator(f"#{element} input[type=number]").first
+        field.fill(str(value))
+        field.press("Tab")
+
+    def upload(self, picture: Path) -> None:
+        """Give a picture to the tab *Edit*, and wait until it can be painted."""
+        self.page.locator("#edit-upload input[type=file]").set_input_files(picture)
+        self.page.wait_for_selector("#edit-editor canvas")
+        self.page.wait_for_timeout(1500)  # the editor draws itself
+
+    def paint(self) -> None:
+        """Paint a stroke in the middle of the picture in the tab *Edit*."""
+        canvas = self.page.locator("#edit-editor canvas").first
+        canvas.scroll_into_view_if_needed()
+        box = canvas.bounding_box()
+        assert box is not None
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        self.page.mouse.move(x - 60, y)
+        self.page.mouse.down()
+        self.page.mouse.move(x + 60, y + 30, steps=6)
+        self.page.mouse.up()
+        self.page.wait_for_timeout(500)
 
 
 def start_studio(run: Path, around: Path, *options: str) -> Server:

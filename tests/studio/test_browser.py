@@ -6,43 +6,24 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from tests.studio.conftest import Server
+from tests.studio.conftest import PATIENCE, VIEWS, Server, Visit
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Locator
 
-PATIENCE = 90_000
-
-
-class Visit:
-    """A page that remembers every address it asked for, and every error it logged."""
-
-    def __init__(self, page: Page, artefacts: Path) -> None:
-        self.page, self._artefacts = page, artefacts
-        self.hosts: set[str] = set()
-        self.errors: list[str] = []
-        page.set_default_timeout(PATIENCE)
-        page.on("request", lambda request: self.hosts.add(urlsplit(request.url).hostname or "data"))
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-
-    def open(self, url: str, tab: str = "Generate") -> None:
-        self.page.goto(url)
-        self.page.get_by_role("tab", name=tab, exact=True).click()
-
-    def picture(self, name: str) -> None:
-        self.page.wait_for_timeout(400)
-        self.page.screenshot(path=self._artefacts / f"{name}.png", full_page=True)
-
-    def fill(self, element: str, value: float) -> None:
-        """Type into a number field or the number of a slider."""
-        field = self.page.locator(f"#{element} input[type=number]").first
-        field.fill(str(value))
-        field.press("Tab")
+ACTIONS = {
+    "Generate": "generate-go",
+    "Look inside": "look-go",
+    "Edit": "edit-repaint",
+    "Compare": "compare-go",
+    "Reports": "",
+}
+"""The button that starts the work of each tab."""
 
 
 @pytest.fixture
@@ -52,8 +33,40 @@ def visit(browser: Browser, artefacts: Path, request: pytest.FixtureRequest) -> 
     one = Visit(page, artefacts)
     yield one
     page.close()
-    assert one.hosts <= {"127.0.0.1", "data"}
-    assert not one.errors
+    one.check()
+
+
+@pytest.mark.parametrize("visit", VIEWS.values(), ids=VIEWS, indirect=True)
+def test_tabs_and_actions_are_in_sight_and_there_is_nothing_to_stop(studio: Server, visit: Visit) -> None:
+    visit.open(studio.url)
+    page, size = visit.page, visit.page.viewport_size
+    assert size is not None
+
+    def in_sight(element: Locator) -> bool:
+        box = element.bounding_box()
+        assert box is not None
+        right, bottom = box["x"] + box["width"], box["y"] + box["height"]
+        return min(box["x"], box["y"]) >= 0 and right <= size["width"] and bottom <= size["height"]
+
+    for tab, action in ACTIONS.items():
+        assert in_sight(page.get_by_role("tab", name=tab, exact=True)), tab
+        page.get_by_role("tab", name=tab, exact=True).click()
+        if action:
+            page.locator(f"#{action}").wait_for()
+            assert tab == "Edit" or in_sight(page.locator(f"#{action}")), tab
+        assert not page.get_by_role("button", name="Stop", exact=True).count()
+        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"], tab
+
+
+def test_the_page_uses_the_width_that_there_is(studio: Server, visit: Visit) -> None:
+    visit.page.set_viewport_size({"width": 1000, "height": 800})
+    visit.open(studio.url)
+    box = visit.page.locator("#tabs").bounding_box()
+    assert box is not None
+    assert box["width"] > 900
+    cut = """[...document.querySelectorAll('input[type=range]')].filter(slider => slider.offsetParent && (
+        slider.parentElement.scrollWidth > slider.parentElement.clientWidth + 1)).length"""
+    assert visit.page.evaluate(cut) == 0, "the ends of sliders are cut off"
 
 
 def test_generating_shows_images_their_cost_and_how_to_repeat_them(studio: Server, visit: Visit) -> None:
@@ -105,19 +118,9 @@ def test_painting_and_repainting(studio: Server, visit: Visit, tmp_path: Path) -
     page.locator("#edit-repaint").click()
     page.wait_for_selector("text=There is no picture yet")
     Image.new("L", (40, 40), 120).save(tmp_path / "grey.png")
-    page.locator("#edit-upload").locator("xpath=..").locator("input[type=file]").set_input_files(
-        tmp_path / "grey.png"
-    )
-    page.wait_for_selector("#edit-editor canvas")
-    page.wait_for_timeout(1500)  # the editor draws itself
-    box = page.locator("#edit-editor canvas").first.bounding_box()
-    assert box is not None
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(x - 60, y)
-    page.mouse.down()
-    page.mouse.move(x + 60, y + 30, steps=6)
-    page.mouse.up()
-    page.wait_for_timeout(500)
+    visit.upload(tmp_path / "grey.png")
+    assert not page.locator("#edit-crop").is_visible()  # it is square
+    visit.paint()
     page.locator("#edit-repaint").click()
     page.wait_for_selector("#edit-gallery img", state="attached")
     assert page.locator("#edit-gallery img").count() == 4
@@ -125,6 +128,28 @@ def test_painting_and_repainting(studio: Server, visit: Visit, tmp_path: Path) -
     assert "purrception edit inpaint" in text
     assert list((studio.run / "studio/edits").glob("*/mask.png"))
     visit.picture("edit")
+
+
+def test_an_upload_that_is_not_square_is_cropped_before_it_is_edited(
+    studio: Server, visit: Visit, tmp_path: Path
+) -> None:
+    visit.open(studio.url, "Edit")
+    Image.linear_gradient("L").rotate(90).resize((300, 100)).save(tmp_path / "wide.png")
+    visit.upload(tmp_path / "wide.png")
+    visit.fill("edit-crop", 0)
+    visit.page.get_by_role("tab", name="Vary", exact=True).click()
+    visit.page.locator("#edit-vary").wait_for()
+    assert not visit.page.locator("#edit-repaint").is_visible()  # the action of the chosen edit alone
+    visit.page.wait_for_timeout(1500)  # the picture is opened again
+    visit.click("edit-vary")
+    visit.page.wait_for_selector("#edit-command:visible")
+    edited = max((studio.run / "studio/edits").glob("*/image.png"), key=lambda path: path.stat().st_mtime)
+    with Image.open(edited) as picture:
+        assert picture.size == (16, 16)
+        columns = np.asarray(picture.convert("L")).mean(0)
+    # A ramp from left to right, of which the left third is used.
+    assert abs(np.ptp(columns) - 255 / 3) < 20
+    assert min(columns.min(), 255 - columns.max()) < 10
 
 
 def test_a_long_job_stops_and_a_reload_starts_afresh(studio: Server, visit: Visit) -> None:

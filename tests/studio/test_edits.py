@@ -46,8 +46,8 @@ def test_an_edit_comes_with_the_command_that_repeats_it(page: tuple[Studio, Edit
     settings = [component.value for component in tab._controls.components]
     by_class, by_none = (["3", 2, 7, *settings], ["any class", 2, 7, *settings])
     method, values = {
-        "repaint": (tab._repaint, [picture, painted(), 0, False, *by_class]),
-        "repaint beside": (tab._repaint, [picture, painted(), 1, True, *by_none]),
+        "repaint": (tab._repaint, [picture, painted(), 0, False, "auto", *by_class]),
+        "repaint beside": (tab._repaint, [picture, painted(), 1, True, "resampling", *by_none]),
         "vary": (tab._vary, [picture, 0.6, *by_class]),
         "refine": (tab._refine, [generated, 0.5, *by_class]),
         "interpolate": (tab._interpolate, [8, *by_none]),
@@ -55,6 +55,7 @@ def test_an_edit_comes_with_the_command_that_repeats_it(page: tuple[Studio, Edit
     _, cost, command, _ = method(REQUEST, lambda share: None, *values)
     assert cost.startswith("**2** images")
     assert ("tokens changed" in cost) == (edit == "refine")
+    assert ("--conditioning resampling" in command.value) == (edit == "repaint beside")
     again = studio.folder / edit.replace(" ", "-")
     assert main([*shlex.split(command.value)[1:], "--out", str(again)]) == 0
     with zipfile.ZipFile(max((studio.folder / "downloads").glob("*.zip"))) as download:

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from purrception.generation.image_processor import ImageProcessor
-from purrception.studio.pictures import editor_value, open_upload, painted_pixels
+from purrception.studio.pictures import colour_scale, editor_value, open_upload, painted_pixels
 from purrception.studio.session import MAX_KEPT, StoppedError, Studio, display
 from purrception.studio.trajectory import entropy_curves, likeliest_alternatives, record_trajectory
 from purrception.utils.errors import InputError
@@ -43,8 +43,7 @@ def test_a_generation_comes_with_its_manifest_and_the_command_that_repeats_it(ow
         manifest = json.loads(archive.read("manifest.json"))
         assert {"00000.png", "00001.png", "grid.png"} <= set(archive.namelist())
     assert manifest["command"] == made.command
-    assert "--classes 3 4" in made.command
-    assert made.command.endswith("--seed 5")
+    assert made.command.endswith("--classes 3 4 --seed 5")  # and nothing that is the run's own
 
 
 def test_downloads_do_not_pile_up(own: Studio) -> None:
@@ -131,6 +130,10 @@ def test_a_trajectory_ends_where_sampling_does(own: Studio, solver: str, count: 
     assert plain.shape == overlaid.shape == (384, 384, 3)
     assert not np.array_equal(plain, overlaid)
     assert entropy_curves(trajectory, 1).count("<path") == 3
+    changed = (np.asarray(trajectory.picture(0, overlay=False, marked=(2, 1))) != plain).any(-1)
+    rows, columns = np.nonzero(changed)
+    assert (rows.min() // 96, rows.max() // 96, columns.min() // 96, columns.max() // 96) == (2, 2, 1, 1)
+    assert not changed[2 * 96 + 8 : 3 * 96 - 8, 96 + 8 : 2 * 96 - 8].any()  # a frame
 
 
 def test_a_mean_that_is_a_code_decodes_as_the_code(own: Studio) -> None:
@@ -155,6 +158,18 @@ def test_alternatives_are_the_likeliest_codes_and_lead_to_images_that_hold_them(
     assert all(one.image.size == trajectory.image.size for one in found)
     for one in same:  # at the end held exactly; before, nearly the trajectory without forcing
         assert one.probability > 0
+
+
+def test_alternatives_of_no_probability_are_left_out(own: Studio) -> None:
+    cold = replace(own.defaults, num_inference_steps=4, temperature=0.01)
+    trajectory = record_trajectory(own, 3, cold, 2, "me", silent)
+    found = likeliest_alternatives(own, trajectory, 3, (2, 1), "me", silent)
+    assert 1 <= len(found) < 6
+    assert all(f"{one.probability:.1%}" != "0.0%" for one in found)
+
+
+def test_the_scale_of_a_map_names_its_brightest_entropy() -> None:
+    assert "2.50 nats" in colour_scale(2.5)
 
 
 def test_what_is_painted_is_found_in_pixels_of_the_picture() -> None:
@@ -182,7 +197,17 @@ def test_only_what_was_uploaded_is_opened(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no picture was uploaded"):
         open_upload(None, processor, tmp_path / "uploads")
     shutil.copy(tmp_path / "secret.png", tmp_path / "uploads")
-    assert open_upload(tmp_path / "uploads/secret.png", processor, tmp_path / "uploads").size == (16, 16)
+    assert open_upload(tmp_path / "uploads/secret.png", processor, tmp_path / "uploads").mode == "L"
+
+
+@pytest.mark.parametrize(("size", "axis"), [((300, 100), 1), ((100, 300), 0)])
+def test_a_picture_that_is_not_square_is_cropped_where_its_owner_says(size: tuple[int, int], axis: int) -> None:
+    ramp = np.linspace(0, 255, max(size)).astype(np.uint8)
+    picture = Image.fromarray(np.broadcast_to(ramp if axis else ramp[:, None], size[::-1]).copy())
+    processor = ImageProcessor(20, 20, 1)
+    means = [np.asarray(processor.preprocess(picture, position)).mean() for position in (0.0, 0.5, 1.0)]
+    assert means == pytest.approx([255 / 6, 255 / 2, 255 * 5 / 6], abs=3)
+    assert np.array_equal(processor.preprocess(picture), processor.preprocess(picture, 0.5))
 
 
 def test_small_images_are_enlarged_pixel_by_pixel() -> None:

@@ -52,8 +52,8 @@ def test_spinning_is_bounded_unless_told_otherwise(
 
 
 def test_the_command_line_bounds_spinning(own: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    result = run_cli("sample", "nowhere", cwd=tmp_path, fresh=True)
-    assert "purrception: no run at nowhere" in result.stderr
+    result = run_cli("tokenizer", "convert", "nowhere", cwd=tmp_path, fresh=True)
+    assert "purrception: no tokenizer at nowhere" in result.stderr
     assert set(spins(result.stderr)) == {SPINS}
 
 

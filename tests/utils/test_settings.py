@@ -39,13 +39,11 @@ class Example:
         """Not the docstring of a field."""
 
 
-def test_options_are_the_fields_under_their_names_on_the_command_line() -> None:
-    assert as_options(Example(number_of_steps=7)) == {"steps": 7, "undocumented": "a", "seed": 0}
-    options = as_options(SamplingConfig(guidance_scale=1.5))
-    assert options["steps"] == 50
-    assert options["guidance"] == 1.5
-    assert "num_inference_steps" not in options
-    assert len(options) == len(fields(SamplingConfig))
+def test_options_are_the_changed_fields_under_their_names_on_the_command_line() -> None:
+    changed = {"steps": 7, "undocumented": "b", "seed": 1}
+    assert as_options(Example(7, "b", 1), Example()) == changed
+    assert as_options(SamplingConfig(guidance_scale=1.5), SamplingConfig()) == {"guidance": 1.5}
+    assert as_options(SamplingConfig(), SamplingConfig(temperature=0.9)) == {"temperature": 1.0}
 
 
 def test_the_help_of_a_field_is_the_docstring_below_it_on_one_line() -> None:

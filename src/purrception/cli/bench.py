@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from purrception.cli.parsing import parse, parse_known
+from purrception.bench.config import BenchConfig
+from purrception.cli.parsing import flat, parse
 from purrception.cli.verbs import Verb
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BenchOptions:
-    """What ``purrception bench`` takes besides the sizes to measure."""
+    """What ``purrception bench`` takes."""
 
     parts: tuple[str, ...] = ()
     """What to measure: training, sampling, generation, head, loader, tokenizer; default: all."""
@@ -24,18 +25,18 @@ class BenchOptions:
     json: bool = False
     """Print JSON instead of a table."""
     out: str = ""
-    """Folder for report.md and report.json; default: print only."""
+    """Folder for report.md and report.json. Default: print only."""
+    benchmark: BenchConfig = field(default_factory=BenchConfig, metadata=flat())
 
 
 def bench(verb: Verb, arguments: list[str]) -> None:
     """Measure speed and memory."""
-    from purrception.bench import BenchConfig
+    options = parse(BenchOptions, verb, arguments)
     from purrception.bench import bench as run_bench
     from purrception.utils.terminal import for_terminal
 
-    options, rest = parse_known(BenchOptions, verb, arguments)
     vary = options.vary.replace("-", "_")
-    report = run_bench(parse(BenchConfig, verb, rest), options.parts, options.variants, vary, options.values)
+    report = run_bench(options.benchmark, options.parts, options.variants, vary, options.values)
     print(report.json() if options.json else for_terminal(report.markdown()), flush=True)
     if options.out:
         report.write(Path(options.out))

@@ -16,18 +16,18 @@ class ConvertOptions:
     """What ``purrception convert`` takes."""
 
     tokenizer: str = ""
-    """The tokenizer it was trained with: a folder, hub:OWNER/NAME, or a file with --arch."""
+    """The tokenizer it was trained with: a folder, hub:OWNER/NAME, or a file with --arch. Required."""
     arch: str = ""
     """What a tokenizer's file holds; see purrception tokenizer convert."""
     objective: str = ""
-    """Objective of the checkpoint: purrception, cfm, cfm-endpoint or dfm; default: as hparams.json beside it, or
+    """Objective of the checkpoint: purrception, cfm, cfm-endpoint or dfm. Default: as hparams.json beside it, or
     the shapes, say."""
     heads: int = 0
     """Number of attention heads; 0: as hparams.json beside the checkpoint or the published sizes say."""
     ema: bool = True
     """Take the moving average of the weights, where there is one."""
     out: str = ""
-    """Folder for the pipeline; default: pipelines/NAME."""
+    """Folder for the pipeline. Default: pipelines/NAME."""
 
 
 def convert(verb: Verb, arguments: list[str]) -> None:

@@ -2,40 +2,51 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
-from purrception.cli.parsing import parse, target_of
+from purrception.cli.compare import OBJECTIVES
+from purrception.cli.parsing import names_in, parse, target_of
 from purrception.cli.verbs import Verb
+from purrception.comparison.settings import Protocol, different
+from purrception.training import RunDirectory
 from purrception.utils.errors import InputError
 from purrception.utils.settings import DeviceOptions
+
+SUITE_EXAMPLE = "purrception diagnose --suite --sets digits@16 photos@32 --seeds 3 --training-steps 1500"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiagnoseOptions(DeviceOptions):
     """What ``purrception diagnose`` takes."""
 
-    only: str = ""
-    """Which parts, separated by commas: uncertainty, calibration, codebook, drift, oracle, smoothness, bound,
-    temperature; default: all that apply."""
+    suite: bool = False
+    """Compare the objectives on several sets of images, in place of examining a run; see --suite --help."""
+    only: tuple[str, ...] = ()
+    """Which parts: uncertainty, calibration, codebook, drift, oracle, smoothness, bound, temperature. Default: all
+    that apply."""
     num: int = 300
     """Most images that a measurement takes; as many are sampled."""
     seed: int = 0
     """Seed of noise and samples."""
     out: str = ""
-    """Folder for the report; default: RUN/diagnostics/000, 001, …"""
+    """Folder for the report. Default: RUN/diagnostics/000, 001, …"""
 
 
 @dataclass(frozen=True)
 class SuiteOptions:
     """What ``purrception diagnose --suite`` takes: the objectives compared on several sets of images."""
 
+    OPTIONS: ClassVar[dict[str, str]] = {"steps": "training_steps"}
+    """What a field is called on the command line, where it is not its own name."""
+
     sets: tuple[str, ...] = ("digits@16", "digits@32", "photos@32", "photos@48")
     """Embedded images and their size in pixels."""
     folders: tuple[str, ...] = ()
     """Folders of images with class subfolders; sizes are chosen from the images, or follow an @."""
-    objectives: str = "purrception,cfm,cfm-endpoint,dfm"
-    """What is compared, separated by commas; see purrception compare."""
+    objectives: tuple[str, ...] = OBJECTIVES
+    """What is compared; see purrception compare."""
     seeds: int = 3
     """Number of trainings of each objective on each set."""
     steps: int = 1500
@@ -49,10 +60,12 @@ class SuiteOptions:
 def diagnose(verb: Verb, arguments: list[str]) -> None:
     """Examine a run, or compare the objectives on several sets of images."""
     if "--suite" in arguments:
-        _suite(verb, [argument for argument in arguments if argument != "--suite"])
+        of_suite = replace(verb, name=f"{verb.name} --suite", usage="", example=SUITE_EXAMPLE)
+        _suite(of_suite, [argument for argument in arguments if argument != "--suite"])
         return
     target, rest = target_of(verb, arguments)
     options = parse(DiagnoseOptions, verb, rest)
+    RunDirectory.open(target)
     from purrception.diagnose.loaded_run import load_run
     from purrception.diagnose.run import choose_parts
     from purrception.diagnose.run import diagnose as run_diagnosis
@@ -60,7 +73,7 @@ def diagnose(verb: Verb, arguments: list[str]) -> None:
     from purrception.utils.devices import resolve_device
     from purrception.utils.terminal import for_terminal
 
-    only = [name.strip() for name in options.only.split(",") if name.strip()]
+    only = names_in(options.only)
     choose_parts(only)
     run = load_run(target, options.num, options.seed, resolve_device(options.device))
     with output_folder(options.out, run.directory.diagnostics, keep=True) as folder:
@@ -75,12 +88,10 @@ def _suite(verb: Verb, arguments: list[str]) -> None:
             f"or --suite"
         )
     options = parse(SuiteOptions, verb, arguments)
-    from purrception.comparison.entries import parse_entries
-    from purrception.comparison.settings import Protocol
     from purrception.comparison.suite import suite
     from purrception.utils.terminal import for_terminal
 
-    entries = tuple(parse_entries(options.objectives))
+    entries = tuple(different(names_in(options.objectives)))
     protocol = Protocol(entries, options.seeds, points=1, num=options.num, tune=False)
     names = [*options.sets, *options.folders]
     report = suite(names, protocol, options.steps, Path(options.out))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from purrception.cli.parsing import flat, parse, target_of
+from purrception.cli.sample import in_turn
 from purrception.cli.verbs import Verb
 from purrception.flow.settings import SamplingConfig
+from purrception.training import RunDirectory, check_target
 from purrception.utils.errors import InputError
-from purrception.utils.settings import DeviceOptions
+from purrception.utils.settings import DeviceOptions, as_options
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -23,9 +25,9 @@ if TYPE_CHECKING:
 class EditOptions(DeviceOptions):
     """What all edits take; of the sampling, what is left out is the run's own setting."""
 
-    sampling: SamplingConfig = field(metadata=flat())
+    sampling: SamplingConfig = field(metadata=flat(own="the run's own"))
     out: str = ""
-    """Folder for the images; default: RUN/edited/000, 001, …"""
+    """Folder for the images. Default: RUN/edited/000, 001, …"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +35,11 @@ class InpaintOptions(EditOptions):
     """What ``purrception edit inpaint`` takes."""
 
     image: str = ""
-    """File of the picture; its centre square is used."""
+    """File of the picture; its centre square is used. Required."""
     mask: str = ""
-    """File of a picture of the same size, bright where the image may change."""
+    """File of a picture of the same size, bright where the image may change. Required."""
     class_label: str = ""
-    """Class label or name of what is filled in; default: what fits the rest."""
+    """Class label or name of what is filled in. Default: what fits the rest."""
     num: int = 4
     """Number of variants."""
     strength: float = 1.0
@@ -58,9 +60,9 @@ class VaryOptions(EditOptions):
     """What ``purrception edit vary`` takes."""
 
     image: str = ""
-    """File of the picture; its centre square is used."""
+    """File of the picture; its centre square is used. Required."""
     class_label: str = ""
-    """Class label or name of the variations; default: what fits the picture."""
+    """Class label or name of the variations. Default: what fits the picture."""
     num: int = 4
     """Number of variants."""
     strength: float = 0.5
@@ -73,10 +75,10 @@ class VaryOptions(EditOptions):
 class RefineOptions(EditOptions):
     """What ``purrception edit refine`` takes: the images are sampled as by ``sample``, then refined."""
 
-    num: int = 64
-    """Number of images, where no classes are named; classes take turns."""
+    num: int | None = None
+    """Number of images; the classes take turns. Default: one of each class that is named, or else 64."""
     classes: tuple[str, ...] = ()
-    """Class labels or names, one image each."""
+    """Class labels or names. Default: all classes."""
     threshold: float = 0.5
     """Entropy in nats above which a token is sampled again; the others stay exactly as they are."""
     strength: float = 0.5
@@ -89,12 +91,15 @@ class RefineOptions(EditOptions):
 class InterpolateOptions(EditOptions):
     """What ``purrception edit interpolate`` takes."""
 
+    OPTIONS: ClassVar[dict[str, str]] = {"seeds": "between"}
+    """What a field is called on the command line, where it is not its own name."""
+
     seeds: tuple[int, int] = (0, 1)
     """The two seeds between whose first images to go."""
     num: int = 8
     """Number of images, both ends included."""
     class_label: str = ""
-    """Class label or name; default: no class in particular."""
+    """Class label or name. Default: no class in particular."""
 
 
 O = TypeVar("O", bound=EditOptions)  # noqa: E741 - the options of an edit
@@ -135,7 +140,7 @@ def refine(verb: Verb, arguments: list[str]) -> None:
     """Sample, then sample the most uncertain tokens again."""
 
     def run(pipeline: PurrceptionPipeline, options: RefineOptions) -> PurrceptionOutput:
-        labels = pipeline.resolve_labels(options.classes or None, None if options.classes else options.num)
+        labels = pipeline.resolve_labels(*in_turn(options.classes, options.num))
         made = pipeline.sample(labels, options.sampling, options.seed)
         refined = pipeline.refine(made, options.threshold, options.sampling, options.seed, options.strength)
         changed = int((refined.indices != made.indices).sum())
@@ -160,17 +165,17 @@ def _edit(
     """Parse, load, edit and save."""
     target, rest = target_of(verb, arguments)
     options = parse(kind, verb, rest)
+    check_target(target)
     from purrception.experiment.saved_run import load_pipeline, sampling_defaults
     from purrception.generation.saving import edit_command, save_outputs
     from purrception.storage import output_folder
-    from purrception.training import RunDirectory
     from purrception.utils.devices import resolve_device
 
-    options = parse(kind, verb, rest, replace(options, sampling=sampling_defaults(target)))
+    defaults = kind(sampling=sampling_defaults(target))
+    options = parse(kind, verb, rest, replace(options, sampling=defaults.sampling))
     pipeline = load_pipeline(target).to(resolve_device(options.device))
-    own = {name: value for name, value in vars(options).items() if name not in ("out", "sampling")}
-    given = {name: value for name, value in own.items() if value not in ("", ())}
-    command = edit_command(verb.name.split()[-1], target, given, options.sampling)
+    given = as_options(replace(options, out="", sampling=defaults.sampling), defaults)
+    command = edit_command(verb.name.split()[-1], target, given, options.sampling, defaults.sampling)
     with output_folder(options.out, RunDirectory(target).edited) as folder:
         out = run(pipeline, options)
         save_outputs(pipeline, out, options.sampling, getattr(options, "seed", 0), target, folder, command)

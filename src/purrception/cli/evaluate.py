@@ -6,56 +6,78 @@ import contextlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from purrception.cli.parsing import flat, options_of, parse, say, say_skipped, spelt_out, target_of
+from purrception.cli.parsing import (
+    asks_for_help,
+    flat,
+    nearest_in,
+    options_of,
+    parse,
+    say,
+    say_skipped,
+    spelt_out,
+    target_of,
+)
 from purrception.cli.verbs import Verb
 from purrception.evaluation.settings import EvaluationConfig, Procedure
 from purrception.flow.settings import SamplingConfig
+from purrception.training import RunDirectory, is_pipeline
+from purrception.training.run_directory import no_run
 from purrception.utils.errors import InputError
 from purrception.utils.settings import ProcessOptions
+
+
+@dataclass(frozen=True)
+class DiffOptions:
+    """Comparing two results, in place of measuring images."""
+
+    diff: tuple[str, ...] = ()
+    """The two folders of results to compare."""
+    anyway: bool = False
+    """Also compare results that were not measured in the same way."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(ProcessOptions):
     """What ``purrception evaluate`` takes; what is left out is the run's own setting."""
 
-    evaluation: EvaluationConfig = field(metadata=flat())
+    evaluation: EvaluationConfig = field(metadata=flat(own="the run's own"))
     procedure: Procedure = field(metadata=flat("device"))
-    sampling: SamplingConfig = field(metadata=flat("guidance_scale"))
+    sampling: SamplingConfig = field(metadata=flat("guidance_scale", own="the run's own"))
+    comparison: DiffOptions = field(default_factory=DiffOptions, metadata=flat())
     out: str = ""
-    """Folder for the report; default: RUN/evaluation/000, 001, …, or evaluations/000, … for images."""
+    """Folder for the report. Default: RUN/evaluation/000, 001, …, or evaluations/000, … for images."""
 
 
 def evaluate(verb: Verb, arguments: list[str]) -> None:
     """Measure the images of a run or a folder, or compare two results."""
-    if "--diff" in arguments:
-        _diff(verb, arguments)
+    if "--diff" in arguments and not asks_for_help(arguments):
+        _diff(parse(DiffOptions, replace(verb, name=f"{verb.name} --diff", usage="A B"), arguments))
         return
     target, rest = target_of(verb, arguments)
-    if target == "--help" or not _holds_images(Path(target)):
+    if not target or not _holds_images(Path(target)):
         _evaluate_run(verb, target, rest)
     else:
         _evaluate_images(verb, Path(target), rest)
 
 
 def _holds_images(target: Path) -> bool:
-    from purrception.training import RunDirectory, is_pipeline
-
     of_a_model = RunDirectory(target).config_file.is_file() or is_pipeline(target)
     return target.suffix == ".npz" or (target.is_dir() and not of_a_model)
 
 
 def _evaluate_run(verb: Verb, target: str, arguments: list[str]) -> None:
     options = parse(EvaluateOptions, verb, arguments)
+    if not Path(target).exists():
+        raise InputError(f"{no_run(target)}; images are accepted as well: {nearest_in(target)}a folder or an .npz")
+    run = RunDirectory.open(target)
     from purrception.data import describe_report
     from purrception.evaluation import evaluate as run_evaluation
     from purrception.experiment.saved_run import load_pipeline, open_tokens, sampling_defaults, saved_config
     from purrception.storage import output_folder
-    from purrception.training import RunDirectory
     from purrception.utils import distributed
     from purrception.utils.devices import resolve_device
     from purrception.utils.terminal import for_terminal
 
-    run = RunDirectory.open(target)
     config = saved_config(run)
     own = replace(options, evaluation=config.evaluation, sampling=sampling_defaults(target))
     options = parse(EvaluateOptions, verb, arguments, own)
@@ -117,13 +139,11 @@ def _refuse_settings_of_runs(arguments: list[str]) -> None:
         raise InputError(f"these images are already there; {named} say how a run makes some: leave them out")
 
 
-def _diff(verb: Verb, arguments: list[str]) -> None:
+def _diff(options: DiffOptions) -> None:
     """Compare the results in two folders."""
+    if len(options.diff) != 2:
+        raise InputError(f"--diff compares two folders of results, --diff A B; given {len(options.diff)}")
     from purrception.evaluation.diff import compare_results
 
-    words = [argument for argument in arguments if argument not in ("--diff", "--anyway")]
-    if len(words) != 2 or any(word.startswith("-") for word in words):
-        raise InputError(
-            f"usage: purrception {verb.name} --diff A B [--anyway], where A and B are folders of reports"
-        )
-    print(compare_results(Path(words[0]), Path(words[1]), anyway="--anyway" in arguments))
+    first, second = map(Path, options.diff)
+    print(compare_results(first, second, anyway=options.anyway))

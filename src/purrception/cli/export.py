@@ -7,6 +7,7 @@ from pathlib import Path
 
 from purrception.cli.parsing import parse, target_of
 from purrception.cli.verbs import Verb
+from purrception.training import RunDirectory
 from purrception.utils.text import command_line
 
 
@@ -15,7 +16,7 @@ class ExportOptions:
     """What ``purrception export`` takes."""
 
     out: str = ""
-    """Folder for the pipeline; default: pipelines/NAME."""
+    """Folder for the pipeline. Default: pipelines/NAME."""
     dtype: str = "float32"
     """Precision of the network's weights: float32, bfloat16 or float16; the tokenizer stays float32."""
     variant: str = ""
@@ -32,6 +33,7 @@ def export(verb: Verb, arguments: list[str]) -> None:
     """Write averaged weights, tokenizer, card and the code for diffusers into one folder."""
     target, rest = target_of(verb, arguments)
     options = parse(ExportOptions, verb, rest)
+    RunDirectory.open(target)
     from purrception.experiment.export import export_run
     from purrception.storage import unused_folder
 

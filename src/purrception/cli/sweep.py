@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from purrception.cli.parsing import flat, parse, target_of
 from purrception.cli.verbs import Verb
 from purrception.comparison.settings import SweepSpace
+from purrception.training import RunDirectory
 from purrception.utils.settings import DeviceOptions
 
 
@@ -20,17 +21,17 @@ class SweepOptions(DeviceOptions):
     seed: int = 0
     """Seed of the noise."""
     out: str = ""
-    """Folder for the report; default: RUN/sweeps/000, 001, …"""
+    """Folder for the report. Default: RUN/sweeps/000, 001, …"""
 
 
 def sweep(verb: Verb, arguments: list[str]) -> None:
     """Measure one run under many sampling settings."""
     target, rest = target_of(verb, arguments)
     options = parse(SweepOptions, verb, rest)
+    RunDirectory.open(target)
     from purrception.comparison.sweep import BEST_PRESET, FAST_PRESET
     from purrception.comparison.sweep import sweep as run_sweep
     from purrception.storage import output_folder
-    from purrception.training import RunDirectory
     from purrception.utils.terminal import for_terminal
     from purrception.utils.text import command_line
 

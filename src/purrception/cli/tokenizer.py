@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from purrception.cli.parsing import parse, parse_known, recipe_of, say, say_skipped, target_of
+from purrception.cli.parsing import (
+    check_images,
+    flat,
+    nearest_in,
+    parse,
+    recipe_of,
+    remark,
+    resumed,
+    say,
+    say_skipped,
+    target_of,
+)
 from purrception.cli.verbs import Verb
+from purrception.data.config import DataConfig
+from purrception.experiment.config import DataOptions, RunConfig, TokenizerRunConfig
+from purrception.experiment.recipes import RECIPES, fit_to_images, get_recipe
+from purrception.tokenizers.settings import CONFIG_FILE, VQConfig
+from purrception.training import RunDirectory
 from purrception.utils.errors import InputError
 from purrception.utils.settings import DeviceOptions
 from purrception.utils.text import command_line
-
-if TYPE_CHECKING:
-    from purrception.data import DataConfig
-    from purrception.experiment.config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -25,13 +36,13 @@ class ConvertOptions:
     """What the file holds: vq-f4, vq-f8, vq-f8-n256, vq-f16, vqgan-imagenet-f16-1024, vqgan-imagenet-f16-16384,
     vq-ds8-c2i, vq-ds16-c2i or vq-ds16-t2i; leave it out for a diffusers VQModel, a folder or hub:OWNER/NAME."""
     out: str = ""
-    """Folder for the tokenizer; default: tokenizers/ARCH, or the name of the source."""
+    """Folder for the tokenizer. Default: tokenizers/ARCH, or the name of the source."""
     sha256: str = ""
     """Expected SHA-256 of the file, or its beginning; it is recorded in any case."""
     ema: bool = True
     """Take the moving average of the weights (ema) where a file holds it beside them (model)."""
     range: tuple[float, float] | None = None
-    """What the network of a folder or the hub takes for black and white; default: 0 1 for aMUSEd's, else -1 1."""
+    """What the network of a folder or the hub takes for black and white. Default: 0 1 for aMUSEd's, else -1 1."""
 
 
 def convert(verb: Verb, arguments: list[str]) -> None:
@@ -50,108 +61,135 @@ def convert(verb: Verb, arguments: list[str]) -> None:
     print(f"(next: {command_line(['train', 'folder'], following)})")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """What ``purrception tokenizer train`` takes besides the training's own options."""
+    """What ``purrception tokenizer train`` takes."""
 
+    resume: str = ""
+    """The folder of a training to go on with, in place of a recipe; it keeps all its settings."""
     out: str = ""
-    """Folder for the tokenizer; default: tokenizers/NAME."""
-    init_from: str = ""
-    """Folder of a tokenizer to go on from; its architecture is kept."""
+    """Folder for the tokenizer. Default: tokenizers/NAME."""
+    tokenizer: TokenizerRunConfig = field(default_factory=TokenizerRunConfig, metadata=flat(own="the recipe's"))
 
 
 def train(verb: Verb, arguments: list[str]) -> None:
     """Train a tokenizer by itself."""
-    resume = arguments[:1] == ["--resume"]
-    if resume and len(arguments) != 2:
-        raise InputError(f"usage: purrception {verb.name} {verb.usage}; a resumed training keeps all its options")
-    target, rest = (arguments[1], []) if resume else target_of(verb, arguments)
-    from purrception.experiment.config import TokenizerRunConfig
-    from purrception.experiment.recipes import fit_to_images
-    from purrception.experiment.tokenizer_run import CONFIG_FILE, resume_tokenizer, start_tokenizer
-    from purrception.storage import dump_settings, load_settings
-    from purrception.tokenizers import VQConfig, VQTokenizer
-
-    if resume:
-        folder = Path(target)
-        resume_tokenizer(folder)
-        _say_done(folder, load_settings(TokenizerRunConfig, folder / CONFIG_FILE).data)
+    to_resume, rest = resumed(verb, arguments)
+    if to_resume:
+        if rest:
+            raise InputError(f"a resumed training keeps all its options: leave {' '.join(rest)} out")
+        _resume(Path(to_resume))
         return
-    source = source_of(target)
-    options, rest = (TrainOptions(), rest) if target == "--help" else parse_known(TrainOptions, verb, rest)
-    start = VQTokenizer.load(options.init_from).vq if options.init_from else None
-    model = source.tokenizer.model if start is None else VQConfig.of(start)
-    default = TokenizerRunConfig(
-        source.data, model, source.tokenizer.training, source.seed, init_from=options.init_from
-    )
-    config = parse(TokenizerRunConfig, verb, rest, default)
-    if config.data.image_size == 0:  # the recipe folder leaves it open
-        if start is None:
-            fitted, choice = fit_to_images(source, config.data)
-            default = replace(default, data=fitted.data, model=fitted.tokenizer.model)
-        else:
-            data = replace(source.data, image_size=start.config.sample_size, channels=start.config.in_channels)
-            default, choice = replace(default, data=data), f"images of {data.image_size} pixels, as init_from has"
-        say(choice)
-        config, model = parse(TokenizerRunConfig, verb, rest, default), default.model
-    if options.init_from and config.model != model:
+    target, rest = target_of(verb, arguments)
+    options = parse(TrainOptions, verb, rest, _defaults(source_of(target)) if target else None)
+    config, default = _fitted(verb, target, rest, options)
+    if config.init_from and config.model != default.model:
         raise InputError("with --init-from the architecture is that of the tokenizer named: leave --model.… out")
-    say(dump_settings(config))
-    folder = Path(options.out or f"tokenizers/{source.name}")
+    from purrception.experiment.tokenizer_run import start_tokenizer
+    from purrception.storage import dump_settings
+
+    remark(dump_settings(config))
+    folder = Path(options.out or f"tokenizers/{source_of(target).name}")
     start_tokenizer(config, folder)
     _say_done(folder, config.data)
 
 
+def _resume(folder: Path) -> None:
+    from purrception.experiment.tokenizer_run import CONFIG_FILE, resume_tokenizer
+    from purrception.storage import load_settings
+
+    resume_tokenizer(folder)
+    _say_done(folder, load_settings(TokenizerRunConfig, folder / CONFIG_FILE).data)
+
+
+def _defaults(source: RunConfig, model: VQConfig | None = None) -> TrainOptions:
+    """The settings of a recipe for its tokenizer, or for one of another architecture."""
+    of_recipe = source.tokenizer
+    architecture = model or of_recipe.model
+    return TrainOptions(tokenizer=TokenizerRunConfig(source.data, architecture, of_recipe.training, source.seed))
+
+
+def _fitted(
+    verb: Verb, target: str, arguments: list[str], options: TrainOptions
+) -> tuple[TokenizerRunConfig, TokenizerRunConfig]:
+    """The settings of a training, and those it would have with nothing given.
+
+    They are the recipe's, or those of the tokenizer to start from; where a recipe leaves sizes open, they are
+    chosen from the images, and told.
+    """
+    source, start, choice = source_of(target), None, ""
+    if options.tokenizer.init_from:
+        from purrception.tokenizers import VQTokenizer
+
+        start = VQTokenizer.load(options.tokenizer.init_from).vq
+    if options.tokenizer.data.image_size == 0 and start is None:
+        source, choice = fit_to_images(source, options.tokenizer.data)
+    elif options.tokenizer.data.image_size == 0 and start is not None:
+        data = replace(source.data, image_size=start.config.sample_size, channels=start.config.in_channels)
+        source, choice = replace(source, data=data), f"images of {data.image_size} pixels, as init_from has"
+    if choice:
+        remark(choice)
+    default = _defaults(source, None if start is None else VQConfig.of(start))
+    return parse(TrainOptions, verb, arguments, default).tokenizer, default.tokenizer
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions(DeviceOptions):
-    """What ``purrception tokenizer report`` takes besides ``--data.…``."""
+    """What ``purrception tokenizer report`` takes."""
 
     num: int = 1000
     """Most images that are judged."""
     batch_size: int = 64
     """Images at a time; it does not change the figures."""
     out: str = ""
-    """Folder for the report; default: TOKENIZER/report/000, 001, …"""
+    """Folder for the report. Default: TOKENIZER/report/000, 001, …"""
+    images: DataOptions = field(default_factory=DataOptions, metadata=flat(own="the recipe's"))
 
 
 def report(verb: Verb, arguments: list[str]) -> None:
     """Judge a tokenizer on images."""
     target, rest = target_of(verb, arguments)
-    options, rest = parse_known(ReportOptions, verb, rest)
     source, rest = target_of(verb, rest)
+    if not source:
+        parse(ReportOptions, verb, rest)  # which gives help
+    recipe = source_of(source)
+    options = parse(ReportOptions, verb, rest, ReportOptions(images=DataOptions(recipe.data)))
+    folder = Path(target)
+    if not (folder / CONFIG_FILE).is_file() and RunDirectory(folder).has_tokenizer:
+        folder = RunDirectory(folder).tokenizer
+    if not folder.exists():
+        raise InputError(f"no tokenizer at {target}: {nearest_in(target)}expected its folder, or that of a run")
     from purrception.data import describe_report
     from purrception.evaluation.tokenizer.report import report_tokenizer
-    from purrception.experiment.config import DataOptions
     from purrception.storage import output_folder
     from purrception.tokenizers import VQTokenizer
-    from purrception.training import RunDirectory
+    from purrception.tokenizers.training import psnr_history
     from purrception.utils.devices import resolve_device
     from purrception.utils.terminal import for_terminal
 
-    folder = Path(target)
-    if not (folder / "config.json").is_file() and RunDirectory(folder).tokenizer.is_dir():
-        folder = RunDirectory(folder).tokenizer
     tokenizer = VQTokenizer.load(folder)
-    data = source_of(source).data
-    if data.image_size == 0:  # the recipe folder leaves it open: as the tokenizer sees images
-        data = replace(data, channels=tokenizer.image_channels, image_size=tokenizer.vq.config.sample_size)
-    data = parse(DataOptions, verb, rest, DataOptions(data)).data
+    if recipe.data.image_size == 0:  # the recipe folder leaves it open: as the tokenizer sees images
+        size = {"channels": tokenizer.image_channels, "image_size": tokenizer.vq.config.sample_size}
+        seen = ReportOptions(images=DataOptions(replace(recipe.data, **size)))
+        options = parse(ReportOptions, verb, rest, seen)
     tokenizer.vq.to(resolve_device(options.device))
     with output_folder(options.out, folder / "report") as out:
-        result = report_tokenizer(tokenizer, data, out, options.num, options.batch_size)
+        history = psnr_history(folder)
+        result = report_tokenizer(tokenizer, options.images.data, out, options.num, options.batch_size, history)
     say_skipped(describe_report(out))
     print(for_terminal(result.markdown()) + f"\n\nreport: {out}")
 
 
 def source_of(target: str) -> RunConfig:
     """A recipe by name, a configuration file, or the recipe ``folder`` for images of any other source."""
+    if target in RECIPES or target.endswith((".yaml", ".yml")):
+        return recipe_of(target)
+    check_images(target, *RECIPES)
     from purrception.data import find_source
 
     source, root = find_source(target)
-    if source == "folder" and not Path(root).is_dir():
-        return recipe_of(target)
-    recipe = recipe_of("folder" if root else target)
-    return replace(recipe, data=replace(recipe.data, source=source, root=root or recipe.data.root))
+    recipe = get_recipe("folder")
+    return replace(recipe, data=replace(recipe.data, source=source, root=root))
 
 
 def _say_done(folder: Path, data: DataConfig) -> None:

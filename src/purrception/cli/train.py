@@ -2,37 +2,71 @@
 
 from __future__ import annotations
 
-from purrception.cli.parsing import configure, parse, say, target_of
+from dataclasses import dataclass, field
+
+from purrception.cli.parsing import (
+    RecipeOptions,
+    configure,
+    flat,
+    parse,
+    remark,
+    resumed,
+    say,
+    target_of,
+)
 from purrception.cli.verbs import Verb
-from purrception.utils.errors import InputError
+from purrception.experiment.config import RunConfig
+from purrception.experiment.recipes import digits
+from purrception.training import RunDirectory
 from purrception.utils.text import command_line
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(RecipeOptions):
+    """What ``purrception train`` takes."""
+
+    resume: str = ""
+    """The run to go on with, in place of a recipe. It keeps its settings; those that are given change it, such as
+    --training.steps to train longer."""
+    dry_run: bool = False
+    """Stop after the first step, on images of noise, to see that everything fits."""
+    recipe: RunConfig = field(default_factory=digits, metadata=flat(own="the recipe's"))
+
+    @property
+    def needs_images(self) -> bool:
+        """Not for a dry run."""
+        return not self.dry_run
+
+    def check(self) -> None:
+        """Names and paths of nothing, and a run of that name."""
+        if not self.dry_run:
+            from purrception.experiment.run import check_start
+
+            check_start(self.recipe)
 
 
 def train(verb: Verb, arguments: list[str]) -> None:
     """Do everything a recipe needs, or go on with a run."""
-    dry = "--dry-run" in arguments
-    arguments = [argument for argument in arguments if argument != "--dry-run"]
-    resume = arguments[:1] == ["--resume"]
-    if not resume:
-        target, rest = target_of(verb, arguments)
-    elif len(arguments) > 1 and not dry:
-        target, rest = arguments[1], arguments[2:]
+    run_to_resume, rest = resumed(verb, arguments)
+    if run_to_resume:
+        directory = RunDirectory.open(run_to_resume)
+        parse(RunConfig, verb, rest, RunConfig(name=directory.root.name))  # what is no option is told at once
+        from purrception.experiment.saved_run import saved_config
+
+        config, dry = parse(RunConfig, verb, rest, saved_config(directory)), False
     else:
-        raise InputError("--resume needs the directory of a run: purrception train --resume runs/digits")
-    from purrception.experiment.config import RunConfig
+        target, rest = target_of(verb, arguments)
+        options = configure(TrainOptions, verb, target, rest)
+        config, dry = options.recipe, options.dry_run
     from purrception.experiment.dry_run import dry_run
     from purrception.experiment.run import resume_run, start_run
-    from purrception.experiment.saved_run import saved_config
-    from purrception.storage import dump_settings
-    from purrception.training import RunDirectory
+    from purrception.experiment.summary import summarise
 
-    if resume:
-        config = parse(RunConfig, verb, rest, saved_config(RunDirectory.open(target)))
-    else:
-        config = configure(verb, target, rest, dry=dry)
-    say(dump_settings(config))
+    def announce(config: RunConfig, run: RunDirectory) -> None:
+        remark(summarise(config, run, rest))
+
     if dry:
         print(dry_run(config))
         return
-    run = resume_run(target, config) if resume else start_run(config)
+    run = resume_run(run_to_resume, config, announce) if run_to_resume else start_run(config, announce)
     say(f"done: {run.root}  (next: {command_line(['sample', str(run.root)])})")

@@ -41,15 +41,3 @@ def configure(recipe: RunConfig, entry: str) -> RunConfig:
         config = replace(config, **{section: replace(getattr(config, section), **values)})
     OBJECTIVES[name].check_evidence(config.head.evidence)
     return config
-
-
-def parse_entries(text: str) -> list[str]:
-    """``"a,b+evidence"`` → its entries.
-
-    Raises:
-        InputError: none, or one twice.
-    """
-    entries = [entry.strip() for entry in text.split(",") if entry.strip()]
-    if not entries or len(set(entries)) < len(entries):
-        raise InputError(f"a comparison takes different objectives, separated by commas; given {text!r}")
-    return entries

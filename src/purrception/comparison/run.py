@@ -28,7 +28,7 @@ from purrception.storage import append_json_line, dump_settings, is_unused, one_
 from purrception.tokenizers import VQTokenizer
 from purrception.tokens import TokenDataset
 from purrception.training import RunDirectory, Trainer
-from purrception.utils.errors import InputError
+from purrception.utils.errors import InputError, resumable
 from purrception.utils.folders import absolute
 
 PROTOCOL_FILE = "protocol.json"
@@ -69,7 +69,7 @@ def compare(recipe: RunConfig, protocol: Protocol, folder: Path) -> Path:
             "a comparison needs at least 2 held-out images and 2 classes, since a classifier gives its features; "
             f"given {len(images)} and {len(images.class_names)}: see data.test_fraction and data.root"
         )
-    with one_writer(folder):
+    with one_writer(folder), resumable(f"the same command goes on with {folder}"):
         return _compare(recipe, configs, protocol, _open(recipe, protocol, folder))
 
 

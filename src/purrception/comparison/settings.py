@@ -71,3 +71,14 @@ class SweepSpace:
             )
             for temperature, guidance, steps, solver, spacing in product(*axes)
         ]
+
+
+def different(entries: list[str]) -> list[str]:
+    """The entries of a comparison.
+
+    Raises:
+        InputError: there are none, or one is given twice.
+    """
+    if not entries or len(set(entries)) < len(entries):
+        raise InputError(f"a comparison takes different objectives; given {' '.join(entries) or 'none'}")
+    return entries

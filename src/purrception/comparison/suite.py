@@ -17,7 +17,7 @@ from purrception.experiment.config import RunConfig
 from purrception.experiment.recipes import fit_to_images, get_recipe
 from purrception.storage import one_writer
 from purrception.storage.report import Section, write_report
-from purrception.utils.errors import InputError
+from purrception.utils.errors import InputError, resumable
 from purrception.utils.text import table
 from purrception.utils.visualisation import panels
 
@@ -65,7 +65,7 @@ def suite(names: Sequence[str], protocol: Protocol, steps: int, folder: Path) ->
         raise InputError("a suite needs images: give --sets or --folders")
     recipes = {name: recipe_for(name, steps) for name in names}
     results: dict[str, Rows] = {}
-    with one_writer(folder):
+    with one_writer(folder), resumable(f"the same command goes on with {folder}"):
         for name, recipe in recipes.items():
             print(f"{name}: {recipe.data.image_size} pixels", flush=True)
             compare(recipe, protocol, folder / recipe.name)

@@ -20,6 +20,9 @@ SOURCE_NAMES = ("digits", "photos", "folder", "webdataset", "hub", "noise")
 MODES = {1: "L", 3: "RGB"}
 """Pillow's mode of an image by its number of channels."""
 
+BUILT_IN = ("digits", "photos")
+"""Sources that need no files: they come with scikit-learn."""
+
 ENLARGED_AT_MOST = 4
 """How much an image is enlarged at most; a smaller one counts as broken."""
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from purrception.data.builtin import DigitsImages, NoiseImages, PhotosImages
-from purrception.data.config import DataConfig, ImageSource, Split
+from purrception.data.config import BUILT_IN, DataConfig, ImageSource, Split
 from purrception.data.folder import FolderImages
 from purrception.data.hub import HubImages, is_saved
 from purrception.data.transforms import images_to_tensor
@@ -26,7 +26,6 @@ SOURCES: dict[str, Callable[[DataConfig, Split], ImageSource]] = {
     "hub": HubImages,
     "noise": NoiseImages,
 }
-BUILT_IN = ("digits", "photos")
 
 
 def open_images(config: DataConfig, split: Split) -> ImageSource:

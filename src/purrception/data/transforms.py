@@ -26,10 +26,16 @@ def scale_short_side(image: Image.Image, size: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def crop_to_square(image: Image.Image, size: int) -> Image.Image:
-    """Scale the short side to ``size`` pixels and crop the square at the centre."""
+def crop_to_square(image: Image.Image, size: int, position: float = 0.5) -> Image.Image:
+    """Scale the short side to ``size`` pixels and crop a square.
+
+    Args:
+        image: the image.
+        size: side of the square in pixels.
+        position: of the square along the long side, from 0 (left or top) to 1; by default the centre.
+    """
     scaled = scale_short_side(image, size)
-    left, top = (scaled.width - size) // 2, (scaled.height - size) // 2
+    left, top = (int((side - size) * position) for side in scaled.size)
     return scaled.crop((left, top, left + size, top + size))
 
 

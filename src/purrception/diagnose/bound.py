@@ -66,7 +66,8 @@ def bound_section(run: LoadedRun) -> Section:
             if vacuous
             else "The bound by paths stays below it. "
         )
-        + "For what replaces it near t = 1, see docs/concepts/theory.md. λ is estimated at three points of each segment.",
+        + "For what replaces it near t = 1, see docs/concepts/theory.md. λ is estimated at three points of each "
+        "segment.",
     ]
     data = {"diameter": diameter, "diameter_of_grids": widest, "vacuous_from": vacuous, "check": found}
     return Section("The error bound", text, data, {"bound.png": _draw(found, widest)})

@@ -9,7 +9,7 @@ from purrception.data import open_images
 from purrception.experiment.config import RunConfig
 from purrception.flow import build_objective
 from purrception.models import CATEGORICAL_HEADS, check_kernel
-from purrception.storage.hub import HUB_PREFIX
+from purrception.storage.names import HUB_PREFIX
 from purrception.tokenizers import VQTokenizer, open_tokenizer
 from purrception.tokens import Manifest
 from purrception.utils.errors import InputError
@@ -27,6 +27,22 @@ def check_config(config: RunConfig, tokenizer: VQTokenizer | None = None) -> Non
     Raises:
         InputError: some settings do not fit each other, the images or the tokenizer.
     """
+    check_names(config)
+    class_names, grid = _check_tokens(config) if config.data.tokens else _check_images(config, tokenizer)
+    if not class_names and config.sampling.guidance_scale != 1:
+        raise InputError(
+            f"these images have no classes, so there is nothing to guide by; given sampling.guidance_scale "
+            f"{config.sampling.guidance_scale}, accepted 1"
+        )
+    config.network.patches(grid)
+
+
+def check_names(config: RunConfig) -> None:
+    """Refuse names and paths of nothing, which takes no time; part of :func:`check_config`.
+
+    Raises:
+        InputError: there is no such head or kernel, or nothing at a path.
+    """
     build_objective(config.objective).check_evidence(config.head.evidence)
     if config.head.kind not in CATEGORICAL_HEADS:
         raise InputError(
@@ -36,13 +52,9 @@ def check_config(config: RunConfig, tokenizer: VQTokenizer | None = None) -> Non
     check_kernel(config.training.head_kernel, config.training.resolve_device())
     if config.init_from and not config.init_from.startswith(HUB_PREFIX) and not Path(config.init_from).is_dir():
         raise InputError(f"init_from is a run or a pipeline to start from; there is none at {config.init_from}")
-    class_names, grid = _check_tokens(config) if config.data.tokens else _check_images(config, tokenizer)
-    if not class_names and config.sampling.guidance_scale != 1:
-        raise InputError(
-            f"these images have no classes, so there is nothing to guide by; given sampling.guidance_scale "
-            f"{config.sampling.guidance_scale}, accepted 1"
-        )
-    config.network.patches(grid)
+    path = config.tokenizer.path
+    if path and not path.startswith(HUB_PREFIX) and not Path(path).exists():
+        open_tokenizer(path, config.tokenizer.arch)  # says what is accepted
 
 
 def _check_images(config: RunConfig, tokenizer: VQTokenizer | None) -> tuple[tuple[str, ...], tuple[int, int]]:

@@ -12,7 +12,7 @@ from purrception.tokenizers import open_tokenizer
 from purrception.tokens import SUMMARY_FILE, EncodingConfig, prepare_splits
 from purrception.utils import distributed
 from purrception.utils.devices import resolve_device
-from purrception.utils.errors import InputError
+from purrception.utils.errors import InputError, resumable
 from purrception.utils.text import command_line
 
 
@@ -49,7 +49,8 @@ def prepare(source: str, options: PrepareOptions) -> str:
     folder = Path(options.out)
     with distributed.joined(resolve_device(options.device), options.timeout_minutes) as device:
         tokenizer.vq.to(device)
-        made = prepare_splits(data, tokenizer, folder, config, seed=options.seed)
+        with resumable(f"the same command goes on with {folder}"):
+            made = prepare_splits(data, tokenizer, folder, config, seed=options.seed)
         lines = [_describe(folder / split, split in made) for split in ("train", "test")]
         first = distributed.rank() == 0
     arch = {"tokenizer.arch": options.arch} if options.arch else {}

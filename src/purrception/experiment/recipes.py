@@ -77,7 +77,7 @@ def folder() -> RunConfig:
     """
     return RunConfig(
         name="folder",
-        data=DataConfig(source="folder", image_size=0, channels=3, flips=True, test_fraction=0.05),
+        data=DataConfig(source="folder", image_size=0, channels=3, test_fraction=0.05),
         tokenizer=TokenizerConfig(
             model=VQConfig(codebook_size=1024, codebook_dim=8, channels=(64, 128, 128, 256), layers=2),
             training=TokenizerTrainingConfig(steps=20_000, learning_rate=5e-4, report_every=500),
@@ -184,13 +184,17 @@ IMAGE_SIZES = (32, 64, 128, 256)
 NETWORKS = ((5_000, "mini"), (50_000, "tiny"), (500_000, "S"))
 """(number of images up to which it is used, size of DiT); B for more images."""
 EPOCHS = 400
+SITES_PER_CODE, FEW_CODES = 10, 256
+"""Sites of training images that each code of a large codebook should have; codes of a small one."""
 
 
 def fit_to_images(recipe: RunConfig, data: DataConfig) -> tuple[RunConfig, str]:
     """A recipe with sizes that suit the user's images, and a line that describes them.
 
-    The image size is the largest of 32, 64, 128 and 256 that half of the images reach without being enlarged; the
-    network grows with their number; training takes 400 epochs, within limits.
+    The image size is the largest of 32, 64, 128 and 256 that half of the images reach without being enlarged.
+    Images below 64 pixels take the tokenizer of :func:`photos`, which reconstructs them better than a larger one
+    with group normalisation (docs/results/photos.md). The codebook is small where there are too few images to
+    train a large one; the network grows with their number; training takes 400 epochs, within limits.
 
     Args:
         recipe: the source of all other settings.
@@ -205,8 +209,10 @@ def fit_to_images(recipe: RunConfig, data: DataConfig) -> tuple[RunConfig, str]:
     size = data.image_size or max(
         (side for side in IMAGE_SIZES if side <= survey.short_side), default=IMAGE_SIZES[0]
     )
-    widths = (64, 128, 256) if size < 64 else (64, 128, 128, 256)
-    side = size // 2 ** (len(widths) - 1)
+    tokenizer = photos().tokenizer if size < 64 else recipe.tokenizer
+    side = size // tokenizer.model.downsampling
+    if survey.images * side**2 < SITES_PER_CODE * tokenizer.model.codebook_size:
+        tokenizer = replace(tokenizer, model=replace(tokenizer.model, codebook_size=FEW_CODES))
     name = next((name for limit, name in NETWORKS if survey.images <= limit), "B")
     preset = f"{name}/{2 if side > 16 and side % 2 == 0 else 1}"
     batch = min(recipe.training.batch_size, max(8, survey.images // 4))
@@ -214,7 +220,7 @@ def fit_to_images(recipe: RunConfig, data: DataConfig) -> tuple[RunConfig, str]:
     fitted = replace(
         recipe,
         data=replace(recipe.data, image_size=size, channels=1 if survey.grey else 3),
-        tokenizer=replace(recipe.tokenizer, model=replace(recipe.tokenizer.model, channels=widths)),
+        tokenizer=tokenizer,
         network=DiTConfig.preset(preset),
         training=replace(recipe.training, steps=int(steps), batch_size=batch),
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from purrception.data import open_images
 from purrception.experiment.build import build_network, build_pipeline, run_scheduler
-from purrception.experiment.checks import check_change, check_config, check_tokenizer, describe_jump
+from purrception.experiment.checks import check_change, check_config, check_names, check_tokenizer, describe_jump
 from purrception.experiment.config import RunConfig, load_config, map_paths
 from purrception.experiment.saved_run import load_pipeline, open_tokens, saved_config
 from purrception.experiment.warm_start import warm_start
@@ -19,13 +20,33 @@ from purrception.tokenizers import VQTokenizer, convert_tokenizer, train_tokeniz
 from purrception.tokens import MANIFEST_FILE, TokenDataset, describe_skipped, prepare_splits
 from purrception.training import CheckpointStore, RunDirectory, Trainer
 from purrception.utils import distributed
+from purrception.utils.errors import resumable
 from purrception.utils.folders import absolute
+from purrception.utils.text import command_line
+
+Announce = Callable[[RunConfig, RunDirectory], None]
+"""Is called by the first process when everything is checked, and before anything takes long."""
 
 
-def start_run(config: RunConfig) -> RunDirectory:
+def check_start(config: RunConfig) -> None:
+    """Refuse a run whose name is taken, or that names nothing, before any image is read.
+
+    Raises:
+        InputError: see :func:`purrception.experiment.checks.check_names`.
+    """
+    if distributed.is_first_start():  # later ones find the run of this one
+        RunDirectory(Path(config.runs) / config.name).require_unused()
+    check_names(config)
+
+
+def start_run(config: RunConfig, announce: Announce | None = None) -> RunDirectory:
     """Start a new run and take it through all stages, in one process or in all processes of ``torchrun``.
 
     When ``torchrun`` restarts its processes, they resume the run that they had started.
+
+    Args:
+        config: the configuration.
+        announce: tells the user what begins.
 
     Raises:
         InputError: a run is already there, or the configuration does not fit the data.
@@ -41,16 +62,18 @@ def start_run(config: RunConfig) -> RunDirectory:
         with one_writer(root):
             if distributed.rank() == 0:
                 RunDirectory.create(root, dump_settings(config))
-            distributed.wait()
-            return _complete(config, RunDirectory(root))
+            return _complete(config, RunDirectory(root), announce)
 
 
-def resume_run(root: Path | str, config: RunConfig | None = None) -> RunDirectory:
+def resume_run(
+    root: Path | str, config: RunConfig | None = None, announce: Announce | None = None
+) -> RunDirectory:
     """Resume a run from whatever stage it had reached.
 
     Args:
         root: the run directory.
         config: its configuration, with changes in ``training``, ``sampling`` or ``evaluation`` only.
+        announce: tells the user what begins.
 
     Raises:
         InputError: no run is there, or the change concerns what has already been built.
@@ -61,7 +84,7 @@ def resume_run(root: Path | str, config: RunConfig | None = None) -> RunDirector
     with distributed.joined(training.resolve_device(), training.timeout_minutes), one_writer(run.root):
         if config is not None and config != saved:
             _change_config(run, saved, config)
-        return _complete(config or saved, run)
+        return _complete(config or saved, run, announce)
 
 
 def _change_config(run: RunDirectory, saved: RunConfig, config: RunConfig) -> None:
@@ -76,7 +99,16 @@ def _change_config(run: RunDirectory, saved: RunConfig, config: RunConfig) -> No
         write_file(run.config_file, dump_settings(config))
 
 
-def _complete(config: RunConfig, run: RunDirectory) -> RunDirectory:
+def _complete(config: RunConfig, run: RunDirectory, announce: Announce | None) -> RunDirectory:
+    """Go through all stages; an interruption says how to go on."""
+    with resumable(f"go on with: {command_line(['train', '--resume', str(run.root)])}"):
+        if announce is not None and distributed.rank() == 0:
+            announce(config, run)
+        distributed.wait()
+        return _stages(config, run)
+
+
+def _stages(config: RunConfig, run: RunDirectory) -> RunDirectory:
     """Tokenizer → token shards → training → pipeline."""
     tokenizer = prepare_tokenizer(config, run)
     train, held_out = prepare_tokens(config, run, tokenizer)

@@ -12,7 +12,8 @@ from purrception.experiment.config import RunConfig, load_config, map_paths
 from purrception.flow import SamplingConfig, build_objective
 from purrception.generation.pipeline import PurrceptionPipeline
 from purrception.generation.scheduler import saved_settings
-from purrception.storage.hub import HUB_PREFIX, local_folder
+from purrception.storage.hub import local_folder
+from purrception.storage.names import HUB_PREFIX
 from purrception.tokenizers import VQTokenizer
 from purrception.tokens import MANIFEST_FILE, Manifest, TokenDataset, TokenStore
 from purrception.training import CheckpointStore, RunDirectory, is_pipeline

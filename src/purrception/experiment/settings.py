@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from purrception.bench.peaks import PEAK_TFLOPS, check_tflops, known_peak
 from purrception.utils.errors import InputError, unknown_name
@@ -12,14 +12,18 @@ from purrception.utils.settings import ProcessOptions, check_numbers
 
 @dataclass(frozen=True)
 class PrepareOptions(ProcessOptions):
-    """Options of ``purrception prepare``."""
+    """What ``purrception prepare`` takes."""
+
+    OPTIONS: ClassVar[dict[str, str]] = {"classes": "num_classes"}
+    """What a field is called on the command line, where it is not its own name."""
 
     tokenizer: str = ""
-    """Folder of the tokenizer (a diffusers VQModel), hub:OWNER/NAME, or a checkpoint file to convert (--arch)."""
+    """Folder of the tokenizer (a diffusers VQModel), hub:OWNER/NAME, or a checkpoint file to convert (--arch).
+    Required."""
     arch: str = ""
     """Architecture of the checkpoint file; see ``purrception tokenizer convert``."""
     out: str = ""
-    """Folder for the shards, OUT/train and OUT/test. After an interruption, the same command continues."""
+    """Folder for the shards, OUT/train and OUT/test. Required. The same command goes on after an interruption."""
     image_size: int = 256
     """Side of the square images, in pixels."""
     classes: int | None = None
@@ -48,6 +52,9 @@ class PrepareOptions(ProcessOptions):
 @dataclass(frozen=True)
 class PlanOptions:
     """The machine that a plan is for; default: this machine."""
+
+    OPTIONS: ClassVar[dict[str, str]] = {"images": "num_images", "classes": "num_classes"}
+    """What fields are called on the command line, where it is not their own name."""
 
     gpus: int | None = None
     """Number of GPUs, with one process each; they share the batch, and the state according to training.parallel.

@@ -12,8 +12,9 @@ from purrception.storage import dump_settings, load_settings, one_writer, unused
 from purrception.tokenizers import VQTokenizer, train_tokenizer
 from purrception.utils import distributed
 from purrception.utils.devices import resolve_device
-from purrception.utils.errors import InputError
+from purrception.utils.errors import InputError, resumable
 from purrception.utils.folders import absolute
+from purrception.utils.text import command_line
 
 CONFIG_FILE = "training.yaml"
 
@@ -60,17 +61,18 @@ def resume_tokenizer(folder: Path) -> VQTokenizer:
 
 
 def _train(config: TokenizerRunConfig, folder: Path, device: torch.device) -> VQTokenizer:
-    tokenizer = train_tokenizer(
-        config.model,
-        config.training,
-        open_images(config.data, "train"),
-        open_images(config.data, "test"),
-        folder,
-        config.seed,
-        device,
-        VQTokenizer.load(config.init_from) if config.init_from else None,
-        config.decoder_only,
-    )
+    with resumable(f"go on with: {command_line(['tokenizer', 'train', '--resume', str(folder)])}"):
+        tokenizer = train_tokenizer(
+            config.model,
+            config.training,
+            open_images(config.data, "train"),
+            open_images(config.data, "test"),
+            folder,
+            config.seed,
+            device,
+            VQTokenizer.load(config.init_from) if config.init_from else None,
+            config.decoder_only,
+        )
     if distributed.rank() == 0 and (skipped := describe_report(folder)):
         print(f"images: {skipped}", flush=True)
     return tokenizer

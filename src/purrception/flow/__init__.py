@@ -12,8 +12,9 @@ from purrception.utils.lazy import lazy_names
 if TYPE_CHECKING:
     from purrception.flow.conditioning import AUTOMATIC, CONDITIONINGS, KnownCodes
     from purrception.flow.evidence import Evidence
-    from purrception.flow.guidance import SPACES, Guidance
+    from purrception.flow.guidance import Guidance
     from purrception.flow.last_step import LAST_STEPS, get_last_step
+    from purrception.flow.limits import SPACES
     from purrception.flow.nearest import nearest_codes
     from purrception.flow.network import (
         HeadLosses,

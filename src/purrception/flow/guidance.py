@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -10,14 +9,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from purrception.flow.limits import check_guidance
 from purrception.flow.posterior import Posterior
-from purrception.utils.errors import InputError, unknown_name
 
 FeatureFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 """A backbone: z ``[B, D, h, w]``, t ``[B]``, labels ``[B]`` → features."""
 PosteriorFunction = Callable[[Tensor], Posterior]
 """A head: features → posterior."""
-SPACES = ("logits", "mean")
 
 
 @dataclass(frozen=True)
@@ -39,13 +37,7 @@ class Guidance:
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
-        if not math.isfinite(self.scale):
-            raise InputError(f"guidance is a finite number; given {self.scale}")
-        low, high = self.interval
-        if not 0 <= low <= high <= 1:
-            raise InputError(f"the guidance interval lies within 0 to 1, low end first; given {self.interval}")
-        if self.space not in SPACES:
-            raise unknown_name("guidance space", self.space, SPACES)
+        check_guidance(self.scale, self.interval, self.space)
 
     def scale_at(self, t: float) -> float:
         """w at ``t``: the scale within the interval, 1 outside."""

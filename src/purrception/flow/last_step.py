@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from purrception.flow.limits import check_named
 from purrception.flow.nearest import nearest_codes
 from purrception.flow.posterior import Posterior
-from purrception.utils.errors import InputError, unknown_name
+from purrception.utils.errors import InputError
 
 LastStep = Callable[[Tensor, Posterior, Tensor], Tensor]
 """(z at t = 1 ``[B, D, h, w]``, the last posterior, codebook ``[K, D]``) → codes, long ``[B, h, w]``."""
@@ -43,6 +44,5 @@ def get_last_step(name: str) -> LastStep:
     Raises:
         InputError: there is none; the nearest known name is suggested.
     """
-    if name not in LAST_STEPS:
-        raise unknown_name("last step", name, LAST_STEPS)
+    check_named("last step", name, LAST_STEPS)
     return LAST_STEPS[name]

@@ -8,6 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from purrception.flow.limits import (
+    LAST_STEP_NAMES,
+    SOLVER_NAMES,
+    check_eta,
+    check_guidance,
+    check_named,
+    check_tolerances,
+    check_truncation,
+)
 from purrception.flow.temperature import TemperatureSchedule
 from purrception.flow.timesteps import Timesteps, get_timesteps
 from purrception.utils.errors import InputError
@@ -68,11 +77,13 @@ class SamplingConfig:
         """Refuse settings from which nothing can be built."""
         check_numbers(self, "sampling.", num_inference_steps=100_000)
         self.build_timesteps()
-        self.build_solver(None)
         self.build_temperature()
-        self.build_truncation()
-        self.build_guidance()
-        self.build_last_step()
+        check_named("solver", self.solver, SOLVER_NAMES)
+        check_eta(self.eta)
+        check_tolerances(self.tolerance, self.tolerance)
+        check_truncation(self.top_k, self.top_p)
+        check_guidance(self.guidance_scale, self.guidance_interval, self.guidance_space)
+        check_named("last step", self.last_step, LAST_STEP_NAMES)
 
     def build_timesteps(self) -> Timesteps:
         """The points in time between which the solver steps."""

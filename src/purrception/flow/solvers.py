@@ -25,9 +25,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from purrception.flow.limits import check_eta, check_named, check_tolerances
 from purrception.flow.paths import LinearPath
 from purrception.flow.timesteps import Timesteps
-from purrception.utils.errors import InputError, unknown_name
+from purrception.utils.errors import InputError
 from purrception.utils.packages import require
 
 MeanFunction = Callable[[Tensor, float], Tensor]
@@ -72,8 +73,8 @@ class SolverOptions:
 
     def __post_init__(self) -> None:
         """Refuse impossible options."""
-        _check_eta(self.eta)
-        _check_tolerances(self.rtol, self.atol)
+        check_eta(self.eta)
+        check_tolerances(self.rtol, self.atol)
 
 
 class FixedStepSolver:
@@ -250,7 +251,7 @@ def stochastic(
     Raises:
         InputError: the eta is outside [0, 1], or above 0 without a noise function.
     """
-    _check_eta(eta)
+    check_eta(eta)
     if eta > 0 and noise is None:
         raise InputError(
             f"the stochastic solver draws noise; given eta {eta} and no noise function: pass noise(step), or eta 0"
@@ -297,7 +298,7 @@ def dopri5(
         InputError: a tolerance is not positive, or no step within reach meets it.
     """
     odeint = require("torchdiffeq", "solver dopri5").odeint
-    _check_tolerances(rtol, atol)
+    check_tolerances(rtol, atol)
     start, end = timesteps[0], min(timesteps[-1], ADAPTIVE_END)
     if start < end:
         # Time as float64, and the last step cut to the end: the mean is never asked for beyond it.
@@ -329,17 +330,6 @@ def _worst_image(error: Tensor) -> Tensor:
     return error.abs().square().flatten(1).mean(1).max().sqrt() if error.dim() > 1 else error.abs().max()
 
 
-def _check_eta(eta: float) -> None:
-    if not 0 <= eta <= 1:
-        raise InputError(f"eta is between 0 (Euler) and 1 (ancestral); given {eta}")
-
-
-def _check_tolerances(rtol: float, atol: float) -> None:
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if not 0 < value < math.inf:
-            raise InputError(f"{name} is a positive number such as 1e-4; given {value}")
-
-
 SOLVERS: dict[str, Callable[[SolverOptions, NoiseFunction | None], Solver]] = {
     "euler": lambda options, noise: euler,
     "heun": lambda options, noise: heun,
@@ -362,6 +352,5 @@ def get_solver(name: str, options: SolverOptions | None = None, noise: NoiseFunc
     Raises:
         InputError: there is none of that name; the nearest known name is suggested.
     """
-    if name not in SOLVERS:
-        raise unknown_name("solver", name, SOLVERS)
+    check_named("solver", name, SOLVERS)
     return SOLVERS[name](options or SolverOptions(), noise)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from purrception.utils.errors import InputError
+from purrception.flow.limits import check_truncation
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,7 @@ class Truncation:
 
     def __post_init__(self) -> None:
         """Refuse values that would keep no code."""
-        if self.top_k < 0:
-            raise InputError(f"top_k is at least 1, or 0 to keep every code; given {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p is above 0 and at most 1, which keeps every code; given {self.top_p}")
+        check_truncation(self.top_k, self.top_p)
 
 
 def keeps_all(truncation: Truncation | None) -> bool:

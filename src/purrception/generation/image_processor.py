@@ -28,8 +28,12 @@ class ImageProcessor:
     width: int
     channels: int
 
-    def preprocess(self, picture: Image.Image) -> Image.Image:
-        """A picture preprocessed like training images: its centre square, scaled, in mode L or RGB.
+    def preprocess(self, picture: Image.Image, position: float = 0.5) -> Image.Image:
+        """A picture preprocessed like training images: a square of it, scaled, in mode L or RGB.
+
+        Args:
+            picture: the picture.
+            position: of the square along the long side, from 0 (left or top) to 1; by default the centre.
 
         Raises:
             InputError: the model's images are not square, and the picture has another size.
@@ -42,7 +46,7 @@ class ImageProcessor:
                 f"this model makes images of {self.width}×{self.height} pixels, and the picture has "
                 f"{picture.width}×{picture.height}: crop it to that size"
             )
-        return crop_to_square(picture, self.height)
+        return crop_to_square(picture, self.height, position)
 
     def preprocess_mask(self, mask: Image.Image | np.ndarray, picture: Image.Image) -> np.ndarray:
         """Pixels of the preprocessed picture that a mask touches, even partly: bool ``[height, width]``.

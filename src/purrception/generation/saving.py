@@ -35,19 +35,18 @@ def save_outputs(
     seed: int,
     source: str,
     folder: Path,
-    command: str = "",
+    command: str,
 ) -> None:
     """Write generated or edited images to ``folder``, which appears when all its files are complete.
 
     ``00000.png``, … are the images. ``entropy/00000.png``, … are heat maps of the entropy of their last posterior,
     black where the model was certain, and brightest at the largest entropy of all images; a model without a
-    posterior has none. ``grid.png`` and ``entropy.png`` show up to 100 of them. ``manifest.json`` holds
-    ``command``, which makes the same images again; by default it is the one of ``purrception sample``.
+    posterior has none. ``grid.png`` and ``entropy.png`` show up to 100 of them. ``manifest.json`` holds all
+    settings and ``command``, which makes the same images again.
 
     Raises:
         InputError: the folder is not empty, or the disk is full.
     """
-    command = command or sample_command(pipeline, source, out.labels, settings, seed)
     manifest = {
         "command": command,
         "source": absolute(source),
@@ -96,18 +95,42 @@ def _save_grid(images: list[Image.Image], path: Path) -> None:
 
 
 def sample_command(
-    pipeline: PurrceptionPipeline, source: str, labels: Sequence[int], settings: SamplingConfig, seed: int
+    pipeline: PurrceptionPipeline,
+    source: str,
+    labels: Sequence[int],
+    settings: SamplingConfig,
+    seed: int,
+    defaults: SamplingConfig,
 ) -> str:
-    """The command line that makes the same images again, from any folder."""
-    precision = {"precision": "bfloat16"} if pipeline.transformer.half_backbone else {}
-    options = {**requested_images(pipeline, labels), **as_options(settings), "seed": seed, **precision}
-    return command_line(["sample", absolute(source)], options)
+    """The command line that makes the same images again, from any folder.
+
+    Args:
+        pipeline: made the images.
+        source: where it was loaded from.
+        labels: the class of each image.
+        settings: how they were sampled.
+        seed: their seed.
+        defaults: the settings of ``source`` where none are given; those that are equal are left out.
+    """
+    precision = "bfloat16" if pipeline.transformer.half_backbone else None
+    own = {**requested_images(pipeline, labels), **as_options(settings, defaults)}
+    return command_line(["sample", absolute(source)], {**own, "seed": seed or None, "precision": precision})
 
 
-def edit_command(verb: str, source: str, options: Mapping[str, Any], settings: SamplingConfig) -> str:
-    """The command line that makes the same edit again; ``options`` are those of its verb besides ``settings``."""
-    files = {name: absolute(options[name]) for name in ("image", "mask") if name in options}
-    return command_line(["edit", verb, absolute(source)], {**options, **files, **as_options(settings)})
+def edit_command(
+    verb: str, source: str, options: Mapping[str, Any], settings: SamplingConfig, defaults: SamplingConfig
+) -> str:
+    """The command line that makes the same edit again, from any folder.
+
+    Args:
+        verb: the edit.
+        source: where the pipeline was loaded from.
+        options: those of the edit besides ``settings``; None leaves an option out.
+        settings: how the images were sampled.
+        defaults: the settings of ``source`` where none are given; those that are equal are left out.
+    """
+    files = {name: absolute(options[name]) for name in ("image", "mask") if options.get(name)}
+    return command_line(["edit", verb, absolute(source)], {**options, **files, **as_options(settings, defaults)})
 
 
 def requested_images(pipeline: PurrceptionPipeline, labels: Sequence[int]) -> dict[str, Any]:

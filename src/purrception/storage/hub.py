@@ -9,12 +9,12 @@ from pathlib import Path, PurePosixPath
 
 from purrception.storage.digests import DIGESTS_FILE
 from purrception.storage.files import plain_name
+from purrception.storage.names import HUB_PREFIX
 from purrception.storage.pipeline_folder import COMPANIONS, SAMPLING
 from purrception.storage.readers import plain_reason
 from purrception.utils.errors import InputError, in_words
 from purrception.utils.packages import require
 
-HUB_PREFIX = "hub:"
 REPOSITORY = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 

@@ -12,10 +12,11 @@ from typing import Any, Self
 from purrception.storage.digests import DIGESTS_FILE, check_digests, updating_digests, write_digests
 from purrception.storage.files import write_file
 from purrception.storage.model_folder import check_variant, forget_load_path, variants_in
+from purrception.storage.names import INDEX_FILE
 from purrception.storage.readers import read_json, read_limited
 from purrception.utils.errors import InputError, unknown_name
 
-INDEX_FILE, PIPELINE = "model_index.json", "PurrceptionPipeline"
+PIPELINE = "PurrceptionPipeline"
 CODE_FILE, PORTABLE_PIPELINE = "pipeline.py", "PurrceptionGenerationPipeline"
 """The file, and the class in it, by which diffusers opens a pipeline without this package; never run here."""
 PARTS = {

@@ -47,7 +47,7 @@ HELP = field_docs(SamplingConfig)
 
 
 class SamplingControls:
-    """A control for every setting of :class:`SamplingConfig`, two components in a row.
+    """A control for every setting of :class:`SamplingConfig`.
 
     Args:
         defaults: the settings to start from.
@@ -58,46 +58,34 @@ class SamplingControls:
     def __init__(self, defaults: SamplingConfig, has_classes: bool, prefix: str) -> None:
         self._defaults, self._prefix = defaults, prefix
         names = [item.name for item in fields(SamplingConfig) if has_classes or "guidance" not in item.name]
-        with gr.Group(elem_classes="settings"):
-            self._controls = self._rows([name for name in OPEN_SETTINGS if name in names])
+        with settings_group():
+            self._controls = {name: self._control(name) for name in OPEN_SETTINGS if name in names}
         with gr.Accordion("More", open=False, elem_classes="settings"):
-            self._controls |= self._rows([name for name in names if name not in OPEN_SETTINGS])
+            self._controls["temperature"].append(self._schedule())
+            self._controls |= {name: self._control(name) for name in names if name not in OPEN_SETTINGS}
 
     @property
     def components(self) -> list[Component]:
         """The inputs whose values :meth:`read` takes."""
         return [component for control in self._controls.values() for component in control]
 
-    def _rows(self, names: Sequence[str]) -> dict[str, list[Component]]:
-        """Controls by name, in the order of ``names``; those of one component share a row with the next such."""
-        wide = [name for name in names if self._is_wide(name)]
-        narrow = [name for name in names if name not in wide]
-        rows = [[name] for name in wide] + [narrow[start : start + 2] for start in range(0, len(narrow), 2)]
-        controls: dict[str, list[Component]] = {}
-        for row in sorted(rows, key=lambda row: names.index(row[0])):
-            with gr.Row(equal_height=True):
-                controls |= {name: self._control(name) for name in row}
-        return {name: controls[name] for name in names}
-
-    def _is_wide(self, name: str) -> bool:
-        """Whether a setting has two components."""
-        return name == "temperature" or isinstance(getattr(self._defaults, name), tuple)
+    def _schedule(self) -> gr.Textbox:
+        """A temperature that changes over time, as text."""
+        value = self._defaults.temperature
+        return gr.Textbox(
+            value if isinstance(value, str) else "",
+            label="Temperature schedule",
+            info="A schedule over t, which takes the place of the temperature above.",
+            placeholder="linear:1.0:0.7",
+            elem_id=f"{self._prefix}-schedule",
+        )
 
     def _control(self, name: str) -> list[Component]:
         value, option = getattr(self._defaults, name), SamplingConfig.OPTIONS.get(name, name)
         label = option.replace("_", " ").capitalize()
         about: dict[str, Any] = {"label": label, "info": HELP[name], "elem_id": f"{self._prefix}-{option}"}
-        if name == "temperature":  # a number or, as text, a schedule
-            schedule = value if isinstance(value, str) else ""
-            return [
-                _slider(name, 1.0 if schedule else float(value), **about),
-                gr.Textbox(
-                    schedule,
-                    label="Temperature schedule",
-                    info="A schedule over t, which takes the place of the slider.",
-                    placeholder="linear:1.0:0.7",
-                ),
-            ]
+        if name == "temperature":
+            return [_slider(name, 1.0 if isinstance(value, str) else float(value), **about)]
         if name in CHOICES:
             return [gr.Dropdown(list(CHOICES[name]), value=value, **about)]
         if isinstance(value, bool):
@@ -169,6 +157,11 @@ def read_seed(value: Any) -> int:
     return whole_number("the seed", value, 2**53)
 
 
+def settings_group(*classes: str) -> gr.Group:
+    """A group of controls, aligned in columns by the style of the page; ``choice`` has three of them."""
+    return gr.Group(elem_classes=["settings", *classes])
+
+
 def seed_field(prefix: str) -> gr.Number:
     """A field for the seed."""
     return gr.Number(0, precision=0, minimum=0, label="Seed", elem_id=f"{prefix}-seed")
@@ -179,11 +172,15 @@ def count_slider(prefix: str, label: str, value: int, largest: int) -> gr.Slider
     return gr.Slider(1, largest, value, step=1, precision=0, label=label, elem_id=f"{prefix}-number")
 
 
-def class_menu(studio: Studio, label: str, prefix: str, *, no_class: str = ANY_CLASS) -> gr.Dropdown:
+def class_menu(studio: Studio, prefix: str, *, no_class: str = ANY_CLASS, info: str | None = None) -> gr.Dropdown:
     """A menu of the class names, and of ``no_class``."""
-    names = studio.class_names
     return gr.Dropdown(
-        [no_class, *names], value=no_class, label=label, elem_id=f"{prefix}-class", visible=bool(names)
+        [no_class, *studio.class_names],
+        value=no_class,
+        label="Class",
+        info=info,
+        elem_id=f"{prefix}-class",
+        visible=bool(studio.class_names),
     )
 
 
@@ -196,7 +193,7 @@ def gallery(elem_id: str, **options: Any) -> gr.Gallery:
         "height": "auto",
         "object_fit": "contain",
         "format": "png",
-        "elem_classes": "pixels",
+        "elem_classes": "images",
         "interactive": False,
     }
     return gr.Gallery(elem_id=elem_id, **common | options)
@@ -209,7 +206,7 @@ def result_view(
     images = gallery(f"{prefix}-gallery", buttons=["fullscreen"], **options)
     cost = gr.Markdown(hint, elem_id=f"{prefix}-cost")
     command = gr.Code(
-        language="shell",
+        language=None,  # the colours of a language are hard to read on a light page
         label=command_label,
         visible=False,
         elem_id=f"{prefix}-command",
@@ -250,20 +247,40 @@ def errors_on_page(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def connect_stop(button: gr.Button, studio: Studio, jobs: Sequence[Dependency]) -> None:
-    """Let a button stop a visitor's jobs: the running one at its next evaluation, waiting ones at once.
+class StopButton:
+    """A button that is there while a visitor's job waits or runs, and stops it.
 
     Args:
-        button: the button.
         studio: runs the jobs.
-        jobs: the events that start them, which gradio removes from its queue.
+        prefix: prefix of the element's id.
     """
 
-    def stop(request: gr.Request) -> None:
-        studio.stop(session_of(request))
-        gr.Info("Stopping at the next evaluation.", title="Stop")
+    def __init__(self, studio: Studio, prefix: str) -> None:
+        self._studio, self._jobs = studio, list[Dependency]()
+        self._button = gr.Button("Stop", variant="stop", visible=False, elem_id=f"{prefix}-stop", min_width=90)
 
-    button.click(stop, None, None, cancels=list(jobs), **SIDE_JOB)
+    def job(self, trigger: Callable[..., Dependency], function: Callable[..., Any], **options: Any) -> None:
+        """Run a function of the model when an event happens.
+
+        Args:
+            trigger: registers an event, such as the ``click`` of a button.
+            function: what to run.
+            options: of the event: its inputs, its outputs, and so on.
+        """
+        shown = trigger(lambda: gr.Button(visible=True), None, self._button, **QUICK)
+        self._jobs.append(shown.then(function, **MODEL_JOB | options))
+        for ended in (self._jobs[-1].success, self._jobs[-1].failure):
+            ended(lambda: gr.Button(visible=False), None, self._button, **QUICK)
+
+    def connect(self) -> None:
+        """Let the button stop all jobs: the running one at its next evaluation, waiting ones at once."""
+
+        def stop(request: gr.Request) -> gr.Button:
+            self._studio.stop(session_of(request))
+            gr.Info("Stopping at the next evaluation.", title="Stop")
+            return gr.Button(visible=False)
+
+        self._button.click(stop, None, self._button, cancels=[*self._jobs], **SIDE_JOB)
 
 
 def session_of(request: gr.Request) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from pathlib import Path
 
 import gradio as gr
 
@@ -17,50 +18,7 @@ from purrception.studio.tabs.reports import ReportsTab
 
 FONTS = ("ui-sans-serif", "system-ui", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
-STYLE = """
-.gradio-container, .block { min-width: 0 !important; }
-.gradio-container .main, .gradio-container .contain { width: 100%; }
-.gradio-container { max-width: 1180px !important; margin: 0 auto !important; padding: 0 14px 40px !important; }
-.run-head { display: flex; flex-wrap: wrap; align-items: baseline; gap: 6px 14px; padding: 18px 2px 4px; }
-.run-head h1 { font-size: 1.55rem; font-weight: 650; margin: 0; letter-spacing: -0.01em; }
-.run-head .chip { font-size: 0.82rem; padding: 2px 10px; border-radius: 99px;
-  background: var(--background-fill-secondary);
-  border: 1px solid var(--border-color-primary); color: var(--body-text-color-subdued); white-space: nowrap; }
-.pixels img { image-rendering: pixelated; }
-.pixels .grid-container { grid-template-columns: repeat(var(--grid-cols), minmax(0, 1fr)) !important; }
-.pixels .grid-wrap { min-height: 0 !important; max-height: none !important; }
-.command .cm-scroller { min-height: 0 !important; } .command .cm-gutters { display: none; }
-.command .cm-line { white-space: pre-wrap !important; overflow-wrap: anywhere !important; }
-.buttons button { min-width: 90px; }
-.settings .wrap .head { gap: 6px; } .settings .wrap .head label { flex: 1 1 100%; }
-.cards { display: grid; grid-template-columns: repeat(6, minmax(0, 1fr)); gap: 8px; }
-.cards figure { margin: 0; padding: 8px; border-radius: 10px; background: var(--block-background-fill);
-  border: 1px solid var(--border-color-primary); }
-.cards img { width: 100%; border-radius: 6px; image-rendering: pixelated; display: block; }
-.cards figcaption { font-size: 0.76rem; margin-top: 6px; display: flex; flex-wrap: wrap; gap: 0 6px;
-  justify-content: space-between; }
-.cards .bar { height: 4px; border-radius: 4px; margin-top: 4px; background: var(--color-accent); min-width: 2px; }
-.quiet { color: var(--body-text-color-subdued) !important; font-size: 0.85rem; margin: 2px 0 0; }
-.curves { width: 100%; height: auto; color: var(--body-text-color); }
-.curves text { font-size: 13px; fill: var(--body-text-color-subdued); }
-.curves .axis { fill: none; stroke: var(--border-color-primary); stroke-width: 1.5; }
-.curves .here { stroke: var(--body-text-color-subdued); stroke-dasharray: 4 4; }
-.curves .mean, .curves .largest { fill: none; stroke-width: 2.5; stroke-linejoin: round; }
-.curves .mean { stroke: var(--color-accent); } .curves .largest { stroke: #f59e0b; }
-.curves .mean-name { fill: var(--color-accent); } .curves .largest-name { fill: #f59e0b; }
-#look-picture { max-width: 400px; } #look-picture img { cursor: crosshair; width: 100%; height: auto; }
-#generate-cost, #look-when, #look-token, #edit-cost, #compare-verdict { padding: 4px 2px; }
-#generate-classes .thumbnail-item { aspect-ratio: 1 !important; height: auto !important; }
-#generate-view { margin-bottom: 4px; }
-#generate-classes .grid-container { grid-template-columns: repeat(auto-fill, minmax(58px, 1fr)) !important;
-  grid-template-rows: none !important; grid-auto-rows: min-content;
-  max-height: 280px; overflow-y: auto; gap: 6px; }
-@media (max-width: 640px) {
-  .cards { grid-template-columns: repeat(3, minmax(0, 1fr)); }
-  .gradio-container { padding: 0 4px 32px !important; } .gradio-container .main { padding: 0 8px !important; }
-  .run-head { padding-top: 12px; } .run-head h1 { font-size: 1.25rem; width: 100%; }
-}
-"""
+STYLE = Path(__file__).with_name("style.css")
 
 
 def theme() -> gr.themes.Base:
@@ -84,10 +42,17 @@ def theme() -> gr.themes.Base:
     )
 
 
+def style(studio: Studio) -> str:
+    """The style sheet; small images keep their pixels when a browser enlarges them."""
+    processor = studio.pipeline.image_processor
+    sharp = ".images img { image-rendering: pixelated; }" if max(processor.height, processor.width) < 128 else ""
+    return STYLE.read_text(encoding="utf-8") + sharp
+
+
 def build_page(studio: Studio) -> gr.Blocks:
     """The page of one run, with all tabs."""
     limit_paintings()
-    with gr.Blocks(title=f"{studio.name} · purrception", analytics_enabled=False) as page:
+    with gr.Blocks(title=f"{studio.name} · purrception", analytics_enabled=False, fill_width=True) as page:
         gr.HTML(_head(studio))
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Generate", id="generate"):

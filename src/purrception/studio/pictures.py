@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,13 @@ from PIL import Image
 from purrception.generation.image_processor import ImageProcessor, read_picture
 from purrception.studio.session import display
 from purrception.utils.errors import InputError
+from purrception.utils.visualisation import heat_map
 
 PAINTING_SIDE = 384
 
 
 def open_upload(path: Any, processor: ImageProcessor, folder: Path) -> Image.Image:
-    """Open an uploaded picture and preprocess it to the model's size.
+    """Open an uploaded picture, in the colours of the model's images.
 
     Args:
         path: where gradio has put it.
@@ -30,7 +33,32 @@ def open_upload(path: Any, processor: ImageProcessor, folder: Path) -> Image.Ima
         raise InputError("no picture was uploaded: choose a file")
     if folder.resolve() not in Path(path).resolve().parents:
         raise InputError("a picture is a file that you upload, not a path on this machine")
-    return processor.preprocess(read_picture(path, processor.channels))
+    return read_picture(path, processor.channels)
+
+
+def data_address(png: bytes) -> str:
+    """A PNG as an address that holds it, for HTML and Markdown."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def embedded(image: Image.Image) -> str:
+    """An image as an address that holds it; see :func:`data_address`."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return data_address(file.getvalue())
+
+
+def colour_scale(brightest: float) -> str:
+    """The scale of a map of entropies, as HTML: which colour means how many nats.
+
+    Args:
+        brightest: the entropy of the brightest colour, in nats.
+    """
+    colours = embedded(heat_map(np.linspace(0, 1, 256)[None], 1, (256, 1)))
+    return (
+        f"<div class='scale'><span>0</span><img src='{colours}' alt='from dark to bright'>"
+        f"<span>{brightest:.2f} nats</span></div><p class='quiet'>Entropy of the posterior of each token.</p>"
+    )
 
 
 def editor_value(picture: Image.Image) -> dict[str, Any]:

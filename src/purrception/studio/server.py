@@ -73,7 +73,7 @@ def _application(studio: Studio, options: StudioOptions) -> Any:
     import gradio as gr
     from fastapi import FastAPI
 
-    from purrception.studio.page import STYLE, build_page, theme
+    from purrception.studio.page import build_page, style, theme
     from purrception.studio.request_filter import LARGEST_FILE
 
     def admit(name: str, password: str) -> bool:
@@ -99,7 +99,7 @@ def _application(studio: Studio, options: StudioOptions) -> Any:
         server_name=options.host,
         auth=admit if options.password else None,
         theme=theme(),
-        head=f"<style>{STYLE}</style>",  # passed as css it would only apply within a tab
+        head=f"<style>{style(studio)}</style>",  # passed as css it would only apply within a tab
         footer_links=[],
         max_file_size=LARGEST_FILE,
         ssr_mode=False,

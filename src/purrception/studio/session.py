@@ -78,7 +78,10 @@ class Studio:
         """The pipeline of a run, loaded once."""
         with self._loading_lock:
             if target not in self._pipelines:
-                self._pipelines[target] = load_pipeline(target).to(self.device)
+                pipeline = load_pipeline(target).to(self.device)
+                # The first evaluation takes longer, and is not to be in the times that are shown.
+                pipeline.sample([0], replace(sampling_defaults(target), num_inference_steps=1))
+                self._pipelines[target] = pipeline
             return self._pipelines[target]
 
     @property
@@ -168,17 +171,17 @@ class Studio:
     ) -> GeneratedImages:
         """Generate images, and a download of them with their manifest."""
         check_size(len(labels), settings)
-        began = time.monotonic()
         with self.work(session, on_progress) as watch:
+            began = time.monotonic()
             output = self.pipeline.sample(labels, settings, seed, MAX_IMAGES, watch)
-        return self.finish(output, settings, seed, began)
+            seconds = time.monotonic() - began
+        command = sample_command(self.pipeline, self.target, labels, settings, seed, self.defaults)
+        return self.finish(output, settings, seed, seconds, command)
 
     def finish(
-        self, output: PurrceptionOutput, settings: SamplingConfig, seed: int, began: float, command: str = ""
+        self, output: PurrceptionOutput, settings: SamplingConfig, seed: int, seconds: float, command: str
     ) -> GeneratedImages:
         """Write the download: a zip of the images and of the manifest, which says how to make them again."""
-        seconds = time.monotonic() - began
-        command = command or sample_command(self.pipeline, self.target, output.labels, settings, seed)
         folder = self.next_folder("downloads")
         archive = folder.with_suffix(".zip")
         try:

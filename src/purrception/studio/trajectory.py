@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from purrception.data import array_to_pil
@@ -16,7 +16,8 @@ from purrception.studio.session import OnProgress, Studio, display
 from purrception.utils.errors import InputError
 from purrception.utils.visualisation import heat_map
 
-ALTERNATIVES = 6
+ALTERNATIVES, LEAST_LIKELY = 6, 0.0005
+"""Largest number of alternatives for a token, and the smallest probability of one, which is shown as 0.1 %."""
 MAX_MOMENTS = 100
 LARGE = 384
 
@@ -47,19 +48,38 @@ class Trajectory:
     image: Image.Image
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w), the shape of the grid of tokens."""
+        height, width = self.indices.shape[-2:]
+        return height, width
+
+    @property
     def brightest(self) -> float:
         """The largest entropy of any token at any moment, nats."""
         return max(
             (float(moment.entropy.max()) for moment in self.moments if moment.entropy is not None), default=0
         )
 
-    def picture(self, number: int, overlay: bool) -> Image.Image:
-        """The image at a moment, enlarged; with ``overlay``, the uncertainty of each token is drawn over it."""
+    def picture(self, number: int, overlay: bool, marked: tuple[int, int] | None = None) -> Image.Image:
+        """The image at a moment, enlarged.
+
+        Args:
+            number: of the moment.
+            overlay: draw the uncertainty of each token over the image.
+            marked: row and column of a token that gets a frame.
+        """
         moment = self.moments[number]
         image = display(moment.image, LARGE)
-        if not overlay or moment.entropy is None:
-            return image
-        return Image.blend(image, heat_map(moment.entropy, self.brightest, image.size).convert("RGB"), 0.6)
+        if overlay and moment.entropy is not None:
+            image = Image.blend(image, heat_map(moment.entropy, self.brightest, image.size).convert("RGB"), 0.6)
+        if marked is not None:
+            height, width = (side // sites for side, sites in zip(image.size[::-1], self.grid, strict=True))
+            top, left = marked[0] * height, marked[1] * width
+            draw = ImageDraw.Draw(image)
+            for inset, colour in enumerate(("black", "white", "white", "black")):  # seen on any background
+                corner = (left + width - 1 - inset, top + height - 1 - inset)
+                draw.rectangle(((left + inset, top + inset), corner), outline=colour)
+        return image
 
 
 @dataclass(frozen=True)
@@ -127,7 +147,9 @@ def likeliest_alternatives(
         posterior = objective.predict(network, moment.state, moment.t, labels, options).posterior
         assert posterior is not None
         assert posterior.top is not None
-        codes = posterior.top.codes[0, row, column]
+        codes, probabilities = posterior.top.codes[0, row, column], posterior.top.probabilities[0, row, column]
+        count = max(1, int((probabilities >= LEAST_LIKELY).sum()))  # the likeliest is first
+        codes, probabilities = codes[:count], probabilities[:count]
         free = torch.ones(len(codes), *network.grid, dtype=torch.bool, device=network.device)
         free[:, row, column] = False
         indices = trajectory.indices.to(network.device).repeat(len(codes), 1, 1)
@@ -138,10 +160,9 @@ def likeliest_alternatives(
             network, labels.expand(len(codes)), draws, trajectory.settings, known, watch
         )
     images = [array_to_pil(array) for array in pipeline.tokenizer.decode_images(generation.indices)]
-    probabilities = posterior.top.probabilities[0, row, column].tolist()
     return [
         Alternative(code, probability, image)
-        for code, probability, image in zip(codes.tolist(), probabilities, images, strict=True)
+        for code, probability, image in zip(codes.tolist(), probabilities.tolist(), images, strict=True)
     ]
 
 

@@ -20,7 +20,8 @@ from purrception.storage import (
     write_file,
 )
 from purrception.storage.foreign_weights import read_weights, renamed, tensors_in
-from purrception.storage.hub import HUB_PREFIX, download
+from purrception.storage.hub import download
+from purrception.storage.names import HUB_PREFIX
 from purrception.tokenizers.public import PUBLIC_TOKENIZERS, PublicTokenizer
 from purrception.tokenizers.saved import ORIGIN_FILE
 from purrception.tokenizers.settings import CONFIG_FILE

@@ -21,6 +21,7 @@ from purrception.storage import (
     load_optimizer_state,
     move_into_place,
     optimizer_state,
+    read_json_lines,
     write_file,
     writing,
 )
@@ -92,22 +93,12 @@ def train_tokenizer(
             f"{distributed.count()}"
         )
     learned, reference = ReadableImages(train), ReadableImages(held_out)
-    samples = reference.spread(MOST_MEASURED) or learned.spread(MOST_MEASURED) or [learned[0][0]]
-    measured_on = images_to_tensor(samples)
-    config.check(vq_config, measured_on.shape[-1])
-    device = torch.device(device)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if start is None:
-            vq = vq_config.build(image_channels=measured_on.shape[1], image_size=measured_on.shape[-1])
-        else:  # copy the network itself: a converted one may have parts that VQConfig does not describe
-            vq = copy.deepcopy(start.vq).requires_grad_(True)
-        quantiser = _quantiser(vq, vq_config, config, start, decoder_only)
-        trainer = TokenizerTrainer(vq.to(device), quantiser.to(device), config, learned, measured_on, folder, seed)
+        trainer = build_trainer(vq_config, config, learned, reference, folder, seed, device, start, decoder_only)
         if checkpoint := latest_checkpoint(folder / CHECKPOINTS):
             trainer.restore(checkpoint)
         trainer.fit()
-    tokenizer = VQTokenizer(vq)
+    tokenizer = VQTokenizer(trainer.vq)
     skipped = set().union(*distributed.gather(learned.skipped + reference.skipped))
     if distributed.rank() == 0:
         write_report(folder, [*sorted(skipped), *ignored_files(train)])
@@ -115,6 +106,30 @@ def train_tokenizer(
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     distributed.wait()
     return tokenizer
+
+
+def build_trainer(
+    vq_config: VQConfig,
+    config: TokenizerTrainingConfig,
+    train: ReadableImages,
+    held_out: ReadableImages,
+    folder: Path,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    start: VQTokenizer | None = None,
+    decoder_only: bool = False,
+) -> TokenizerTrainer:
+    """A trainer at step 0, which writes nothing yet; it seeds torch's generator. See :func:`train_tokenizer`."""
+    samples = held_out.spread(MOST_MEASURED) or train.spread(MOST_MEASURED) or [train[0][0]]
+    measured_on = images_to_tensor(samples)
+    config.check(vq_config, measured_on.shape[-1])
+    torch.manual_seed(seed)
+    if start is None:
+        vq = vq_config.build(image_channels=measured_on.shape[1], image_size=measured_on.shape[-1])
+    else:  # copy the network itself: a converted one may have parts that VQConfig does not describe
+        vq = copy.deepcopy(start.vq).requires_grad_(True)
+    quantiser = _quantiser(vq, vq_config, config, start, decoder_only)
+    return TokenizerTrainer(vq.to(device), quantiser.to(device), config, train, measured_on, folder, seed)
 
 
 def _quantiser(
@@ -220,6 +235,11 @@ class TokenizerTrainer:
                 if save:
                     self._save()
                 bar.update(self.step, text)
+
+    def try_step(self) -> None:
+        """Take one step without measuring or saving anything."""
+        self.step += 1
+        self._step()
 
     def _step(self) -> dict[str, Tensor]:
         """One step of the autoencoder, and of the discriminator once it has begun; returns the losses."""
@@ -346,6 +366,11 @@ class TokenizerTrainer:
         if state := checkpoint.part(f"generator-{distributed.rank()}"):  # an added process has none
             restore_generator(state, self.device)
         self.step = checkpoint.progress.step
+
+
+def psnr_history(folder: Path) -> list[float]:
+    """PSNR on held-out images during the training of the tokenizer in ``folder``; empty for one of elsewhere."""
+    return [line["psnr"] for line in read_json_lines(folder / METRICS_FILE) if isinstance(line.get("psnr"), float)]
 
 
 def gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:

@@ -10,6 +10,6 @@ if TYPE_CHECKING:
     from purrception.training.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpointError, TrainingState
     from purrception.training.config import TrainingConfig
     from purrception.training.loop import Trainer, TrainingDivergedError
-    from purrception.training.run_directory import RunDirectory, is_pipeline
+    from purrception.training.run_directory import RunDirectory, check_target, is_pipeline
 
 __getattr__, __dir__ = lazy_names(__name__)

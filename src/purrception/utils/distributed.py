@@ -132,6 +132,11 @@ def restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
+def is_first_start() -> bool:
+    """Whether this process starts before, or instead of, all others of its job."""
+    return os.environ.get("RANK", "0") == "0" and not restarted()
+
+
 def share(jobs: int) -> range:
     """This process's part of the jobs 0, …, ``jobs`` − 1; the parts of all processes, in order, are the whole."""
     return range(jobs * rank() // count(), jobs * (rank() + 1) // count())

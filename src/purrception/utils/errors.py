@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class InputError(ValueError):
@@ -15,19 +16,30 @@ class InputError(ValueError):
     """
 
 
-def unknown_name(kind: str, given: str, known: Iterable[str]) -> InputError:
+def unknown_name(kind: str, given: str, known: Iterable[str], others: str = "") -> InputError:
     """The error for an unknown name; it suggests the closest known one.
 
     Args:
         kind: what the name stands for, such as ``"solver"``.
         given: the name as it was given.
         known: the names that are accepted.
+        others: what is accepted besides, for the end of the message.
     """
     names = sorted(known)
     close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     listed = ", ".join(names) if len(names) <= 24 else f"{len(names)} names, see --help"
-    return InputError(f"unknown {kind} {given!r}: {hint}known: {listed}")
+    return InputError(f"unknown {kind} {given!r}: {hint}known: {listed}{others and f'; {others}'}")
+
+
+@contextlib.contextmanager
+def resumable(how: str) -> Iterator[None]:
+    """A block whose work is kept when Ctrl-C ends it; the command line then says ``how`` to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as interruption:
+        interruption.add_note(how)
+        raise
 
 
 def in_words(error: BaseException) -> str:

@@ -11,13 +11,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from purrception.utils import distributed
+from purrception.utils.text import quiet
 
 SECONDS_BETWEEN_LINES = 10.0
 
 
 def note(message: str) -> None:
-    """Print a line for the user to stderr; of several processes, only the first does."""
-    if distributed.rank() == 0:
+    """Print a line for the user to stderr; of several processes, only the first does.
+
+    Under ``--quiet`` only warnings are printed.
+    """
+    if distributed.rank() == 0 and (message.startswith("warning") or not quiet()):
         print(message, file=sys.stderr, flush=True)
 
 
@@ -34,7 +38,7 @@ class ProgressBar:
 
     def __init__(self, title: str, total: int, start: int = 0, *, silent: bool = False) -> None:
         self.title, self.total, self.start = title, total, start
-        self.console = Console(stderr=True, quiet=silent or distributed.rank() > 0)
+        self.console = Console(stderr=True, quiet=silent or quiet() or distributed.rank() > 0)
         self._bar = Progress(
             TextColumn("{task.description:<10}"),
             BarColumn(),

@@ -8,6 +8,7 @@ import inspect
 import math
 import textwrap
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import Any, get_type_hints
 
@@ -56,19 +57,31 @@ def option_names(kind: type, prefix: str = "") -> list[str]:
     return names
 
 
-def as_options(settings: Any) -> dict[str, Any]:
-    """The values of a dataclass by their names on the command line; see ``OPTIONS`` of the dataclass."""
+def as_options(settings: Any, defaults: Any) -> dict[str, Any]:
+    """The values of a dataclass that differ from ``defaults``, by their names on the command line.
+
+    Args:
+        settings: the values; see ``OPTIONS`` of the dataclass.
+        defaults: of the same type.
+    """
     names = getattr(settings, "OPTIONS", {})
-    return {names.get(item.name, item.name): getattr(settings, item.name) for item in dataclasses.fields(settings)}
+    values = {item.name: getattr(settings, item.name) for item in dataclasses.fields(settings)}
+    return {names.get(name, name): value for name, value in values.items() if value != getattr(defaults, name)}
 
 
+@cache
 def field_docs(kind: type) -> dict[str, str]:
-    """What the docstring below each field of a dataclass says, by field, on one line."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
+    """What the docstring below each field of a dataclass says, by field, on one line; of inherited fields, too."""
     docs = {}
-    for field, doc in pairwise(body):
-        if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant):
-            docs[ast.unparse(field.target)] = " ".join(str(doc.value.value).split())
+    for base in reversed([base for base in kind.__mro__ if dataclasses.is_dataclass(base)]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body  # type: ignore[attr-defined]
+        for field, doc in pairwise(body):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(doc, ast.Expr)
+                and isinstance(doc.value, ast.Constant)
+            ):
+                docs[ast.unparse(field.target)] = " ".join(str(doc.value.value).split())
     return docs
 
 

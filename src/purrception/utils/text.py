@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +24,13 @@ def in_units(value: float, units: Units) -> str:
     size, name = next((unit for unit in reversed(units) if abs(value) >= unit[0]), units[0])
     number = value / size
     return f"{number:.0f}{name}" if abs(number) >= 999.5 else f"{number:.3g}{name}"
+
+
+def roughly(seconds: float) -> str:
+    """A duration that is only estimated, such as ``40 minutes`` or ``1.5 hours``."""
+    size, name = next((unit for unit in reversed(TIMES) if seconds >= unit[0]), TIMES[0])
+    number = seconds / size
+    return f"{number:.0f}{name}" if number >= 3 else f"{max(number, 1):.2g}{name}"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -68,10 +76,22 @@ def _to_ascii(error: UnicodeError) -> tuple[str, int]:
     return ASCII_SPELLINGS.get(letter) or letter.encode("ascii", "backslashreplace").decode(), error.start + 1
 
 
+QUIET = "PURRCEPTION_QUIET"
+"""The variable that says that only results are to be printed; processes that are started inherit it."""
+
+
+def quiet() -> bool:
+    """Whether progress and remarks are left out, as ``--quiet`` asks."""
+    return os.environ.get(QUIET, "") not in ("", "0")
+
+
 def command_line(words: Sequence[str], options: Mapping[str, Any] | None = None) -> str:
-    """A ``purrception`` command quoted for a shell; a tuple becomes several values after its option."""
+    """A ``purrception`` command quoted for a shell; a tuple becomes several values after its option, and an option
+    that is None is left out."""
     command = ["purrception", *words]
     for name, value in (options or {}).items():
+        if value is None:
+            continue
         values = value if isinstance(value, tuple) else (value,)
         command += [f"--{name.replace('_', '-')}", *map(str, values)]
     return shlex.join(command)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from purrception.evaluation.extractors.base import Extracted
 from purrception.storage import plain_reason
 from purrception.storage.finite import require_finite
-from purrception.storage.hub import HUB_PREFIX
+from purrception.storage.names import HUB_PREFIX
 from purrception.tokenizers import fingerprint
 from purrception.utils.errors import InputError
 from purrception.utils.packages import require

@@ -1,4 +1,4 @@
-"""What to do with a tokenizer, given its metrics: use it, fine-tune its decoder, or train another."""
+"""What to do with a tokenizer, given its metrics: use it, train it longer, fine-tune its decoder, or retrain."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ from typing import Literal
 from purrception.evaluation.tokenizer.codebook import CodebookState
 from purrception.evaluation.tokenizer.reconstruction import Distance
 
-Advice = Literal["use it", "fine-tune the decoder", "retrain"]
+Advice = Literal["use it", "fine-tune the decoder", "retrain", "train it longer", "judge it on more images"]
 
 SITES_PER_CODE = 10.0
 """Below this many sites per code, unused codes may only be unlucky."""
 LEAST_USAGE, LEAST_PERPLEXITY, MOST_WITHIN_NOISE, HOPELESS_PSNR = 0.5, 0.05, 0.5, 14.0
 LEAST_PSNR, LEAST_SSIM, MOST_SHARE = 18.0, 0.5, 0.1
+LEAST_IMAGES = 50
+"""From fewer images, distances and averages are mostly chance."""
+STILL_RISING = 0.3
+"""dB that PSNR gains over the last third of a training that should have been longer."""
 
 THRESHOLDS = (
-    f"retrain when under {LEAST_USAGE:.0%} of the codes are used (only from {SITES_PER_CODE:g} sites per code "
+    f"no verdict from under {LEAST_IMAGES} images; train longer what is not good enough when PSNR rose by over "
+    f"{STILL_RISING:g} dB in the last third of its training; else retrain when "
+    f"under {LEAST_USAGE:.0%} of the codes are used (only from {SITES_PER_CODE:g} sites per code "
     f"on), the perplexity is under {LEAST_PERPLEXITY:.0%} of K, over {MOST_WITHIN_NOISE:.0%} of the codes lie "
     f"within noise of another, or PSNR is under {HOPELESS_PSNR:g} dB, since no decoder brings back what codes do "
     f"not hold; else fine-tune the decoder when PSNR is under {LEAST_PSNR:g} dB, SSIM under {LEAST_SSIM:g}, or a "
@@ -36,15 +42,46 @@ class Recommendation:
     """Sentences."""
 
 
-def recommend(psnr: float, ssim: float, distances: Sequence[Distance], codebook: CodebookState) -> Recommendation:
+def recommend(
+    images: int,
+    psnr: float,
+    ssim: float,
+    distances: Sequence[Distance],
+    codebook: CodebookState,
+    history: Sequence[float] = (),
+) -> Recommendation:
     """What to do with a tokenizer of these metrics; the first kind of trouble found decides.
 
     Args:
+        images: how many images were looked at.
         psnr: dB.
         ssim: mean over images.
         distances: distances of the reconstructions from their originals.
         codebook: the state of the codebook.
+        history: PSNR at equal intervals of its training, in dB, where that is known.
     """
+    if images < LEAST_IMAGES:
+        return Recommendation(
+            "judge it on more images",
+            (f"{images} images say too little, {LEAST_IMAGES} are needed: raise data.test_fraction.",),
+        )
+    found = _by_metrics(psnr, ssim, distances, codebook)
+    risen = history[-1] - history[-1 - len(history) // 3] if len(history) >= 3 else 0.0
+    if found.advice != "use it" and risen > STILL_RISING:
+        return Recommendation(
+            "train it longer",
+            (
+                f"PSNR still rose by {risen:.1f} dB in the last third of its training.",
+                *found.reasons,
+            ),
+        )
+    return found
+
+
+def _by_metrics(
+    psnr: float, ssim: float, distances: Sequence[Distance], codebook: CodebookState
+) -> Recommendation:
+    """What the metrics alone say."""
     hopeless = []
     if codebook.usage < LEAST_USAGE and codebook.sites_per_code >= SITES_PER_CODE:
         hopeless.append(f"Only {codebook.usage:.1%} of the codes are used.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -114,7 +115,12 @@ class TokenizerReport:
 
 
 def report_tokenizer(
-    tokenizer: VQTokenizer, data: DataConfig, folder: Path, num: int = 1000, batch_size: int = 64
+    tokenizer: VQTokenizer,
+    data: DataConfig,
+    folder: Path,
+    num: int = 1000,
+    batch_size: int = 64,
+    history: Sequence[float] = (),
 ) -> TokenizerReport:
     """Evaluate a tokenizer on images; write JSON, Markdown, PNGs and a list of unreadable images to ``folder``.
 
@@ -124,6 +130,7 @@ def report_tokenizer(
         folder: for the report.
         num: at most this many images, drawn from the source by a key.
         batch_size: images at a time; does not change the metrics.
+        history: PSNR during its training; see :func:`recommend`.
 
     Raises:
         InputError: the tokenizer does not take these images, or there are fewer than 4.
@@ -152,7 +159,7 @@ def report_tokenizer(
         ssim_worst=float(made.similarity.min()),
         distances=made.distances,
         codebook=state,
-        verdict=recommend(made.psnr, float(made.similarity.mean()), made.distances, state),
+        verdict=recommend(len(rows), made.psnr, float(made.similarity.mean()), made.distances, state, history),
     )
     with whole_folder(folder) as partial:
         write_report(partial, images.skipped)

@@ -59,7 +59,7 @@ def plan(config: RunConfig, machine: PlanOptions | None = None) -> Plan:
     device = _device(training, machine)
     manifests = prepared_manifests(config)
     images = count_images(config, manifests, machine.images, machine.classes)
-    grid, size, dim = _token_sizes(config, manifests)
+    grid, size, dim = token_sizes(config, manifests)
 
     def build() -> PurrceptionTransformer:
         return empty_network(config, grid, size, dim, images.classes)
@@ -127,7 +127,7 @@ def _shards(training: TrainingConfig, machine: PlanOptions) -> int:
     return shards
 
 
-def _token_sizes(config: RunConfig, manifests: Manifests | None) -> tuple[tuple[int, int], int, int]:
+def token_sizes(config: RunConfig, manifests: Manifests | None) -> tuple[tuple[int, int], int, int]:
     """((h, w), K, D) of the tokens of the run.
 
     Raises:

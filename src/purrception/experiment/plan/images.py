@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from purrception.data import Views, open_images
+from purrception.data.config import BUILT_IN
 from purrception.data.hub import is_saved
-from purrception.data.sources import BUILT_IN
 from purrception.experiment.config import RunConfig
 from purrception.tokens import MANIFEST_FILE, Manifest, TokenStore
 

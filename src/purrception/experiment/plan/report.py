@@ -79,12 +79,12 @@ class Plan:
     def _describe_images(self) -> str:
         images = self.images
         counted = (
-            "unknown (give their number with --images)"
+            "unknown (give their number with --num-images)"
             if images.train is None
             else f"{images.train} for training, {images.held_out} held out"
         )
         classes = f"{images.classes or 'no'} classes"
-        return f"{counted}, {classes if images.classes_known else 'assuming no classes (--classes)'}"
+        return f"{counted}, {classes if images.classes_known else 'assuming no classes (--num-classes)'}"
 
     def _describe_speed(self) -> str:
         speed, count, percent = self.speed, self.machine.gpus or 1, f"{100 * self.speed.utilisation:.2g}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,8 +13,11 @@ import torch
 
 from purrception.bench.data import write_random_tokens
 from purrception.bench.peaks import known_peak
+from purrception.data import ReadableImages, open_images
+from purrception.experiment.config import RunConfig
 from purrception.flow import Objective
 from purrception.models import PurrceptionTransformer
+from purrception.tokenizers.training import build_trainer
 from purrception.tokens import TokenDataset
 from purrception.training import RunDirectory, Trainer, TrainingConfig
 from purrception.utils.devices import resolve_device
@@ -124,11 +128,28 @@ def measured_step(
         write_random_tokens(folder, config.batch_size, network.grid, size, dim, network.num_classes)
         run = RunDirectory.create(Path(temporary) / "run", "")
         trainer = Trainer(replace(config, parallel="ddp"), objective, network, TokenDataset(folder), None, run)
-        for _ in range(2):  # the first steps allocate, and may compile
-            trainer.try_step()
-        seconds: list[float] = []
-        while len(seconds) < 3 or sum(seconds) < SECONDS:
-            start = time.perf_counter()
-            trainer.try_step()
-            seconds.append(time.perf_counter() - start)
+        return _timed(trainer.try_step)
+
+
+def measured_tokenizer_step(config: RunConfig) -> tuple[float, int]:
+    """Take optimiser steps of a run's tokenizer on its images: (median seconds of a step, number of steps)."""
+    own, device = config.tokenizer, config.training.resolve_device()
+    train, held_out = (ReadableImages(open_images(config.data, split)) for split in ("train", "test"))
+    with tempfile.TemporaryDirectory() as temporary, torch.random.fork_rng(devices=[]):
+        trainer = build_trainer(own.model, own.training, train, held_out, Path(temporary), device=device)
+        return _timed(trainer.try_step)
+
+
+def _timed(step: Callable[[], object]) -> tuple[float, int]:
+    for _ in range(2):  # the first steps allocate, and may compile
+        step()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    seconds: list[float] = []
+    while len(seconds) < 3 or sum(seconds) < SECONDS:
+        start = time.perf_counter()
+        step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
     return statistics.median(seconds), len(seconds)

@@ -11,15 +11,15 @@ import gradio as gr
 
 from purrception.generation.outputs import PurrceptionOutput
 from purrception.studio.controls import (
-    MODEL_JOB,
     SamplingControls,
-    connect_stop,
+    StopButton,
     count_slider,
     errors_on_page,
     gallery,
     read_seed,
     seed_field,
     session_of,
+    settings_group,
     whole_number,
 )
 from purrception.studio.session import Studio, check_size, display
@@ -35,7 +35,7 @@ class CompareTab:
         self._studio = studio
         runs = studio.runs()
         choices = [(Path(run).resolve().name, run) for run in runs]
-        with gr.Row():
+        with settings_group():
             number = count_slider("compare", "Images each", 8, MAX_COMPARED)
             seed = seed_field("compare")
         self._controls: list[SamplingControls] = []
@@ -50,23 +50,24 @@ class CompareTab:
                     if name == "B" and studio.class_names:  # so that the first comparison shows a difference
                         settings = replace(settings, guidance_scale=settings.guidance_scale + 1)
                     self._controls.append(SamplingControls(settings, bool(studio.class_names), f"compare-{name}"))
-        with gr.Row():
+        with gr.Row(elem_classes="actions"):
             go = gr.Button("Compare", variant="primary", elem_id="compare-go")
-            stop = gr.Button("Stop", variant="stop", elem_id="compare-stop")
+            stop = StopButton(studio, "compare")
         with gr.Row(equal_height=False):
             for name in ("A", "B"):
                 with gr.Column(min_width=320):
                     costs.append(gr.Markdown(f"*{name}: no images yet.*"))
                     galleries.append(gallery(f"compare-gallery-{name}"))
         agreement = gr.Markdown(elem_id="compare-verdict")
-        run = go.click(
+        stop.job(
+            go.click,
             self._compare,
-            [number, seed, *menus, *self._controls[0].components, *self._controls[1].components],
-            [*galleries, *costs, agreement],
+            inputs=[number, seed, *menus, *self._controls[0].components, *self._controls[1].components],
+            outputs=[*galleries, *costs, agreement],
             show_progress_on=galleries,
-            **MODEL_JOB,
+            scroll_to_output=True,
         )
-        connect_stop(stop, studio, [run])
+        stop.connect()
 
     @errors_on_page
     def _compare(self, request: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008
@@ -81,9 +82,9 @@ class CompareTab:
         outputs, costs = [], []
         with self._studio.work(session_of(request), progress, parts=2) as watch:
             for run, own in zip((first, second), settings, strict=True):
-                began = time.monotonic()
                 pipeline = self._studio.pipeline_of(run)
                 labels = pipeline.resolve_labels(None, count)
+                began = time.monotonic()
                 outputs.append(pipeline.sample(labels, own, seed, watch=watch))
                 seconds = (time.monotonic() - began) / count
                 costs.append(f"**{outputs[-1].nfe}** evaluations · **{seconds * 1000:.0f} ms** per image")

@@ -8,12 +8,11 @@ from typing import Any
 import gradio as gr
 
 from purrception.studio.controls import (
-    MODEL_JOB,
     QUICK,
     SIDE_JOB,
     SamplingControls,
+    StopButton,
     class_menu,
-    connect_stop,
     count_slider,
     errors_on_page,
     gallery,
@@ -21,9 +20,11 @@ from purrception.studio.controls import (
     result_view,
     seed_field,
     session_of,
+    settings_group,
     show_result,
     whole_number,
 )
+from purrception.studio.pictures import colour_scale
 from purrception.studio.session import MAX_IMAGES, GeneratedImages, Studio, display
 from purrception.utils.visualisation import heat_map
 
@@ -39,37 +40,43 @@ class GenerateTab:
         self.result = gr.State(None)
         self.selected = gr.State(0)
         with gr.Row(equal_height=False):
-            with gr.Column(scale=4, min_width=320):
-                menu = class_menu(studio, "Class", "generate", no_class=IN_TURN)
-                thumbnails = self._thumbnails()
-                with gr.Row():
+            with gr.Column(scale=5, min_width=320):
+                with settings_group("choice"):
+                    menu = class_menu(studio, "generate", no_class=IN_TURN)
                     number = count_slider("generate", "Images", 8, MAX_IMAGES)
                     seed = seed_field("generate")
+                thumbnails = self._thumbnails()
                 self._controls = SamplingControls(studio.defaults, bool(studio.class_names), "generate")
-                with gr.Row(elem_classes="buttons"):
+                with gr.Row(elem_classes="actions"):
                     go = gr.Button("Generate", variant="primary", elem_id="generate-go", min_width=90)
                     dice = gr.Button("New seed", elem_id="generate-dice", min_width=90)
-                    stop = gr.Button("Stop", variant="stop", elem_id="generate-stop", min_width=90)
+                    stop = StopButton(studio, "generate")
             with gr.Column(scale=6, min_width=320):
                 view = gr.Radio(
-                    [IMAGES, UNCERTAINTY], value=IMAGES, show_label=False, container=False, elem_id="generate-view"
+                    [IMAGES, UNCERTAINTY],
+                    value=IMAGES,
+                    label="What is shown",
+                    show_label=False,
+                    container=False,
+                    elem_id="generate-view",
                 )
+                scale = gr.HTML(visible=False, elem_id="generate-scale")
                 images, *details = result_view(
                     "generate",
                     "*No images yet: choose a class and press Generate.*",
                     "The same images on the command line",
                 )
         job: dict[str, Any] = {
-            "fn": self._generate,
+            "function": self._generate,
             "inputs": [menu, number, seed, *self._controls.components, view],
-            "outputs": [self.result, images, *details],
+            "outputs": [self.result, images, scale, *details],
             "show_progress_on": [images],
-            **MODEL_JOB,
+            "scroll_to_output": True,
         }
-        run = go.click(**job | {"api_visibility": "public"}, api_name="generate")
-        new_seed = dice.click(lambda: secrets.randbelow(10**6), None, seed, **QUICK)
-        connect_stop(stop, studio, [run, new_seed.then(**job)])
-        view.change(self._view, [self.result, view], images, **SIDE_JOB)
+        stop.job(go.click, **job, api_name="generate", api_visibility="public")
+        stop.job(dice.click(lambda: secrets.randbelow(10**6), None, seed, **QUICK).then, **job)
+        stop.connect()
+        view.change(self._view, [self.result, view], [images, scale], **SIDE_JOB)
         images.select(self._selected_image, None, self.selected, **QUICK)
         if thumbnails is not None:
             thumbnails.select(self._selected_class, None, menu, **QUICK)
@@ -77,8 +84,8 @@ class GenerateTab:
     def _thumbnails(self) -> gr.Gallery | None:
         if not self._studio.class_names:
             return None
-        gr.HTML("<p class='quiet'>A training image of each class; click one to choose its class.</p>")
-        return gallery("generate-classes", value=self._studio.thumbnails(), columns=5, allow_preview=False)
+        gr.HTML("<p class='quiet'>Training images: click one to choose its class.</p>", padding=False)
+        return gallery("generate-classes", value=self._studio.thumbnails(), allow_preview=False)
 
     def _selected_class(self, event: gr.SelectData) -> str:
         return self._studio.class_names[event.index]
@@ -98,17 +105,19 @@ class GenerateTab:
             session_of(request),
             lambda share: progress(share, desc="sampling"),
         )
-        return result, self._view(result, view), *show_result(result)
+        return result, *self._view(result, view), *show_result(result)
 
     def _view(self, result: GeneratedImages | None, view: str) -> Any:
-        """The contents of the gallery: images, or heat maps of the entropy of their last posterior."""
+        """The gallery and its scale: images, or heat maps of the entropy of their last posterior."""
         if result is None:
-            return gr.skip()
+            return gr.skip(), gr.skip()
+        scale = gr.HTML(visible=False)
         names, images, entropy = self._studio.class_names, result.output.images, result.output.entropy
         captions = [names[label] if label < len(names) else "" for label in result.output.labels]
         if view == UNCERTAINTY and entropy is not None:
             brightest, pairs = float(entropy.max()), zip(entropy, images, strict=True)
             images = [heat_map(nats.numpy(), brightest, image.size) for nats, image in pairs]
+            scale = gr.HTML(colour_scale(brightest), visible=True)
         elif view == UNCERTAINTY:
             gr.Info("This model has no posterior, so it has no uncertainty to show.")
-        return [(display(image), caption) for image, caption in zip(images, captions, strict=True)]
+        return [(display(image), caption) for image, caption in zip(images, captions, strict=True)], scale

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from purrception.studio.controls import QUICK
+from purrception.studio.pictures import data_address
 from purrception.studio.session import Studio
 from purrception.training import RunDirectory
 from purrception.utils.folders import absolute
@@ -72,6 +72,6 @@ class ReportsTab:
                 return match[1]
             if picture.stat().st_size > LARGEST_PICTURE:
                 return f"{match[1]} ({match[2]} is large: open it in the report's folder)"
-            return f"![{match[1]}](data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()})"
+            return f"![{match[1]}]({data_address(picture.read_bytes())})"
 
         return re.sub(r"!\[([^\]]*)\]\(([^)]+\.png)\)", embed, (folder / "report.md").read_text(encoding="utf-8"))
