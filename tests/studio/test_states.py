@@ -30,7 +30,6 @@ def generate(visit: Visit, picture: Path) -> Iterator[str]:
     visit.click("generate-go")
     visit.page.wait_for_selector("#generate-stop")
     yield "busy"
-    visit.click("generate-stop")
     visit.page.wait_for_selector("#generate-stop", state="hidden")
     visit.fill("generate-number", 8)
     visit.fill("generate-steps", SHORT)
@@ -72,7 +71,7 @@ def edit(visit: Visit, picture: Path) -> Iterator[str]:
     visit.upload(picture)
     yield "a picture"
     visit.paint()
-    visit.fill("edit-steps", LONG)
+    visit.fill("edit-steps", LONG // 4)  # it takes gradients as well
     visit.click("edit-repaint")
     visit.page.wait_for_selector("#edit-stop")
     yield "busy"
