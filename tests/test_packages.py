@@ -143,7 +143,9 @@ def test_a_tracker_that_was_asked_for_must_be_there(
 ) -> None:
     monkeypatch.setitem(sys.modules, "trackio", None)
     message = fails_with_one_line(capsys, "train", "digits", "--training.trackers", "tensorboard", "trackio")
-    assert "training.trackers trackio needs trackio, which is not installed: pip install 'trackio>=0.43'" in message
+    assert (
+        "training.trackers trackio needs trackio, which is not installed: pip install 'trackio>=0.43'" in message
+    )
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "sweep", "diagnose"])

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 
 from purrception.flow.timesteps import TimeSampling
 from purrception.models.settings import Kernel
-from purrception.training.trackers import TrackerName
 from purrception.utils.errors import InputError
 from purrception.utils.settings import ProcessOptions, check_at_least, check_numbers, check_positive
 
@@ -16,6 +15,9 @@ if TYPE_CHECKING:
     import torch
 
 Parallel = Literal["ddp", "fsdp", "hybrid"]
+
+TrackerName = Literal["tensorboard", "trackio"]
+"""Where metrics go besides metrics.jsonl."""
 
 
 @dataclass(frozen=True)

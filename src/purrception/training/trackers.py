@@ -9,16 +9,16 @@ import socket
 import time
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from purrception.storage import append
+from purrception.training.config import TrackerName
 from purrception.utils.errors import InputError
 from purrception.utils.packages import require
 from purrception.utils.progress import note
 
-TrackerName = Literal["tensorboard", "trackio"]
 PREFIX = "events.out.tfevents."
 PROJECT = "purrception"
 
