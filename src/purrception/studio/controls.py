@@ -280,7 +280,7 @@ class StopButton:
             gr.Info("Stopping at the next evaluation.", title="Stop")
             return gr.Button(visible=False)
 
-        self._button.click(stop, None, self._button, cancels=self._jobs, **SIDE_JOB)
+        self._button.click(stop, None, self._button, cancels=list(self._jobs), **SIDE_JOB)
 
 
 def session_of(request: gr.Request) -> str:
