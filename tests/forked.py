@@ -217,6 +217,7 @@ def _become(asked: dict[str, Any], descriptors: list[int]) -> NoReturn:
         resource.setrlimit(getattr(resource, name), limits)
     tempfile.tempdir = None
     random.seed()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a server started in the background ignores it
     code = 0
     try:
         _run(*arguments[arguments[0] == "-u" :])

@@ -72,7 +72,14 @@ def test_damaged_seconds_of_a_comparison_say_what_to_do(tmp_path: Path, content:
 def test_a_variant_is_a_word(tiny_run: Path, tmp_path: Path, variant: str) -> None:
     pipeline = load_pipeline(tiny_run)
     with pytest.raises(InputError, match="a variant is a word such as bf16"):
-        pipeline.save_pretrained(tmp_path / "out", variant)
+        pipeline.save_pretrained(tmp_path / "out", variant=variant)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_variant_is_given_by_its_name(tiny_run: Path, tmp_path: Path) -> None:
+    """Where diffusers has another argument."""
+    with pytest.raises(InputError, match="given 'bf16' as safe_serialization"):
+        load_pipeline(tiny_run).save_pretrained(tmp_path / "out", "bf16")  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 
 

@@ -15,6 +15,7 @@ from purrception.experiment.warm_start import warm_start
 from purrception.flow import build_objective
 from purrception.instruments.training_monitor import TrainingMonitor
 from purrception.storage import dump_settings, move_into_place, one_writer, whole_folder, write_file
+from purrception.storage.locks import locked
 from purrception.storage.pipeline_folder import write_scheduler
 from purrception.tokenizers import VQTokenizer, convert_tokenizer, train_tokenizer
 from purrception.tokens import MANIFEST_FILE, TokenDataset, describe_skipped, prepare_splits
@@ -35,7 +36,11 @@ def check_start(config: RunConfig) -> None:
         InputError: see :func:`purrception.experiment.checks.check_names`.
     """
     if distributed.is_first_start():  # later ones find the run of this one
-        RunDirectory(Path(config.runs) / config.name).require_unused()
+        run = RunDirectory(Path(config.runs) / config.name)
+        if run.config_file.is_file():
+            with locked(run.root, run.root):  # who is writing there is told first
+                pass
+        run.require_unused()
     check_names(config)
 
 

@@ -203,8 +203,11 @@ class PurrceptionPipeline(PurrceptionGenerationPipeline):
             _refuse("save_pretrained", {"repo_id": repo_id, **hub} if repo_id else hub)
         elif not repo_id:
             raise InputError("push_to_hub=True needs the name on the hub: add repo_id='OWNER/NAME'")
-        if not safe_serialization:
-            raise InputError("weights are written as safetensors alone: leave safe_serialization out")
+        if safe_serialization is not True:
+            raise InputError(
+                f"weights are written as safetensors alone; given {safe_serialization!r} as safe_serialization: leave "
+                "it out, and give a variant by its name, variant='bf16'"
+            )
         check_variant(variant)
         self.default_settings()  # refuses a scheduler that could not be loaded again
         require_finite(self.transformer.state_dict(), "the network, in the precision in which it is to be saved,")

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from purrception.storage import append_line, drop_lines_after
-from purrception.training.trackers import Tracker, TrackerName, open_trackers
+from purrception.training.config import TrackerName
+from purrception.training.trackers import Tracker, open_trackers
 from purrception.utils import distributed
 
 
