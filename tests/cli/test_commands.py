@@ -201,7 +201,7 @@ def test_training_says_in_a_few_lines_what_begins(
     assert main(["train", "tiny.yaml", *few]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) < 20
-    assert max(len(line) for line in lines[:-2] if str(project) not in line) <= 80
+    assert max(len(line) for line in lines[:-2] if str(tmp_path.parent) not in line) <= 80
     printed = re.sub(r"\n {3,}", " ", "\n".join(lines))
     said = dict(re.findall(r"(?m)^(writes to|\w+)  +(.*)$", printed))
     of_images = (

@@ -262,8 +262,9 @@ def test_what_was_not_taken_of_a_folder_is_told_in_a_line_and_listed(
     assert evaluate(judged, "--reference", pictures / "coloured", *common, "--out", out) == 0
     listed = [json.loads(line) for line in (out / "report.jsonl").read_text().splitlines()]
     assert [Path(one.get("image") or one["file"]).name for one in listed] == ["more.md", "03.png", "notes.txt"]
-    *_, said, last = capsys.readouterr().out.splitlines()
-    assert last == f"report: {out}"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == f"report: {out}"
+    (said,) = (line for line in lines if line.startswith("images:"))
     assert said.startswith(f"images: 1 skipped, such as {judged / '03.png'} (the file is empty")
     assert f"; 2 other files ignored, such as {pictures / 'coloured/more.md'} (" in said
     assert said.endswith(f"; the list: {out / 'report.jsonl'}")

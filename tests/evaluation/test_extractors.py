@@ -39,7 +39,7 @@ def test_what_an_extractor_lacks_is_said_in_a_line(monkeypatch: pytest.MonkeyPat
     with pytest.raises(InputError, match=r"download https://.*--weights"):
         build_extractor("inception", ExtractorInputs())
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(InputError, match="pip install 'transformers>=4.45'"):
+    with pytest.raises(InputError, match=r"pip install 'transformers>=4\.45'"):
         build_extractor("dinov2", ExtractorInputs())
 
 

@@ -5,6 +5,7 @@ They are kept where ``PURRCEPTION_ARTEFACTS`` says, with a page that shows them 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 THEMES = ("light", "dark")
+SHOWN = [*VIEWS] if os.environ.get("PURRCEPTION_ARTEFACTS") else ["desktop", "phone"]
+"""The sizes of the window: all where somebody wants the pictures."""
 LONG, SHORT = 200, 3
 """Numbers of steps that take long enough to look at the page, and that do not."""
 
@@ -141,8 +144,9 @@ def sheet(artefacts: Path) -> Iterator[dict[tuple[str, str], list[str]]]:
     (artefacts / "states.html").write_text(page, encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tab", TABS)
-@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("view", SHOWN)
 def test_every_state_of_every_tab(
     studio: Server,
     browser: Browser,

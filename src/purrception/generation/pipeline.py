@@ -205,8 +205,8 @@ class PurrceptionPipeline(PurrceptionGenerationPipeline):
             raise InputError("push_to_hub=True needs the name on the hub: add repo_id='OWNER/NAME'")
         if safe_serialization is not True:
             raise InputError(
-                f"weights are written as safetensors alone; given {safe_serialization!r} as safe_serialization: leave "
-                "it out, and give a variant by its name, variant='bf16'"
+                f"weights are written as safetensors alone; given {safe_serialization!r} as safe_serialization: "
+                "leave it out, and give a variant by its name, variant='bf16'"
             )
         check_variant(variant)
         self.default_settings()  # refuses a scheduler that could not be loaded again
