@@ -6,8 +6,10 @@ import contextlib
 import gc
 import os
 import select
+import shutil
 import signal
 import sys
+import textwrap
 import traceback
 from collections.abc import Sequence
 from typing import TextIO
@@ -57,8 +59,12 @@ def run_verb(arguments: list[str], group: str = "") -> None:
 
 def _listed(texts: dict[str, str]) -> str:
     """Names and their explanations, below each other."""
-    width = max(map(len, texts))
-    return "\n".join(f"  {name:<{width}}  {text}" for name, text in texts.items())
+    width = max(map(len, texts)) + 4
+    columns = max(shutil.get_terminal_size().columns, width + 20)
+    return "\n".join(
+        textwrap.fill(text, columns, initial_indent=f"  {name}".ljust(width), subsequent_indent=" " * width)
+        for name, text in texts.items()
+    )
 
 
 def complain(error: Exception, verbose: bool) -> int:

@@ -20,6 +20,7 @@ from purrception.utils.errors import InputError, in_words
 from purrception.utils.packages import require
 
 if TYPE_CHECKING:
+    require("gradio", "the studio")
     from purrception.studio.session import Studio
 
 FIRST_PORT, PORTS_TRIED = 7860, 100
@@ -54,7 +55,6 @@ def open_studio(target: str, options: StudioOptions) -> None:
         hosts = AllowedHosts(options.host, port, options.allowed_hosts)
         studio.uploads = UploadFolder(folder)
         set_environment(folder)
-        require("gradio", "the studio")
         from purrception.studio.connections import serve
         from purrception.studio.request_filter import RequestFilter
 

@@ -79,6 +79,7 @@ class Studio:
         with self._loading_lock:
             if target not in self._pipelines:
                 pipeline = load_pipeline(target).to(self.device)
+                pipeline.set_progress_bar_config(disable=True)  # the page shows it
                 # The first evaluation takes longer, and is not to be in the times that are shown.
                 pipeline.sample([0], replace(sampling_defaults(target), num_inference_steps=1))
                 self._pipelines[target] = pipeline
