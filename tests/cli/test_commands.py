@@ -217,6 +217,20 @@ def test_training_says_in_a_few_lines_what_begins(
     assert "resumed    from step 1" in capsys.readouterr().out.splitlines()
 
 
+def test_the_training_of_a_tokenizer_says_so_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = ("--training.steps", "1", "--model.codebook-size", "16", "--model.channels", "8", "8")
+    assert main(["tokenizer", "train", "digits", *few, "--out", "mine"]) == 0
+    printed = re.sub(r"\n {3,}", " ", capsys.readouterr().out)
+    said = dict(re.findall(r"(?m)^(writes to|\w+)  +(.*)$", printed))
+    assert said["images"].startswith("digits: 1442 for training, 355 held out, 10 classes; 16×16 pixels, grey")
+    assert said["tokenizer"].startswith("16 codes of 16 dimensions, 8×8 an image, widths 8 8")
+    assert said["training"].startswith("1 steps of 64 images")
+    assert said["writes to"] == "mine (every setting: training.yaml)"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -85,11 +85,11 @@ def train(verb: Verb, arguments: list[str]) -> None:
     config, default = _fitted(verb, target, rest, options)
     if config.init_from and config.model != default.model:
         raise InputError("with --init-from the architecture is that of the tokenizer named: leave --model.… out")
+    from purrception.experiment.summary import summarise_tokenizer
     from purrception.experiment.tokenizer_run import start_tokenizer
-    from purrception.storage import dump_settings
 
-    remark(dump_settings(config))
     folder = Path(options.out or f"tokenizers/{source_of(target).name}")
+    remark(summarise_tokenizer(config, folder, rest))
     start_tokenizer(config, folder)
     _say_done(folder, config.data)
 

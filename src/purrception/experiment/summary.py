@@ -1,19 +1,21 @@
-"""What ``purrception train`` is about to do, in some ten lines; ``config.yaml`` in the run has every setting."""
+"""What a training is about to do, in some ten lines; a file in its folder has every setting."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
 
-from purrception.data.config import BUILT_IN
+from purrception.data.config import BUILT_IN, DataConfig
 from purrception.experiment.build import empty_network
-from purrception.experiment.config import RunConfig
+from purrception.experiment.config import RunConfig, TokenizerRunConfig
 from purrception.experiment.plan.cost import token_sizes
 from purrception.experiment.plan.images import ImageCounts, count_images, prepared_manifests
 from purrception.experiment.plan.speed import measured_step, measured_tokenizer_step
+from purrception.experiment.tokenizer_run import CONFIG_FILE
 from purrception.flow import build_objective
 from purrception.models import PurrceptionTransformer
 from purrception.training import CheckpointStore, RunDirectory
@@ -43,7 +45,7 @@ def summarise(config: RunConfig, run: RunDirectory, given: Sequence[str] = ()) -
     latest = CheckpointStore(run.checkpoints).latest()
     sizes, training, sampling = config.network, config.training, config.sampling
     lines = {
-        "images": _describe_images(config, counts),
+        "images": _describe_images(config.data, counts),
         "tokenizer": f"{_describe_tokenizer(config)}: {size} codes of {dim} dimensions, "
         f"{grid[0]}×{grid[1]} an image",
         "network": f"DiT, {sizes.depth} blocks of width {sizes.width}, patch {sizes.patch_size}, objective "
@@ -61,8 +63,32 @@ def summarise(config: RunConfig, run: RunDirectory, given: Sequence[str] = ()) -
     return aligned({name: text for name, text in lines.items() if text})
 
 
-def _describe_images(config: RunConfig, counts: ImageCounts) -> str:
-    data = config.data
+def summarise_tokenizer(config: TokenizerRunConfig, folder: Path, given: Sequence[str] = ()) -> str:
+    """A summary of the training of a tokenizer by itself.
+
+    Args:
+        config: its configuration.
+        folder: where it will be.
+        given: the options on the command line.
+    """
+    counts = count_images(RunConfig("tokenizer", data=config.data), None, None, None)
+    model, training = config.model, config.training
+    side = config.data.image_size // model.downsampling
+    start = f", from {config.init_from}" if config.init_from else ""
+    part = ", its decoder alone" if config.decoder_only else ""
+    lines = {
+        "images": _describe_images(config.data, counts),
+        "tokenizer": f"{model.codebook_size} codes of {model.codebook_dim} dimensions, {side}×{side} an image, "
+        f"widths {' '.join(map(str, model.channels))}{start}{part}",
+        "training": f"{training.steps} steps of {training.batch_size} images, learning rate "
+        f"{training.learning_rate:g}, quantiser {training.quantiser}",
+        "options": shlex.join(given),
+        "writes to": f"{folder} (every setting: {CONFIG_FILE})",
+    }
+    return aligned({name: text for name, text in lines.items() if text})
+
+
+def _describe_images(data: DataConfig, counts: ImageCounts) -> str:
     source = data.tokens or " ".join(filter(None, (data.source, data.root)))
     split = f"{counts.train} for training, {counts.held_out or 'none'} held out, " if counts.train else ""
     told = f"{source}: {split}{counts.classes or 'no'} classes"
