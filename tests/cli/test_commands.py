@@ -226,7 +226,7 @@ def test_the_training_of_a_tokenizer_says_so_too(
     printed = re.sub(r"\n {3,}", " ", capsys.readouterr().out)
     said = dict(re.findall(r"(?m)^(writes to|\w+)  +(.*)$", printed))
     assert said["images"].startswith("digits: 1442 for training, 355 held out, 10 classes; 16×16 pixels, grey")
-    assert said["tokenizer"].startswith("16 codes of 16 dimensions, 8×8 an image, widths 8 8")
+    assert said["tokenizer"].startswith("16 codes of 4 dimensions, 8×8 an image, widths 8 8")
     assert said["training"].startswith("1 steps of 64 images")
     assert said["writes to"] == "mine (every setting: training.yaml)"
 
