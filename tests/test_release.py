@@ -119,7 +119,7 @@ def test_what_the_container_copies_is_there() -> None:
 def test_workflows_and_forms_can_be_read() -> None:
     found = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in ROOT.glob(".github/**/*.yml")}
     steps = found["ci"]["jobs"]["test"]["steps"]
-    assert steps[-1]["run"] == ".ci/run"
+    assert ".ci/run" in [step.get("run") for step in steps]
     offered = {line.rsplit(" ")[-1] for line in PROJECT["classifiers"] if ":: 3." in line}
     assert set(found["ci"]["jobs"]["test"]["strategy"]["matrix"]["python"]) == offered
     for form in ("fault", "wish"):
