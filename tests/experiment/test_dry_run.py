@@ -148,6 +148,15 @@ def test_sizes_fit_the_images(tmp_path: Path, size: tuple[int, int], chosen: int
     check_config(replace(fitted, data=replace(fitted.data, root=str(root), test_fraction=0)))
 
 
+@pytest.mark.parametrize(("count", "share"), [(60, 0.2), (400, 0.13), (1100, 0.05)])
+def test_small_folders_hold_out_a_larger_share(tmp_path: Path, count: int, share: float) -> None:
+    """The count is that of the training images, of which 5 % are held out before."""
+    root = images(tmp_path / "images", count, (8, 8), colour=False)
+    recipe = get_recipe("folder")
+    fitted, _ = fit_to_images(recipe, replace(recipe.data, root=str(root)))
+    assert fitted.data.test_fraction == pytest.approx(share, abs=0.011)
+
+
 def test_options_win_over_the_choice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = images(tmp_path / "images", 9, (140, 130), colour=True)
     options = ["--data.root", str(root), "--data.image-size", "32", "--network.depth", "1", "--dry-run"]

@@ -171,8 +171,9 @@ def report(verb: Verb, arguments: list[str]) -> None:
     require("matplotlib", "the picture of a report")
     tokenizer = VQTokenizer.load(folder)
     if recipe.data.image_size == 0:  # the recipe folder leaves it open: as the tokenizer sees images
+        held_out = fit_to_images(recipe, options.images.data)[0].data.test_fraction  # as in training
         size = {"channels": tokenizer.image_channels, "image_size": tokenizer.vq.config.sample_size}
-        seen = ReportOptions(images=DataOptions(replace(recipe.data, **size)))
+        seen = ReportOptions(images=DataOptions(replace(recipe.data, test_fraction=held_out, **size)))
         options = parse(ReportOptions, verb, rest, seen)
     tokenizer.vq.to(resolve_device(options.device))
     with output_folder(options.out, folder / "report") as out:

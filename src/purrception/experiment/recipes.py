@@ -187,6 +187,9 @@ EPOCHS = 400
 SITES_PER_CODE, FEW_CODES = 10, 256
 """Sites of training images that each code of a large codebook should have; codes of a small one."""
 
+HELD_OUT, MOST_HELD_OUT = 50, 0.2
+"""Images that a small folder holds out, as many as judging a tokenizer needs, and the largest share of it."""
+
 
 def fit_to_images(recipe: RunConfig, data: DataConfig) -> tuple[RunConfig, str]:
     """A recipe with sizes that suit the user's images, and a line that describes them.
@@ -194,7 +197,8 @@ def fit_to_images(recipe: RunConfig, data: DataConfig) -> tuple[RunConfig, str]:
     The image size is the largest of 32, 64, 128 and 256 that half of the images reach without being enlarged.
     Images below 64 pixels take the tokenizer of :func:`photos`, which reconstructs them better than a larger one
     with group normalisation (docs/results/photos.md). The codebook is small where there are too few images to
-    train a large one; the network grows with their number; training takes 400 epochs, within limits.
+    train a large one; the network grows with their number; training takes 400 epochs, within limits. Small folders
+    hold out a larger share, since a few images judge nothing.
 
     Args:
         recipe: the source of all other settings.
@@ -217,9 +221,15 @@ def fit_to_images(recipe: RunConfig, data: DataConfig) -> tuple[RunConfig, str]:
     preset = f"{name}/{2 if side > 16 and side % 2 == 0 else 1}"
     batch = min(recipe.training.batch_size, max(8, survey.images // 4))
     steps = round(min(max(EPOCHS * survey.images / batch, 5000), 400_000), -3)
+    share = min(max(recipe.data.test_fraction, HELD_OUT / survey.images), MOST_HELD_OUT)
     fitted = replace(
         recipe,
-        data=replace(recipe.data, image_size=size, channels=1 if survey.grey else 3),
+        data=replace(
+            recipe.data,
+            image_size=size,
+            channels=1 if survey.grey else 3,
+            test_fraction=max(recipe.data.test_fraction, round(share, 2)),
+        ),
         tokenizer=tokenizer,
         network=DiTConfig.preset(preset),
         training=replace(recipe.training, steps=int(steps), batch_size=batch),
