@@ -63,7 +63,10 @@ def recommend(
     if images < LEAST_IMAGES:
         return Recommendation(
             "judge it on more images",
-            (f"{images} images say too little, {LEAST_IMAGES} are needed: add some, or train with a larger data.test_fraction.",),
+            (
+                f"{images} images say too little, {LEAST_IMAGES} are needed: add some, or train with a larger "
+                "data.test_fraction.",
+            ),
         )
     found = _by_metrics(psnr, ssim, distances, codebook)
     risen = history[-1] - history[-1 - len(history) // 3] if len(history) >= 3 else 0.0
