@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from purrception.cli import EVERYWHERE, main
-from purrception.cli.parsing import negated, options_of, parse, spelt_out
+from purrception.cli.options import options_of
+from purrception.cli.parsing import negated, parse, spelt_out
 from purrception.cli.sample import SampleOptions, in_turn
 from purrception.cli.suggestions import by_meaning
 from purrception.cli.train import TrainOptions
@@ -143,6 +144,13 @@ def test_a_connection_that_breaks_is_told(
     monkeypatch.setattr("purrception.cli.run_verb", breaks)
     assert main(["export", "runs/digits"]) == 2
     assert capsys.readouterr().err == "purrception: Broken pipe\n"
+
+
+def test_the_versions_of_what_matters_are_told_for_a_report(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version", "--verbose"]) == 0
+    own, *others = capsys.readouterr().out.splitlines()
+    assert own == f"purrception {__version__}"
+    assert {line.split()[0] for line in others} >= {"python", "torch", "diffusers", "numpy"}
 
 
 def test_what_is_asked_of_every_command(

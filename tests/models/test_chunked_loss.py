@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from purrception.flow import Evidence, Truncation, posterior_from_logits
 from purrception.models import CATEGORICAL_HEADS, CategoricalHead, HeadConfig, plain_loss
 from purrception.models.factored_logits import FactoredLogits
+from purrception.models.head import build_head
 from purrception.utils.errors import InputError
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -27,7 +28,7 @@ def random_head(
     kind: str, codes: int, dim: int = 3, width: int = 8, patch: int = 1, scale: float = 0.5
 ) -> CategoricalHead:
     """A head whose every weight is random."""
-    head = HeadConfig(kind, rank=5).build(width, torch.randn(codes, dim), patch)
+    head = build_head(HeadConfig(kind, rank=5), width, torch.randn(codes, dim), patch)
     assert isinstance(head, CategoricalHead)
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=scale)

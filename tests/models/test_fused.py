@@ -20,6 +20,7 @@ from torch import Tensor
 from purrception.flow import Evidence, HeadLosses, Posterior, Truncation
 from purrception.models import CategoricalHead, HeadConfig
 from purrception.models.fused import uses_triton
+from purrception.models.head import build_head
 from purrception.storage import dump_settings, read_json_lines
 from purrception.utils.errors import InputError
 from tests.conftest import run_cli, tiny_config
@@ -66,7 +67,7 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 def random_head(kind: str, codes: int, width: int, patch: int = 1, dim: int = 3, seed: int = 0) -> CategoricalHead:
     """A head whose every weight is random; its logits spread by about 3."""
     torch.manual_seed(seed)
-    head = HeadConfig(kind, rank=7).build(width, torch.randn(codes, dim), patch)
+    head = build_head(HeadConfig(kind, rank=7), width, torch.randn(codes, dim), patch)
     assert isinstance(head, CategoricalHead)
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=3 * width**-0.5)
@@ -244,7 +245,7 @@ def test_what_the_kernels_do_not_do_stays_with_torch() -> None:
 
 
 def test_a_kernel_that_cannot_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    head = HeadConfig().build(8, torch.randn(9, 3), 1)
+    head = build_head(HeadConfig(), 8, torch.randn(9, 3), 1)
     assert isinstance(head, CategoricalHead)
     with pytest.raises(InputError, match="did you mean 'triton'"):
         head.use_kernel("tritn")  # type: ignore[arg-type]

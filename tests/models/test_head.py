@@ -22,6 +22,7 @@ from purrception.models import (
     PurrceptionTransformer,
     RegressionHead,
 )
+from purrception.models.head import build_head
 from purrception.utils.errors import InputError
 
 CATEGORICAL = CATEGORICAL_HEADS
@@ -32,7 +33,7 @@ def fresh(kind: str, **sizes: int) -> Head:
     """A head as training first sees it."""
     size = {"codes": CODES, "dim": DIM, "width": WIDTH, "patch": PATCH, "rank": 5} | sizes
     config = HeadConfig(kind, rank=size["rank"])
-    return config.build(size["width"], torch.randn(size["codes"], size["dim"]), size["patch"])
+    return build_head(config, size["width"], torch.randn(size["codes"], size["dim"]), size["patch"])
 
 
 def trained(kind: str) -> CategoricalHead:

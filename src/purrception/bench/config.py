@@ -110,11 +110,12 @@ class BenchConfig(DeviceOptions):
         import torch
 
         from purrception.models import CategoricalHead
+        from purrception.models.head import build_head
 
         sizes = self.sizes()
         torch.manual_seed(0)
         codebook = torch.randn(self.codebook_size, self.codebook_dim)
-        head = HeadConfig(self.head, self.rank).build(sizes.width, codebook, sizes.patch_size).to(device)
+        head = build_head(HeadConfig(self.head, self.rank), sizes.width, codebook, sizes.patch_size).to(device)
         assert isinstance(head, CategoricalHead)
         if device.type != "meta":
             head.use_kernel(self.kernel)

@@ -16,13 +16,13 @@ from typing import TextIO
 
 from purrception.cli.verbs import GROUPS, VERBS
 from purrception.utils.errors import InputError, in_words, unknown_name
-from purrception.utils.packages import explained, is_foreign
+from purrception.utils.packages import explained, is_foreign, versions
 from purrception.utils.text import QUIET, make_output_encodable
 
 SUMMARY = "Image generation in vector-quantised latent spaces with variational flow matching."
 EVERYWHERE = {
     "--quiet": "only the result: no progress and no remarks",
-    "--verbose": "errors with their traceback",
+    "--verbose": "errors with their traceback; with --version, the versions of what matters",
 }
 """Options of every command, which may stand anywhere among its words."""
 
@@ -117,6 +117,9 @@ def _status_of(arguments: list[str], verbose: bool) -> int:
             from purrception.utils.version import __version__
 
             print(f"purrception {__version__}")
+            if verbose:
+                others = versions("torch", "diffusers", "numpy", "gradio", "triton")
+                print("\n".join(f"{name} {number}" for name, number in others.items() if name != "purrception"))
         else:
             run_verb(arguments)
         sys.stdout.flush()  # to a full disk it fails here, and not when nobody can tell of it

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args, get_origin
 
-from purrception.cli.parsing import negated, options_of, parse, target_of
+from purrception.cli.options import options_of
+from purrception.cli.parsing import negated, parse, target_of
 from purrception.cli.verbs import GROUPS, VERBS, Verb
 from purrception.experiment.recipes import RECIPES
 from purrception.training.run_directory import nearby

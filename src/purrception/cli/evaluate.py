@@ -6,11 +6,11 @@ import contextlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from purrception.cli.options import options_of
 from purrception.cli.parsing import (
     asks_for_help,
     flat,
     nearest_in,
-    options_of,
     parse,
     say,
     say_skipped,

@@ -13,12 +13,13 @@ import io
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import field, replace
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, NamedTuple, TypeGuard, TypeVar, cast, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, cast, get_args
 
+from purrception.cli.options import holds_settings, options_of, settings_in
 from purrception.cli.suggestions import unknown_option
 from purrception.cli.verbs import Verb
 from purrception.data.config import BUILT_IN
@@ -230,44 +231,6 @@ def _explained(verb: Verb, own_defaults: bool) -> str:
     return f"{verb.summary}{values}\n\nExample: {verb.example}"
 
 
-def _holds_settings(hint: Any) -> TypeGuard[type]:
-    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
-
-
-def _settings_in(kind: type) -> Iterator[tuple[dataclasses.Field[Any], Any, str]]:
-    """The fields of a dataclass that are options, with their types and their names on the command line."""
-    hints = get_type_hints(kind)
-    names = getattr(kind, "OPTIONS", {})
-    for item in dataclasses.fields(kind):
-        yield item, hints[item.name], names.get(item.name, item.name)
-
-
-class Option(NamedTuple):
-    """An option of a command."""
-
-    name: str
-    """Its name, such as ``--training.batch-size``."""
-    kind: Any
-    """The type of its value."""
-    other_names: tuple[str, ...]
-    """What it was called before, and what it is called in Python if not the same: accepted too."""
-
-
-def options_of(kind: type, prefix: str = "--", left_out: tuple[str, ...] = ()) -> Iterator[Option]:
-    """Every option that a dataclass gives a command, those of the settings within it included."""
-    renamed = getattr(kind, "RENAMED", {})
-    for item, hint, name in _settings_in(kind):
-        if item.name in left_out:
-            continue
-        if _holds_settings(hint):
-            within = prefix if item.metadata.get("flat") else f"{prefix}{name}."
-            yield from options_of(hint, within, item.metadata.get("left_out", ()))
-        else:
-            others = {item.name, *(old for old, new in renamed.items() if new == item.name)} - {name}
-            spelt = [f"{prefix}{each}".replace("_", "-") for each in (name, *sorted(others))]
-            yield Option(spelt[0], hint, tuple(spelt[1:]))
-
-
 def _shown(
     kind: type, own_defaults: bool, is_flat: bool = False, own: str = "", left_out: Iterable[str] = ()
 ) -> Any:
@@ -276,12 +239,12 @@ def _shown(
 
     docs, prefixed = field_docs(kind), False if is_flat else None
     fields: list[tuple[str, Any, Any]] = []
-    for item, hint, name in _settings_in(kind):
+    for item, hint, name in settings_in(kind):
         default, factory, text = item.default, item.default_factory, docs.get(item.name, "").replace("`", "")
         option: Any
         if item.name in left_out:
             option = Annotated[hint, tyro.conf.Suppress, tyro.conf.Fixed]
-        elif _holds_settings(hint):
+        elif holds_settings(hint):
             beside, its_own = item.metadata.get("flat", False), item.metadata.get("own") or own
             inner = _shown(hint, own_defaults, beside, its_own, item.metadata.get("left_out", ()))
             option = Annotated[inner, tyro.conf.arg(help=text or None, prefix_name=prefixed)]
@@ -329,9 +292,9 @@ def _rebuilt(settings: Any, kind: type[T]) -> T:
     if type(settings) is kind:
         return settings
     values = {}
-    for item, hint, _ in _settings_in(kind):
+    for item, hint, _ in settings_in(kind):
         value = getattr(settings, item.name)
-        values[item.name] = _rebuilt(value, hint) if _holds_settings(hint) else value
+        values[item.name] = _rebuilt(value, hint) if holds_settings(hint) else value
     return kind(**values)
 
 

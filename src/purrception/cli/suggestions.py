@@ -72,7 +72,7 @@ def _similar(given: str, known: list[str], cutoff: float) -> list[str]:
 
 def _verbs_with(given: str) -> str:
     """The commands that have an option of that name."""
-    from purrception.cli.parsing import options_of
+    from purrception.cli.options import options_of
 
     names = [name for name, verb in VERBS.items() if given in {option.name for option in options_of(verb.options)}]
     return " or ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

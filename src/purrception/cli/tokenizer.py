@@ -21,7 +21,8 @@ from purrception.cli.verbs import Verb
 from purrception.data.config import DataConfig
 from purrception.experiment.config import DataOptions, RunConfig, TokenizerRunConfig
 from purrception.experiment.recipes import RECIPES, fit_to_images, get_recipe
-from purrception.tokenizers.settings import CONFIG_FILE, VQConfig
+from purrception.storage.names import CONFIG_FILE
+from purrception.tokenizers.settings import VQConfig
 from purrception.training import RunDirectory
 from purrception.utils.errors import InputError
 from purrception.utils.settings import DeviceOptions

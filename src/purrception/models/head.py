@@ -41,7 +41,7 @@ from purrception.models.fused import (
     triton_posterior,
     uses_triton,
 )
-from purrception.models.settings import Kernel
+from purrception.models.settings import HeadConfig, Kernel
 
 
 def to_sites(patches: Tensor, patch_size: int) -> Tensor:
@@ -352,3 +352,11 @@ HEADS: dict[str, type[Head]] = {
     "geometric": GeometricHead,
     "regression": RegressionHead,
 }
+
+
+def build_head(config: HeadConfig, width: int, codebook: Tensor, patch_size: int) -> Head:
+    """The head for features of ``width`` channels over a standardised ``codebook`` ``[K, D]``."""
+    kind = HEADS[config.kind]
+    if issubclass(kind, FactoredHead):
+        return kind(width, codebook, patch_size, config.rank)
+    return kind(width, codebook, patch_size)

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 from purrception.utils.errors import InputError, unknown_name
 from purrception.utils.settings import check_numbers
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from purrception.models.head import Head
 
 Norm = Literal["layer", "rms"]
 MLP = Literal["gelu", "swiglu"]
@@ -150,12 +145,3 @@ class HeadConfig:
     def for_family(self, family: Literal["categorical", "regression"]) -> HeadConfig:
         """The head of an objective that needs a head of this family."""
         return replace(self, kind="regression") if family == "regression" else self
-
-    def build(self, width: int, codebook: Tensor, patch_size: int) -> Head:
-        """The head for features of ``width`` channels over a standardised ``codebook`` ``[K, D]``."""
-        from purrception.models.head import HEADS, FactoredHead
-
-        kind = HEADS[self.kind]
-        if issubclass(kind, FactoredHead):
-            return kind(width, codebook, patch_size, self.rank)
-        return kind(width, codebook, patch_size)

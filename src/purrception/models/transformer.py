@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from purrception.models.dit import DiT
-from purrception.models.head import CategoricalHead, Head
+from purrception.models.head import CategoricalHead, Head, build_head
 from purrception.models.settings import MLP, DiTConfig, HeadConfig, Kernel, Norm, Positions
 from purrception.storage import plain_reason, read_json, reading
 from purrception.storage.finite import check_codes, require_finite
@@ -123,7 +123,7 @@ class PurrceptionTransformer(ExactCodes, ConfigMixin, PeftAdapterMixin):
             nn.init.normal_(self.tokens.weight, std=0.02)
         self.evidence = evidence
         codebook = torch.zeros(codebook_size, codebook_dim)
-        self.head = HeadConfig(head_kind, head_rank, evidence).build(width, codebook, patch_size)
+        self.head = build_head(HeadConfig(head_kind, head_rank, evidence), width, codebook, patch_size)
 
     @classmethod
     def from_settings(

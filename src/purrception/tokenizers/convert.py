@@ -21,10 +21,9 @@ from purrception.storage import (
 )
 from purrception.storage.foreign_weights import read_weights, renamed, tensors_in
 from purrception.storage.hub import download
-from purrception.storage.names import HUB_PREFIX
+from purrception.storage.names import CONFIG_FILE, HUB_PREFIX
 from purrception.tokenizers.public import PUBLIC_TOKENIZERS, PublicTokenizer
 from purrception.tokenizers.saved import ORIGIN_FILE
-from purrception.tokenizers.settings import CONFIG_FILE
 from purrception.tokenizers.vq import VQTokenizer
 from purrception.utils.errors import InputError, unknown_name
 

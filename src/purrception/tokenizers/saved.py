@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field
 
 from purrception.storage import read_json
-from purrception.tokenizers.settings import CONFIG_FILE
+from purrception.storage.names import CONFIG_FILE
 from purrception.utils.errors import InputError
 from purrception.utils.progress import note
 

@@ -12,8 +12,6 @@ from purrception.utils.settings import check_at_least, check_numbers, check_posi
 if TYPE_CHECKING:
     from diffusers import VQModel
 
-CONFIG_FILE = "config.json"
-"""The configuration of a saved tokenizer."""
 QUANTISER_KINDS = ("ema", "cosine", "simvq", "fsq")
 NORMALISATIONS = ("group", "none")
 

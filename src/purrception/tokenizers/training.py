@@ -25,6 +25,7 @@ from purrception.storage import (
     write_file,
     writing,
 )
+from purrception.storage.names import CONFIG_FILE
 from purrception.tokenizers.adversarial import PatchDiscriminator, adaptive_weight, hinge_loss
 from purrception.tokenizers.checkpoint import (
     Progress,
@@ -39,7 +40,7 @@ from purrception.tokenizers.perceptual import LPIPS
 from purrception.tokenizers.quality import measure
 from purrception.tokenizers.quantisers import QUANTISERS, FrozenQuantiser, Quantiser
 from purrception.tokenizers.saved import ORIGIN_FILE
-from purrception.tokenizers.settings import CONFIG_FILE, TokenizerTrainingConfig, VQConfig
+from purrception.tokenizers.settings import TokenizerTrainingConfig, VQConfig
 from purrception.tokenizers.vq import VQTokenizer
 from purrception.utils import distributed
 from purrception.utils.devices import autocast, upload

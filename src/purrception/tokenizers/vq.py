@@ -20,8 +20,8 @@ from purrception.flow.nearest import nearest_codes
 from purrception.storage import DIGESTS_FILE, check_digests, plain_reason, write_digests
 from purrception.storage.finite import check_codes, require_finite
 from purrception.storage.model_folder import check_size, forget_load_path, only_variant
+from purrception.storage.names import CONFIG_FILE
 from purrception.tokenizers.saved import SIGNED, UNIT, SavedVQ, is_tokenizer_file
-from purrception.tokenizers.settings import CONFIG_FILE
 from purrception.utils.devices import downloads, upload
 from purrception.utils.errors import InputError
 from purrception.utils.progress import note

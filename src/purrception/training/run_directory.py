@@ -5,8 +5,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from purrception.storage.names import HUB_PREFIX, INDEX_FILE
-from purrception.tokenizers.settings import CONFIG_FILE
+from purrception.storage.names import CONFIG_FILE, HUB_PREFIX, INDEX_FILE
 from purrception.utils.errors import InputError
 from purrception.utils.text import command_line
 
