@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import purrception
 from purrception.cli import EVERYWHERE, main
 from purrception.cli.options import options_of
 from purrception.cli.parsing import negated, parse, spelt_out
@@ -149,7 +150,7 @@ def test_a_connection_that_breaks_is_told(
 def test_the_versions_of_what_matters_are_told_for_a_report(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version", "--verbose"]) == 0
     own, *others = capsys.readouterr().out.splitlines()
-    assert own == f"purrception {__version__}"
+    assert own == f"purrception {purrception.__version__}"
     assert {line.split()[0] for line in others} >= {"python", "torch", "diffusers", "numpy"}
 
 
