@@ -108,7 +108,7 @@ def test_a_name_that_is_no_utf8_can_be_told(tmp_path: Path) -> None:
 def test_train_folder_goes_on_without_broken_images_and_says_so_once(tmp_path: Path) -> None:
     fill(tmp_path / "pictures", 6)
     (tmp_path / "pictures/cat/notes.txt").write_text("a text")
-    done = run_cli("train", "folder", "--data.root", "pictures", "--name", "it", *share, *TINY, cwd=tmp_path)
+    done = run_cli("train", "folder", "--data.root", "pictures", "--name", "it", *TINY, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     tokens = tmp_path / "runs/it/tokens"
     reports = {split: tokens / split / "report.jsonl" for split in ("train", "test")}
