@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from purrception.utils.terminal import aligned, for_terminal
-from purrception.utils.text import table
+from purrception.utils.terminal import for_terminal
+from purrception.utils.text import aligned, table
 
 HEADER = ["images", "guidance", "NFE", "Fréchet distance (95 %)", "KID", "precision", "recall", "codes used"]
 ROWS = [

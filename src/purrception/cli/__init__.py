@@ -6,10 +6,8 @@ import contextlib
 import gc
 import os
 import select
-import shutil
 import signal
 import sys
-import textwrap
 import traceback
 from collections.abc import Sequence
 from typing import TextIO
@@ -17,7 +15,7 @@ from typing import TextIO
 from purrception.cli.verbs import GROUPS, VERBS
 from purrception.utils.errors import InputError, in_words, unknown_name
 from purrception.utils.packages import explained, is_foreign, versions
-from purrception.utils.text import QUIET, make_output_encodable
+from purrception.utils.text import QUIET, aligned, make_output_encodable
 
 SUMMARY = "Image generation in vector-quantised latent spaces with variational flow matching."
 EVERYWHERE = {
@@ -43,8 +41,9 @@ def run_verb(arguments: list[str], group: str = "") -> None:
     first_sentences = {name: f"{text.split('. ')[0].rstrip('.')}." for name, text in known.items()}
     if not arguments or arguments[0] in ("-h", "--help"):
         print(
-            f"usage: purrception {before}VERB …\n\n{GROUPS.get(group, SUMMARY)}\n\n{_listed(first_sentences)}\n\n"
-            f"With every command:\n{_listed(EVERYWHERE)}\n\n"
+            f"usage: purrception {before}VERB …\n\n{GROUPS.get(group, SUMMARY)}\n\n"
+            f"{aligned(first_sentences, '  ')}\n\n"
+            f"With every command:\n{aligned(EVERYWHERE, '  ')}\n\n"
             f"'purrception {before}VERB --help' explains each, with an example."
         )
     elif arguments[0] == "help":
@@ -55,16 +54,6 @@ def run_verb(arguments: list[str], group: str = "") -> None:
         run_verb(arguments[1:], arguments[0])
     else:
         VERBS[before + arguments[0]].run(arguments[1:])
-
-
-def _listed(texts: dict[str, str]) -> str:
-    """Names and their explanations, below each other."""
-    width = max(map(len, texts)) + 4
-    columns = max(shutil.get_terminal_size().columns, width + 20)
-    return "\n".join(
-        textwrap.fill(text, columns, initial_indent=f"  {name}".ljust(width), subsequent_indent=" " * width)
-        for name, text in texts.items()
-    )
 
 
 def complain(error: Exception, verbose: bool) -> int:
@@ -87,9 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = [argument for argument in arguments if argument not in given]
     if "--quiet" in given:
         os.environ[QUIET] = "1"
-    gc.set_threshold(
-        100_000, 50, 100
-    )  # what imports make stays: looking for garbage in it takes a fifth of their time
+    # What imports make stays: looking for garbage in it takes a fifth of their time.
+    gc.set_threshold(100_000, 50, 100)
     make_output_encodable()
     try:
         return _status_of(arguments, verbose="--verbose" in given)

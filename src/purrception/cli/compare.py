@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from purrception.cli.parsing import RecipeOptions, configure, flat, names_in, target_of
+from purrception.cli.parsing import RecipeOptions, check_can_draw, configure, flat, names_in, say_report, target_of
 from purrception.cli.verbs import Verb
 from purrception.comparison.settings import Protocol, different
 from purrception.experiment.config import RunConfig
@@ -34,11 +34,9 @@ def compare(verb: Verb, arguments: list[str]) -> None:
     target, rest = target_of(verb, arguments)
     options = configure(CompareOptions, verb, target, rest)
     from purrception.comparison.run import compare as run_comparison
-    from purrception.utils.packages import require
-    from purrception.utils.terminal import for_terminal
 
-    require("matplotlib", "the picture of a report")
+    check_can_draw()
     protocol = replace(options.protocol, entries=tuple(different(names_in(options.objectives))))
     folder = Path(options.out or f"comparisons/{options.recipe.name}")
     report = run_comparison(options.recipe, protocol, folder)
-    print(for_terminal(report.read_text(encoding="utf-8"), "At the end of training") + f"\n\nreport: {report}")
+    say_report(report.read_text(encoding="utf-8"), report, "At the end of training")

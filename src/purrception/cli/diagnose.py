@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from purrception.cli.compare import OBJECTIVES
-from purrception.cli.parsing import names_in, parse, target_of
+from purrception.cli.parsing import check_can_draw, names_in, parse, say_report, target_of
 from purrception.cli.verbs import Verb
 from purrception.comparison.settings import Protocol, different
 from purrception.training import RunDirectory
@@ -71,16 +71,14 @@ def diagnose(verb: Verb, arguments: list[str]) -> None:
     from purrception.diagnose.run import diagnose as run_diagnosis
     from purrception.storage import output_folder
     from purrception.utils.devices import resolve_device
-    from purrception.utils.packages import require
-    from purrception.utils.terminal import for_terminal
 
-    require("matplotlib", "the picture of a report")
+    check_can_draw()
     only = names_in(options.only)
     choose_parts(only)
     run = load_run(target, options.num, options.seed, resolve_device(options.device))
     with output_folder(options.out, run.directory.diagnostics, keep=True) as folder:
         report = run_diagnosis(run, only, folder)
-    print(for_terminal(report.read_text(encoding="utf-8")) + f"\n\nreport: {report}")
+    say_report(report.read_text(encoding="utf-8"), report)
 
 
 def _suite(verb: Verb, arguments: list[str]) -> None:
@@ -91,10 +89,9 @@ def _suite(verb: Verb, arguments: list[str]) -> None:
         )
     options = parse(SuiteOptions, verb, arguments)
     from purrception.comparison.suite import suite
-    from purrception.utils.terminal import for_terminal
 
     entries = tuple(different(names_in(options.objectives)))
     protocol = Protocol(entries, options.seeds, points=1, num=options.num, tune=False)
     names = [*options.sets, *options.folders]
     report = suite(names, protocol, options.steps, Path(options.out))
-    print(for_terminal(report.read_text(encoding="utf-8"), "At the end of training") + f"\n\nreport: {report}")
+    say_report(report.read_text(encoding="utf-8"), report, "At the end of training")

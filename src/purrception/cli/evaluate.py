@@ -9,10 +9,12 @@ from pathlib import Path
 from purrception.cli.options import options_of
 from purrception.cli.parsing import (
     asks_for_help,
+    check_can_draw,
     flat,
     nearest_in,
     parse,
     say,
+    say_report,
     say_skipped,
     spelt_out,
     target_of,
@@ -76,10 +78,8 @@ def _evaluate_run(verb: Verb, target: str, arguments: list[str]) -> None:
     from purrception.storage import output_folder
     from purrception.utils import distributed
     from purrception.utils.devices import resolve_device
-    from purrception.utils.packages import require
-    from purrception.utils.terminal import for_terminal
 
-    require("matplotlib", "the picture of a report")
+    check_can_draw()
     config = saved_config(run)
     own = replace(options, evaluation=config.evaluation, sampling=sampling_defaults(target))
     options = parse(EvaluateOptions, verb, arguments, own)
@@ -100,7 +100,7 @@ def _evaluate_run(verb: Verb, target: str, arguments: list[str]) -> None:
                 tokens,
             )
         say_skipped(describe_report(folder))
-        say(for_terminal(result.markdown(), "Evaluation") + f"\n\nreport: {folder}")
+        say_report(result.markdown(), folder, "Evaluation")
 
 
 def _evaluate_images(verb: Verb, target: Path, arguments: list[str]) -> None:
@@ -117,10 +117,8 @@ def _evaluate_images(verb: Verb, target: Path, arguments: list[str]) -> None:
     from purrception.storage import output_folder
     from purrception.utils import distributed
     from purrception.utils.devices import resolve_device
-    from purrception.utils.packages import require
-    from purrception.utils.terminal import for_terminal
 
-    require("matplotlib", "the picture of a report")
+    check_can_draw()
     with distributed.joined(resolve_device(options.device), options.timeout_minutes) as device:
         procedure = replace(options.procedure, device=str(device))
         if not procedure.reference:
@@ -131,7 +129,7 @@ def _evaluate_images(verb: Verb, target: Path, arguments: list[str]) -> None:
         with output_folder(options.out, Path("evaluations")) as folder:
             result = evaluate_images(target, options.evaluation, folder, procedure)
         say_skipped(describe_report(folder))
-        say(for_terminal(result.markdown(), "Evaluation") + f"\n\nreport: {folder}")
+        say_report(result.markdown(), folder, "Evaluation")
 
 
 def _refuse_settings_of_runs(arguments: list[str]) -> None:

@@ -28,6 +28,7 @@ from purrception.experiment.recipes import RECIPES, fit_to_images, get_recipe
 from purrception.storage.names import HUB_PREFIX
 from purrception.training import RunDirectory
 from purrception.utils.errors import InputError, unknown_name
+from purrception.utils.packages import require
 from purrception.utils.settings import check_numbers, field_docs
 from purrception.utils.text import command_line, quiet
 
@@ -78,6 +79,22 @@ def say_skipped(text: str) -> None:
     """Tell which images were not taken, if any; see :func:`purrception.data.describe_report`."""
     if text:
         say(f"images: {text}")
+
+
+def check_can_draw() -> None:
+    """Refuse a report before the work, where its picture could not be drawn.
+
+    Raises:
+        InputError: matplotlib is not installed.
+    """
+    require("matplotlib", "the picture of a report")
+
+
+def say_report(markdown: str, place: Path, result: str = "") -> None:
+    """Print a report, with the section of this title at its end, and where it is kept."""
+    from purrception.utils.terminal import for_terminal
+
+    say(for_terminal(markdown, result) + f"\n\nreport: {place}")
 
 
 def names_in(words: Iterable[str]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from purrception.cli.parsing import flat, parse, target_of
+from purrception.cli.parsing import check_can_draw, flat, parse, target_of
 from purrception.cli.verbs import Verb
 from purrception.comparison.settings import SweepSpace
 from purrception.training import RunDirectory
@@ -32,11 +32,10 @@ def sweep(verb: Verb, arguments: list[str]) -> None:
     from purrception.comparison.sweep import BEST_PRESET, FAST_PRESET
     from purrception.comparison.sweep import sweep as run_sweep
     from purrception.storage import output_folder
-    from purrception.utils.packages import require
     from purrception.utils.terminal import for_terminal
     from purrception.utils.text import command_line
 
-    require("matplotlib", "the picture of a report")
+    check_can_draw()
     with output_folder(options.out, RunDirectory(target).sweeps) as folder:
         report = run_sweep(target, options.space, options.num, options.seed, folder, options.device)
     print(for_terminal(report.read_text(encoding="utf-8")), end="\n\n")

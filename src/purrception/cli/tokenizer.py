@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from purrception.cli.parsing import (
+    check_can_draw,
     check_images,
     flat,
     nearest_in,
@@ -14,6 +15,7 @@ from purrception.cli.parsing import (
     remark,
     resumed,
     say,
+    say_report,
     say_skipped,
     target_of,
 )
@@ -166,10 +168,8 @@ def report(verb: Verb, arguments: list[str]) -> None:
     from purrception.tokenizers import VQTokenizer
     from purrception.tokenizers.training import psnr_history
     from purrception.utils.devices import resolve_device
-    from purrception.utils.packages import require
-    from purrception.utils.terminal import for_terminal
 
-    require("matplotlib", "the picture of a report")
+    check_can_draw()
     tokenizer = VQTokenizer.load(folder)
     if recipe.data.image_size == 0:  # the recipe folder leaves it open: as the tokenizer sees images
         held_out = fit_to_images(recipe, options.images.data)[0].data.test_fraction  # as in training
@@ -181,7 +181,7 @@ def report(verb: Verb, arguments: list[str]) -> None:
         history = psnr_history(folder)
         result = report_tokenizer(tokenizer, options.images.data, out, options.num, options.batch_size, history)
     say_skipped(describe_report(out))
-    print(for_terminal(result.markdown()) + f"\n\nreport: {out}")
+    say_report(result.markdown(), out)
 
 
 def source_of(target: str) -> RunConfig:

@@ -20,8 +20,7 @@ from purrception.flow import build_objective
 from purrception.models import PurrceptionTransformer
 from purrception.training import CheckpointStore, RunDirectory
 from purrception.utils import distributed
-from purrception.utils.terminal import aligned
-from purrception.utils.text import COUNTS, in_units, roughly
+from purrception.utils.text import COUNTS, aligned, in_units, roughly
 
 LEAST_STEPS = 500
 """A run of fewer steps is over before its time is worth measuring."""

@@ -213,6 +213,7 @@ class PurrceptionGenerationPipeline(DiffusionPipeline):
         draws_of: Callable[[range], Draws] | None = None,
         step_end: StepEnd | None = None,
         output_type: OutputType = "pil",
+        record: bool = False,
     ) -> PurrceptionOutput:
         """Generate one image per label, as a call of the pipeline does, with the settings as one object.
 
@@ -222,13 +223,33 @@ class PurrceptionGenerationPipeline(DiffusionPipeline):
             seed: seed of the noise.
             batch_size: images at a time.
             watch: called at every evaluation with ``(t, state, prediction)``; it may raise an exception to stop.
-            draws_of: the random numbers of the images of these numbers, in place of those of the seed.
+            draws_of: the random numbers of the images of these numbers, in place of those of the seed; then this
+                process makes all images itself.
             step_end: called after every step; see :class:`purrception.flow.Objective`.
             output_type: see :meth:`__call__`.
+            record: record the steps of a batch as a CUDA graph and replay it for the others.
         """
+        on_device(self.transformer).eval()
+        generation = self._generate(labels, settings, seed, batch_size, watch, draws_of, step_end, record)
+        return self._decode(generation, labels, output_type)
+
+    def _generate(
+        self,
+        labels: Sequence[int],
+        settings: SamplingConfig,
+        seed: int,
+        batch_size: int,
+        watch: Watcher,
+        draws_of: Callable[[range], Draws] | None,
+        step_end: StepEnd | None,
+        record: bool,
+    ) -> Generation:
+        """The codes of all images, made by this process alone."""
         if batch_size < 1:
             raise InputError(f"batch_size is at least 1; given {batch_size}")
-        network = on_device(self.transformer).eval()
+        if record:
+            raise InputError("this code does not record CUDA graphs: load the pipeline with purrception")
+        network = self.transformer
 
         def sample_batch(batch: range) -> Generation:
             draws = KeyedDraws(seed, batch, network) if draws_of is None else draws_of(batch)
@@ -238,8 +259,7 @@ class PurrceptionGenerationPipeline(DiffusionPipeline):
 
         with self.progress_bar(total=len(labels)) as bar:
             images = range(len(labels))
-            generation = in_batches(images, batch_size, sample_batch, lambda done: bar.update(done - bar.n))
-        return self._decode(generation, labels, output_type)
+            return in_batches(images, batch_size, sample_batch, lambda done: bar.update(done - bar.n))
 
     @torch.no_grad()
     def predict(

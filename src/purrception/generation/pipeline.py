@@ -27,7 +27,7 @@ from purrception.flow import (
 from purrception.generation.base import PurrceptionGenerationPipeline
 from purrception.generation.editing import Editor, free_sites
 from purrception.generation.image_processor import ImageProcessor
-from purrception.generation.outputs import OutputType, PurrceptionOutput
+from purrception.generation.outputs import PurrceptionOutput
 from purrception.generation.portable import portable_code
 from purrception.generation.sampler import sample_codes
 from purrception.generation.scheduler import PurrceptionScheduler, saved_settings
@@ -256,40 +256,22 @@ class PurrceptionPipeline(PurrceptionGenerationPipeline):
             self.save_pretrained(folder, safe_serialization, variant, max_shard_size)
             return upload(Path(folder), repo_id, private, token, **commit)
 
-    @torch.no_grad()
-    def sample(
+    def _generate(
         self,
         labels: Sequence[int],
         settings: SamplingConfig,
-        seed: int = 0,
-        batch_size: int = 64,
-        watch: Watcher = no_watcher,
-        draws_of: Callable[[range], Draws] | None = None,
-        step_end: StepEnd | None = None,
-        output_type: OutputType = "pil",
-        record: bool = False,
-    ) -> PurrceptionOutput:
-        """Generate one image per label, as a call of the pipeline does, with the settings as one object.
-
-        Several processes share the images.
-
-        Args:
-            labels: a number for each image; the number of classes stands for the null class.
-            settings: how to sample.
-            seed: seed of the noise.
-            batch_size: images at a time.
-            watch: called at every evaluation with ``(t, state, prediction)``; it may raise an exception to stop.
-            draws_of: the random numbers of the images of these numbers, in place of those of the seed; then this
-                process makes all images itself.
-            step_end: called after every step; see :class:`purrception.flow.Objective`.
-            output_type: see :meth:`__call__`.
-            record: record the steps of a batch as a CUDA graph and replay it for the others.
-        """
-        network = on_device(self.transformer).eval()
+        seed: int,
+        batch_size: int,
+        watch: Watcher,
+        draws_of: Callable[[range], Draws] | None,
+        step_end: StepEnd | None,
+        record: bool,
+    ) -> Generation:
+        """The codes of all images, which several processes share."""
         shown = getattr(self, "_progress_bar_config", {})
         with ProgressBar(shown.get("desc", "sampling"), len(labels), silent=bool(shown.get("disable"))) as bar:
-            generation = sample_codes(
-                network,
+            return sample_codes(
+                self.transformer,
                 self.objective,
                 torch.tensor(labels),
                 settings,
@@ -302,7 +284,6 @@ class PurrceptionPipeline(PurrceptionGenerationPipeline):
                 draws_of=draws_of,
                 step_end=step_end,
             )
-        return self._decode(generation, labels, output_type)
 
     def inpaint(
         self,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import shutil
-import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.cells import cell_len
@@ -13,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from purrception.utils.text import terminal_width
+
 WIDEST_TEXT = 100
 """Columns after which paragraphs are wrapped at the latest: longer lines are hard to read."""
-UNLIMITED = 10_000
-"""Columns where the output goes to a file."""
 FILE_ONLY = ("Manifest",)
 """Sections that are read in the file."""
 GAP = 3
@@ -28,27 +26,6 @@ MARKED = re.compile(r"(\*\*.+?\*\*|`.+?`)")
 
 Lines = Sequence[Sequence[Text]]
 """The header of a table and its rows."""
-
-
-def terminal_width() -> int:
-    """Columns of the terminal, or those that ``COLUMNS`` gives."""
-    return shutil.get_terminal_size((UNLIMITED, 0)).columns
-
-
-def aligned(values: Mapping[str, str]) -> str:
-    """Names and values in two columns; a long value goes on below its beginning."""
-    column = max(map(len, values)) + 2
-    return "\n".join(
-        textwrap.fill(
-            value,
-            max(terminal_width(), column + 20),
-            initial_indent=name.ljust(column),
-            subsequent_indent=" " * column,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        for name, value in values.items()
-    )
 
 
 def for_terminal(markdown: str, result: str = "") -> str:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import codecs
 import os
 import shlex
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+UNLIMITED = 10_000
+"""Columns where the output goes to a file."""
 Units = tuple[tuple[float, str], ...]
 """Pairs of size and name, smallest first."""
 COUNTS: Units = ((1.0, ""), (1e3, " k"), (1e6, " M"), (1e9, " G"), (1e12, " T"))
@@ -95,3 +99,24 @@ def command_line(words: Sequence[str], options: Mapping[str, Any] | None = None)
         values = value if isinstance(value, tuple) else (value,)
         command += [f"--{name.replace('_', '-')}", *map(str, values)]
     return shlex.join(command)
+
+
+def terminal_width() -> int:
+    """Columns of the terminal, or those that ``COLUMNS`` gives."""
+    return shutil.get_terminal_size((UNLIMITED, 0)).columns
+
+
+def aligned(values: Mapping[str, str], indent: str = "") -> str:
+    """Names and values in two columns; a long value goes on below its beginning."""
+    column = len(indent) + max(map(len, values)) + 2
+    return "\n".join(
+        textwrap.fill(
+            value,
+            max(terminal_width(), column + 20),
+            initial_indent=(indent + name).ljust(column),
+            subsequent_indent=" " * column,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for name, value in values.items()
+    )

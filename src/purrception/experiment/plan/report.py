@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from purrception.experiment.plan.images import ImageCounts
 from purrception.experiment.plan.speed import Speed
 from purrception.experiment.settings import PlanOptions
-from purrception.utils.terminal import aligned
-from purrception.utils.text import BYTES, COUNTS, FLOPS, TIMES, Units, in_units
+from purrception.utils.text import BYTES, COUNTS, FLOPS, TIMES, Units, aligned, in_units
 
 
 @dataclass(frozen=True)
