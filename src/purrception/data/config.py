@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "test"]
 
-SOURCE_NAMES = ("digits", "photos", "folder", "webdataset", "hub", "noise")
+SOURCE_NAMES = ("digits", "photos", "emoji", "folder", "idx", "webdataset", "hub", "noise")
 """Every image source; :mod:`purrception.data.sources` says which class opens each."""
 
 MODES = {1: "L", 3: "RGB"}
@@ -32,8 +32,8 @@ class DataConfig:
     """Which images to use, and how the tokenizer sees them."""
 
     source: str = "digits"
-    """Where images come from: digits or photos (built in, nothing to download), folder, webdataset (tars) or hub
-    (Hugging Face)."""
+    """Where images come from: digits or photos (built in, nothing to download), emoji (a package), folder, idx (files
+    of MNIST's kind), webdataset (tars) or hub (Hugging Face)."""
     root: str = ""
     """The folder of images, a pattern of tars such as 'in/train-{000..146}.tar', or the name of a hub data set."""
     tokens: str = ""
@@ -45,16 +45,22 @@ class DataConfig:
     classes: int | None = None
     """How many classes there must be; 0 uses all images without classes, however deep in the folder. By default,
     as many as are found."""
+    class_names: tuple[str, ...] = ()
+    """The names of the classes by label, for images that only number them, as IDX files do."""
+    enlarge: bool = True
+    """Enlarge images that are smaller than image_size; otherwise they keep their pixels, with black around them."""
     flips: bool = False
     """Also encode the mirror image of each training image. Wrong for digits and letters."""
     views: int = 0
     """How many random crops of each training image to encode in place of its centre, mirrored at random if flips
     is set."""
     test_fraction: float = 0.2
-    """The share of the images (for photos, of their columns) that is held out for testing, always the same
-    ones."""
+    """The share of the images (for photos, of their columns; for emoji, of their families) that is held out for
+    testing, always the same ones. Images that come with a test split of their own hold out that."""
     hub_split: str = "train"
-    """The split of a hub data set that both training and held-out images come from."""
+    """The split of a hub data set that training images come from."""
+    hub_test_split: str = ""
+    """The split of a hub data set that held-out images come from; by default, a share of hub_split."""
 
     def __post_init__(self) -> None:
         """Refuse settings that no source can satisfy."""

@@ -15,7 +15,7 @@ from purrception.data.config import DataConfig, ImageSource, Split
 from purrception.data.decoding import UnreadableImageError, decode_image
 from purrception.data.labels import Label
 from purrception.data.skip_report import Skipped
-from purrception.data.transforms import pil_to_array
+from purrception.data.transforms import fit, pil_to_array
 from purrception.utils.errors import InputError
 from purrception.utils.folders import check_name
 
@@ -58,7 +58,8 @@ class ImageFiles(ImageSource, ABC):
         """The whole of image ``index`` in mode L or RGB, and its label."""
         data, label = self.read(index)
         config = self.config
-        return decode_image(data, self.name(index), config.channels, config.smallest_side), label
+        picture = decode_image(data, self.name(index), config.channels, config.smallest_side)
+        return fit(picture, config), label
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         picture, label = self.pil_image(index)
@@ -84,13 +85,22 @@ def hash_names(names: Iterable[str]) -> str:
 
 
 def expected_classes(found: tuple[str, ...], config: DataConfig) -> tuple[str, ...]:
-    """The class names to use: none for ``classes`` 0, else those found.
+    """The class names to use: none for ``classes`` 0, else those found, or configured where they are numbers.
 
     Raises:
-        InputError: there are not as many as ``classes`` says, or a name is not valid text.
+        InputError: there are not as many as ``classes`` or ``class_names`` says, the images have other names than
+            these, or a name is not valid text.
     """
     if config.classes == 0:
         return ()
+    if (names := config.class_names) and names != found:
+        if len(names) != len(found) or any(name != str(label) for label, name in enumerate(found)):
+            listed = ", ".join(found[:12]) or "none"
+            raise InputError(
+                f"data.class_names gives {len(names)} names to classes that are only numbered; the images in "
+                f"{config.root} have {len(found)} classes: {listed}{', …' if len(found) > 12 else ''}"
+            )
+        found = names
     for name in found:
         check_name(name)
     if config.classes is not None and len(found) != config.classes:

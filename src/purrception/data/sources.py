@@ -13,6 +13,7 @@ from purrception.data.builtin import DigitsImages, NoiseImages, PhotosImages
 from purrception.data.config import BUILT_IN, DataConfig, ImageSource, Split
 from purrception.data.folder import FolderImages
 from purrception.data.hub import HubImages, is_saved
+from purrception.data.idx import IdxImages, is_idx
 from purrception.data.transforms import images_to_tensor
 from purrception.data.webdataset import COMPRESSED_SUFFIXES, TarImages
 from purrception.utils.errors import InputError
@@ -22,6 +23,7 @@ SOURCES: dict[str, Callable[[DataConfig, Split], ImageSource]] = {
     "digits": DigitsImages,
     "photos": PhotosImages,
     "folder": FolderImages,
+    "idx": IdxImages,
     "webdataset": TarImages,
     "hub": HubImages,
     "noise": NoiseImages,
@@ -44,7 +46,8 @@ def find_source(text: str) -> tuple[str, str]:
 
     ``digits`` and ``photos`` are built in. ``hub:NAME`` and folders that ``datasets`` saved are hub data sets.
     Text that ends in .tar, with or without wildcards and braces, means tars; so do the suffixes of compressed
-    tars, which that source refuses with advice. Everything else is a folder.
+    tars, which that source refuses with advice. A folder with IDX files is one of these. Everything else is a folder
+    of images.
     """
     if text in BUILT_IN:
         return text, ""
@@ -52,7 +55,7 @@ def find_source(text: str) -> tuple[str, str]:
         return "hub", text.removeprefix("hub:")
     if text.lower().endswith((".tar", *COMPRESSED_SUFFIXES)):
         return "webdataset", text
-    return ("hub" if is_saved(Path(text)) else "folder"), text
+    return ("hub" if is_saved(Path(text)) else "idx" if is_idx(Path(text)) else "folder"), text
 
 
 def name_source(config: DataConfig) -> str:
