@@ -363,12 +363,24 @@ def check_images(place: str, *recipes: str) -> None:
     Raises:
         InputError: ``place`` is no built-in source, no address, no pattern of tars and no path.
     """
-    elsewhere = place.startswith(HUB_PREFIX) or "://" in place or ".tar" in place
+    elsewhere = place.startswith((HUB_PREFIX, "emoji:")) or "://" in place or ".tar" in place
     if place not in BUILT_IN and not elsewhere and not Path(place).exists():
         images = f"a folder, tars (in/train-{{000..146}}.tar), hub:NAME, {' and '.join(BUILT_IN)}"
         if recipes:
             raise unknown_name("recipe or images", place, recipes, f"or images: {nearest_in(place)}{images}")
         raise InputError(f"no images at {place!r}: {nearest_in(place)}accepted are {images}")
+
+
+def source_of(target: str) -> RunConfig:
+    """A recipe by name, a configuration file, or the recipe ``folder`` for images of any other source."""
+    if target in RECIPES or target.endswith((".yaml", ".yml")):
+        return recipe_of(target)
+    check_images(target, *RECIPES)
+    from purrception.data import find_source
+
+    source, root = find_source(target)
+    recipe = get_recipe("folder")
+    return replace(recipe, data=replace(recipe.data, source=source, root=root))
 
 
 def nearest_in(place: str) -> str:

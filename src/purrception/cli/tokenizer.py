@@ -7,22 +7,21 @@ from pathlib import Path
 
 from purrception.cli.parsing import (
     check_can_draw,
-    check_images,
     flat,
     nearest_in,
     parse,
-    recipe_of,
     remark,
     resumed,
     say,
     say_report,
     say_skipped,
+    source_of,
     target_of,
 )
 from purrception.cli.verbs import Verb
 from purrception.data.config import DataConfig
 from purrception.experiment.config import DataOptions, RunConfig, TokenizerRunConfig
-from purrception.experiment.recipes import RECIPES, fit_to_images, get_recipe
+from purrception.experiment.recipes import fit_to_images
 from purrception.storage.names import CONFIG_FILE
 from purrception.tokenizers.settings import VQConfig
 from purrception.training import RunDirectory
@@ -182,18 +181,6 @@ def report(verb: Verb, arguments: list[str]) -> None:
         result = report_tokenizer(tokenizer, options.images.data, out, options.num, options.batch_size, history)
     say_skipped(describe_report(out))
     say_report(result.markdown(), out)
-
-
-def source_of(target: str) -> RunConfig:
-    """A recipe by name, a configuration file, or the recipe ``folder`` for images of any other source."""
-    if target in RECIPES or target.endswith((".yaml", ".yml")):
-        return recipe_of(target)
-    check_images(target, *RECIPES)
-    from purrception.data import find_source
-
-    source, root = find_source(target)
-    recipe = get_recipe("folder")
-    return replace(recipe, data=replace(recipe.data, source=source, root=root))
 
 
 def _say_done(folder: Path, data: DataConfig) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from purrception.utils.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from purrception.data.config import DataConfig, ImageSource, Split
+    from purrception.data.config import DataConfig, ImageSource, Split, captions_of
     from purrception.data.decoding import UnreadableImageError, decode_image
     from purrception.data.readable import ReadableImages
     from purrception.data.skip_report import (

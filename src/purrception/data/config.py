@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from purrception.utils.errors import InputError, unknown_name
 from purrception.utils.settings import check_at_least
@@ -20,8 +21,11 @@ SOURCE_NAMES = ("digits", "photos", "emoji", "folder", "idx", "webdataset", "hub
 MODES = {1: "L", 3: "RGB"}
 """Pillow's mode of an image by its number of channels."""
 
-BUILT_IN = ("digits", "photos")
-"""Sources that need no files: they come with scikit-learn."""
+BUILT_IN = ("digits", "photos", "emoji")
+"""Sources that need no files: they come with packages."""
+
+SEPARATOR = " · "
+"""What joins the parts in the name of a class that is a combination, such as category and style."""
 
 ENLARGED_AT_MOST = 4
 """How much an image is enlarged at most; a smaller one counts as broken."""
@@ -30,6 +34,9 @@ ENLARGED_AT_MOST = 4
 @dataclass(frozen=True)
 class DataConfig:
     """Which images to use, and how the tokenizer sees them."""
+
+    RENAMED: ClassVar[dict[str, str]] = {"num_classes": "classes"}
+    """Names that fields had in older commands."""
 
     source: str = "digits"
     """Where images come from: digits or photos (built in, nothing to download), emoji (a package), folder, idx (files
@@ -57,6 +64,10 @@ class DataConfig:
     test_fraction: float = 0.2
     """The share of the images (for photos, of their columns; for emoji, of their families) that is held out for
     testing, always the same ones. Images that come with a test split of their own hold out that."""
+    styles: tuple[str, ...] = ("openmoji",)
+    """For emoji, the styles: openmoji (in a package), google, twitter and fluent (npm's packages, below root)."""
+    tones: Literal["none", "balanced", "all"] = "none"
+    """For emoji, the skin tones: none, balanced (one of each family, all as often) or all."""
     hub_split: str = "train"
     """The split of a hub data set that training images come from."""
     hub_test_split: str = ""
@@ -73,6 +84,8 @@ class DataConfig:
         if not 0 <= self.test_fraction < 1:
             raise InputError(f"data.test_fraction lies in [0, 1); given {self.test_fraction}")
         check_at_least(self, "data.", views=0, classes=0)
+        if not self.styles or len(set(self.styles)) < len(self.styles):
+            raise InputError(f"data.styles names at least one style, each once; given {list(self.styles)}")
 
     @property
     def smallest_side(self) -> int:
@@ -106,3 +119,8 @@ class ImageSource(Protocol):
     def pil_image(self, index: int) -> tuple[Image.Image, int]:
         """The whole of image ``index`` in mode L or RGB, and its label; raises as indexing does."""
         ...
+
+
+def captions_of(source: ImageSource) -> Sequence[str]:
+    """What each image shows, in words; empty where a source has no captions."""
+    return getattr(source, "captions", ())

@@ -23,7 +23,8 @@ class HubImages(ImageFiles):
     """A hub data set by name, or a folder that ``save_to_disk`` wrote; its rows stay on disk.
 
     The first column of images is used, and the first column of class labels or else the one named label, cls or
-    class, which is read by :func:`read_label`. Held-out images come from the same split of the data set.
+    class, which is read by :func:`read_label`. Held-out images come from ``hub_test_split``, or else are a share of
+    ``hub_split``; both have the classes of the latter.
 
     Raises:
         InputError: ``datasets`` is not installed, there is no such data set or column, or a label is invalid.
@@ -31,11 +32,17 @@ class HubImages(ImageFiles):
 
     def __init__(self, config: DataConfig, split: Split) -> None:
         super().__init__(config)
-        self._rows = _open(config)
+        self._rows = _open(config, config.hub_split)
         self._image, self._label = _columns(self._rows, config.root)
         self.class_names = expected_classes(self._find_classes(), config)
-        keys = range(len(self._rows))
-        selected = [key for key in keys if in_split(f"row {key}", split, config.test_fraction)]
+        if config.hub_test_split and split == "test":
+            self._rows = _open(config, config.hub_test_split)
+            self._image, self._label = _columns(self._rows, config.root)
+        selected = [
+            row
+            for row in range(len(self._rows))
+            if config.hub_test_split or in_split(f"row {row}", split, config.test_fraction)
+        ]
         self._selected = np.asarray(selected, dtype=np.int64)
 
     def _find_classes(self) -> tuple[str, ...]:
@@ -86,19 +93,19 @@ def is_saved(folder: Path) -> bool:
     return any((folder / mark).is_file() for mark in SAVED_MARKS)
 
 
-def _open(config: DataConfig) -> Any:
-    """The rows of the configured split, with images left encoded."""
+def _open(config: DataConfig, split: str) -> Any:
+    """The rows of a split of the data set, with images left encoded."""
     datasets = require("datasets", "the data source hub")
     try:
         if is_saved(Path(config.root)):
             rows = datasets.load_from_disk(config.root)
-            rows = rows[config.hub_split] if isinstance(rows, datasets.DatasetDict) else rows
+            rows = rows[split] if isinstance(rows, datasets.DatasetDict) else rows
         else:
             name, _, subset = config.root.partition(":")
-            rows = datasets.load_dataset(name, subset or None, split=config.hub_split)
+            rows = datasets.load_dataset(name, subset or None, split=split)
     except Exception as error:  # from the network, the file system or the parser
         raise InputError(
-            f"cannot open the data set {config.root!r}, split {config.hub_split!r}: {in_words(error)}"
+            f"cannot open the data set {config.root!r}, split {split!r}: {in_words(error)}"
         ) from error
     for column, feature in rows.features.items():
         if isinstance(feature, datasets.Image):

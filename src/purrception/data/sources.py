@@ -11,6 +11,7 @@ from torch import Tensor
 
 from purrception.data.builtin import DigitsImages, NoiseImages, PhotosImages
 from purrception.data.config import BUILT_IN, DataConfig, ImageSource, Split
+from purrception.data.emoji import EmojiImages
 from purrception.data.folder import FolderImages
 from purrception.data.hub import HubImages, is_saved
 from purrception.data.idx import IdxImages, is_idx
@@ -22,6 +23,7 @@ from purrception.utils.keyed_rng import Stream, keyed_rng
 SOURCES: dict[str, Callable[[DataConfig, Split], ImageSource]] = {
     "digits": DigitsImages,
     "photos": PhotosImages,
+    "emoji": EmojiImages,
     "folder": FolderImages,
     "idx": IdxImages,
     "webdataset": TarImages,
@@ -44,15 +46,17 @@ def open_images(config: DataConfig, split: Split) -> ImageSource:
 def find_source(text: str) -> tuple[str, str]:
     """The (source, root) that the text of a command line means.
 
-    ``digits`` and ``photos`` are built in. ``hub:NAME`` and folders that ``datasets`` saved are hub data sets.
-    Text that ends in .tar, with or without wildcards and braces, means tars; so do the suffixes of compressed
-    tars, which that source refuses with advice. A folder with IDX files is one of these. Everything else is a folder
-    of images.
+    ``digits``, ``photos`` and ``emoji`` are built in; ``emoji:DIR`` is emoji with styles from npm's packages in a
+    folder. ``hub:NAME`` and folders that ``datasets`` saved are hub data sets. Text that ends in .tar, with or
+    without wildcards and braces, means tars; so do the suffixes of compressed tars, which that source refuses with
+    advice. A folder with IDX files is one of these. Everything else is a folder of images.
     """
     if text in BUILT_IN:
         return text, ""
     if text.startswith("hub:"):
         return "hub", text.removeprefix("hub:")
+    if text.startswith("emoji:"):
+        return "emoji", text.removeprefix("emoji:")
     if text.lower().endswith((".tar", *COMPRESSED_SUFFIXES)):
         return "webdataset", text
     return ("hub" if is_saved(Path(text)) else "idx" if is_idx(Path(text)) else "folder"), text
@@ -60,9 +64,9 @@ def find_source(text: str) -> tuple[str, str]:
 
 def name_source(config: DataConfig) -> str:
     """The text from which :func:`find_source` finds these images."""
-    if config.source in BUILT_IN:
-        return config.source
-    return f"hub:{config.root}" if config.source == "hub" else config.root
+    if config.source in ("hub", "emoji") and config.root:
+        return f"{config.source}:{config.root}"
+    return config.source if config.source in BUILT_IN else config.root
 
 
 def load_split(config: DataConfig, split: Split) -> tuple[Tensor, Tensor]:

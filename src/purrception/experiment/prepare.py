@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
-from purrception.data import DataConfig, describe_report, find_source
+from purrception.data import DataConfig, describe_report
 from purrception.experiment.settings import PrepareOptions
 from purrception.storage import read_json
 from purrception.tokenizers import open_tokenizer
@@ -16,8 +17,8 @@ from purrception.utils.errors import InputError, resumable
 from purrception.utils.text import command_line
 
 
-def prepare(source: str, options: PrepareOptions) -> str:
-    """Encode the images that ``source`` names.
+def prepare(data: DataConfig, options: PrepareOptions) -> str:
+    """Encode images, with as many channels as the tokenizer has.
 
     Returns:
         A summary to print; empty in all processes but the first.
@@ -28,23 +29,12 @@ def prepare(source: str, options: PrepareOptions) -> str:
     if not options.tokenizer or not options.out:
         raise InputError("prepare needs a tokenizer and a folder for the shards: give --tokenizer DIR --out DIR")
     tokenizer = open_tokenizer(options.tokenizer, options.arch)
-    if options.image_size % tokenizer.downsampling:
+    if data.image_size % tokenizer.downsampling:
         raise InputError(
             f"--image-size must be a multiple of the tokenizer's downsampling {tokenizer.downsampling}; "
-            f"given {options.image_size}"
+            f"given {data.image_size}"
         )
-    kind, root = find_source(source)
-    data = DataConfig(
-        source=kind,
-        root=root,
-        image_size=options.image_size,
-        channels=tokenizer.image_channels,
-        classes=options.classes,
-        flips=options.flips,
-        views=options.views,
-        test_fraction=options.test_fraction,
-        hub_split=options.hub_split,
-    )
+    data = replace(data, channels=tokenizer.image_channels)
     config = EncodingConfig(options.images_per_shard, options.batch_size, options.workers, options.strict)
     folder = Path(options.out)
     with distributed.joined(resolve_device(options.device), options.timeout_minutes) as device:

@@ -11,7 +11,7 @@ from purrception.evaluation import EvaluationConfig
 from purrception.experiment.config import RunConfig, TokenizerConfig
 from purrception.flow import ObjectiveConfig, SamplingConfig
 from purrception.flow.settings import public_sampling
-from purrception.models import DiTConfig
+from purrception.models import DiTConfig, HeadConfig
 from purrception.tokenizers import TokenizerTrainingConfig, VQConfig
 from purrception.training import TrainingConfig
 from purrception.utils.errors import unknown_name
@@ -101,10 +101,38 @@ def fashion() -> RunConfig:
             enlarge=False,
         ),
         tokenizer=TokenizerConfig(
-            model=VQConfig(codebook_size=512, codebook_dim=8, channels=(32, 64, 64), normalisation="none"),
-            training=TokenizerTrainingConfig(steps=3000, batch_size=64, dead_code_threshold=1.0),
+            model=VQConfig(codebook_size=256, codebook_dim=8, channels=(16, 32), normalisation="none"),
+            training=TokenizerTrainingConfig(steps=1500, batch_size=32),
         ),
-        network=DiTConfig(depth=4, width=128, heads=4, patch_size=1),
+        network=DiTConfig(depth=4, width=128, heads=4, patch_size=2),
+        head=HeadConfig("geometric", evidence=True),
+        training=TrainingConfig(
+            steps=8000,
+            batch_size=64,
+            learning_rate=2e-3,
+            betas=(0.9, 0.99),
+            weight_decay=0.05,
+            decay="cosine",
+            ema_decay=0.999,
+            validate_every=500,
+            sample_every=1000,
+            checkpoint_every=500,
+        ),
+        sampling=SamplingConfig(num_inference_steps=50, temperature=0.9),
+        evaluation=EvaluationConfig(num=1000),
+    )
+
+
+def emoji() -> RunConfig:
+    """Emoji of 64 pixels in Unicode's nine categories; pip installs them (extra emoji). See --data.styles for more."""
+    return RunConfig(
+        name="emoji",
+        data=DataConfig(source="emoji", image_size=64, channels=3, test_fraction=0.15),
+        tokenizer=TokenizerConfig(
+            model=VQConfig(codebook_size=1024, codebook_dim=8, channels=(16, 32, 64), normalisation="none"),
+            training=TokenizerTrainingConfig(steps=3000, batch_size=32, dead_code_threshold=0.25),
+        ),
+        network=DiTConfig(depth=6, width=192, heads=6, patch_size=2),
         training=TrainingConfig(
             steps=6000,
             batch_size=64,
@@ -218,6 +246,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "digits": digits,
     "photos": photos,
     "fashion": fashion,
+    "emoji": emoji,
     "folder": folder,
     "imagenet256-b": partial(imagenet256, "B", 400_000),
     "imagenet256-l": partial(imagenet256, "L", 400_000),

@@ -12,10 +12,7 @@ from purrception.utils.settings import ProcessOptions, check_numbers
 
 @dataclass(frozen=True)
 class PrepareOptions(ProcessOptions):
-    """What ``purrception prepare`` takes."""
-
-    OPTIONS: ClassVar[dict[str, str]] = {"classes": "num_classes"}
-    """What a field is called on the command line, where it is not its own name."""
+    """What ``purrception prepare`` takes besides the images."""
 
     tokenizer: str = ""
     """Folder of the tokenizer (a diffusers VQModel), hub:OWNER/NAME, or a checkpoint file to convert (--arch).
@@ -24,19 +21,6 @@ class PrepareOptions(ProcessOptions):
     """Architecture of the checkpoint file; see ``purrception tokenizer convert``."""
     out: str = ""
     """Folder for the shards, OUT/train and OUT/test. Required. The same command goes on after an interruption."""
-    image_size: int = 256
-    """Side of the square images, in pixels."""
-    classes: int | None = None
-    """Number of classes that must be found; 0: use all images in any subfolder, without classes. Default: as
-    found."""
-    flips: bool = False
-    """Also encode a horizontally flipped copy of each training image."""
-    views: int = 0
-    """Number of random crops of each training image, instead of its centre; randomly flipped if flips is set."""
-    test_fraction: float = 0.02
-    """Share of the images to hold out; the choice is always the same."""
-    hub_split: str = "train"
-    """Split of the hub data set to read."""
     images_per_shard: int = 4096
     """Number of images per shard."""
     batch_size: int = 0

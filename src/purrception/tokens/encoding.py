@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from purrception.data import ImageSource, Skipped, UnreadableImageError, Views, images_to_tensor
+from purrception.data import ImageSource, Skipped, UnreadableImageError, Views, captions_of, images_to_tensor
 from purrception.utils.settings import check_at_least, check_numbers
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ LARGEST_BATCH = 128
 """How many images are encoded at a time by default, at most."""
 
 T = TypeVar("T")
-Decoded = tuple[np.ndarray, int] | UnreadableImageError
+Decoded = tuple[np.ndarray, int, str] | UnreadableImageError
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ class EncodedPart:
     """The indices in batches ``[n, h, w]``."""
     labels: list[int] = field(default_factory=list)
     """The label of each row."""
+    captions: list[str] = field(default_factory=list)
+    """The caption of each row; empty where the images have none."""
     skipped: list[Skipped] = field(default_factory=list)
     """The images that cannot be read."""
     encoder_seconds: float = 0.0
@@ -74,6 +76,7 @@ class Encoder:
 
     def __init__(self, source: ImageSource, views: Views, tokenizer: VQTokenizer, config: EncodingConfig) -> None:
         self.source, self.views, self.tokenizer, self.config = source, views, tokenizer, config
+        self._captions = captions_of(source)
 
     def parts(self, ranges: Sequence[range], advance: Callable[[int], None]) -> Iterator[EncodedPart]:
         """The rows of each range; ``advance`` is called with the number of images done since its last call.
@@ -90,7 +93,7 @@ class Encoder:
 
     def _decode(self, position: int) -> Decoded:
         try:
-            return self.views.read(self.source, position)
+            return *self.views.read(self.source, position), self._captions[position] if self._captions else ""
         except UnreadableImageError as error:
             return error
 
@@ -118,12 +121,15 @@ class Encoder:
         height, width = views.shape[1:3]
         return self.config.batch_size or max(1, min(LARGEST_BATCH, PIXELS_PER_BATCH // (height * width)))
 
-    def _add(self, part: EncodedPart, batch: list[tuple[np.ndarray, int]]) -> None:
-        images = images_to_tensor([view for views, _ in batch for view in views])
+    def _add(self, part: EncodedPart, batch: list[tuple[np.ndarray, int, str]]) -> None:
+        images = images_to_tensor([view for views, _, _ in batch for view in views])
         began = time.monotonic()
         part.indices.append(self.tokenizer.encode(images).cpu().numpy())
         part.encoder_seconds += time.monotonic() - began
-        part.labels += [label for _, label in batch for _ in range(self.views.per_image)]
+        repeats = range(self.views.per_image)
+        part.labels += [label for _, label, _ in batch for _ in repeats]
+        if self._captions:
+            part.captions += [caption for _, _, caption in batch for _ in repeats]
 
 
 def read_ahead(

@@ -271,7 +271,8 @@ def _write_part(folder: Path, number: int, part: EncodedPart, codebook_size: int
     if not part.indices:
         return Record(0, skipped)
     indices = np.concatenate(part.indices)
-    digest = write_shard(folder / shard_name(number), indices, np.asarray(part.labels), codebook_size)
+    labels = np.asarray(part.labels)
+    digest = write_shard(folder / shard_name(number), indices, labels, codebook_size, part.captions)
     codes, counts = np.unique(indices, return_counts=True)
     return Record(
         len(indices), skipped, tuple(codes.tolist()), tuple(counts.tolist()), digest, tuple(indices.shape[1:])

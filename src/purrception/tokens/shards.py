@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import TypeAdapter
-from safetensors.numpy import save
+from safetensors.numpy import load_file, save
 
 from purrception.storage import reading, write_file
 from purrception.utils.errors import InputError
 
 SAFETENSORS_DTYPES: dict[str, np.dtype[Any]] = {"U16": np.dtype("<u2"), "I32": np.dtype("<i4")}
 LARGEST_HEADER = 2**16
-"""The largest header, in bytes; that of two arrays takes about two hundred."""
+"""The largest header, in bytes; that of four arrays takes about four hundred."""
 
 
 def shard_name(number: int) -> str:
@@ -25,12 +27,42 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}.safetensors"
 
 
-def write_shard(path: Path, indices: np.ndarray, labels: np.ndarray, codebook_size: int) -> str:
-    """Write indices ``[n, h, w]`` and labels ``[n]``; returns the SHA-256 of the file, hexadecimal."""
+def write_shard(
+    path: Path, indices: np.ndarray, labels: np.ndarray, codebook_size: int, captions: Sequence[str] = ()
+) -> str:
+    """Write indices ``[n, h, w]``, labels ``[n]`` and, if there are any, n captions.
+
+    Captions are stored as the bytes of their UTF-8, one after another (``captions``, uint8), and where each ends
+    (``caption_ends``, int32 ``[n]``).
+
+    Returns:
+        The SHA-256 of the file, hexadecimal.
+    """
     dtype = np.uint16 if codebook_size <= 2**16 else np.int32
-    content = save({"indices": np.ascontiguousarray(indices.astype(dtype)), "labels": labels.astype(np.int32)})
+    arrays = {"indices": np.ascontiguousarray(indices.astype(dtype)), "labels": labels.astype(np.int32)}
+    if captions:
+        encoded = [caption.encode() for caption in captions]
+        arrays["captions"] = np.frombuffer(b"".join(encoded), np.uint8)
+        arrays["caption_ends"] = np.cumsum([len(each) for each in encoded], dtype=np.int32)
+    content = save(arrays)
     write_file(path, content)
     return hashlib.sha256(content).hexdigest()
+
+
+def read_captions(path: Path) -> list[str]:
+    """The captions in a shard, by row; none where it has none.
+
+    Raises:
+        InputError: the file is no shard, or its captions do not add up.
+    """
+    with reading("a token shard", path, "encode the images again"):
+        arrays = load_file(path)
+        if "captions" not in arrays:
+            return []
+        content, ends = arrays["captions"].tobytes(), arrays["caption_ends"].tolist()
+        if len(ends) != len(arrays["labels"]) or ends != sorted(ends) or ends[-1] != len(content):
+            raise ValueError(f"{len(content)} bytes of captions do not end where {len(ends)} rows say")
+        return [content[start:end].decode() for start, end in pairwise([0, *ends])]
 
 
 @dataclass(frozen=True)
