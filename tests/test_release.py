@@ -37,7 +37,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 def test_a_wheel_says_where_it_comes_from_and_that_it_is_typed(built: zipfile.ZipFile) -> None:
     names = built.namelist()
-    assert {"purrception/py.typed", "purrception/studio/style.css"} <= {*names}
+    assert {"purrception/py.typed", "purrception/studio/style.css", "purrception/data/emoji.csv"} <= {*names}
     assert all(name.split("/")[0].startswith("purrception") for name in names)
     told = email.message_from_bytes(built.read(next(name for name in names if name.endswith("METADATA"))))
     urls = dict(url.split(", ") for url in told.get_all("Project-URL", []))

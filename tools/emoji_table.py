@@ -2,8 +2,9 @@
 
     python tools/emoji_table.py /usr/share/unicode/emoji/emoji-test.txt > src/purrception/data/emoji.csv
 
-Each fully qualified emoji becomes a row: its code points, category (Unicode's group), subcategory, English name and
-family, which is the code points of the same emoji without a skin tone. Data of Unicode, under the Unicode licence.
+Each fully qualified emoji becomes a row: its code points, category (Unicode's group), subcategory, English name
+and family, which is the code points of the same emoji without a skin tone. The data are Unicode's, under its
+licence.
 """
 
 from __future__ import annotations

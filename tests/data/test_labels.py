@@ -231,3 +231,18 @@ def test_suffixes_are_those_that_pillow_opens(tmp_path: Path) -> None:
     assert [Path(source.name(row)).name for row in range(len(source))] == taken  # type: ignore[attr-defined]
     assert {"a.jfif", "c", "d.TGA"} <= set(taken)
     assert ignored(source).keys() == {"README", "g.heic"}
+
+
+def test_a_hub_data_set_holds_out_its_own_split(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    sides = {}
+    for split, labels in (("train", [0, 1, 2, 1]), ("test", [2, 0])):
+        images = [{"bytes": png(number), "path": None} for number in range(len(labels))]
+        made = datasets.Dataset.from_dict({"image": images, "label": labels})
+        sides[split] = made.cast_column("image", datasets.Image())
+    datasets.DatasetDict(sides).save_to_disk(tmp_path / "saved")
+    config = DataConfig("hub", str(tmp_path / "saved"), hub_test_split="test", class_names=("a", "b", "c"))
+    train, test = (open_images(config, split) for split in ("train", "test"))
+    assert [train[index][1] for index in range(len(train))] == [0, 1, 2, 1]
+    assert [test[index][1] for index in range(len(test))] == [2, 0]
+    assert train.class_names == test.class_names == ("a", "b", "c")

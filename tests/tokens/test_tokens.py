@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from purrception.data import Skipped, Views
@@ -22,7 +22,7 @@ from purrception.tokens import (
     preparation,
     write_tokens,
 )
-from purrception.tokens.shards import map_shard
+from purrception.tokens.shards import map_shard, read_captions, write_shard
 from purrception.utils.errors import InputError
 
 
@@ -272,3 +272,34 @@ def test_order_visits_every_row_once_an_epoch_and_needs_no_history() -> None:
     assert not np.array_equal(epochs[0], epochs[1])
     assert np.array_equal(ShuffledOrder(10, seed=4).rows(7, 11), whole[7:18])
     assert not np.array_equal(ShuffledOrder(10, seed=5).rows(0, 30), whole)
+
+
+class CaptionedPixels(Pixels):
+    captions = ("", *(f"{number} häuser 🏠" for number in range(1, 10)))
+
+
+@pytest.mark.parametrize("views", [None, Views(flips=True)])
+def test_captions_are_kept_with_their_rows(tmp_path: Path, views: Views | None) -> None:
+    config = EncodingConfig(images_per_shard=4)
+    write_tokens(CaptionedPixels(), PixelTokenizer(), tmp_path, "train", views=views, config=config)
+    shards = sorted(tmp_path.glob("shard-*"))
+    read = [caption for shard in shards for caption in read_captions(shard)]
+    per_image = 1 if views is None else views.per_image
+    assert read == [caption for caption in CaptionedPixels.captions for _ in range(per_image)]
+    indices, labels = TokenDataset(tmp_path).rows(np.arange(10 * per_image))
+    assert indices.shape[0] == len(labels) == len(read)
+
+
+def test_images_without_captions_have_shards_as_before(tmp_path: Path) -> None:
+    write_tokens(Pixels(), PixelTokenizer(), tmp_path, "train")
+    assert read_captions(tmp_path / "shard-00000.safetensors") == []
+    assert set(load_file(tmp_path / "shard-00000.safetensors")) == {"indices", "labels"}
+
+
+@pytest.mark.parametrize("ends", [[1, 2], [3, 2, 6], [1, 2, 5]], ids=["too few", "falling", "short"])
+def test_captions_that_do_not_add_up_are_refused(tmp_path: Path, ends: list[int]) -> None:
+    write_shard(tmp_path / "a", np.zeros((3, 1, 1)), np.zeros(3), 16, ["a", "bb", "ccc"])
+    arrays = load_file(tmp_path / "a")
+    save_file(arrays | {"caption_ends": np.asarray(ends, np.int32)}, tmp_path / "a")
+    with pytest.raises(InputError, match="6 bytes of captions do not end where"):
+        read_captions(tmp_path / "a")

@@ -20,7 +20,7 @@ class Options:
     preparation: PrepareOptions = field(default_factory=PrepareOptions, metadata=flat())
     images: DataConfig = field(
         default=OWN,
-        metadata=flat("source", "root", "tokens", "channels", own="the recipe's; else 256 pixels, 2 % held out"),
+        metadata=flat("source", "tokens", "channels", own="the recipe's; else 256 pixels, 2 % held out"),
     )
 
 

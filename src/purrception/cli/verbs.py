@@ -49,16 +49,17 @@ _ALL = (
         "train",
         "RECIPE_OR_YAML",
         "Do everything a recipe needs: tokenizer, token shards, training, sample grids, and a pipeline in the "
-        "end. Recipes: digits, photos, folder, imagenet256-b, -l, -xl, paper-code (also -l, -b: as the paper's "
-        "public code has it), and ffhq, lsun, coco, also with 128 behind them. Instead of a recipe, --resume RUN "
-        "goes on with a run.",
+        "end. Recipes: digits, photos, fashion, emoji, folder, imagenet256-b, -l, -xl, paper-code (also -l, -b: "
+        "as the paper's public code has it), and ffhq, lsun, coco, also with 128 behind them. Instead of one, "
+        "--resume RUN goes on with a run.",
         "purrception train digits --training.steps 600 --name quick",
     ),
     Verb(
         "prepare",
         "SOURCE",
-        "Encode images as token shards: a folder, tars ('in/train-{000..146}.tar'), hub:NAME, digits or photos. "
-        "Broken images are skipped and listed; a killed run goes on; torchrun shares the work.",
+        "Encode images as token shards: a folder, tars ('in/train-{000..146}.tar'), hub:NAME, or the images of a "
+        "recipe such as fashion. Broken images are skipped and listed; a killed run goes on; torchrun shares the "
+        "work.",
         "purrception prepare pictures --tokenizer tokenizers/vq-f8 --out tokens --image-size 256",
     ),
     Verb(

@@ -14,7 +14,7 @@ from purrception.comparison.run import compare
 from purrception.comparison.settings import Protocol
 from purrception.data import find_source
 from purrception.experiment.config import RunConfig
-from purrception.experiment.recipes import fit_to_images, get_recipe
+from purrception.experiment.recipes import RECIPES, fit_to_images, get_recipe
 from purrception.storage import one_writer
 from purrception.storage.report import Section, write_report
 from purrception.utils.errors import InputError, resumable
@@ -82,19 +82,21 @@ def recipe_for(name: str, steps: int) -> RunConfig:
     base, _, size = name.rpartition("@") if "@" in name else (name, "", "0")
     if not size.isdecimal():
         raise InputError(f"a set of a suite is NAME@PIXELS, such as digits@16, or a folder; given {name!r}")
-    source, root = find_source(base)
     pixels = int(size)
-    if root:
+    if base in RECIPES:
+        recipe = get_recipe(base)
+        if pixels:
+            recipe = replace(recipe, data=replace(recipe.data, image_size=pixels))
+    else:
+        source, root = find_source(base)
         if not Path(root).is_dir():
-            raise InputError(f"no folder of images at {root!r}: embedded sets are digits and photos")
+            raise InputError(
+                f"no folder of images at {root!r}: recipes with images are digits, photos, fashion and emoji"
+            )
         recipe = get_recipe("folder")
         data = replace(recipe.data, source=source, root=root, image_size=pixels, test_fraction=0.2)
         recipe, said = fit_to_images(replace(recipe, data=data), data)
         print(said, flush=True)
-    else:
-        recipe = get_recipe(base)
-        if pixels:
-            recipe = replace(recipe, data=replace(recipe.data, image_size=pixels))
     label = f"{Path(base).name or base}-{recipe.data.image_size}"
     return replace(recipe, name=label, training=replace(recipe.training, steps=steps))
 

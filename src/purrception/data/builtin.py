@@ -123,7 +123,7 @@ class NoiseImages:
     """A few images of random pixels, in as many classes as asked for, for dry runs."""
 
     def __init__(self, config: DataConfig, split: Split) -> None:
-        self.class_names = tuple(map(str, range(config.classes or 0)))
+        self.class_names = config.class_names or tuple(map(str, range(config.classes or 0)))
         self.listing = f"noise {split}"
         self._config, self._first, self._count = config, *((0, 2) if split == "train" else (2, 1))
 

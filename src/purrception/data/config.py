@@ -39,8 +39,8 @@ class DataConfig:
     """Names that fields had in older commands."""
 
     source: str = "digits"
-    """Where images come from: digits or photos (built in, nothing to download), emoji (a package), folder, idx (files
-    of MNIST's kind), webdataset (tars) or hub (Hugging Face)."""
+    """Where images come from: digits or photos (built in, nothing to download), emoji (a package), folder, idx
+    (MNIST's kind of files), webdataset (tars) or hub (Hugging Face)."""
     root: str = ""
     """The folder of images, a pattern of tars such as 'in/train-{000..146}.tar', or the name of a hub data set."""
     tokens: str = ""
@@ -55,7 +55,7 @@ class DataConfig:
     class_names: tuple[str, ...] = ()
     """The names of the classes by label, for images that only number them, as IDX files do."""
     enlarge: bool = True
-    """Enlarge images that are smaller than image_size; otherwise they keep their pixels, with black around them."""
+    """Enlarge images that are smaller than image_size; otherwise they keep their pixels, amid black."""
     flips: bool = False
     """Also encode the mirror image of each training image. Wrong for digits and letters."""
     views: int = 0

@@ -77,14 +77,14 @@ class Emoji:
 
 
 class EmojiImages:
-    """Every emoji that the styles draw, on white, in Unicode's nine categories; with several styles, category × style.
+    """Every emoji that the styles draw, on white, in Unicode's nine categories.
 
-    Emoji are split by family, in which skin tones and genders count as one, so that no variant of a training image is
-    held out. ``data.tones`` says which skin tones there are.
+    With several styles a class is a category in a style. Emoji are split by family, where skin tones and genders
+    count as one, so that no variant of a training image is held out; ``data.tones`` says which tones there are.
 
     Raises:
-        InputError: a style is unknown, its package is not installed or not in ``data.root``, or Pillow cannot lay out
-            emoji of several code points.
+        InputError: a style is unknown, its package is not installed or not in ``data.root``, or Pillow cannot lay
+            out emoji of several code points.
     """
 
     def __init__(self, config: DataConfig, split: Split) -> None:
@@ -216,8 +216,9 @@ def _files_of(style: str, root: str) -> dict[str, Path]:
         folder = next((folder for folder in folders if root and folder.is_dir()), None)
         if folder is None:
             raise InputError(
-                f"the style {style} is in npm's package {known.package}, which is not in {root or 'data.root'!r}: run "
-                f"`npm install --prefix DIR {known.package}` and give --data.root DIR, or leave it out of data.styles"
+                f"the style {style} is in npm's package {known.package}, which is not in {root or 'data.root'!r}: "
+                f"run `npm install --prefix DIR {known.package}` and give --data.root DIR, or leave it out of "
+                "data.styles"
             )
     else:
         if not features.check("raqm"):

@@ -23,8 +23,8 @@ class HubImages(ImageFiles):
     """A hub data set by name, or a folder that ``save_to_disk`` wrote; its rows stay on disk.
 
     The first column of images is used, and the first column of class labels or else the one named label, cls or
-    class, which is read by :func:`read_label`. Held-out images come from ``hub_test_split``, or else are a share of
-    ``hub_split``; both have the classes of the latter.
+    class, which is read by :func:`read_label`. Held-out images come from ``hub_test_split``, or else are a share
+    of ``hub_split``; both have the classes of the latter.
 
     Raises:
         InputError: ``datasets`` is not installed, there is no such data set or column, or a label is invalid.

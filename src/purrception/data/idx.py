@@ -28,7 +28,7 @@ LARGEST = 2**31
 
 
 class IdxImages:
-    """A folder of IDX files, gzipped or not: ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte`` and ``t10k-…``.
+    """IDX files in a folder: ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-…``, gzipped or not.
 
     The files of test images are the held-out split; without them a share ``test_fraction`` of the training images
     is. EMNIST's images, which are stored transposed, are set upright, and its ``…-mapping.txt`` names the classes.
@@ -189,8 +189,8 @@ def _read(path: Path, dimensions: int, _changed: int, _size: int) -> np.ndarray:
         header = stream.read(4 + 4 * dimensions)
         if header[:3] != bytes([0, 0, UNSIGNED_BYTES]) or header[3:4] != bytes([dimensions]):
             raise ValueError(
-                f"it begins with {header[:4].hex(' ') or 'nothing'}, where 00 00 08 0{dimensions} says unsigned bytes "
-                f"in {dimensions} dimension{'s' * (dimensions > 1)}"
+                f"it begins with {header[:4].hex(' ') or 'nothing'}; unsigned bytes in {dimensions} "
+                f"dimension{'s' * (dimensions > 1)} begin with 00 00 08 0{dimensions}"
             )
         if len(header) < 4 + 4 * dimensions:
             raise ValueError("it ends within its header")

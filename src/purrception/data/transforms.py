@@ -48,7 +48,7 @@ def fit(image: Image.Image, config: DataConfig) -> Image.Image:
     if config.enlarge or max(image.size) > size or image.size == (size, size):
         return image
     square = Image.new(image.mode, (size, size))
-    square.paste(image, tuple((size - side) // 2 for side in image.size))
+    square.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
     return square
 
 

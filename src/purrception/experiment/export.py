@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
+from purrception.data.emoji import STYLES
 from purrception.experiment.build import run_scheduler
 from purrception.experiment.config import RunConfig, load_config, map_paths
+from purrception.experiment.recipes import FASHION_CLASSES
 from purrception.experiment.saved_run import load_pipeline
 from purrception.generation.pipeline import PurrceptionPipeline
 from purrception.storage import dump_settings, read_json, read_json_lines, whole_folder
@@ -37,6 +39,9 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 DATA = {
     "digits": "the 1797 handwritten digits of scikit-learn (UCI's optical recognition set, CC BY 4.0)",
     "photos": "crops of scikit-learn's two sample photographs (CC BY 2.0, as its README.txt says)",
+    "emoji": "emoji by {styles}; names and categories by Unicode, Unicode licence",
+    "idx": "the IDX files {root}; their licence is not recorded",
+    "fashion": "Fashion-MNIST (Zalando, arXiv 1708.07747), MIT",
     "folder": "a folder of the author's own images; their licence is not recorded",
     "webdataset": "tars of the author's own images; their licence is not recorded",
     "hub": "the hub data set {root}; its page states the licence",
@@ -240,8 +245,11 @@ def _training(run: RunDirectory, config: RunConfig) -> str:
 def _data(config: RunConfig) -> str:
     if config.data.tokens:
         return f"prepared token shards, {Path(config.data.tokens).name}; their images' licence is not recorded"
-    described = DATA.get(config.data.source, config.data.source)
-    return described.format(root=_last_part(config.data.root)) + f", at {config.data.image_size} pixels"
+    data = config.data
+    kind = "fashion" if data.class_names == FASHION_CLASSES else data.source
+    by = [STYLES[style].attribution for style in data.styles if style in STYLES]
+    described = DATA.get(kind, kind).format(root=_last_part(data.root), styles="; ".join(by))
+    return f"{described}, at {data.image_size} pixels"
 
 
 def _tokenizer(run: RunDirectory, config: RunConfig) -> str:

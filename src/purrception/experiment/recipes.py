@@ -124,7 +124,7 @@ def fashion() -> RunConfig:
 
 
 def emoji() -> RunConfig:
-    """Emoji of 64 pixels in Unicode's nine categories; pip installs them (extra emoji). See --data.styles for more."""
+    """Emoji in Unicode's nine categories, which pip installs (extra emoji); more styles by --data.styles."""
     return RunConfig(
         name="emoji",
         data=DataConfig(source="emoji", image_size=64, channels=3, test_fraction=0.15),
