@@ -8,6 +8,7 @@
 #   WHEELS=FOLDER    install these wheels first, for a machine without a network; benchmarks/wheels.sh makes them
 #   ARCHIVE=FILE     keep a .tar.gz of FOLDER there, renewed after each part
 #   PUBLIC=CHECKOUT  also measure the authors' public code: a clone of github.com/razvanmatisan/purrception
+#   EMOJI=FOLDER     npm's packages of emoji (docs/how-to/data.md), for four styles instead of OpenMoji alone
 #   LIMIT=SECONDS    time limit of the whole; 540 by default
 #   PARTS="a b"      run only these parts
 #   DRY=1            the same at a tiny size on a CPU, to see that it works
@@ -35,6 +36,8 @@ if [[ -n ${DRY:-} ]]; then
     kernels=(ours)
     few=2 some=2 many=(1 2) compile=False tokenizer=(8 8) steps=2 codebooks=(33 66)
     learn=(--training.steps 20 --tokenizer.training.steps 10 --tokenizer.model.channels 8 8 8 --training.device cpu)
+    pictures=(--tokenizer.training.steps 4 --tokenizer.model.channels 8 8 8 --network.depth 1 --network.width 32
+        --network.heads 2 --training.steps 4 --training.device cpu --training.compile False --evaluation.num 20 --evaluation.classifier.steps 5)
     least=3
     tests=(-k "not compiled and not command_line and not (float32 and goes_on)")
     export GPU_TESTS=cpu OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
@@ -43,9 +46,11 @@ else
     kernels=(ours chunks)
     few=32 some=64 many=(32 64 128 192) compile=True tokenizer=(128 256 256 512) steps=20 codebooks=(16384 65536 262144)
     learn=(--training.steps 1000 --training.device cuda) # held-out images do not improve after that
+    pictures=()
     least=15 # seconds without which no part is begun
     tests=()
 fi
+[[ -z ${EMOJI:-} ]] || pictures+=(--data.root "$(cd "$EMOJI" && pwd)" --data.styles openmoji google twitter fluent)
 bench=("$python" -m purrception bench "${sizes[@]}" --memory False)
 
 archive() {
@@ -120,6 +125,19 @@ part codebook 60 "${bench[@]}" --parts head --variants ours "factored head" --ba
     --vary codebook-size --values "${codebooks[@]}" --out "$out/codebook"
 part recomputed 60 "${bench[@]}" --recompute True --parts training --variants ours --batch-size "${many[-1]}" \
     --out "$out/recomputed"
+
+# g: a model worth looking at, in about eight minutes: alone with PARTS=emoji.
+part emoji 500 bash -euo pipefail -c '
+    python=$1 scratch=$2 out=$3
+    shift 3
+    "$python" -m purrception plan emoji-gpu "$@"
+    "$python" -m purrception train emoji-gpu --runs "$scratch" --name emoji "$@"
+    "$python" -m purrception sample "$scratch/emoji" --num 100 --guidance 2 --out "$scratch/emoji-images"
+    cp "$scratch/emoji-images/grid.png" "$out/emoji.png"
+    cp "$scratch/emoji/metrics.jsonl" "$out/emoji.jsonl"
+    cp "$scratch/emoji/tokenizer/metrics.jsonl" "$out/emoji-tokenizer.jsonl"
+    "$python" -m purrception evaluate "$scratch/emoji" --out "$out/emoji"
+' emoji "$python" "$scratch" "$out" "${pictures[@]}"
 
 cat "$out"/summary.md
 for report in training training-compiled training-large head profile generation sampling codebook recomputed; do

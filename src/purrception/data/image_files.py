@@ -40,6 +40,8 @@ class ImageFiles(ImageSource, ABC):
             return 0
         if label is None:
             raise UnreadableImageError(self.name(index), "it has no label, while others have one")
+        if self.config.class_names:  # perhaps of classes that the images only number
+            return self._numbers.get(str(label), int(label) if str(label).isdecimal() else -1)
         return self._numbers[str(label)]
 
     @cached_property

@@ -150,6 +150,23 @@ def emoji() -> RunConfig:
     )
 
 
+def emoji_gpu() -> RunConfig:
+    """The same emoji in about eight minutes on one H100: two for the tokenizer, five for a DiT-S, one to judge it."""
+    small = emoji()
+    return replace(
+        small,
+        name="emoji-gpu",
+        tokenizer=TokenizerConfig(
+            model=replace(small.tokenizer.model, codebook_size=2048, channels=(64, 128, 256)),
+            training=replace(small.tokenizer.training, steps=4000, batch_size=128, learning_rate=1e-3),
+        ),
+        network=DiTConfig.preset("S/1"),
+        training=replace(
+            small.training, steps=5000, batch_size=256, learning_rate=1e-3, compile=True, sample_every=2500
+        ),
+    )
+
+
 def folder() -> RunConfig:
     """Your own images, in class subfolders or, for an unconditional model, without. Give --data.root.
 
@@ -247,6 +264,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "photos": photos,
     "fashion": fashion,
     "emoji": emoji,
+    "emoji-gpu": emoji_gpu,
     "folder": folder,
     "imagenet256-b": partial(imagenet256, "B", 400_000),
     "imagenet256-l": partial(imagenet256, "L", 400_000),
