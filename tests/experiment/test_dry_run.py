@@ -22,8 +22,8 @@ from purrception.utils.errors import InputError
 from tests.conftest import run_cli
 
 NARROW = ["--network.depth", "2", "--network.width", "384", "--network.heads", "6"]
-SMALL = ("digits", "photos", "fashion", "emoji", "folder")
-"""Recipes of sizes that a processor trains."""
+SMALL = ("digits", "photos", "fashion", "emoji", "emoji-gpu", "folder")
+"""Recipes of our own sizes."""
 PAPER = [name for name in RECIPES if name not in SMALL and "paper-code" not in name]
 
 
