@@ -13,7 +13,7 @@ from purrception.evaluation.extractors import with_channels
 from purrception.evaluation.features import ImageFeatures
 from purrception.evaluation.image_sets import ImageSet
 from purrception.evaluation.report import Evaluation, Row
-from purrception.evaluation.training_neighbours import Pairs
+from purrception.evaluation.training_neighbours import ShownPairs
 from purrception.storage import save_png
 from purrception.storage.report import REPORT_PICTURE
 from purrception.utils.visualisation import tile_images
@@ -30,12 +30,10 @@ PAIRS, PAIR_ROWS = 10, 2
 
 Shown = tuple[ImageSet, ImageFeatures]
 """Images with their features."""
-ShownPairs = tuple[ImageSet, ImageSet, Pairs]
-"""Generated images, training images, and which of them are nearest."""
 
 
 def draw(
-    result: Evaluation, made: Shown, real: Shown | None, folder: Path, neighbours: ShownPairs | None = None
+    result: Evaluation, made: Shown, real: Shown | None, folder: Path, pairs: ShownPairs | None = None
 ) -> None:
     """Write the picture to ``folder``; examples need labels on both sides."""
     from matplotlib.figure import Figure
@@ -43,7 +41,7 @@ def draw(
     classes = result.classes[:CLASSES_SHOWN] if real is not None else ()
     bars = [*result.floors, *result.rows]
     heights = [0.5 + 0.32 * len(bars), *([0.5 + 0.46 * len(classes)] if classes else [])]
-    heights += [0.5 + 1.45 * PAIR_ROWS] if neighbours is not None else []
+    heights += [0.5 + 1.45 * PAIR_ROWS] if pairs is not None else []
     figure = Figure(figsize=(9, sum(heights) + 0.4), layout="constrained")
     panels = np.atleast_1d(figure.subplots(len(heights), 1, height_ratios=heights))
     _draw_distances(panels[0], bars, len(result.floors))
@@ -60,16 +58,17 @@ def draw(
         panels[1].set_yticks([(row + 0.5) * step for row in range(len(classes))], [one.name for one in classes])
         panels[1].set_xticks([sheet.shape[1] / 4, 3 * sheet.shape[1] / 4], ["evaluated", "real"])
         panels[1].set_title("the worst classes, the worst first", fontsize=10)
-    if neighbours is not None:
-        _draw_pairs(panels[-1], *neighbours)
+    if pairs is not None:
+        _draw_pairs(panels[-1], pairs)
     save_png(figure, folder / REPORT_PICTURE)
 
 
-def _draw_pairs(panel: Axes, generated: ImageSet, training: ImageSet, pairs: Pairs) -> None:
+def _draw_pairs(panel: Axes, pairs: ShownPairs) -> None:
     """The generated images that are nearest to training images, each above its own, the nearest first."""
     lines: list[np.ndarray] = []
     for start in range(0, PAIRS * PAIR_ROWS, PAIRS):
-        for images, numbers in ((generated, pairs.generated), (training, pairs.training)):
+        sides = (pairs.generated, pairs.generated_rows), (pairs.training, pairs.training_rows)
+        for images, numbers in sides:
             shown = [_read(images, number) for number in numbers[start : start + PAIRS]]
             lines += [one for one in shown if one is not None]
     panel.imshow(tile_images(np.stack(lines), columns=PAIRS))

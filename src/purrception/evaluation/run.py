@@ -25,9 +25,9 @@ from purrception.evaluation.metrics.measure import with_all_names
 from purrception.evaluation.metrics.per_class import measure_classes
 from purrception.evaluation.references import Origin, Reference, open_reference, save_statistics
 from purrception.evaluation.report import Evaluation, Memorised, Row
-from purrception.evaluation.report_picture import ShownPairs, draw
+from purrception.evaluation.report_picture import draw
 from purrception.evaluation.settings import EvaluationConfig, Procedure
-from purrception.evaluation.training_neighbours import MOST_IMAGES, TrainingNeighbours
+from purrception.evaluation.training_neighbours import MOST_IMAGES, ShownPairs, TrainingNeighbours
 from purrception.flow import SamplingConfig
 from purrception.generation.pipeline import PurrceptionPipeline
 from purrception.storage import whole_folder
@@ -37,7 +37,6 @@ from purrception.utils import distributed
 from purrception.utils.errors import InputError
 
 CLASSIFIER_FILE = "classifier.safetensors"
-NOT_ASKED = ("with --training-images 0 no training image is searched",)
 NOT_OF_A_RUN = "images alone do not tell which images they were learned from: evaluate a run"
 OTHER_SPLIT: dict[str, Split] = {"test": "train", "train": "test"}
 
@@ -79,7 +78,7 @@ def evaluate(
     classifier, origin = _classifier_of_run(data, classes, config, procedure)
     evaluator = _evaluator(reference, classifier, config, procedure, lambda: reference.grey and data.channels == 1)
     neighbours = _neighbours(evaluator, data, pipeline, procedure, tokens, held_out, config.seed)
-    measured, rows, copies, pairs = [], [], [], []
+    measured, rows, pairs = [], [], []
     for guidance in config.guidances:
         settings = replace(sampling, guidance_scale=guidance)
         request = Request(settings, config.seed, procedure.labels, _label_shares(procedure, tokens, classes))
@@ -92,29 +91,16 @@ def evaluate(
             extra["saved"] = str(save_images(images, codes.folder, procedure.save_images, how))
         measured.append(evaluator.measure(images))
         rows.append(_row(measured[-1], extra))
-        if neighbours is not None:
-            found, nearest = neighbours.measure(measured[-1], codes)
-            copies += [
-                {"guidance": guidance, "by": by, **asdict(one), "verdict": one.verdict}
-                for by, one in found.items()
-            ]
-            pairs.append(nearest)
+        pairs.append(neighbours.measure(measured[-1], codes, guidance))
     how = describe(pipeline, Request(sampling, config.seed, procedure.labels))
     how = {"guidances": list(config.guidances), "nfe": [row["nfe"] for row in rows], **how}
     how |= {"levels": "truncated"} if config.truncate else {}
     del how["sampling"]["guidance_scale"]
     manifest = build_manifest(evaluator, how, config.num, origin)
     floors = _floors(evaluator, config.num, _other_split(procedure.reference or "test", data, config.num), tokens)
-    gap = None
-    if tokens is not None and held_out is not None:
-        gap = generalisation_gap(pipeline.transformer, pipeline.objective, tokens, held_out, config.seed)
-    missing = NOT_ASKED if neighbours is None else neighbours.missing
-    memorised = Memorised(tuple(copies), gap, missing)
-    shown = None
-    best = _best(measured)
-    if neighbours is not None and neighbours.images is not None and (nearest := pairs[best]) is not None:
-        shown = (measured[best].images, neighbours.images, nearest)
-    return _report(evaluator, measured, rows, floors, manifest, procedure, folder, memorised, shown)
+    gap = generalisation_gap(pipeline.transformer, pipeline.objective, tokens, held_out, config.seed)
+    memorised = Memorised(tuple(neighbours.rows), gap, neighbours.missing)
+    return _report(evaluator, measured, rows, floors, manifest, procedure, folder, memorised, pairs)
 
 
 def _neighbours(
@@ -125,12 +111,10 @@ def _neighbours(
     tokens: TokenDataset | None,
     held_out: TokenDataset | None,
     seed: int,
-) -> TrainingNeighbours | None:
-    """The search among training images; none where nobody asks for it."""
+) -> TrainingNeighbours:
+    """The search among the training images that are here."""
     most, images = procedure.training_images, None
-    if not most:
-        return None
-    with contextlib.suppress(InputError):  # of a run that has been moved: none
+    with contextlib.suppress(InputError):  # they are elsewhere, or nothing is held out
         images = split_images(data, "train", most), split_images(data, "test", MOST_IMAGES)
     device = torch.device(procedure.device)
     return TrainingNeighbours(evaluator, images, pipeline.tokenizer, tokens, held_out, most, device, seed)
@@ -303,9 +287,10 @@ def _report(
     procedure: Procedure,
     folder: Path,
     memorised: Memorised,
-    neighbours: ShownPairs | None = None,
+    pairs: Sequence[ShownPairs | None] = (),
 ) -> Evaluation:
-    best = measured[_best(measured)]
+    nearest = min(range(len(measured)), key=lambda number: measured[number].metrics["frechet"])
+    best = measured[nearest]
     real_images = evaluator.reference.images
     real_names = () if real_images is None else real_images.class_names
     result = Evaluation(
@@ -324,18 +309,13 @@ def _report(
             seen = [*(one.features for one in measured), evaluator.real]
             write_report(partial, sorted({one for each in seen for one in (*each.skipped, *each.ignored_files)}))
             real = (real_images, evaluator.real) if real_images is not None else None
-            draw(result, (best.images, best.features), real, partial, neighbours)
+            draw(result, (best.images, best.features), real, partial, pairs[nearest] if pairs else None)
             if evaluator.classifier is not None:
                 save_classifier(evaluator.classifier, partial / CLASSIFIER_FILE)
         if procedure.save_stats:
             _save_statistics(evaluator, procedure, manifest)
     distributed.wait()
     return result
-
-
-def _best(measured: Sequence[Measured]) -> int:
-    """The set nearest to the reference."""
-    return min(range(len(measured)), key=lambda number: measured[number].metrics["frechet"])
 
 
 def _save_statistics(evaluator: Evaluator, procedure: Procedure, manifest: dict[str, Any]) -> None:

@@ -42,9 +42,9 @@ def overfitted_since(losses: Sequence[MeasuredLosses]) -> MeasuredLosses | None:
     if len(losses) < 3:
         return None
     best = min(losses, key=lambda one: one.held_out)
-    later = [one for one in losses[-2:] if one.held_out > best.held_out + RISE * abs(best.held_out)]
-    falling = losses[-1].training < losses[-2].training < best.training
-    return best if len(later) == 2 and falling else None
+    clearly = best.held_out + RISE * abs(best.held_out)
+    apart = [one.held_out > clearly and one.training < best.training for one in losses[-2:]]
+    return best if all(apart) else None
 
 
 def begins_to_overfit(losses: Sequence[MeasuredLosses]) -> bool:

@@ -72,8 +72,8 @@ class GeneralisationGap:
 def generalisation_gap(
     network: PurrceptionTransformer,
     objective: Objective,
-    train: TokenDataset,
-    held_out: TokenDataset,
+    train: TokenDataset | None,
+    held_out: TokenDataset | None,
     seed: int = 0,
 ) -> GeneralisationGap | None:
     """The gap between training and held-out loss, on at most 1024 rows of each, drawn by a key.
@@ -81,8 +81,10 @@ def generalisation_gap(
     Its interval rests on the differences of :data:`PARTS` parts, each of which covers all times.
 
     Returns:
-        None where there are too few images for that.
+        None where one of the two is missing, or there are too few images for that.
     """
+    if train is None or held_out is None:
+        return None
     count = min(GAP_ROWS, len(train), len(held_out))
     if count < 2 * PARTS:
         return None
