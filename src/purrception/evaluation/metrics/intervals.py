@@ -26,7 +26,7 @@ def share_interval(share: float, count: int) -> tuple[float, float]:
     spread = NORMAL_QUANTILE**2 / count
     centre = (share + spread / 2) / (1 + spread)
     reach = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
-    return max(centre - reach, 0.0), min(centre + reach, 1.0)
+    return (0.0 if share == 0 else centre - reach), (1.0 if share == 1 else centre + reach)
 
 
 def jackknife_reach(values: Sequence[float]) -> float:
