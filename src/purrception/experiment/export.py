@@ -119,7 +119,7 @@ def model_card(
     grid = f"\n![samples]({SAMPLES})\n" if not best and any(run.samples.glob("step-*.png")) else ""
     classes = ", ".join(pipeline.class_names[:20]) + (", …" if len(pipeline.class_names) > 20 else "")
     return f"""---
-{_metadata(run, config, licence)}
+{_metadata(config, licence, [] if best else _results(run, config))}
 ---
 
 # {config.name}
@@ -177,14 +177,13 @@ content of the training data was filtered out.
 """
 
 
-def _metadata(run: RunDirectory, config: RunConfig, licence: str) -> str:
-    """What the hub reads off a card, as YAML: among it the figures of the latest evaluation.
+def _metadata(config: RunConfig, licence: str, results: list[Any]) -> str:
+    """What the hub reads off a card, as YAML: among it the results of an evaluation, if there are any.
 
     The text below it is filled in here, where mypy sees it, rather than by ``ModelCard``, which needs a template.
     """
     from huggingface_hub import ModelCardData
 
-    results = _results(run, config)
     data = ModelCardData(
         library_name="purrception",
         pipeline_tag=TASK,
