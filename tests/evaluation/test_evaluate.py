@@ -180,6 +180,9 @@ def test_batches_processes_and_kills_change_nothing(run: Path, tmp_path: Path) -
     assert one["content"] == other["content"]  # every pixel
     for name in ("frechet", "frechet_low", "spatial_frechet", "kid", "precision", "density", "recognised"):
         assert other[name] == pytest.approx(one[name], rel=1e-10), name
+    for found, expected in zip(two["memorisation"]["rows"], reports[0]["memorisation"]["rows"], strict=True):
+        for name in ("copied", "copied_high", "nearer", "c_t", "from_training", "from_training_low"):
+            assert found[name] == pytest.approx(expected[name], rel=1e-6), name
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from tests.evaluation.test_held_out import CODES, Codes, CodeTokenizer
 def judged(samples: Tensor, training: Tensor, held_out: Tensor) -> Memorisation:
     """Memorisation of points by their own coordinates."""
     distances = Distances(
-        nearest_by_features(samples, training).distance,
+        nearest_by_features(samples, training),
         nearest_by_features(held_out, training).distance,
         nearest_by_features(samples, held_out),
         len(training),
@@ -67,17 +67,26 @@ def test_images_that_are_typical_are_no_copies() -> None:
     assert found.copied_low > TAIL
     assert found.c_t < -3
     assert found.from_training_low < found.expected_from_training == 0.6
-    assert "typical images, not copies" in found.verdict
+    assert "typical images rather than copies" in found.verdict
     blurred = judged(5 * torch.randn(400, 5), torch.randn(600, 5), torch.randn(400, 5))
     assert blurred.c_t > 3
     assert blurred.verdict == ""
+
+
+def test_one_image_again_and_again_is_no_proof_that_training_images_are_favoured() -> None:
+    training, held_out = torch.randn(600, 5), torch.randn(400, 5)
+    found = judged(training[:1].expand(200, -1) + 3, training, held_out)
+    assert found.from_training in (0, 1)
+    assert found.from_training_low < 0.6 < found.from_training_high
 
 
 def test_however_many_distances_are_equal_5_per_cent_of_held_out_images_are_copied() -> None:
     for held_out in (torch.randint(3, (100,)).double(), torch.ones(100), torch.arange(100.0), torch.arange(7.0)):
         count = len(held_out)
         nowhere = Nearest(torch.full((count,), 1e3), torch.zeros(count, dtype=torch.long))
-        found = memorisation(Distances(held_out, held_out, nowhere, training=5, held_out_images=2))
+        found = memorisation(
+            Distances(Nearest(held_out, nowhere.row), held_out, nowhere, training=5, held_out_images=2)
+        )
         assert found.copied == pytest.approx(TAIL)
         assert found.nearer == pytest.approx(0.5)
         assert found.from_training == 1

@@ -120,7 +120,7 @@ class TrainingNeighbours:
             rows = torch.from_numpy(spread_rows(len(features), MOST_IMAGES))
             nearest = nearest_by_features(features[rows], _features(self._training))
             between = nearest_by_features(features[rows], self._test)
-            distances = Distances(nearest.distance, self._expected, between, len(training), len(self._test))
+            distances = Distances(nearest, self._expected, between, len(training), len(self._test))
             found["features"] = memorisation(distances, self._seed)
             order = nearest.distance.argsort(stable=True)
             shown = own[rows[order]].tolist(), training[nearest.row[order]].tolist()
@@ -129,7 +129,7 @@ class TrainingNeighbours:
             indices = torch.from_numpy(codes.rows(spread_rows(codes.num, MOST_IMAGES))[0])
             nearest, between = (self._nearest_code(indices, which) for which in (0, 1))
             counts = len(self._train_rows), len(self._held_out_rows)
-            distances = Distances(nearest.distance, self._expected_of_codes, between, *counts)
+            distances = Distances(nearest, self._expected_of_codes, between, *counts)
             found["codes"] = memorisation(distances, self._seed)
         for by, one in found.items():
             self.rows.append({"guidance": guidance, "by": by, **asdict(one), "verdict": one.verdict})

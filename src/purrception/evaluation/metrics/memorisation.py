@@ -36,8 +36,8 @@ class Nearest:
 class Distances:
     """Distances of the generated images and of the held-out ones to the training images, and to each other."""
 
-    samples: Tensor
-    """Of each generated image to the nearest of the training images, ``[n]``."""
+    samples: Nearest
+    """The nearest of the training images to each of n generated images."""
     held_out: Tensor
     """Of each held-out image to the nearest of the training images, ``[m]``."""
     between: Nearest
@@ -101,15 +101,15 @@ class Memorisation:
             return "training images are copied more than chance explains"
         if nearer:
             return (
-                "nearer to training images than held-out images are, but as near to held-out ones: typical "
-                "images, not copies"
+                "nearer to training images than held-out images are, but to held-out ones as well: typical images "
+                "rather than copies, which the pictures tell"
             )
         return "training images are favoured over held-out ones, though none is close" if copied else ""
 
 
 def memorisation(found: Distances, seed: int = 0) -> Memorisation:
     """What the distances say; ``seed`` is that of the bootstrap, which is keyed by it."""
-    own, real = found.samples.double().numpy(), np.sort(found.held_out.double().numpy())
+    own, real = found.samples.distance.double().numpy(), np.sort(found.held_out.double().numpy())
     drawn = []
     for number in range(ROUNDS):
         rng = keyed_rng(seed, Stream.EVALUATION, number, part=6)
@@ -148,15 +148,21 @@ def _copied(own: np.ndarray, real: np.ndarray) -> float:
 def _from_training(found: Distances) -> tuple[float, float]:
     """See :attr:`Memorisation.from_training`, with its standard error.
 
-    The error is of other held-out images in the place of these, each of which is nearest to many generated images
-    or to none.
+    Without memorisation, chance decides which images are training images. The error is that of the share under such
+    draws, given how many generated images each is nearest to.
     """
     expected = found.training / (found.training + found.held_out_images)
-    training, held_out = found.samples.double(), found.between.distance.double()
-    of_held_out = (held_out < training).double() + (1 - expected) * (held_out == training).double()
-    each = torch.zeros(found.held_out_images, dtype=torch.float64).index_add(0, found.between.row, of_held_out)
-    error = math.sqrt(found.held_out_images * float(each.var())) / len(training)
-    return 1 - float(of_held_out.mean()), error
+    nearest, between = found.samples, found.between
+    chosen = (nearest.distance < between.distance).double() + expected * (nearest.distance == between.distance)
+    squares = 0.0
+    for rows, count, weights in (
+        (nearest.row, found.training, chosen),
+        (between.row, found.held_out_images, 1 - chosen),
+    ):
+        hits = torch.zeros(count, dtype=torch.float64).index_add(0, rows, weights)
+        squares += float(hits.square().sum())
+    error = math.sqrt(expected * (1 - expected) * squares) / len(chosen)
+    return float(chosen.mean()), error
 
 
 def _rank_test(own: np.ndarray, real: np.ndarray) -> tuple[float, float, float]:
