@@ -148,8 +148,8 @@ def _copied(own: np.ndarray, real: np.ndarray) -> float:
 def _from_training(found: Distances) -> tuple[float, float]:
     """See :attr:`Memorisation.from_training`, with its standard error.
 
-    Without memorisation, chance decides which images are training images. The error is that of the share under such
-    draws, given how many generated images each is nearest to.
+    Without memorisation, chance decides which images are training images. The error is that of the share under
+    such draws, given how many generated images each is nearest to.
     """
     expected = found.training / (found.training + found.held_out_images)
     nearest, between = found.samples, found.between
