@@ -59,9 +59,7 @@ class IdxImages:
         elif mapping:
             numbers = sorted(mapping)
             if unknown := sorted(set(np.unique(labels).tolist()) - set(numbers)):
-                raise InputError(
-                    f"{path.parent} holds the label {unknown[0]}, which its mapping.txt does not name"
-                )
+                raise InputError(f"{path.parent} holds the label {unknown[0]}, which its mapping.txt does not name")
             self.class_names = expected_classes(tuple(mapping[number] for number in numbers), config)
             self.labels = np.searchsorted(numbers, labels)
         else:
@@ -128,9 +126,7 @@ def _find(root: str) -> dict[Split, Path]:
         )
     if len(sets) > 1:
         names = [str(folder / one.rstrip("-_.")) for one in sets]
-        raise InputError(
-            f"{root} holds {len(sets)} sets of images: give one with --data.root {' or '.join(names)}"
-        )
+        raise InputError(f"{root} holds {len(sets)} sets of images: give one with --data.root {' or '.join(names)}")
     return {one.split: one.path for one in files if one.set == sets[0]}
 
 
@@ -163,9 +159,7 @@ def _mapping_beside(images: Path) -> dict[int, str]:
     if not path.is_file():
         return {}
     with reading("a mapping of labels to characters", path):
-        rows = [
-            list(map(int, line.split())) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
-        ]
+        rows = [list(map(int, line.split())) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         return {label: "".join(map(chr, points)) for label, *points in rows}
 
 
@@ -197,9 +191,7 @@ def _read(path: Path, dimensions: int, _changed: int, _size: int) -> np.ndarray:
         shape = tuple(np.frombuffer(header, ">u4", offset=4).tolist())
         size = int(np.prod(shape, dtype=object))
         if not 0 < size <= LARGEST:
-            raise ValueError(
-                f"its header announces {'×'.join(map(str, shape))} values; at most {LARGEST} are accepted"
-            )
+            raise ValueError(f"its header announces {'×'.join(map(str, shape))} values; at most {LARGEST} are accepted")
         content = stream.read(size + 1)
     if len(content) != size:
         has = "more" if len(content) > size else f"only {len(content)}"
