@@ -104,7 +104,9 @@ class Memorisation:
                 "nearer to training images than held-out images are, but to held-out ones as well: typical images "
                 "rather than copies, which the pictures tell"
             )
-        return "training images are favoured over held-out ones, though none is close" if copied else ""
+        if copied:
+            return "nearer to training images than to held-out ones, though no nearer than those are themselves"
+        return ""
 
 
 def memorisation(found: Distances, seed: int = 0) -> Memorisation:
