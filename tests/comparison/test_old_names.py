@@ -51,7 +51,7 @@ def test_rows_are_read_under_either_name(tmp_path: Path, monkeypatch: pytest.Mon
     first, second = read_rows(tmp_path / "rows.jsonl")
     assert first == second
     assert first["sampling"]["guidance_scale"] == first["tuned"]["sampling"]["guidance_scale"] == 1.5
-    text = write_report(tmp_path, [first], get_recipe("digits"), 1.0).read_text(encoding="utf-8")
+    text = write_report(tmp_path, [first], get_recipe("digits"), 1.0, 0.98).read_text(encoding="utf-8")
     assert "euler, NFE 5, guidance 1.5, τ 1.0" in text
     assert "guidance 1.5, τ 1.0, NFE 7" in text
 

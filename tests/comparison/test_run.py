@@ -53,6 +53,7 @@ def test_every_entry_is_measured_at_every_point_with_its_settings(comparison: Pa
     assert all(row["bits_per_code"] > 0 and row["nfe"] == 3 and row["flops"] > 0 for row in rows)
     assert by_entry["cfm"]["sampling"]["temperature"] == 1.0
     text = (comparison / "report.md").read_text()
+    assert f"The classifier recognises {report['classifier_accuracy']:.1%} of the real test images." in text
     for wanted in ("| entry |", "A ↓ needs less than B", "seconds of training", "NFE 3"):
         assert wanted in text
     assert (comparison / "report.png").stat().st_size > 10_000
@@ -130,7 +131,9 @@ def test_sweep_writes_a_table_a_front_and_presets_that_sample_takes(tiny_run: Pa
     best = min(report["rows"], key=lambda row: row["frechet"])
     assert set(report["again"]) == {"best.yaml", "fast.yaml"}
     assert report["again"]["best.yaml"] != best["frechet"]  # of another noise
-    assert f"another: {report['again']['best.yaml']:.2f}" in (folder / "report.md").read_text(encoding="utf-8")
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    assert f"another: {report['again']['best.yaml']:.2f}" in text
+    assert f"The classifier recognises {report['classifier_accuracy']:.1%} of the real test images." in text
     preset = load_settings(SamplingConfig, folder / "best.yaml")
     assert (preset.solver, preset.num_inference_steps, str(preset.temperature)) == (
         best["solver"],

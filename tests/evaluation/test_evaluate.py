@@ -83,6 +83,62 @@ def test_the_report_names_its_protocol_and_carries_its_manifest(run: Path) -> No
 
 
 @pytest.mark.slow
+def test_the_report_says_what_is_memorised_by_features_and_by_codes(run: Path) -> None:
+    report = report_of(run / "evaluation/000")
+    by = {row["by"]: row for row in report["memorisation"]["rows"]}
+    assert by.keys() == {"features", "codes"}
+    for row in by.values():
+        assert (row["guidance"], row["count"], row["held_out"], row["training"]) == (1.5, 140, 355, 1442)
+        assert row["copied_low"] <= row["copied"] <= row["copied_high"]
+        assert row["from_training_low"] <= row["from_training"] <= row["from_training_high"]
+        assert row["expected_from_training"] == pytest.approx(1442 / 1797)
+    gap = report["memorisation"]["gap"]
+    assert gap["gap"] == pytest.approx(gap["held_out"] - gap["training"])
+    assert gap["gap_low"] < gap["gap"] < gap["gap_high"]
+    assert abs(gap["gap"]) < 0.2  # eight steps teach nothing by heart
+    assert report["memorisation"]["missing"] == []
+    text = (run / "evaluation/000/report.md").read_text()
+    assert "## Memorisation" in text
+    assert "| guidance | by | count | copied | nearer than held-out | C_T |" in text
+    assert f"Loss on {gap['count']} training images" in text
+
+
+@pytest.mark.slow
+def test_every_metric_has_a_floor_and_an_interval(run: Path) -> None:
+    report = report_of(run / "evaluation/000")
+    accuracy = report["classifier_accuracy"]
+    halves, made = report["floors"][1], report["rows"][0]
+    for name in ("frechet", "kid", "precision", "recall", "density", "coverage", "recognised"):
+        for row in (halves, made):
+            assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"], (name, row["images"])
+    assert report["floors"][0]["recognised"] is None  # of images that the classifier has learned
+    assert halves["recognised"] == pytest.approx(accuracy, abs=0.2)
+
+
+def test_where_nothing_can_be_compared_with_the_report_says_so(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--num", 20, "--guidances", 1.5, "--bootstrap", 0]
+    assert evaluate(run, *common, "--training-images", 0, "--out", tmp_path / "unasked") == 0
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved)
+    for split, expected in (
+        ("train", "by codes: the token shards"),
+        ("test", "by features and by codes: no token"),
+    ):
+        shutil.rmtree(moved / "tokens" / split)
+        assert evaluate(moved, *common, "--out", tmp_path / split) == 0
+        memorisation = report_of(tmp_path / split)["memorisation"]
+        assert memorisation["missing"][0].startswith(expected)
+        assert memorisation["gap"] is None
+        assert "Not measured: " + expected in (tmp_path / split / "report.md").read_text()
+    assert [row["by"] for row in report_of(tmp_path / "train")["memorisation"]["rows"]] == ["features"]
+    assert report_of(tmp_path / "test")["memorisation"]["rows"] == []
+    assert "--training-images 0" in report_of(tmp_path / "unasked")["memorisation"]["missing"][0]
+    assert "training_images is 0" in refusal(capsys, run, "--training-images", 1)
+
+
+@pytest.mark.slow
 def test_batches_processes_and_kills_change_nothing(run: Path, tmp_path: Path) -> None:
     samples = run / "evaluation/samples"
     codes = next(samples.iterdir())
@@ -124,6 +180,9 @@ def test_batches_processes_and_kills_change_nothing(run: Path, tmp_path: Path) -
     assert one["content"] == other["content"]  # every pixel
     for name in ("frechet", "frechet_low", "spatial_frechet", "kid", "precision", "density", "recognised"):
         assert other[name] == pytest.approx(one[name], rel=1e-10), name
+    for found, expected in zip(two["memorisation"]["rows"], reports[0]["memorisation"]["rows"], strict=True):
+        for name in ("copied", "copied_high", "nearer", "c_t", "from_training", "from_training_low"):
+            assert found[name] == pytest.approx(expected[name], rel=1e-6), name
 
 
 @pytest.mark.slow
@@ -167,6 +226,25 @@ def test_images_against_a_folder_and_against_its_saved_statistics(run: Path, dig
     assert any("too few for features of 64" in warning for warning in folder["warnings"])
     assert evaluate(digits / "test", "--reference", stats, *options, "--out", tmp_path / "same") == 0
     assert report_of(tmp_path / "same")["rows"][0]["frechet"] < 1e-6
+
+
+def test_classes_of_two_parts_are_also_judged_part_by_part(digits: Path, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for digit, name in enumerate(("round · even", "straight · odd", "round · odd", "straight · even")):
+            shutil.copytree(digits / split / str(digit), tmp_path / split / name)
+    out = tmp_path / "out"
+    options = ["--reference", tmp_path / "test", "--cache", tmp_path / "cache", "--classifier.steps", 30]
+    assert evaluate(tmp_path / "train", *options, "--out", out) == 0
+    report = report_of(out)
+    (row,), real = report["rows"], report["classifier_accuracy_parts"]
+    for parts, whole in ((row["parts"], row["recognised"]), (real, report["classifier_accuracy"])):
+        assert [part["values"] for part in parts] == [["round", "straight"], ["even", "odd"]]
+        for part in parts:
+            assert part["recognised"] >= whole - 0.1
+            assert part["recognised_low"] < part["recognised"] <= part["recognised_high"]
+    text = (out / "report.md").read_text()
+    assert "| images | round, straight | even, odd |" in text
+    assert "| real reference images |" in text
 
 
 @pytest.mark.slow

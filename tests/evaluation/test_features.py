@@ -149,8 +149,7 @@ def test_a_folder_is_read_as_it_is_grey_or_in_colours(tmp_path: Path) -> None:
     assert not FolderOfImages(tmp_path / "colour").grey
 
 
-def test_kept_features_are_of_every_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("purrception.evaluation.features.KEPT", 60)
-    found = extract_features(Made(120), Counted())  # two classes, which take turns
+def test_kept_features_are_of_every_class() -> None:
+    found = extract_features(Made(120), Counted(), keep=60)  # two classes, which take turns
     assert found.labels is not None
     assert 20 < int(found.labels.sum()) < 40

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from purrception.cli.options import options_of
 from purrception.cli.parsing import (
@@ -26,6 +27,9 @@ from purrception.training import RunDirectory, is_pipeline
 from purrception.training.run_directory import no_run
 from purrception.utils.errors import InputError
 from purrception.utils.settings import ProcessOptions
+
+if TYPE_CHECKING:
+    from purrception.tokens import TokenDataset
 
 
 @dataclass(frozen=True)
@@ -85,9 +89,10 @@ def _evaluate_run(verb: Verb, target: str, arguments: list[str]) -> None:
     options = parse(EvaluateOptions, verb, arguments, own)
     with distributed.joined(resolve_device(options.device), options.timeout_minutes) as device:
         pipeline = load_pipeline(target).to(device)
-        tokens = None
-        with contextlib.suppress(InputError):  # of a run that has been moved: none
-            tokens = open_tokens(config, run, "train")
+        tokens: dict[str, TokenDataset | None] = {"train": None, "test": None}
+        for split in tokens:
+            with contextlib.suppress(InputError):  # of a run that has been moved: none
+                tokens[split] = open_tokens(config, run, split)
         with output_folder(options.out, run.evaluation) as folder:
             result = run_evaluation(
                 pipeline,
@@ -97,7 +102,8 @@ def _evaluate_run(verb: Verb, target: str, arguments: list[str]) -> None:
                 folder,
                 run.evaluation_samples,
                 replace(options.procedure, device=str(device)),
-                tokens,
+                tokens["train"],
+                tokens["test"],
             )
         say_skipped(describe_report(folder))
         say_report(result.markdown(), folder, "Evaluation")
@@ -135,7 +141,7 @@ def _evaluate_images(verb: Verb, target: Path, arguments: list[str]) -> None:
 def _refuse_settings_of_runs(arguments: list[str]) -> None:
     """Options about sampling mean nothing where nothing is sampled."""
     about_runs = {option.name for option in options_of(SamplingConfig)}
-    about_runs |= {"--num", "--guidances", "--labels", "--truncate", "--save-images"}
+    about_runs |= {"--num", "--guidances", "--labels", "--truncate", "--save-images", "--training-images"}
     given = [word.split("=")[0] for word in spelt_out(EvaluateOptions, arguments)]
     if named := ", ".join(word for word in given if word in about_runs):
         raise InputError(f"these images are already there; {named} say how a run makes some: leave them out")

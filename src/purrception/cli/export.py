@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from purrception.cli.parsing import parse, target_of
 from purrception.cli.verbs import Verb
@@ -17,6 +18,8 @@ class ExportOptions:
 
     out: str = ""
     """Folder for the pipeline. Default: pipelines/NAME."""
+    checkpoint: Literal["last", "best"] = "last"
+    """Weights at the end of training, or of the checkpoint with the lowest held-out loss."""
     dtype: str = "float32"
     """Precision of the network's weights: float32, bfloat16 or float16; the tokenizer stays float32."""
     variant: str = ""
@@ -38,7 +41,9 @@ def export(verb: Verb, arguments: list[str]) -> None:
     from purrception.storage import unused_folder
 
     folder = unused_folder(Path(options.out or f"pipelines/{Path(target).resolve().name}"))
-    pipeline = export_run(target, folder, options.dtype, options.variant, options.licence)
+    pipeline = export_run(
+        target, folder, options.dtype, options.variant, options.licence, best=options.checkpoint == "best"
+    )
     size = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
     following = command_line(["sample", str(folder)])
     print(f"{size / 1e6:.1f} MB of weights and a model card: {folder}  (next: {following})")

@@ -65,6 +65,7 @@ def train(verb: Verb, arguments: list[str]) -> None:
     from purrception.experiment.dry_run import dry_run
     from purrception.experiment.run import resume_run, start_run
     from purrception.experiment.summary import summarise
+    from purrception.training.overfitting import describe_overfitting
 
     def announce(config: RunConfig, run: RunDirectory) -> None:
         remark(summarise(config, run, rest))
@@ -73,4 +74,6 @@ def train(verb: Verb, arguments: list[str]) -> None:
         print(dry_run(config))
         return
     run = resume_run(run_to_resume, config, announce) if run_to_resume else start_run(config, announce)
+    if warning := describe_overfitting(run):
+        say(f"warning: {warning}")
     say(f"done: {run.root}  (next: {command_line(['sample', str(run.root)])})")

@@ -97,7 +97,7 @@ def _compare(recipe: RunConfig, configs: dict[str, RunConfig], protocol: Protoco
             _train_entry(entry, seeded, protocol, run, tokenizer, (train, held_out), evaluator)
     found = read_rows(run.root / ROWS_FILE, protocol.entries)
     rows = sorted(found, key=lambda row: protocol.entries.index(row["entry"]))
-    return write_report(run.root, rows, recipe, evaluator.floor)
+    return write_report(run.root, rows, recipe, evaluator.floor, evaluator.accuracy)
 
 
 def _open(recipe: RunConfig, protocol: Protocol, folder: Path) -> RunDirectory:

@@ -106,6 +106,7 @@ def _write(rows: Rows, front: Rows, again: dict[str, float], evaluator: SampleEv
     result = {
         "features": evaluator.features,
         "frechet_floor": evaluator.floor,
+        "classifier_accuracy": evaluator.accuracy,
         "num": evaluator.num,
         "rows": rows,
         "again": again,
@@ -116,7 +117,8 @@ def _write(rows: Rows, front: Rows, again: dict[str, float], evaluator: SampleEv
         "",
         f"{evaluator.num} images a row, all from the same noise; Fréchet distance in {evaluator.features} "
         "features to the real test images, and where its mean over other noises lies with 95 % confidence (as "
-        f"many real training images: {evaluator.floor:.2f}). Rows of the Pareto front (quality, NFE) are bold. "
+        f"many real training images: {evaluator.floor:.2f}). The classifier recognises {evaluator.accuracy:.1%} "
+        "of the real test images. Rows of the Pareto front (quality, NFE) are bold. "
         f"`{BEST_PRESET}` holds the best of all, `{FAST_PRESET}` the cheapest within {FAST_WITHIN:g} times of it; "
         f"chosen by this noise, they are measured again on another: {again[BEST_PRESET]:.2f} and "
         f"{again[FAST_PRESET]:.2f}.",

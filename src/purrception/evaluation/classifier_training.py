@@ -24,9 +24,6 @@ from purrception.evaluation.settings import ClassifierConfig
 from purrception.utils import distributed
 from purrception.utils.errors import InputError
 
-MOST_IMAGES = 20_000
-"""Images that a classifier is trained on; of a larger set this many are drawn by a key."""
-
 
 def train_or_load_classifier(
     images: ImageSet,
@@ -44,7 +41,7 @@ def train_or_load_classifier(
     Raises:
         InputError: the images differ in size, or are too small for the network.
     """
-    found = list(_readable(images, spread_rows(len(images), MOST_IMAGES)))
+    found = list(_readable(images, spread_rows(len(images), config.images)))
     seen = channels or (1 if images.grey else 3)
     arrays = [with_channels(array, seen, "an image to learn from") for array, _ in found]
     labels = [label for _, label in found]

@@ -42,7 +42,7 @@ class Result:
             ValueError: a row or the manifest is not what ``evaluate`` writes.
         """
         for row in self.rows:
-            for name in ("frechet", *ENDS, *COLUMNS):
+            for name in (f"{column}{end}" for column in COLUMNS for end in ("", "_low", "_high", "_spread")):
                 value = row.get(name)
                 if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
                     raise ValueError(f"{name} is no number; given {str(value)[:100]}")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from purrception.data.classes import match_classes
 from purrception.evaluation.extractors import Extractor, ImageClassifier
 from purrception.evaluation.extractors.classifier import ClassifierExtractor, agreement
-from purrception.evaluation.features import NO_CACHE, FeatureCache, ImageFeatures, extract_features
+from purrception.evaluation.features import KEPT, NO_CACHE, FeatureCache, ImageFeatures, extract_features
 from purrception.evaluation.image_sets import ImageSet
 from purrception.evaluation.metrics.fid import frechet_distance
 from purrception.evaluation.metrics.measure import Metrics, measure
+from purrception.evaluation.metrics.parts import PartRecognised, recognised_parts
 from purrception.evaluation.metrics.statistics import halves
 from purrception.evaluation.references import Reference
 from purrception.utils.errors import InputError
@@ -32,6 +34,14 @@ class Measured:
     none without a classifier, or where it knows other classes."""
     logit_names: tuple[str, ...]
     """Names of the classes in that order."""
+
+    @property
+    def parts(self) -> tuple[PartRecognised, ...]:
+        """How well each part of the classes' names is recognised; none where they have no parts."""
+        labels = self.features.labels
+        if self.class_logits is None or labels is None:
+            return ()
+        return recognised_parts(self.class_logits, labels, self.logit_names)
 
 
 class Evaluator:
@@ -68,10 +78,27 @@ class Evaluator:
     @property
     def accuracy(self) -> float | None:
         """The classifier's accuracy on the reference; none without a classifier that knows its classes."""
+        if self._real_logits is None or self.real.labels is None:
+            return None
+        return agreement(self._real_logits, self.real.labels)
+
+    @property
+    def real_parts(self) -> tuple[PartRecognised, ...]:
+        """How well the classifier recognises each part of the names of the reference's classes."""
+        if self._real_logits is None or self.real.labels is None or self.reference.images is None:
+            return ()
+        names = self._logit_names(self.reference.images.class_names)
+        return recognised_parts(self._real_logits, self.real.labels, names)
+
+    @cached_property
+    def _real_logits(self) -> torch.Tensor | None:
         if self.classifier is None or self.reference.images is None or self.real.labels is None:
             return None
-        logits = self._class_logits(self.reference.images, self.real, "classifier")
-        return None if logits is None else agreement(logits, self.real.labels)
+        return self._class_logits(self.reference.images, self.real, "classifier")
+
+    def features(self, images: ImageSet, title: str, keep: int = KEPT) -> ImageFeatures:
+        """Features of a set of images, in which it is compared; see :func:`extract_features`."""
+        return extract_features(images, self.extractor, self._cache, strict=self._strict, title=title, keep=keep)
 
     def measure(self, images: ImageSet, title: str = "generated") -> Measured:
         """Compare a set with the reference.
@@ -80,7 +107,7 @@ class Evaluator:
             InputError: an image cannot be read, and that is refused; the features are not finite, or compare only
                 images of one size, and these have another than the reference's.
         """
-        features = extract_features(images, self.extractor, self._cache, strict=self._strict, title=title)
+        features = self.features(images, title)
         own, real = features.size, self.real.size
         if own and real and own != real and not self.extractor.any_size:
             raise InputError(
@@ -89,10 +116,12 @@ class Evaluator:
             )
         logits = self._class_logits(images, features, title)
         metrics = measure(features, self.real, bootstrap=self._bootstrap, seed=self._seed, class_logits=logits)
+        return Measured(title, images, features, metrics, logits, self._logit_names(images.class_names))
+
+    def _logit_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """See :attr:`Measured.logit_names`, for images of classes of these names."""
         known = () if self.classifier is None else self.classifier.class_names
-        others = self._classifier_labels(images.class_names)[len(images.class_names) :]
-        names = (*images.class_names, *(known[label] for label in others))
-        return Measured(title, images, features, metrics, logits, names)
+        return (*names, *(known[label] for label in self._classifier_labels(names)[len(names) :]))
 
     def _class_logits(self, images: ImageSet, features: ImageFeatures, title: str) -> torch.Tensor | None:
         """See :attr:`Measured.class_logits`."""
@@ -126,7 +155,8 @@ class Evaluator:
         if size < 2:
             return None
         one, other = map(self.real.subset, rows)
-        metrics = measure(one, other, bootstrap=self._bootstrap, seed=self._seed)
+        logits = None if self._real_logits is None else self._real_logits[rows[0]]
+        metrics = measure(one, other, bootstrap=self._bootstrap, seed=self._seed, class_logits=logits)
         spatial = self.real.spatial_halves
         if spatial is not None and size >= self.real.count // 2:  # these halves are whole, not of another count
             metrics["spatial_frechet"] = frechet_distance(*spatial)

@@ -152,6 +152,7 @@ def extract_features(
     *,
     strict: bool = False,
     title: str = "features",
+    keep: int = KEPT,
 ) -> ImageFeatures:
     """Features of a set of images, shared by all processes; each returns the whole.
 
@@ -163,12 +164,13 @@ def extract_features(
         cache: where finished chunks are kept.
         strict: refuse a broken image; otherwise it is left out and listed.
         title: of the progress bar.
+        keep: images at most whose own features are kept; of more, so many are drawn by a key.
 
     Raises:
         InputError: fewer than two images, images of several sizes, or features that are not finite (named).
     """
     own = distributed.share(-(-len(images) // CHUNK))
-    is_kept = np.isin(np.arange(len(images)), spread_rows(len(images), KEPT))
+    is_kept = np.isin(np.arange(len(images)), spread_rows(len(images), keep))
     mine = _Share(is_kept, keyed_rng(0, Stream.EVALUATION, part=5).permutation(len(images)) % 2 == 0)
     with ProgressBar(title, len(own), silent=len(own) < 2) as bar:
         for done, number in enumerate(own, start=1):

@@ -13,6 +13,7 @@ from purrception.evaluation.extractors import with_channels
 from purrception.evaluation.features import ImageFeatures
 from purrception.evaluation.image_sets import ImageSet
 from purrception.evaluation.report import Evaluation, Row
+from purrception.evaluation.training_neighbours import ShownPairs
 from purrception.storage import save_png
 from purrception.storage.report import REPORT_PICTURE
 from purrception.utils.visualisation import tile_images
@@ -24,17 +25,23 @@ CLASSES_SHOWN, EXAMPLES = 6, 8
 LARGEST_SIDE = 64
 """Pixels of an example; larger images are thinned out."""
 
+PAIRS, PAIR_ROWS = 10, 2
+"""Generated images in a row above their nearest training images, and how many such rows."""
+
 Shown = tuple[ImageSet, ImageFeatures]
 """Images with their features."""
 
 
-def draw(result: Evaluation, made: Shown, real: Shown | None, folder: Path) -> None:
+def draw(
+    result: Evaluation, made: Shown, real: Shown | None, folder: Path, pairs: ShownPairs | None = None
+) -> None:
     """Write the picture to ``folder``; examples need labels on both sides."""
     from matplotlib.figure import Figure
 
     classes = result.classes[:CLASSES_SHOWN] if real is not None else ()
     bars = [*result.floors, *result.rows]
     heights = [0.5 + 0.32 * len(bars), *([0.5 + 0.46 * len(classes)] if classes else [])]
+    heights += [0.5 + 1.45 * PAIR_ROWS] if pairs is not None else []
     figure = Figure(figsize=(9, sum(heights) + 0.4), layout="constrained")
     panels = np.atleast_1d(figure.subplots(len(heights), 1, height_ratios=heights))
     _draw_distances(panels[0], bars, len(result.floors))
@@ -51,7 +58,24 @@ def draw(result: Evaluation, made: Shown, real: Shown | None, folder: Path) -> N
         panels[1].set_yticks([(row + 0.5) * step for row in range(len(classes))], [one.name for one in classes])
         panels[1].set_xticks([sheet.shape[1] / 4, 3 * sheet.shape[1] / 4], ["evaluated", "real"])
         panels[1].set_title("the worst classes, the worst first", fontsize=10)
+    if pairs is not None:
+        _draw_pairs(panels[-1], pairs)
     save_png(figure, folder / REPORT_PICTURE)
+
+
+def _draw_pairs(panel: Axes, pairs: ShownPairs) -> None:
+    """The generated images that are nearest to training images, each above its own, the nearest first."""
+    lines: list[np.ndarray] = []
+    for start in range(0, PAIRS * PAIR_ROWS, PAIRS):
+        sides = (pairs.generated, pairs.generated_rows), (pairs.training, pairs.training_rows)
+        for images, numbers in sides:
+            shown = [_read(images, number) for number in numbers[start : start + PAIRS]]
+            lines += [one for one in shown if one is not None]
+    panel.imshow(tile_images(np.stack(lines), columns=PAIRS))
+    panel.set_axis_off()
+    panel.set_title(
+        "generated images nearest to a training image, which is below each; the nearest first", fontsize=10
+    )
 
 
 def _draw_distances(panel: Axes, rows: Sequence[Row], floors: int) -> None:
@@ -82,11 +106,15 @@ def _examples(images: ImageSet, features: ImageFeatures, label: int) -> np.ndarr
     assert features.labels is not None
     assert features.rows is not None
     chosen = features.rows[features.labels == label][:EXAMPLES].tolist()
-    found = [images.read(range(row, row + 1))[0] for row in chosen]
-    arrays = [with_channels(one[0], 3, "") for one in found if not isinstance(one, UnreadableImageError)]
-    thinned = [
-        array[:: max(1, array.shape[0] // LARGEST_SIDE), :: max(1, array.shape[1] // LARGEST_SIDE)]
-        for array in arrays
-    ]
+    thinned = [array for row in chosen if (array := _read(images, row)) is not None]
     filled = [*thinned, *[np.full_like(thinned[0], 96)] * (EXAMPLES - len(thinned))]
     return np.stack(filled)
+
+
+def _read(images: ImageSet, row: int) -> np.ndarray | None:
+    """An image in three channels, thinned out if it is large; none where it cannot be read."""
+    found = images.read(range(row, row + 1))[0]
+    if isinstance(found, UnreadableImageError):
+        return None
+    array = with_channels(found[0], 3, "")
+    return array[:: max(1, array.shape[0] // LARGEST_SIDE), :: max(1, array.shape[1] // LARGEST_SIDE)]

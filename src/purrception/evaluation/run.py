@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from purrception.evaluation.features import FeatureCache
 from purrception.evaluation.generation import Request, describe, generate, images_of, save_images
 from purrception.evaluation.image_sets import FolderOfImages, ImageSet, NpzImages, split_images
 from purrception.evaluation.manifest import build_manifest
+from purrception.evaluation.metrics.held_out import generalisation_gap
 from purrception.evaluation.metrics.measure import with_all_names
 from purrception.evaluation.metrics.per_class import measure_classes
 from purrception.evaluation.references import Origin, Reference, open_reference, save_statistics
-from purrception.evaluation.report import Evaluation, Row
+from purrception.evaluation.report import Evaluation, Memorised, Row
 from purrception.evaluation.report_picture import draw
 from purrception.evaluation.settings import EvaluationConfig, Procedure
+from purrception.evaluation.training_neighbours import MOST_IMAGES, ShownPairs, TrainingNeighbours
 from purrception.flow import SamplingConfig
 from purrception.generation.pipeline import PurrceptionPipeline
 from purrception.storage import whole_folder
@@ -34,6 +37,7 @@ from purrception.utils import distributed
 from purrception.utils.errors import InputError
 
 CLASSIFIER_FILE = "classifier.safetensors"
+NOT_OF_A_RUN = "images alone do not tell which images they were learned from: evaluate a run"
 OTHER_SPLIT: dict[str, Split] = {"test": "train", "train": "test"}
 
 
@@ -46,6 +50,7 @@ def evaluate(
     samples: Path,
     procedure: Procedure = Procedure(),  # noqa: B008
     tokens: TokenDataset | None = None,
+    held_out: TokenDataset | None = None,
 ) -> Evaluation:
     """Generate images and measure them; write the report to ``folder``.
 
@@ -61,6 +66,8 @@ def evaluate(
         samples: for codes, and for images where they are to be saved.
         procedure: reference and everything else.
         tokens: the run's training shards, whose codes the samples' are compared with; none leaves that out.
+        held_out: its held-out shards, beside which the samples' likeness to training images is put; none leaves
+            memorisation out.
 
     Raises:
         InputError: the reference, the features or the settings cannot be used; another process generates the same
@@ -70,7 +77,8 @@ def evaluate(
     reference = open_reference(procedure.reference or "test", data, pipeline.tokenizer, procedure.protocol)
     classifier, origin = _classifier_of_run(data, classes, config, procedure)
     evaluator = _evaluator(reference, classifier, config, procedure, lambda: reference.grey and data.channels == 1)
-    measured, rows = [], []
+    neighbours = _neighbours(evaluator, data, pipeline, procedure, tokens, held_out, config.seed)
+    measured, rows, pairs = [], [], []
     for guidance in config.guidances:
         settings = replace(sampling, guidance_scale=guidance)
         request = Request(settings, config.seed, procedure.labels, _label_shares(procedure, tokens, classes))
@@ -83,13 +91,33 @@ def evaluate(
             extra["saved"] = str(save_images(images, codes.folder, procedure.save_images, how))
         measured.append(evaluator.measure(images))
         rows.append(_row(measured[-1], extra))
+        pairs.append(neighbours.measure(measured[-1], codes, guidance))
     how = describe(pipeline, Request(sampling, config.seed, procedure.labels))
     how = {"guidances": list(config.guidances), "nfe": [row["nfe"] for row in rows], **how}
     how |= {"levels": "truncated"} if config.truncate else {}
     del how["sampling"]["guidance_scale"]
     manifest = build_manifest(evaluator, how, config.num, origin)
     floors = _floors(evaluator, config.num, _other_split(procedure.reference or "test", data, config.num), tokens)
-    return _report(evaluator, measured, rows, floors, manifest, procedure, folder)
+    gap = generalisation_gap(pipeline.transformer, pipeline.objective, tokens, held_out, config.seed)
+    memorised = Memorised(tuple(neighbours.rows), gap, neighbours.missing)
+    return _report(evaluator, measured, rows, floors, manifest, procedure, folder, memorised, pairs)
+
+
+def _neighbours(
+    evaluator: Evaluator,
+    data: DataConfig,
+    pipeline: PurrceptionPipeline,
+    procedure: Procedure,
+    tokens: TokenDataset | None,
+    held_out: TokenDataset | None,
+    seed: int,
+) -> TrainingNeighbours:
+    """The search among the training images that are here."""
+    most, images = procedure.training_images, None
+    with contextlib.suppress(InputError):  # they are elsewhere, or nothing is held out
+        images = split_images(data, "train", most), split_images(data, "test", MOST_IMAGES)
+    device = torch.device(procedure.device)
+    return TrainingNeighbours(evaluator, images, pipeline.tokenizer, tokens, held_out, most, device, seed)
 
 
 def evaluate_images(
@@ -112,7 +140,8 @@ def evaluate_images(
         evaluator, {"path": str(target), "content": measured.features.content}, count, origin
     )
     rows, floors = [_row(measured, {})], _floors(evaluator, count)
-    return _report(evaluator, [measured], rows, floors, manifest, procedure, folder)
+    memorised = Memorised(missing=(NOT_OF_A_RUN,))
+    return _report(evaluator, [measured], rows, floors, manifest, procedure, folder, memorised)
 
 
 def save_reference(
@@ -215,7 +244,8 @@ def _codes_used(counts: np.ndarray) -> dict[str, float]:
 def _row(measured: Measured, extra: dict[str, Any]) -> Row:
     """A set's row of the report."""
     metrics = with_all_names(measured.metrics)
-    return {"images": measured.title, **metrics, **extra, "content": measured.features.content}
+    parts = {"parts": [asdict(part) for part in measured.parts]} if measured.parts else {}
+    return {"images": measured.title, **metrics, **extra, **parts, "content": measured.features.content}
 
 
 def _other_split(reference: str, data: DataConfig, count: int) -> ImageSet | None:
@@ -235,7 +265,10 @@ def _floors(
     rows: list[Row] = []
     if others is not None:
         title = f"real {'training' if evaluator.reference.protocol != 'adm-train' else 'held-out'} images (floor)"
-        rows.append({"images": title, **with_all_names(evaluator.measure(others, title).metrics)})
+        row = {"images": title, **with_all_names(evaluator.measure(others, title).metrics)}
+        if evaluator.reference.protocol != "adm-train":  # the classifier has learned these images
+            row |= dict.fromkeys(("recognised", "recognised_low", "recognised_high"))
+        rows.append(row)
     halves = evaluator.measure_halves(count)
     if halves is not None:
         rows.append({"images": "halves of the reference", **with_all_names(halves)})
@@ -253,8 +286,11 @@ def _report(
     manifest: dict[str, Any],
     procedure: Procedure,
     folder: Path,
+    memorised: Memorised,
+    pairs: Sequence[ShownPairs | None] = (),
 ) -> Evaluation:
-    best = min(measured, key=lambda one: one.metrics["frechet"])
+    nearest = min(range(len(measured)), key=lambda number: measured[number].metrics["frechet"])
+    best = measured[nearest]
     real_images = evaluator.reference.images
     real_names = () if real_images is None else real_images.class_names
     result = Evaluation(
@@ -264,6 +300,8 @@ def _report(
         floors=tuple(floors),
         warnings=tuple(dict.fromkeys(evaluator.warnings(measured))),
         classes=tuple(measure_classes(best, evaluator.real, real_names)),
+        memorised=memorised,
+        real_parts=evaluator.real_parts,
     )
     if distributed.rank() == 0:
         with whole_folder(folder) as partial:
@@ -271,7 +309,7 @@ def _report(
             seen = [*(one.features for one in measured), evaluator.real]
             write_report(partial, sorted({one for each in seen for one in (*each.skipped, *each.ignored_files)}))
             real = (real_images, evaluator.real) if real_images is not None else None
-            draw(result, (best.images, best.features), real, partial)
+            draw(result, (best.images, best.features), real, partial, pairs[nearest] if pairs else None)
             if evaluator.classifier is not None:
                 save_classifier(evaluator.classifier, partial / CLASSIFIER_FILE)
         if procedure.save_stats:

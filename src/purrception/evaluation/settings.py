@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from purrception.utils.errors import InputError, unknown_name
+from purrception.utils.settings import check_at_least, check_numbers, check_positive
 
 FEATURES = ("classifier", "texture", "inception", "dinov2")
 """Every feature extractor; :mod:`purrception.evaluation.extractors` says how each is built."""
@@ -31,16 +32,30 @@ class ClassifierConfig:
     """Images per step."""
     learning_rate: float = 2e-3
     """Peak learning rate of AdamW; falls to zero (cosine)."""
+    weight_decay: float = 1e-2
+    """Decoupled weight decay of AdamW."""
     feature_dim: int = 64
     """Dimension of the features that distances are measured in."""
+    blocks: int = 0
+    """Residual blocks after each of the three convolutions; with any, every convolution is normalised over its
+    batch."""
+    dropout: float = 0.0
+    """Share of the features that are dropped in training."""
+    distortion: float = 0.0
+    """Training images are also scaled, sheared, rotated and moved: each entry of their affine maps deviates from
+    the identity by at most this much."""
+    images: int = 20_000
+    """Images that it is trained on; of a larger set this many are drawn by a key."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
-        if min(self.steps, self.batch_size, self.feature_dim) < 1:
-            raise InputError(
-                "the classifier's steps, batch_size and feature_dim are at least 1; given "
-                f"{self.steps}, {self.batch_size} and {self.feature_dim}"
-            )
+        name = "evaluation.classifier."
+        check_numbers(self, name, steps=10**9, batch_size=2**24)
+        check_at_least(self, name, steps=1, batch_size=1, feature_dim=1, images=2, blocks=0, weight_decay=0)
+        check_positive(self, name, "learning_rate")
+        for setting in ("dropout", "distortion"):
+            if not 0 <= getattr(self, setting) < 1:
+                raise InputError(f"{name}{setting} must lie in [0, 1); given {getattr(self, setting)}")
 
 
 @dataclass(frozen=True)
@@ -89,6 +104,9 @@ class Procedure:
     """Labels of the generated images: classes take turns, or occur as often as in the training shards."""
     bootstrap: int = 100
     """Bootstrap rounds for the intervals, at most 20 above 512 dimensions; 0 leaves the intervals out."""
+    training_images: int = 100_000
+    """Training images among which the nearest to each generated image is searched, to see what is memorised; of
+    more, so many are drawn by a key. 0 leaves memorisation out."""
     strict: bool = False
     """Stop at a broken image instead of leaving it out and counting it."""
     cache: str = ""
@@ -108,6 +126,10 @@ class Procedure:
             raise InputError(
                 "bootstrap is 0 (no intervals) or at least 2, and batch_size at least 1; given "
                 f"{self.bootstrap} and {self.batch_size}"
+            )
+        if self.training_images < 0 or self.training_images == 1:
+            raise InputError(
+                f"training_images is 0 (memorisation is left out) or at least 2; given {self.training_images}"
             )
         if self.save_stats and not self.save_stats.endswith(".npz"):
             raise InputError(f"--save-stats names an .npz file; given {self.save_stats!r}")

@@ -13,7 +13,7 @@ from purrception.data.emoji import STYLES
 from purrception.experiment.build import run_scheduler
 from purrception.experiment.config import RunConfig, load_config, map_paths
 from purrception.experiment.recipes import FASHION_CLASSES
-from purrception.experiment.saved_run import load_pipeline
+from purrception.experiment.saved_run import load_best_pipeline, load_pipeline
 from purrception.generation.pipeline import PurrceptionPipeline
 from purrception.storage import dump_settings, read_json, read_json_lines, whole_folder
 from purrception.storage.model_folder import check_variant
@@ -22,6 +22,7 @@ from purrception.storage.report import REPORT_JSON, REPORT_MARKDOWN
 from purrception.tokenizers import PUBLIC_TOKENIZERS
 from purrception.tokenizers.saved import ORIGIN_FILE
 from purrception.training import CheckpointStore, RunDirectory
+from purrception.training.checkpoint import Checkpoint
 from purrception.utils.errors import unknown_name
 from purrception.utils.text import command_line
 
@@ -53,7 +54,13 @@ TOKENIZER_LICENCES = {
 
 
 def export_run(
-    root: Path | str, folder: Path, dtype: str = "float32", variant: str = "", licence: str = ""
+    root: Path | str,
+    folder: Path,
+    dtype: str = "float32",
+    variant: str = "",
+    licence: str = "",
+    *,
+    best: bool = False,
 ) -> PurrceptionPipeline:
     """Write the pipeline of a run with its model card; of an unfinished run, from the latest checkpoint.
 
@@ -67,6 +74,7 @@ def export_run(
         dtype: precision of the network's weights: float32, bfloat16 or float16.
         variant: part of the names of weight files, as diffusers' ``variant``.
         licence: licence of the weights, an identifier of the hub such as ``apache-2.0``; empty: not stated.
+        best: take the checkpoint with the lowest held-out loss instead.
 
     Raises:
         InputError: there is no run, nothing is trained yet, or the precision is unknown; the folder is not empty,
@@ -77,14 +85,14 @@ def export_run(
     check_variant(variant)
     run = RunDirectory.open(root)
     config = load_config(run.config_file)
-    pipeline = load_pipeline(root)
+    pipeline = load_best_pipeline(root) if best else load_pipeline(root)
     pipeline.portable = True
     pipeline.companions = {
-        CARD: model_card(run, config, pipeline, dtype, licence).encode(),
+        CARD: model_card(run, config, pipeline, dtype, licence, best=best).encode(),
         CONFIG: dump_settings(map_paths(replace(config, runs=_last_part(config.runs)), _last_part)).encode(),
     }
     pipeline.scheduler = run_scheduler(config)
-    if grids := sorted(run.samples.glob("step-*.png")):
+    if not best and (grids := sorted(run.samples.glob("step-*.png"))):
         pipeline.companions[SAMPLES] = grids[-1].read_bytes()
     torch.nn.Module.to(pipeline.transformer, PRECISIONS[dtype])
     with whole_folder(folder) as partial:
@@ -93,19 +101,30 @@ def export_run(
 
 
 def model_card(
-    run: RunDirectory, config: RunConfig, pipeline: PurrceptionPipeline, dtype: str = "float32", licence: str = ""
+    run: RunDirectory,
+    config: RunConfig,
+    pipeline: PurrceptionPipeline,
+    dtype: str = "float32",
+    licence: str = "",
+    *,
+    best: bool = False,
 ) -> str:
-    """The model card, as the hub shows it; everything in it is read from the run."""
+    """The model card, as the hub shows it; everything in it is read from the run.
+
+    Figures are of the end of training: of the ``best`` checkpoint there are none but its held-out loss.
+    """
     network, sampling = pipeline.transformer, config.sampling
+    checkpoints = CheckpointStore(run.checkpoints)
+    checkpoint = checkpoints.best() if best else checkpoints.latest()
     steps = sampling.num_inference_steps
     height, width = network.grid
     size, dim = network.codebook.shape
     processor = pipeline.image_processor
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    grid = f"\n![samples]({SAMPLES})\n" if any(run.samples.glob("step-*.png")) else ""
+    grid = f"\n![samples]({SAMPLES})\n" if not best and any(run.samples.glob("step-*.png")) else ""
     classes = ", ".join(pipeline.class_names[:20]) + (", …" if len(pipeline.class_names) > 20 else "")
     return f"""---
-{_metadata(run, config, licence)}
+{_metadata(config, licence, [] if best else _results(run, config))}
 ---
 
 # {config.name}
@@ -137,7 +156,7 @@ out = pipe(num_images=8, num_inference_steps={steps}, temperature={sampling.temp
 | network | DiT, depth {config.network.depth}, width {config.network.width}, patch {config.network.patch_size}; \
 {config.head.kind} head; {parameters:,} parameters, {dtype}, moving average of the training weights |
 | codes | {size} of {dim} dimensions on a grid of {height}×{width} |
-| training | {_training(run, config)} |
+| training | {_training(config, checkpoint)} |
 | classes | {classes or "none"} |
 | data | {_data(config)} |
 | tokenizer | {_tokenizer(run, config)} |
@@ -146,7 +165,7 @@ out = pipe(num_images=8, num_inference_steps={steps}, temperature={sampling.temp
 
 ## Figures
 
-{_figures(run)}
+{_held_out_loss(checkpoint) if best else _figures(run)}
 
 ## The command that made it
 
@@ -163,14 +182,13 @@ content of the training data was filtered out.
 """
 
 
-def _metadata(run: RunDirectory, config: RunConfig, licence: str) -> str:
-    """What the hub reads off a card, as YAML: among it the figures of the latest evaluation.
+def _metadata(config: RunConfig, licence: str, results: list[Any]) -> str:
+    """What the hub reads off a card, as YAML: among it the results of an evaluation, if there are any.
 
     The text below it is filled in here, where mypy sees it, rather than by ``ModelCard``, which needs a template.
     """
     from huggingface_hub import ModelCardData
 
-    results = _results(run, config)
     data = ModelCardData(
         library_name="purrception",
         pipeline_tag=TASK,
@@ -232,10 +250,9 @@ def _command(config: RunConfig) -> str:
     return command_line(["train", CONFIG], elsewhere)
 
 
-def _training(run: RunDirectory, config: RunConfig) -> str:
+def _training(config: RunConfig, checkpoint: Checkpoint | None) -> str:
     training = config.training
-    latest = CheckpointStore(run.checkpoints).latest()
-    step = training.steps if latest is None else latest.state.step
+    step = training.steps if checkpoint is None else checkpoint.state.step
     return (
         f"{step} of {training.steps} steps of {training.batch_size} images, AdamW, peak learning rate "
         f"{training.learning_rate:g}, label dropout {training.label_dropout:g}, seed {config.seed}"
@@ -266,6 +283,11 @@ def _tokenizer(run: RunDirectory, config: RunConfig) -> str:
     if config.tokenizer.path:
         return f"an existing one, {Path(config.tokenizer.path).name}; its licence is not recorded"
     return "trained on the same images as part of the run, from random weights"
+
+
+def _held_out_loss(checkpoint: Checkpoint | None) -> str:
+    assert checkpoint is not None
+    return f"The checkpoint with the lowest held-out loss, {checkpoint.state.validation_loss:.4f}; not evaluated."
 
 
 def _figures(run: RunDirectory) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from purrception.data import DataConfig
-from purrception.evaluation import EvaluationConfig
+from purrception.evaluation import ClassifierConfig, EvaluationConfig
 from purrception.experiment.config import RunConfig, TokenizerConfig
 from purrception.flow import ObjectiveConfig, SamplingConfig
 from purrception.flow.settings import public_sampling
@@ -146,7 +146,13 @@ def emoji() -> RunConfig:
             checkpoint_every=500,
         ),
         sampling=SamplingConfig(num_inference_steps=50, temperature=0.9),
-        evaluation=EvaluationConfig(num=1000),
+        evaluation=EvaluationConfig(
+            num=1000,
+            # Shirts, pullovers and coats are hard to tell apart: 400 steps of the plain network reach 81 %.
+            classifier=ClassifierConfig(
+                steps=3000, learning_rate=6e-3, weight_decay=0.05, blocks=1, images=60_000
+            ),
+        ),
     )
 
 

@@ -17,6 +17,7 @@ from purrception.storage.names import HUB_PREFIX
 from purrception.tokenizers import VQTokenizer
 from purrception.tokens import MANIFEST_FILE, Manifest, TokenDataset, TokenStore
 from purrception.training import CheckpointStore, RunDirectory, is_pipeline
+from purrception.training.checkpoint import Checkpoint
 from purrception.utils import distributed
 from purrception.utils.errors import InputError
 from purrception.utils.folders import absolute
@@ -36,10 +37,29 @@ def load_pipeline(path: Path | str) -> PurrceptionPipeline:
     run = RunDirectory.open(path)
     if run.pipeline.is_dir():
         return PurrceptionPipeline.from_pretrained(run.pipeline)
-    config = saved_config(run)
     checkpoint = CheckpointStore(run.checkpoints).latest_whole()
     if checkpoint is None:
         raise InputError(f"the run {path} has no checkpoint yet: let it train, or --resume it")
+    return _pipeline_of(run, checkpoint)
+
+
+def load_best_pipeline(path: Path | str) -> PurrceptionPipeline:
+    """The pipeline of a run's checkpoint with the lowest held-out loss.
+
+    Raises:
+        InputError: there is no run, none of its checkpoints has a held-out loss, or that checkpoint is damaged.
+    """
+    run = RunDirectory.open(path)
+    checkpoint = CheckpointStore(run.checkpoints).best()
+    if checkpoint is None:
+        raise InputError(f"the run {path} has no checkpoint with a held-out loss: leave --checkpoint best out")
+    checkpoint.check()
+    return _pipeline_of(run, checkpoint)
+
+
+def _pipeline_of(run: RunDirectory, checkpoint: Checkpoint) -> PurrceptionPipeline:
+    """The pipeline of the averaged weights of a checkpoint."""
+    config = saved_config(run)
     if not run.has_tokenizer:
         raise InputError(
             f"the tokenizer of the run is gone: {run.tokenizer} is missing; put the folder back, since another "

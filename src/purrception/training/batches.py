@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
@@ -124,6 +124,22 @@ def validation_batch(dataset: TokenDataset, seed: int, start: int, count: int, r
     golden = (5**0.5 - 1) / 2
     time = (np.arange(start, start + len(numbers)) * golden % 1.0).astype(np.float32)
     return TrainingBatch(*(torch.from_numpy(array) for array in (indices, labels, noise, time)))
+
+
+def training_twin(batch: TrainingBatch, train: TokenDataset, start: int, rows: int) -> TrainingBatch:
+    """A batch of training images under the noise and the times of a batch of held-out ones, on the CPU.
+
+    Losses of the two then differ by the images alone.
+
+    Args:
+        batch: held-out samples, see :func:`validation_batch`, whose ``start`` and ``rows`` are given as well.
+        train: training shards; if they have fewer rows, these are repeated.
+        start: number of the batch's first sample.
+        rows: samples in all.
+    """
+    numbers = np.resize(spread_rows(len(train), rows), rows)[start : start + len(batch.labels)]
+    indices, labels = train.rows(numbers)
+    return replace(batch, indices=torch.from_numpy(indices), labels=torch.from_numpy(labels))
 
 
 def blank_batch(network: PurrceptionTransformer, count: int) -> TrainingBatch:

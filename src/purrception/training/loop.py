@@ -18,7 +18,7 @@ from purrception.models import PurrceptionTransformer
 from purrception.storage import refuse_to_start_over, save_png, set_aside
 from purrception.storage.finite import all_finite
 from purrception.tokens import TokenDataset
-from purrception.training.batches import Prefetcher, TrainingBatches, to_device, validation_batch
+from purrception.training.batches import Prefetcher, TrainingBatches, to_device, training_twin, validation_batch
 from purrception.training.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpointError, TrainingState
 from purrception.training.config import TrainingConfig
 from purrception.training.distributed import (
@@ -32,6 +32,12 @@ from purrception.training.distributed import (
 )
 from purrception.training.ema import EMA
 from purrception.training.metrics import MetricsLog
+from purrception.training.overfitting import (
+    MeasuredLosses,
+    begins_to_overfit,
+    describe_overfitting,
+    read_losses,
+)
 from purrception.training.run_directory import RunDirectory
 from purrception.utils import distributed
 from purrception.utils.errors import InputError
@@ -135,6 +141,7 @@ class Trainer:
         self._updates = torch.zeros((), dtype=torch.long, device=self.device)
         """``state.updates`` on the device, ahead of the host's count until pending steps are read back."""
         self._pending: list[PendingStep] = []
+        self._losses: list[MeasuredLosses] | None = None
 
     def averaged(self) -> PurrceptionTransformer:
         """The network with averaged weights, unsharded; every process must call this."""
@@ -159,6 +166,7 @@ class Trainer:
         self.state = checkpoint.state
         self._updates.fill_(self.state.updates)
         self._pending.clear()
+        self._losses = None
 
     def resume(self) -> bool:
         """Restore the latest undamaged checkpoint, if there is one; every process must call this.
@@ -312,7 +320,7 @@ class Trainer:
         reason = "the weights are not finite" if bad else ""
         loss = self.state.validation_loss
         if not reason and self.held_out is None:
-            loss = self._validation_loss(self.batches.dataset)
+            loss, _ = self._fixed_losses(self.batches.dataset)
         if not reason and loss is not None and not math.isfinite(loss):
             reason = f"the weights give a loss of {loss}"
         if reason:
@@ -342,10 +350,9 @@ class Trainer:
     def _evaluate_and_save(self, step: int, due: set[str], log: MetricsLog, bar: ProgressBar) -> None:
         """Measure the held-out loss, draw samples and save a checkpoint, where they are due."""
         if due & {"validate", "checkpoint"}:
-            self.state.validation_loss = None if self.held_out is None else self._validation_loss(self.held_out)
-            if self.state.validation_loss is not None:
-                log.write(step, {"validation_loss": self.state.validation_loss})
-                bar.note(f"step {step}: held-out loss {self.state.validation_loss:.4f}")
+            self.state.validation_loss = None
+            if self.held_out is not None:
+                self._measure_losses(step, self.held_out, log, bar)
         if "checkpoint" in due:
             self._require_finite(step)
         if "sample" in due and self.config.sample_every and self.on_sample is not None:
@@ -363,17 +370,34 @@ class Trainer:
         if "checkpoint" in due:
             self.checkpoints.save(self.state, self.network, self.ema.average, self.optimizer)
 
+    def _measure_losses(self, step: int, held_out: TokenDataset, log: MetricsLog, bar: ProgressBar) -> None:
+        """Record the held-out loss and that of training images, and warn once where they part."""
+        self.state.validation_loss, training = self._fixed_losses(held_out, twin=self.batches.dataset)
+        if self._losses is None:  # of a resumed run, those that it had measured
+            self._losses = read_losses(self.run.metrics_file)
+        self._losses.append(MeasuredLosses(step, self.state.validation_loss, training))
+        log.write(step, {"validation_loss": self.state.validation_loss, "training_loss": training})
+        bar.note(f"step {step}: held-out loss {self.state.validation_loss:.4f}, training loss {training:.4f}")
+        if distributed.rank() == 0 and begins_to_overfit(self._losses):
+            bar.note(f"step {step}: warning: {describe_overfitting(self.run)}")
+
     @torch.no_grad()
-    def _validation_loss(self, tokens: TokenDataset) -> float:
-        """Mean loss of the EMA weights at fixed rows, noise and times; the processes share the batches."""
+    def _fixed_losses(self, tokens: TokenDataset, twin: TokenDataset | None = None) -> tuple[float, float]:
+        """Mean loss of the EMA weights at fixed rows, noise and times, and that of as many rows of ``twin``.
+
+        The processes share the batches. Without a twin the second is 0.
+        """
         network = self.averaged()
         rows = min(len(tokens), VALIDATION_ROWS)
-        total = torch.zeros((), device=self.device)
+        totals = torch.zeros(2, device=self.device)
         for start in range(distributed.rank() * VALIDATION_BATCH, rows, distributed.count() * VALIDATION_BATCH):
             count = min(VALIDATION_BATCH, rows - start)
-            batch = validation_batch(tokens, self.state.seed, start, count, rows)
-            with self.config.autocast(self.device):
-                losses = self.objective.loss(network, to_device(batch, self.device))
-            total += losses.total * count
-        distributed.average_([total])
-        return float(total) * distributed.count() / rows
+            batches = [validation_batch(tokens, self.state.seed, start, count, rows)]
+            batches += [training_twin(batches[0], twin, start, rows)] if twin is not None else []
+            for number, batch in enumerate(batches):
+                with self.config.autocast(self.device):
+                    losses = self.objective.loss(network, to_device(batch, self.device))
+                totals[number] += losses.total * count
+        distributed.average_([totals])
+        held_out, training = (float(total) * distributed.count() / rows for total in totals)
+        return held_out, training

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import TypeAdapter
@@ -22,9 +23,9 @@ from purrception.utils.errors import InputError
 from purrception.utils.keyed_rng import Stream, keyed_rng
 from purrception.utils.progress import ProgressBar
 
-SPATIAL_AFTER, SPATIAL_CHANNELS = 6, 7
-"""Layers of the body (two convolutions with their pooling) and channels that sFID looks at; ADM takes seven
-channels of a middle layer of Inception, too."""
+SPATIAL_CHANNELS = 7
+"""Channels after the second pooling that sFID looks at; ADM takes seven channels of a middle layer of Inception,
+too."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,26 @@ class _Sizes:
     classes: int
     feature_dim: int
     class_names: tuple[str, ...] = ()
+    blocks: int = 0
+
+
+class _ResidualBlock(nn.Module):
+    """Two normalised convolutions beside the identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for _ in range(2):
+            layers += [nn.ReLU(), nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, width, H, W]`` → the same shape."""
+        return x + self.layers(x)
 
 
 class ImageClassifier(nn.Module):
-    """Three convolutions, a feature layer and class logits.
+    """Three convolutions, where asked for with residual blocks after each, a feature layer and class logits.
 
     Args:
         channels: of the images.
@@ -47,19 +64,32 @@ class ImageClassifier(nn.Module):
         classes: number of classes.
         feature_dim: dimension of the features.
         class_names: names by label; default: the labels themselves.
+        blocks: residual blocks after each convolution.
     """
 
     def __init__(
-        self, channels: int, image_size: int, classes: int, feature_dim: int, class_names: tuple[str, ...] = ()
+        self,
+        channels: int,
+        image_size: int,
+        classes: int,
+        feature_dim: int,
+        class_names: tuple[str, ...] = (),
+        blocks: int = 0,
     ) -> None:
         super().__init__()
         self.class_names = class_names or tuple(map(str, range(classes)))
         self.channels, self.image_size = channels, image_size
-        self.classes, self.feature_dim = classes, feature_dim
+        self.classes, self.feature_dim, self.blocks = classes, feature_dim, blocks
         widths = (channels, 32, 64, 64)
         layers: list[nn.Module] = []
         for narrow, wide in pairwise(widths):
-            layers += [nn.Conv2d(narrow, wide, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+            layers.append(nn.Conv2d(narrow, wide, 3, padding=1))
+            layers += (
+                [nn.MaxPool2d(2), nn.BatchNorm2d(wide), nn.ReLU()] if blocks else [nn.ReLU(), nn.MaxPool2d(2)]
+            )
+            layers += [_ResidualBlock(wide) for _ in range(blocks)]
+        self.spatial_after = 2 * len(layers) // 3
+        """Layers of the body up to the second pooling and its blocks."""
         side = image_size // 8
         self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * side * side, feature_dim), nn.ReLU())
         self.output = nn.Linear(feature_dim, classes)
@@ -78,12 +108,14 @@ def train_classifier(
 ) -> ImageClassifier:
     """Train on images ``[n, C, H, W]`` in [−1, 1] with labels, long ``[n]``.
 
-    Images are shifted by up to one pixel and lightly noised, so that features do not depend on exact pixels.
+    Images are shifted by up to one pixel and lightly noised, so that features do not depend on exact pixels; they
+    are distorted where ``config`` says so.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = ImageClassifier(images.shape[1], images.shape[-1], classes, config.feature_dim)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=1e-2)
+        sizes = images.shape[1], images.shape[-1], classes, config.feature_dim
+        model = ImageClassifier(*sizes, blocks=config.blocks)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     with ProgressBar("classifier", config.steps) as bar:
         for step in range(1, config.steps + 1):
@@ -91,13 +123,25 @@ def train_classifier(
             rows = torch.from_numpy(rng.integers(len(images), size=config.batch_size))
             batch = images[rows].roll(tuple(int(shift) for shift in rng.integers(-1, 2, size=2)), (2, 3))
             noise = torch.from_numpy(rng.standard_normal(batch.shape, dtype="float32"))
-            loss = F.cross_entropy(model(batch + 0.05 * noise), labels[rows])
+            batch = _distorted(batch, config.distortion, rng) if config.distortion else batch
+            features = model.features(batch + 0.05 * noise)
+            if config.dropout:
+                kept = rng.random(features.shape, dtype="float32") >= config.dropout
+                features = features * torch.from_numpy(kept) / (1 - config.dropout)
+            loss = F.cross_entropy(model.output(features), labels[rows])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             schedule.step()
             bar.update(step, f"loss {loss.item():.3f}")
     return model.eval().requires_grad_(False)
+
+
+def _distorted(images: Tensor, amount: float, rng: np.random.Generator) -> Tensor:
+    """Each image under an affine map of its own, whose entries are within ``amount`` of the identity's."""
+    change = torch.from_numpy(rng.uniform(-amount, amount, (len(images), 2, 3)).astype("float32"))
+    grid = F.affine_grid(torch.eye(2, 3) + change, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 class ClassifierExtractor:
@@ -121,8 +165,8 @@ class ClassifierExtractor:
                 f"the classifier knows images of {known} (channels, height, width); given {given}: bring the "
                 "images to that size, or take --features texture"
             )
-        middle = self.model.body[:SPATIAL_AFTER](images)
-        features = self.model.body[SPATIAL_AFTER:](middle)
+        middle = self.model.body[: self.model.spatial_after](images)
+        features = self.model.body[self.model.spatial_after :](middle)
         return Extracted(features, middle[:, :SPATIAL_CHANNELS].flatten(1), self.model.output(features))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -50,6 +52,25 @@ def kernel_distance(
     few = max(len(a), len(b)) <= size
     mean = _squared_discrepancies(a, b) if few else values.mean()
     return float(mean), float(values.std(correction=0))
+
+
+def kernel_distances_without(a: Tensor, b: Tensor, groups: Sequence[slice]) -> list[float]:
+    """KID of all images of ``a`` but those of a group, for each group, up to one constant.
+
+    Args:
+        a: features ``[n, d]``.
+        b: features ``[m, d]``, whose own kernels are the constant that is left out.
+        groups: rows of ``a``, which together are all of it.
+    """
+    a, b = a.double(), b.double()
+    sizes = torch.tensor([group.stop - group.start for group in groups])
+    within = torch.stack([torch.stack([_kernel(a[one], a[other]).sum() for other in groups]) for one in groups])
+    own = torch.stack([((a[group].square().sum(dim=1) / a.shape[1] + 1) ** 3).sum() for group in groups])
+    between = torch.stack([_kernel(a[group], b).sum() for group in groups])
+    left = len(a) - sizes
+    pairs = within.sum() - 2 * within.sum(dim=1) + within.diagonal() - (own.sum() - own)
+    values = pairs / (left * (left - 1)) - 2 * (between.sum() - between) / (left * len(b))
+    return values.tolist()
 
 
 def _squared_discrepancies(a: Tensor, b: Tensor, in_a: Tensor | None = None, in_b: Tensor | None = None) -> Tensor:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import pairwise
 from typing import Required, TypedDict
 
 import torch
@@ -12,13 +16,21 @@ from purrception.evaluation.extractors.classifier import agreement
 from purrception.evaluation.features import ImageFeatures
 from purrception.evaluation.metrics.fid import frechet_distance, frechet_interval
 from purrception.evaluation.metrics.inception_score import inception_score, score_parts
-from purrception.evaluation.metrics.kid import kernel_distance
-from purrception.evaluation.metrics.precision_recall import NEIGHBOURS, precision_recall
+from purrception.evaluation.metrics.intervals import jackknife_reach, share_interval
+from purrception.evaluation.metrics.kid import kernel_distance, kernel_distances_without
+from purrception.evaluation.metrics.precision_recall import NEIGHBOURS, precision_recall_without
+from purrception.utils.keyed_rng import Stream, keyed_rng
 
 FEWEST_WITH_NEIGHBOURS = NEIGHBOURS + 1
 """Images that a set needs for precision and recall."""
 MOST_WITH_NEIGHBOURS = 10_000
 """Images among which neighbours are searched; of a larger set this many are drawn by a key."""
+
+
+GROUPS = 10
+"""Groups of images of the jackknife."""
+RANGES = {"kid": (-math.inf, math.inf), "density": (0.0, math.inf)}
+"""Values that a metric may have; others lie in [0, 1]."""
 
 
 class Metrics(TypedDict, total=False):
@@ -39,6 +51,10 @@ class Metrics(TypedDict, total=False):
     """The distance in features that keep positions in the image: sFID."""
     kid: float
     """Unbiased kernel distance to the reference: unlike the Fréchet distance it does not fall with the count."""
+    kid_low: float
+    """Lower end of its interval of 95 %; so in the metrics below."""
+    kid_high: float
+    """Upper end of that interval."""
     kid_spread: float
     """Its standard deviation over subsets."""
     inception_score: float
@@ -49,14 +65,24 @@ class Metrics(TypedDict, total=False):
     """Images in such a part, on which the score depends."""
     precision: float
     """Share of the images on the manifold of the reference."""
+    precision_low: float
+    precision_high: float
     recall: float
     """Share of the reference on the manifold of the images."""
+    recall_low: float
+    recall_high: float
     density: float
     """Precision that an outlier in the reference does not inflate."""
+    density_low: float
+    density_high: float
     coverage: float
     """Share of the reference with one of the images nearby."""
+    coverage_low: float
+    coverage_high: float
     recognised: float
     """Share of the images that the classifier recognises as their label."""
+    recognised_low: float
+    recognised_high: float
 
 
 def measure(
@@ -72,7 +98,7 @@ def measure(
     Args:
         images: features of generated images, or of real ones for a floor.
         reference: features of real images.
-        bootstrap: rounds of the distance's interval; 0 leaves it out.
+        bootstrap: rounds of the distance's interval; 0 leaves out all intervals.
         seed: of the bootstrap and of the subsets.
         class_logits: of the classifier that recognises the images, ``[n, classes]``.
 
@@ -88,17 +114,46 @@ def measure(
         metrics["spatial_frechet"] = frechet_distance(images.spatial, reference.spatial)
     if own is not None and real is not None:
         metrics["kid"], metrics["kid_spread"] = kernel_distance(own, real, seed=seed)
-        if min(len(own), len(real)) >= FEWEST_WITH_NEIGHBOURS:
-            found = precision_recall(_at_most(real), _at_most(own))
-            metrics |= {"precision": found.precision, "recall": found.recall}
-            metrics |= {"density": found.density, "coverage": found.coverage}
+        few, many = _at_most(own), _at_most(real)
+        groups = _groups(len(few)) if bootstrap else []
+        if groups:
+            few = few[torch.from_numpy(keyed_rng(seed, Stream.EVALUATION, part=7).permutation(len(few)))]
+            _add_interval(metrics, "kid", kernel_distances_without(few, many, groups))
+        if min(len(few), len(many)) >= FEWEST_WITH_NEIGHBOURS:
+            whole, *without = precision_recall_without(many, few, [slice(0, 0), *groups])
+            for name, value in asdict(whole).items():
+                metrics[name] = value  # type: ignore[literal-required]
+                _add_interval(metrics, name, [getattr(one, name) for one in without])
+            if bootstrap:  # a share of independent images, unlike the others
+                metrics |= _share_interval("precision", whole.precision, len(few))
     if images.logits is not None:
         score, spread = inception_score(images.logits, seed=seed)
         size = len(images.logits) // score_parts(len(images.logits))
         metrics |= {"inception_score": score, "inception_score_spread": spread, "inception_score_part": size}
     if class_logits is not None and images.labels is not None:
         metrics["recognised"] = agreement(class_logits, images.labels)
+        if bootstrap:
+            metrics |= _share_interval("recognised", metrics["recognised"], len(class_logits))
     return metrics
+
+
+def _groups(count: int) -> list[slice]:
+    """Equal groups of images for the jackknife; none where they would be single images."""
+    ends = [count * number // GROUPS for number in range(GROUPS + 1)]
+    return [slice(*group) for group in pairwise(ends)] if count >= 2 * GROUPS else []
+
+
+def _share_interval(name: str, share: float, count: int) -> Metrics:
+    low, high = share_interval(share, count)
+    return {f"{name}_low": low, f"{name}_high": high}  # type: ignore[misc]
+
+
+def _add_interval(metrics: Metrics, name: str, without: Sequence[float]) -> None:
+    """Put the interval around a metric, from its values without each group of images."""
+    if without:
+        (least, most), reach = RANGES.get(name, (0.0, 1.0)), jackknife_reach(without)
+        metrics[f"{name}_low"] = max(metrics[name] - reach, least)  # type: ignore[literal-required]
+        metrics[f"{name}_high"] = min(metrics[name] + reach, most)  # type: ignore[literal-required]
 
 
 def _at_most(features: Tensor) -> Tensor:
