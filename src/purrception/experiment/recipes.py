@@ -154,7 +154,7 @@ def emoji() -> RunConfig:
         sampling=SamplingConfig(num_inference_steps=50, temperature=0.9),
         evaluation=EvaluationConfig(
             num=1000,
-            # As well as a classifier learns nine categories from 1597 pictures; see docs/results/emoji.md.
+            # 1597 pictures teach no more: 65 % of held-out ones, where the defaults reach 61 %.
             classifier=ClassifierConfig(
                 steps=2500,
                 batch_size=32,
