@@ -134,7 +134,7 @@ def images(root: Path, count: int, size: tuple[int, int], *, colour: bool) -> Pa
 
 
 @pytest.mark.parametrize(
-    ("size", "chosen", "patch"), [((40, 36), 32, 1), ((64, 90), 64, 1), ((140, 130), 128, 1), ((300, 260), 256, 2)]
+    ("size", "chosen", "patch"), [((40, 36), 32, 2), ((64, 90), 64, 1), ((140, 130), 128, 1), ((300, 260), 256, 2)]
 )
 def test_sizes_fit_the_images(tmp_path: Path, size: tuple[int, int], chosen: int, patch: int) -> None:
     root = images(tmp_path / "images", 9, size, colour=chosen != 64)
@@ -146,6 +146,7 @@ def test_sizes_fit_the_images(tmp_path: Path, size: tuple[int, int], chosen: int
     assert f"{chosen}×{chosen} pixels" in said
     assert not fitted.data.flips  # letters and clocks do not mirror
     assert fitted.tokenizer.model.normalisation == ("none" if chosen == 32 else "group")
+    assert chosen // fitted.tokenizer.model.downsampling == {32: 16, 64: 8, 128: 16, 256: 32}[chosen]
     assert fitted.tokenizer.model.codebook_size == (1024 if chosen == 256 else 256)  # 9 images of that many sites
     check_config(replace(fitted, data=replace(fitted.data, root=str(root), test_fraction=0)))
 

@@ -299,6 +299,8 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
 }
 
 IMAGE_SIZES = (32, 64, 128, 256)
+SMALL_IMAGES = 64
+"""Images of fewer pixels a side take a tokenizer with a fine grid."""
 NETWORKS = ((5_000, "mini"), (50_000, "tiny"), (500_000, "S"))
 """(number of images up to which it is used, size of DiT); B for more images."""
 EPOCHS = 400
@@ -313,8 +315,9 @@ def fit_to_images(recipe: RunConfig, data: DataConfig) -> tuple[RunConfig, str]:
     """A recipe with sizes that suit the user's images, and a line that describes them.
 
     The image size is the largest of 32, 64, 128 and 256 that half of the images reach without being enlarged.
-    Images below 64 pixels take the tokenizer of :func:`photos`, which reconstructs them better than a larger one
-    with group normalisation (docs/results/photos.md). The codebook is small where there are too few images to
+    Images below 64 pixels take the tokenizer of :func:`fashion`, whose fine grid reconstructs them better than a
+    larger one with group normalisation (docs/results/tokenizers.md), and a network with patches of 2×2 codes. The
+    codebook is small where there are too few images to
     train a large one; the network grows with their number; training takes 400 epochs, within limits. Small folders
     hold out a larger share, since a few images judge nothing.
 
@@ -331,12 +334,13 @@ def fit_to_images(recipe: RunConfig, data: DataConfig) -> tuple[RunConfig, str]:
     size = data.image_size or max(
         (side for side in IMAGE_SIZES if side <= survey.short_side), default=IMAGE_SIZES[0]
     )
-    tokenizer = photos().tokenizer if size < 64 else recipe.tokenizer
+    small = size < SMALL_IMAGES
+    tokenizer = fashion().tokenizer if small else recipe.tokenizer
     side = size // tokenizer.model.downsampling
     if survey.images * side**2 < SITES_PER_CODE * tokenizer.model.codebook_size:
         tokenizer = replace(tokenizer, model=replace(tokenizer.model, codebook_size=FEW_CODES))
     name = next((name for limit, name in NETWORKS if survey.images <= limit), "B")
-    preset = f"{name}/{2 if side > 16 and side % 2 == 0 else 1}"
+    preset = f"{name}/{2 if side % 2 == 0 and (small or side > 16) else 1}"
     batch = min(recipe.training.batch_size, max(8, survey.images // 4))
     steps = round(min(max(EPOCHS * survey.images / batch, 5000), 400_000), -3)
     share = min(max(recipe.data.test_fraction, HELD_OUT / survey.images), MOST_HELD_OUT)
