@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from purrception.data.config import SEPARATOR
 from purrception.evaluation.metrics.intervals import share_interval
-
-SEPARATOR = " · "
 
 
 @dataclass(frozen=True)
