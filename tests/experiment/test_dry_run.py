@@ -165,7 +165,7 @@ def test_options_win_over_the_choice(tmp_path: Path, capsys: pytest.CaptureFixtu
     options = ["--data.root", str(root), "--data.image-size", "32", "--network.depth", "1", "--dry-run"]
     assert main(["train", "folder", *options]) == 0
     said = capsys.readouterr().out
-    assert "32×32 pixels, a grid of 8×8 codes" in said
+    assert "32×32 pixels, a grid of 16×16 codes" in said
     assert "DiT, 1 blocks, width 128" in said
 
 

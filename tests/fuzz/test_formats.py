@@ -274,7 +274,7 @@ def test_rows_of_a_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def read(path: Path) -> None:
         found = read_rows(path, ("purrception", "cfm"))
         if len(found) == len(rows):  # otherwise the training goes on first
-            write_report(tmp_path, found, get_recipe("digits"), 1.0)
+            write_report(tmp_path, found, get_recipe("digits"), 1.0, 0.98)
 
     fuzz(read, tmp_path / "rows.jsonl", QUICK)
 
