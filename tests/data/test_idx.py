@@ -68,7 +68,7 @@ def test_classes_take_their_names_from_the_settings(tmp_path: Path) -> None:
     write_idx_set(tmp_path)
     assert opened(tmp_path, class_names=("shoe", "hat", "bag")).class_names == ("shoe", "hat", "bag")
     assert opened(tmp_path, classes=0, class_names=("shoe", "hat", "bag")).class_names == ()
-    with pytest.raises(InputError, match=r"gives 2 names .* have 3 classes: 0, 1, 2"):
+    with pytest.raises(InputError, match=r"gives 2 names; .* have 3 classes: 0, 1, 2"):
         opened(tmp_path, class_names=("shoe", "hat"))
     with pytest.raises(InputError, match=r"holds 3 classes; data.classes says 4"):
         opened(tmp_path, classes=4)

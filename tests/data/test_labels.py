@@ -246,3 +246,15 @@ def test_a_hub_data_set_holds_out_its_own_split(tmp_path: Path) -> None:
     assert [train[index][1] for index in range(len(train))] == [0, 1, 2, 1]
     assert [test[index][1] for index in range(len(test))] == [2, 0]
     assert train.class_names == test.class_names == ("a", "b", "c")
+
+
+def test_configured_names_give_way_to_the_images_own(tmp_path: Path) -> None:
+    for name in ("boot", "bag"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(png())
+    config = DataConfig("folder", str(tmp_path), test_fraction=0, class_names=("shoe", "sack"))
+    source = open_images(config, "train")
+    assert source.class_names == ("bag", "boot")
+    assert [source[index][1] for index in range(2)] == [0, 1]
+    with pytest.raises(InputError, match=r"gives 1 names; the images in .* have 2 classes: bag, boot"):
+        open_images(DataConfig("folder", str(tmp_path), class_names=("shoe",)), "train")

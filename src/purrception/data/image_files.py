@@ -87,22 +87,21 @@ def hash_names(names: Iterable[str]) -> str:
 
 
 def expected_classes(found: tuple[str, ...], config: DataConfig) -> tuple[str, ...]:
-    """The class names to use: none for ``classes`` 0, else those found, or configured where they are numbers.
+    """The class names to use: none for ``classes`` 0, else those found, or configured where these are numbers.
 
     Raises:
-        InputError: there are not as many as ``classes`` or ``class_names`` says, the images have other names than
-            these, or a name is not valid text.
+        InputError: there are not as many as ``classes`` or ``class_names`` says, or a name is not valid text.
     """
     if config.classes == 0:
         return ()
-    if (names := config.class_names) and names != found:
-        if len(names) != len(found) or any(name != str(label) for label, name in enumerate(found)):
-            listed = ", ".join(found[:12]) or "none"
+    if names := config.class_names:
+        if len(names) != len(found):
             raise InputError(
-                f"data.class_names gives {len(names)} names to classes that are only numbered; the images in "
-                f"{config.root} have {len(found)} classes: {listed}{', …' if len(found) > 12 else ''}"
+                f"data.class_names gives {len(names)} names; the images in {config.root} have {len(found)} "
+                f"classes: {', '.join(found[:12]) or 'none'}{', …' if len(found) > 12 else ''}"
             )
-        found = names
+        if found == tuple(map(str, range(len(found)))):
+            found = names
     for name in found:
         check_name(name)
     if config.classes is not None and len(found) != config.classes:
