@@ -68,6 +68,18 @@ def test_real_images_are_near_the_floor_and_recognised_as_their_own_class_alone(
     assert (real["nfe"], real["count"]) == (7, NUM)
 
 
+def test_the_classifier_is_trained_once_for_all(
+    album: Album, texture: SampleEvaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*_: object) -> None:
+        raise AssertionError("it is trained again")
+
+    monkeypatch.setattr("purrception.evaluation.classifier_training.train_classifier", train)
+    assert evaluator(album, features="texture").accuracy == texture.accuracy
+    with pytest.raises(AssertionError, match="trained again"):
+        evaluator(album, features="texture", seed=1)
+
+
 def test_all_settings_are_measured_on_the_same_noise_unless_another_is_asked_for(texture: SampleEvaluator) -> None:
     objective = build_objective(ObjectiveConfig("purrception"))
     network = PurrceptionTransformer(

@@ -8,6 +8,7 @@ from purrception.data import DataConfig
 from purrception.evaluation.classifier_training import train_or_load_classifier
 from purrception.evaluation.evaluator import Evaluator
 from purrception.evaluation.extractors import ExtractorInputs, ImageClassifier, build_extractor
+from purrception.evaluation.features import FeatureCache
 from purrception.evaluation.image_sets import CodeImages, split_images
 from purrception.evaluation.metrics.measure import Metrics
 from purrception.evaluation.references import open_reference
@@ -65,7 +66,8 @@ class SampleEvaluator:
             )
         self.tokenizer, self.seed, self.features, self.num = tokenizer, seed, features, num
         train, reference = split_images(data, "train"), open_reference("test", data, tokenizer)
-        self.classifier: ImageClassifier = train_or_load_classifier(train, classes, classifier, seed)
+        cache = FeatureCache()  # of the classifier alone: what is generated is not measured again
+        self.classifier: ImageClassifier = train_or_load_classifier(train, classes, classifier, seed, cache)
         inputs = ExtractorInputs(self.classifier, grey=lambda: reference.grey and train.grey)
         extractor = build_extractor(features, inputs)
         self._evaluator = Evaluator(reference, extractor, self.classifier, bootstrap=ROUNDS, seed=seed)
