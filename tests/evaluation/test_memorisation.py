@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
+from purrception.data import UnreadableImageError
 from purrception.evaluation.metrics import memorisation as module
 from purrception.evaluation.metrics.memorisation import (
     TAIL,
@@ -19,6 +22,8 @@ from purrception.evaluation.metrics.memorisation import (
     nearest_by_codes,
     nearest_by_features,
 )
+from purrception.evaluation.report_picture import _draw_pairs
+from purrception.evaluation.training_neighbours import ShownPairs
 from purrception.tokens import TokenDataset, write_tokens
 from tests.evaluation.test_held_out import CODES, Codes, CodeTokenizer
 
@@ -116,3 +121,27 @@ def test_codes_are_compared_site_by_site_in_any_blocks(tmp_path: Path, monkeypat
         assert found.distance.tolist() == expected.values.tolist()
         assert found.row[3] == 9  # row 11, of those from 2 on
         assert found.distance[3] == 1
+
+
+class Levels:
+    """Images of one level each: the number of the image, and what is added to it; one cannot be read."""
+
+    def __init__(self, added: int, broken: int = -1) -> None:
+        self.added, self.broken = added, broken
+
+    def read(self, rows: range) -> list[Any]:
+        return [
+            UnreadableImageError(str(row), "broken")
+            if row == self.broken
+            else (np.full((4, 4, 1), row + self.added, np.uint8), 0)
+            for row in rows
+        ]
+
+
+def test_each_generated_image_is_shown_above_its_own_training_image() -> None:
+    panel = Figure().subplots()
+    _draw_pairs(panel, ShownPairs(Levels(0), Levels(100, broken=7), (3, 1, 2, 0), (5, 9, 7, 4)))  # type: ignore[arg-type]
+    shown = np.asarray(panel.images[0].get_array())
+    assert shown.shape == (10, 3 * 4 + 2 * 2, 3)
+    assert [int(shown[0, column, 0]) for column in (0, 6, 12)] == [3, 1, 0]
+    assert [int(shown[-1, column, 0]) for column in (0, 6, 12)] == [105, 109, 104]  # the third is left out

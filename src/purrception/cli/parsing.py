@@ -365,7 +365,7 @@ def check_images(place: str, *recipes: str) -> None:
     """
     elsewhere = place.startswith((HUB_PREFIX, "emoji:")) or "://" in place or ".tar" in place
     if place not in BUILT_IN and not elsewhere and not Path(place).exists():
-        images = f"a folder, tars (in/train-{{000..146}}.tar), hub:NAME, {' and '.join(BUILT_IN)}"
+        images = f"a folder, tars (in/train-{{000..146}}.tar), hub:NAME, {', '.join(BUILT_IN)}"
         if recipes:
             raise unknown_name("recipe or images", place, recipes, f"or images: {nearest_in(place)}{images}")
         raise InputError(f"no images at {place!r}: {nearest_in(place)}accepted are {images}")

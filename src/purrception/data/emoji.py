@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
@@ -13,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFont, features
 
 from purrception.data.config import MODES, SEPARATOR, DataConfig, Split
 from purrception.data.decoding import decode_image
-from purrception.data.image_files import expected_classes, hash_names, in_split
-from purrception.data.transforms import fit, pil_to_array
+from purrception.data.image_files import expected_classes, hash_names, in_split, key_number
+from purrception.data.transforms import pad_if_small, pil_to_array
 from purrception.storage import reading
 from purrception.utils.errors import InputError, unknown_name
 from purrception.utils.packages import require
@@ -105,9 +104,10 @@ class EmojiImages:
         places = {category: place for place, category in enumerate(categories)}
         first = {style: number * len(categories) for number, style in enumerate(config.styles)}
         self.labels = np.asarray(
-            [(first[style] + places[emoji.category]) if names else 0 for style, emoji in self._pictures],
-            dtype=np.int64,
+            [first[style] + places[emoji.category] for style, emoji in self._pictures], dtype=np.int64
         )
+        if not self.class_names:
+            self.labels[:] = 0
         size = config.image_size**2 * config.channels
         self._array = lru_cache(maxsize=CACHED // max(size, 1))(self._make)
 
@@ -148,7 +148,7 @@ class EmojiImages:
             picture = decode_image(path, self.name(index), channels, self._config.smallest_side)
         else:
             picture = render(emoji.text, self._config.image_size).convert(MODES[channels])
-        return fit(picture, self._config), int(self.labels[index])
+        return pad_if_small(picture, self._config), int(self.labels[index])
 
 
 @cache
@@ -202,8 +202,7 @@ def _with_tones(tones: str) -> list[Emoji]:
 
 def _draw(variants: list[Emoji]) -> Emoji:
     """One of them by a hash of their family."""
-    digest = hashlib.blake2b(variants[0].family.encode(), digest_size=8).digest()
-    return variants[int.from_bytes(digest, "big") % len(variants)]
+    return variants[key_number(variants[0].family) % len(variants)]
 
 
 def _files_of(style: str, root: str) -> dict[str, Path]:

@@ -15,7 +15,7 @@ from PIL import Image
 from purrception.data.config import MODES, DataConfig, Split
 from purrception.data.image_files import expected_classes, in_split
 from purrception.data.labels import class_names_of
-from purrception.data.transforms import fit, pil_to_array
+from purrception.data.transforms import pad_if_small, pil_to_array
 from purrception.storage import reading
 from purrception.utils.errors import InputError
 
@@ -90,10 +90,10 @@ class IdxImages:
         return f"{self._name}[{self._rows[index]}]"
 
     def pil_image(self, index: int) -> tuple[Image.Image, int]:
-        """Image ``index`` in its original pixels, and its label."""
+        """Image ``index`` in its original pixels, amid black unless it is to be enlarged, and its label."""
         row = int(self._rows[index])
         picture = Image.fromarray(np.ascontiguousarray(self._images[row])).convert(MODES[self._config.channels])
-        return fit(picture, self._config), int(self.labels[row])
+        return pad_if_small(picture, self._config), int(self.labels[row])
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class _Found:
 
 def is_idx(folder: Path) -> bool:
     """Whether a folder holds training images as an IDX file."""
-    return folder.is_dir() and any(one.split == "train" for one in _files(folder))
+    return any(folder.glob("*train-images[-.]idx3-ubyte*"))
 
 
 def _find(root: str) -> dict[Split, Path]:

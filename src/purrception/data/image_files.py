@@ -15,7 +15,7 @@ from purrception.data.config import DataConfig, ImageSource, Split
 from purrception.data.decoding import UnreadableImageError, decode_image
 from purrception.data.labels import Label
 from purrception.data.skip_report import Skipped
-from purrception.data.transforms import fit, pil_to_array
+from purrception.data.transforms import pad_if_small, pil_to_array
 from purrception.utils.errors import InputError
 from purrception.utils.folders import check_name
 
@@ -40,9 +40,8 @@ class ImageFiles(ImageSource, ABC):
             return 0
         if label is None:
             raise UnreadableImageError(self.name(index), "it has no label, while others have one")
-        if self.config.class_names:  # perhaps of classes that the images only number
-            return self._numbers.get(str(label), int(label) if str(label).isdecimal() else -1)
-        return self._numbers[str(label)]
+        found = self._numbers.get(str(label))
+        return int(label) if found is None else found  # of classes that the images only number
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
@@ -61,7 +60,7 @@ class ImageFiles(ImageSource, ABC):
         data, label = self.read(index)
         config = self.config
         picture = decode_image(data, self.name(index), config.channels, config.smallest_side)
-        return fit(picture, config), label
+        return pad_if_small(picture, config), label
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         picture, label = self.pil_image(index)
@@ -73,9 +72,13 @@ def in_split(key: str, split: Split, test_fraction: float) -> bool:
 
     A hash of the key decides, so that adding images never moves another image to the other split.
     """
+    return (key_number(key) < test_fraction * 2**64) == (split == "test")
+
+
+def key_number(key: str) -> int:
+    """A number of 64 bits that depends on the key alone: its hash."""
     digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    held_out = int.from_bytes(digest, "big") < test_fraction * 2**64
-    return held_out == (split == "test")
+    return int.from_bytes(digest, "big")
 
 
 def hash_names(names: Iterable[str]) -> str:

@@ -39,7 +39,7 @@ def crop_to_square(image: Image.Image, size: int, position: float = 0.5) -> Imag
     return scaled.crop((left, top, left + size, top + size))
 
 
-def fit(image: Image.Image, config: DataConfig) -> Image.Image:
+def pad_if_small(image: Image.Image, config: DataConfig) -> Image.Image:
     """The image, or with ``config.enlarge`` off a smaller one amid a black square of ``config.image_size`` pixels.
 
     28 pixels, as MNIST has them, become 32 without a filter that blurs them.

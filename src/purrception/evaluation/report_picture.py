@@ -65,13 +65,13 @@ def draw(
 
 def _draw_pairs(panel: Axes, pairs: ShownPairs) -> None:
     """The generated images that are nearest to training images, each above its own, the nearest first."""
-    lines: list[np.ndarray] = []
-    for start in range(0, PAIRS * PAIR_ROWS, PAIRS):
-        sides = (pairs.generated, pairs.generated_rows), (pairs.training, pairs.training_rows)
-        for images, numbers in sides:
-            shown = [_read(images, number) for number in numbers[start : start + PAIRS]]
-            lines += [one for one in shown if one is not None]
-    panel.imshow(tile_images(np.stack(lines), columns=PAIRS))
+    tiles: list[np.ndarray] = []
+    for numbers in list(zip(pairs.generated_rows, pairs.training_rows, strict=True))[: PAIRS * PAIR_ROWS]:
+        above, below = map(_read, (pairs.generated, pairs.training), numbers)
+        if above is not None and below is not None:
+            gap = np.full_like(above[:2], 96)
+            tiles.append(np.concatenate([above, gap, below]))
+    panel.imshow(tile_images(np.stack(tiles), columns=PAIRS))
     panel.set_axis_off()
     panel.set_title(
         "generated images nearest to a training image, which is below each; the nearest first", fontsize=10
