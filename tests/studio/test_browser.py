@@ -102,12 +102,23 @@ def test_generating_shows_images_their_cost_and_how_to_repeat_them(studio: Serve
     assert download.value.suggested_filename.endswith(".zip")
 
 
+SEEN = """() => {
+    window.seen = []
+    const look = () => seen.push(...(document.querySelector('#look-when').innerText.match(/t = .* of \\d+/g) || []))
+    new MutationObserver(look).observe(document.body, {childList: true, subtree: true, characterData: true})
+}"""
+"""Notes every moment that the line below the picture names."""
+
+
 def test_looking_inside_moves_through_time_and_names_the_codes_of_a_token(studio: Server, visit: Visit) -> None:
     visit.open(studio.url, "Look inside")
     page = visit.page
+    page.evaluate(SEEN)
     page.locator("#look-go").click()
     page.wait_for_selector("#look-picture img")
-    assert "t = 0.667 · evaluation 3 of 3" in page.locator("#look-when").inner_text()
+    page.wait_for_function("document.querySelector('#look-when').innerText.includes('t = 0.667')")
+    page.wait_for_timeout(1000)
+    assert set(page.evaluate("seen")) == {"t = 0.667 · evaluation 3 of 3"}  # never a moment that nobody chose
     visit.fill("look-time", 0)
     page.wait_for_function("document.querySelector('#look-when').innerText.includes('t = 0.000')")
     plain = page.locator("#look-picture img").get_attribute("src")

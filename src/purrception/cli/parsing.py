@@ -22,10 +22,9 @@ from typing import Annotated, Any, TypeVar, cast, get_args
 from purrception.cli.options import holds_settings, options_of, settings_in
 from purrception.cli.suggestions import unknown_option
 from purrception.cli.verbs import Verb
-from purrception.data.config import BUILT_IN
+from purrception.data.config import BUILT_IN, PREFIXES
 from purrception.experiment.config import RunConfig, load_config
 from purrception.experiment.recipes import RECIPES, fit_to_images, get_recipe
-from purrception.storage.names import HUB_PREFIX
 from purrception.training import RunDirectory
 from purrception.utils.errors import InputError, unknown_name
 from purrception.utils.packages import require
@@ -363,7 +362,7 @@ def check_images(place: str, *recipes: str) -> None:
     Raises:
         InputError: ``place`` is no built-in source, no address, no pattern of tars and no path.
     """
-    elsewhere = place.startswith((HUB_PREFIX, "emoji:")) or "://" in place or ".tar" in place
+    elsewhere = place.startswith(tuple(PREFIXES)) or "://" in place or ".tar" in place
     if place not in BUILT_IN and not elsewhere and not Path(place).exists():
         images = f"a folder, tars (in/train-{{000..146}}.tar), hub:NAME, {', '.join(BUILT_IN)}"
         if recipes:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
+from purrception.storage.names import HUB_PREFIX
 from purrception.utils.errors import InputError, unknown_name
 from purrception.utils.settings import check_at_least
 
@@ -23,6 +24,8 @@ MODES = {1: "L", 3: "RGB"}
 
 BUILT_IN = ("digits", "photos", "emoji")
 """Sources that need no files: they come with packages."""
+PREFIXES = {HUB_PREFIX: "hub", "emoji:": "emoji"}
+"""The source that a text on the command line names by how it begins; its root follows."""
 
 SEPARATOR = " · "
 """What joins the parts in the name of a class that is a combination, such as category and style."""

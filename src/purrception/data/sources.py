@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from purrception.data.builtin import DigitsImages, NoiseImages, PhotosImages
-from purrception.data.config import BUILT_IN, DataConfig, ImageSource, Split
+from purrception.data.config import BUILT_IN, PREFIXES, DataConfig, ImageSource, Split
 from purrception.data.emoji import EmojiImages
 from purrception.data.folder import FolderImages
 from purrception.data.hub import HubImages, is_saved
@@ -53,10 +53,9 @@ def find_source(text: str) -> tuple[str, str]:
     """
     if text in BUILT_IN:
         return text, ""
-    if text.startswith("hub:"):
-        return "hub", text.removeprefix("hub:")
-    if text.startswith("emoji:"):
-        return "emoji", text.removeprefix("emoji:")
+    for prefix, source in PREFIXES.items():
+        if text.startswith(prefix):
+            return source, text.removeprefix(prefix)
     if text.lower().endswith((".tar", *COMPRESSED_SUFFIXES)):
         return "webdataset", text
     return ("hub" if is_saved(Path(text)) else "idx" if is_idx(Path(text)) else "folder"), text
@@ -64,8 +63,9 @@ def find_source(text: str) -> tuple[str, str]:
 
 def name_source(config: DataConfig) -> str:
     """The text from which :func:`find_source` finds these images."""
-    if config.source in ("hub", "emoji") and config.root:
-        return f"{config.source}:{config.root}"
+    for prefix, source in PREFIXES.items():
+        if source == config.source and config.root:
+            return prefix + config.root
     return config.source if config.source in BUILT_IN else config.root
 
 

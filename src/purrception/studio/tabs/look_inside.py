@@ -90,8 +90,10 @@ class LookInsideTab:
             show_progress_on=[caption],
             scroll_to_output=True,
         )
-        for control in (moment, overlay, row, column):
-            control.change(
+        selected = picture.select(self._site, trajectory, [row, column], show_progress="hidden", **QUICK)
+        # Not .change, which also fires when _record shows these for the first time, with the values from before.
+        for asked in (moment.input, overlay.input, row.input, column.input, selected.then):
+            asked(
                 self._show,
                 [trajectory, moment, overlay, row, column],
                 views,
@@ -99,7 +101,6 @@ class LookInsideTab:
                 trigger_mode="always_last",
                 **QUICK,
             )
-        selected = picture.select(self._site, trajectory, [row, column], show_progress="hidden", **QUICK)
         for trigger in (selected.then, row.submit, column.submit):
             stop.job(
                 trigger,
