@@ -104,7 +104,8 @@ def test_generating_shows_images_their_cost_and_how_to_repeat_them(studio: Serve
 
 SEEN = """() => {
     window.seen = []
-    const look = () => seen.push(...(document.querySelector('#look-when').innerText.match(/t = .* of \\d+/g) || []))
+    const line = document.querySelector('#look-when')
+    const look = () => seen.push(...(line.innerText.match(/t = .* of \\d+/g) || []))
     new MutationObserver(look).observe(document.body, {childList: true, subtree: true, characterData: true})
 }"""
 """Notes every moment that the line below the picture names."""
