@@ -63,7 +63,10 @@ def test_known_codes_stay_and_free_ones_are_sampled(
     assert torch.equal(generation.indices[~free], indices[~free])
     assert (generation.indices[free] != indices[free]).any()
     if generation.entropy is not None:
+        assert generation.path_entropy is not None
         assert (generation.entropy[~free] == 0).all()
+        assert (generation.path_entropy[~free] == 0).all()
+        assert (generation.path_entropy[free] > 0).any()
     other = replace(editor, seed=1).inpaint(indices, free, LABELS, strength)
     assert not torch.equal(other.indices, generation.indices)
 

@@ -37,6 +37,8 @@ def test_output_is_what_the_contract_says(pipeline: PurrceptionPipeline) -> None
     assert out.indices.dtype == torch.int64
     assert out.entropy.dtype == torch.float32
     assert 0 <= out.entropy.min() <= out.entropy.max() <= np.log(16) + 1e-5
+    assert out.path_entropy.shape == out.entropy.shape
+    assert 0 < out.path_entropy.min() <= out.path_entropy.max() <= np.log(16) + 1e-5
     assert out.nfe == 8
 
 

@@ -49,7 +49,8 @@ for folder, calls in json.loads(sys.argv[2]).items():
         out = pipe(**call)
         images = np.stack([np.asarray(image) for image in out.images])
         entropy = np.zeros(0) if out.entropy is None else out.entropy.numpy()
-        figures = {"indices": out.indices.numpy(), "entropy": entropy, "nfe": out.nfe}
+        path = np.zeros(0) if out.path_entropy is None else out.path_entropy.numpy()
+        figures = {"indices": out.indices.numpy(), "entropy": entropy, "path": path, "nfe": out.nfe}
         np.savez(f"{folder}/{number}.npz", images=images, **figures)
 """
 LOAD = """
@@ -178,6 +179,7 @@ def test_the_images_are_the_same_bit_for_bit(bare: Path, tmp_path: Path) -> None
             assert np.array_equal(theirs["images"], np.stack([np.asarray(image) for image in out.images])), call
             assert np.array_equal(theirs["indices"], out.indices.numpy()), call
             assert out.entropy is None or np.array_equal(theirs["entropy"], out.entropy.numpy()), call
+            assert out.path_entropy is None or np.array_equal(theirs["path"], out.path_entropy.numpy()), call
             assert theirs["nfe"] == out.nfe
 
 

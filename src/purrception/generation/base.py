@@ -365,4 +365,5 @@ class PurrceptionGenerationPipeline(DiffusionPipeline):
             entropy=generation.entropy,
             nfe=generation.nfe,
             labels=list(labels),
+            path_entropy=generation.path_entropy,
         )

@@ -83,9 +83,10 @@ class Recording:
         if self._graph is None:
             return self._generate(self._labels, self._draws)
         self._graph.replay()
-        entropy = self._output.entropy
+        entropy, path_entropy = self._output.entropy, self._output.path_entropy
         return replace(
             self._output,
             indices=self._output.indices.clone(),
             entropy=None if entropy is None else entropy.clone(),
+            path_entropy=None if path_entropy is None else path_entropy.clone(),
         )

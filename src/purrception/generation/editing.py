@@ -108,10 +108,19 @@ class Editor:
         before = generation.entropy.where(uncertain, 0)[rows].flatten(1).sum(1)
         better = resampled.entropy.flatten(1).sum(1) < before  # the entropy of a kept token is 0
         replaced = uncertain[rows] & better[:, None, None]
+
+        def renewed(old: Tensor | None, new: Tensor | None) -> Tensor | None:
+            if old is None or new is None:
+                return None
+            whole = old.clone()
+            whole[rows] = old[rows].where(~replaced, new)
+            return whole
+
         indices, entropy = generation.indices.clone(), generation.entropy.clone()
         indices[rows] = indices[rows].where(~replaced, resampled.indices)
         entropy[rows] = entropy[rows].where(~replaced, resampled.entropy)
-        return Generation(indices, entropy, resampled.nfe)
+        path_entropy = renewed(generation.path_entropy, resampled.path_entropy)
+        return Generation(indices, entropy, resampled.nfe, path_entropy)
 
     def interpolate(self, labels: Tensor, other_seed: int) -> Generation:
         """Go from image 0 of ``seed`` to image 0 of ``other_seed`` in ``len(labels)`` images, both included.

@@ -36,17 +36,20 @@ class PurrceptionOutput(BaseOutput):
     """Network evaluations per image."""
     labels: list[int]
     """Class labels of the images; the number of classes stands for the null class."""
+    path_entropy: Tensor | None = None
+    """Entropy of the posterior in nats, averaged over the path from noise to data, float32 ``[B, h, w]``: which
+    tokens stayed undecided long. It depends little on the number of steps, as the last entropy does."""
 
     def _repr_png_(self) -> bytes | None:
-        """The images as one sheet and, right of it, their entropy from black (0) to the brightest token."""
+        """The images as one sheet and, right of it, their path entropy from black (0) to the brightest token."""
         if not isinstance(self.images, list):
             return None
         shown = [np.asarray(image.convert("RGB")) for image in self.images[:LARGEST_DISPLAY]]
         scale = max(1, DISPLAYED_SIDE // min(shown[0].shape[:2]))
         sheets = [tile_images(np.stack(shown), scale=scale)]
-        if self.entropy is not None:
-            size, brightest = self.images[0].size, float(self.entropy.max())
-            maps = [heat_map(values, brightest, size) for values in self.entropy[: len(shown)].numpy()]
+        if self.path_entropy is not None:
+            size, brightest = self.images[0].size, float(self.path_entropy.max())
+            maps = [heat_map(values, brightest, size) for values in self.path_entropy[: len(shown)].numpy()]
             sheets.append(tile_images(np.stack([np.asarray(one) for one in maps]), scale=scale))
         gap = np.full((sheets[0].shape[0], 16, 3), 255, np.uint8)
         pieces: list[Any] = [piece for sheet in sheets for piece in (gap, sheet)][1:]

@@ -374,7 +374,7 @@ class PurrceptionPipeline(PurrceptionGenerationPipeline):
         Raises:
             InputError: a model without a posterior, a negative threshold, or a strength outside (0, 1].
         """
-        generation = Generation(out.indices, out.entropy, out.nfe)
+        generation = Generation(out.indices, out.entropy, out.nfe, out.path_entropy)
         editor = self._editor(settings, seed, watch)
         return self._decode(editor.refine(generation, torch.tensor(out.labels), threshold, strength), out.labels)
 

@@ -184,9 +184,13 @@ def in_batches(
 
 
 def _join(parts: Sequence[Generation]) -> Generation:
-    entropies = [part.entropy for part in parts if part.entropy is not None]
+    def joined(tensors: Sequence[Tensor | None]) -> Tensor | None:
+        present = [tensor for tensor in tensors if tensor is not None]
+        return torch.cat(present).cpu() if present else None
+
     return Generation(
         indices=torch.cat([part.indices for part in parts]).cpu(),
-        entropy=torch.cat(entropies).cpu() if entropies else None,
+        entropy=joined([part.entropy for part in parts]),
         nfe=max(part.nfe for part in parts),
+        path_entropy=joined([part.path_entropy for part in parts]),
     )

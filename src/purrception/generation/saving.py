@@ -39,10 +39,10 @@ def save_outputs(
 ) -> None:
     """Write generated or edited images to ``folder``, which appears when all its files are complete.
 
-    ``00000.png``, … are the images. ``entropy/00000.png``, … are heat maps of the entropy of their last posterior,
-    black where the model was certain, and brightest at the largest entropy of all images; a model without a
-    posterior has none. ``grid.png`` and ``entropy.png`` show up to 100 of them. ``manifest.json`` holds all
-    settings and ``command``, which makes the same images again.
+    ``00000.png``, … are the images. ``entropy/00000.png``, … are heat maps of the entropy of their posterior,
+    averaged over the path: black where the model was certain throughout, and brightest at the largest of all
+    images; a model without a posterior has none. ``grid.png`` and ``entropy.png`` show up to 100 of them.
+    ``manifest.json`` holds all settings and ``command``, which makes the same images again.
 
     Raises:
         InputError: the folder is not empty, or the disk is full.
@@ -57,7 +57,7 @@ def save_outputs(
         "transformer_hash": fingerprint(pipeline.transformer),
         "tokenizer_hash": pipeline.tokenizer.fingerprint,
         "class_names": pipeline.class_names,
-        "entropy_of_brightest": None if out.entropy is None else float(out.entropy.max()),
+        "entropy_of_brightest": None if out.path_entropy is None else float(out.path_entropy.max()),
         "entropy_of_uniform": math.log(len(pipeline.transformer.codebook)),
         "dtype": str(pipeline.dtype),
         "device": str(pipeline.device),
@@ -75,11 +75,11 @@ def _save_pictures(out: PurrceptionOutput, folder: Path) -> list[dict[str, Any]]
         entries.append({"file": f"{number:05d}.png", "label": out.labels[number]})
         image.save(folder / entries[-1]["file"])
     _save_grid(out.images, folder / "grid.png")
-    if out.entropy is None:
+    if out.path_entropy is None:
         return entries
     (folder / "entropy").mkdir()
-    maps, brightest = [], float(out.entropy.max())
-    for image, entropy, entry in zip(out.images, out.entropy.numpy(), entries, strict=True):
+    maps, brightest = [], float(out.path_entropy.max())
+    for image, entropy, entry in zip(out.images, out.path_entropy.numpy(), entries, strict=True):
         maps.append(heat_map(entropy, brightest, image.size))
         maps[-1].save(folder / "entropy" / entry["file"])
         entry["mean_entropy"] = float(entropy.mean())

@@ -223,7 +223,9 @@ def show_result(result: GeneratedImages, note: str = "") -> tuple[str, gr.Code, 
     output, count = result.output, len(result.output.images)
     seconds = result.seconds / count
     time = f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
-    entropy = "" if output.entropy is None else f" · mean entropy **{float(output.entropy.mean()):.2f}** nats"
+    entropy = (
+        "" if output.path_entropy is None else f" · mean entropy **{float(output.path_entropy.mean()):.2f}** nats"
+    )
     cost = f"**{count}** images · **{output.nfe}** network evaluations each · **{time}** per image{entropy}{note}"
     return cost, gr.Code(result.command, visible=True), gr.DownloadButton(value=str(result.download), visible=True)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from purrception.flow.conditioning import AUTOMATIC, KnownCodes
@@ -61,6 +62,37 @@ class Generation:
     ``[B, h, w]``; none where the objective has no posterior."""
     nfe: int
     """Network evaluations per image; a guided step counts two."""
+    path_entropy: Tensor | None = None
+    """Entropy of the posterior, averaged over the time of the path (:class:`PathAverage`), in nats, float32
+    ``[B, h, w]``: which tokens stayed undecided long, however many steps there were."""
+
+
+class PathAverage:
+    """The average over t of what falls to zero at t = 1, as uncertainty does, from its values along a path.
+
+    The rule is the trapezium's, so that the average depends little on how many evaluations there are and where
+    they lie, unlike the last of the values. A stretch that is gone back, as solvers that try a step twice do, is
+    taken back.
+    """
+
+    def __init__(self) -> None:
+        self._start = self._time = 0.0
+        self._latest: Tensor | None = None
+        self._integral: Tensor | None = None
+
+    def add(self, t: float, value: Tensor) -> None:
+        """Take in the value at ``t``, below 1."""
+        if self._latest is None or self._integral is None:
+            self._start, self._integral = t, torch.zeros_like(value)
+        else:
+            self._integral = self._integral + (t - self._time) * (self._latest + value) / 2
+        self._time, self._latest = t, value
+
+    def value(self) -> Tensor | None:
+        """The average from the first time to 1; ``None`` if nothing was taken in."""
+        if self._latest is None or self._integral is None:
+            return None
+        return (self._integral + (1 - self._time) * self._latest / 2) / (1 - self._start)
 
 
 Watcher = Callable[[float, Tensor, Prediction], None]

@@ -14,6 +14,7 @@ from purrception.flow.objectives.base import (
     Draws,
     Generation,
     Objective,
+    PathAverage,
     Prediction,
     State,
     StepEnd,
@@ -133,7 +134,7 @@ class DFM(Objective):
         uniforms = draws.uniform(0)
         indices = torch.zeros_like(uniforms, dtype=torch.long)
         masked = torch.ones_like(indices, dtype=torch.bool)
-        entropy = torch.zeros_like(uniforms)
+        entropy, entropies = torch.zeros_like(uniforms), PathAverage()
         nfe = 0
         timesteps = self._timesteps(settings)
         if known is not None:
@@ -152,6 +153,7 @@ class DFM(Objective):
             assert posterior.drawn is not None
             prediction = _where_masked(network, posterior, indices, masked)
             watch(t, state, prediction)
+            entropies.add(t, posterior.entropy.where(masked, 0))
             uniforms = draws.uniform(2 * step + 2)
             rate = (s - t) / (1 - t)
             unmask = masked & ((uniforms < (1 + corrector) * rate) | (s == timesteps[-1]))
@@ -168,7 +170,8 @@ class DFM(Objective):
                 if not goes_on:
                     indices = torch.where(masked, posterior.codes, indices)
                     break
-        return Generation(indices if known is None else known.keep(indices), entropy, nfe)
+        indices = indices if known is None else known.keep(indices)
+        return Generation(indices, entropy, nfe, entropies.value())
 
     def _timesteps(self, settings: SamplingConfig) -> Timesteps:
         """The timesteps between which codes are drawn; with ``redraw``, the first N of N + 1 steps."""

@@ -15,6 +15,7 @@ from purrception.flow.objectives.base import (
     Draws,
     Generation,
     Objective,
+    PathAverage,
     Prediction,
     State,
     StepEnd,
@@ -64,6 +65,7 @@ class GaussianObjective(Objective):
         uniforms = draws.uniform(0) if settings.last_step == "draw" else None
         path = None if known is None else KnownPath(known, network.embed(known.indices), noise)
         latest: list[Prediction] = []
+        entropies = PathAverage()
         nfe = 0
 
         def mean(z: Tensor, t: float) -> Tensor:
@@ -77,6 +79,8 @@ class GaussianObjective(Objective):
                 prediction = self.predict(network, z, t, labels, options)
             watch(t, z, prediction)
             latest[:] = [prediction]
+            if prediction.posterior is not None:
+                entropies.add(t, prediction.posterior.entropy)
             return prediction.mean if path is None else path.data(prediction.mean, t)
 
         def fresh_noise(step: int) -> Tensor:
@@ -95,10 +99,12 @@ class GaussianObjective(Objective):
         else:
             indices = settings.build_last_step()(z, posterior, network.codebook)
             entropy = posterior.entropy
+        path_entropy = entropies.value()
         if known is not None:
             indices = known.keep(indices)
             entropy = None if entropy is None else entropy.where(known.free, 0)
-        return Generation(indices, entropy, nfe)
+            path_entropy = None if path_entropy is None else path_entropy.where(known.free, 0)
+        return Generation(indices, entropy, nfe, path_entropy)
 
     def predict_conditioned(
         self, network: Network, z: Tensor, t: float, labels: Tensor, options: PredictionOptions, known: KnownCodes

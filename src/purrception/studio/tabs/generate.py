@@ -108,11 +108,11 @@ class GenerateTab:
         return result, *self._view(result, view), *show_result(result)
 
     def _view(self, result: GeneratedImages | None, view: str) -> Any:
-        """The gallery and its scale: images, or heat maps of the entropy of their last posterior."""
+        """The gallery and its scale: images, or heat maps of the entropy of their posterior over the path."""
         if result is None:
             return gr.skip(), gr.skip()
         scale = gr.HTML(visible=False)
-        names, images, entropy = self._studio.class_names, result.output.images, result.output.entropy
+        names, images, entropy = self._studio.class_names, result.output.images, result.output.path_entropy
         captions = [names[label] if label < len(names) else "" for label in result.output.labels]
         if view == UNCERTAINTY and entropy is not None:
             brightest, pairs = float(entropy.max()), zip(entropy, images, strict=True)
