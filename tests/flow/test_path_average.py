@@ -26,7 +26,7 @@ def test_what_falls_evenly_to_zero_has_half_of_its_first_value(times: list[float
     torch.testing.assert_close(value, torch.tensor([first / 2, 3 * first / 2], dtype=torch.float64))
 
 
-def test_the_average_depends_little_on_the_steps_and_the_last_entropy_on_nothing_else() -> None:
+def test_the_average_depends_little_on_the_steps_where_the_last_entropy_does_much() -> None:
     torch.manual_seed(0)
     network = PurrceptionTransformer(
         grid=(4, 4), codebook_size=16, codebook_dim=4, num_classes=2, depth=1, width=16, heads=2, evidence=True

@@ -80,7 +80,8 @@ class RefineOptions(EditOptions):
     classes: tuple[str, ...] = ()
     """Class labels or names. Default: all classes."""
     threshold: float = 0.5
-    """Entropy in nats above which a token is sampled again; the others stay exactly as they are."""
+    """Entropy at the last evaluation, in nats, above which a token is sampled again; the others stay exactly as
+    they are."""
     strength: float = 0.5
     """Tokens are sampled again from t = 1 − strength; 1 forgets them altogether."""
     seed: int = 0

@@ -95,7 +95,7 @@ def _curves(recorded: Trajectory, means: dict[str, Tensor]) -> Figure:
 
 
 def _maps(recorded: Trajectory, images: np.ndarray) -> Figure:
-    """Finished samples, and below each its uncertainty, averaged over the path."""
+    """Finished samples, and below each its uncertainty, averaged over the evaluations."""
     count = min(8, len(images))
     figure, made = panels(count, 1 + len(MEASURES), width=1.25, height=1.3)
     for column in range(count):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,10 +84,8 @@ class Recording:
         if self._graph is None:
             return self._generate(self._labels, self._draws)
         self._graph.replay()
-        entropy, path_entropy = self._output.entropy, self._output.path_entropy
-        return replace(
-            self._output,
-            indices=self._output.indices.clone(),
-            entropy=None if entropy is None else entropy.clone(),
-            path_entropy=None if path_entropy is None else path_entropy.clone(),
-        )
+        recorded = vars(self._output)
+        kept: dict[str, Any] = {
+            name: value.clone() for name, value in recorded.items() if isinstance(value, Tensor)
+        }
+        return replace(self._output, **kept)

@@ -84,7 +84,7 @@ class Editor:
     def refine(
         self, generation: Generation, labels: Tensor, threshold: float, strength: float = 0.5
     ) -> Generation:
-        """Sample the uncertain tokens of a generation again: those whose entropy is above ``threshold``, in nats.
+        """Sample the uncertain tokens again: those whose last entropy is above ``threshold``, in nats.
 
         All other tokens keep exactly their codes. Sampling starts at t = 1 − ``strength``, where the certain
         tokens already inform the others. An image takes its new tokens only if their mean entropy is lower than
@@ -109,18 +109,18 @@ class Editor:
         better = resampled.entropy.flatten(1).sum(1) < before  # the entropy of a kept token is 0
         replaced = uncertain[rows] & better[:, None, None]
 
-        def renewed(old: Tensor | None, new: Tensor | None) -> Tensor | None:
-            if old is None or new is None:
-                return None
+        def renewed(old: Tensor, new: Tensor) -> Tensor:
             whole = old.clone()
             whole[rows] = old[rows].where(~replaced, new)
             return whole
 
-        indices, entropy = generation.indices.clone(), generation.entropy.clone()
-        indices[rows] = indices[rows].where(~replaced, resampled.indices)
-        entropy[rows] = entropy[rows].where(~replaced, resampled.entropy)
-        path_entropy = renewed(generation.path_entropy, resampled.path_entropy)
-        return Generation(indices, entropy, resampled.nfe, path_entropy)
+        old_path, new_path = generation.path_entropy, resampled.path_entropy
+        return Generation(
+            renewed(generation.indices, resampled.indices),
+            renewed(generation.entropy, resampled.entropy),
+            resampled.nfe,
+            None if old_path is None or new_path is None else renewed(old_path, new_path),
+        )
 
     def interpolate(self, labels: Tensor, other_seed: int) -> Generation:
         """Go from image 0 of ``seed`` to image 0 of ``other_seed`` in ``len(labels)`` images, both included.

@@ -38,7 +38,7 @@ class PurrceptionOutput(BaseOutput):
     """Class labels of the images; the number of classes stands for the null class."""
     path_entropy: Tensor | None = None
     """Entropy of the posterior in nats, averaged over the path from noise to data, float32 ``[B, h, w]``: which
-    tokens stayed undecided long. It depends little on the number of steps, as the last entropy does."""
+    tokens stayed undecided long. Unlike the last entropy it depends little on the number of steps."""
 
     def _repr_png_(self) -> bytes | None:
         """The images as one sheet and, right of it, their path entropy from black (0) to the brightest token."""

@@ -366,7 +366,7 @@ class PurrceptionPipeline(PurrceptionGenerationPipeline):
         strength: float = 0.5,
         watch: Watcher = no_watcher,
     ) -> PurrceptionOutput:
-        """Sample tokens of ``out`` with an entropy above ``threshold`` (nats) again, from t = 1 − ``strength``.
+        """Sample again, from t = 1 − ``strength``, the tokens with a last entropy above ``threshold``, in nats.
 
         The other tokens never change, and an image keeps its old tokens if the model is less certain of the new
         ones. Entropy measures the model's own uncertainty: a token that is certain and wrong stays wrong.

@@ -144,7 +144,8 @@ class EditTab:
                     0.5,
                     step=0.05,
                     label="Threshold",
-                    info="Tokens of the images in Generate with a larger entropy, in nats, are sampled again.",
+                    info="Tokens of the images in Generate with a larger entropy at the last evaluation, in nats, "
+                    "are sampled again. It is mostly far less than the average that Uncertainty shows.",
                     elem_classes="wide",
                 )
             with gr.Tab(interpolate, elem_id="edit-tab-interpolate") as interpolate_tab, settings_group():
