@@ -140,8 +140,9 @@ def emoji() -> RunConfig:
             model=VQConfig(codebook_size=1024, codebook_dim=8, channels=(16, 32, 64), normalisation="none"),
             training=TokenizerTrainingConfig(steps=3000, batch_size=32, dead_code_threshold=0.25),
         ),
-        network=DiTConfig(depth=6, width=192, heads=6, patch_size=2),
-        training=replace(fashion().training, steps=6000),
+        network=fashion().network,
+        head=fashion().head,
+        training=replace(fashion().training, steps=3000),
         sampling=fashion().sampling,
         evaluation=EvaluationConfig(
             num=1000,
