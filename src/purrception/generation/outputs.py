@@ -11,7 +11,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from purrception.data import array_to_pil
-from purrception.utils.visualisation import heat_map, tile_images
+from purrception.utils.visualisation import class_columns, heat_map, tile_images
 
 OutputType = Literal["pil", "np", "pt", "latent"]
 OUTPUT_TYPES = get_args(OutputType)
@@ -46,11 +46,12 @@ class PurrceptionOutput(BaseOutput):
             return None
         shown = [np.asarray(image.convert("RGB")) for image in self.images[:LARGEST_DISPLAY]]
         scale = max(1, DISPLAYED_SIDE // min(shown[0].shape[:2]))
-        sheets = [tile_images(np.stack(shown), scale=scale)]
+        columns = class_columns(self.labels[: len(shown)])
+        sheets = [tile_images(np.stack(shown), columns, scale)]
         if self.path_entropy is not None:
             size, brightest = self.images[0].size, float(self.path_entropy.max())
             maps = [heat_map(values, brightest, size) for values in self.path_entropy[: len(shown)].numpy()]
-            sheets.append(tile_images(np.stack([np.asarray(one) for one in maps]), scale=scale))
+            sheets.append(tile_images(np.stack([np.asarray(one) for one in maps]), columns, scale))
         gap = np.full((sheets[0].shape[0], 16, 3), 255, np.uint8)
         pieces: list[Any] = [piece for sheet in sheets for piece in (gap, sheet)][1:]
         stream = io.BytesIO()

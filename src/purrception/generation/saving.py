@@ -22,7 +22,7 @@ from purrception.utils.folders import absolute
 from purrception.utils.packages import versions
 from purrception.utils.settings import as_options
 from purrception.utils.text import command_line
-from purrception.utils.visualisation import heat_map, tile_images
+from purrception.utils.visualisation import class_columns, heat_map, tile_images
 
 MANIFEST_FILE = "manifest.json"
 LARGEST_GRID = 100
@@ -74,7 +74,8 @@ def _save_pictures(out: PurrceptionOutput, folder: Path) -> list[dict[str, Any]]
     for number, image in enumerate(out.images):
         entries.append({"file": f"{number:05d}.png", "label": out.labels[number]})
         image.save(folder / entries[-1]["file"])
-    _save_grid(out.images, folder / "grid.png")
+    columns = class_columns(out.labels[:LARGEST_GRID])
+    _save_grid(out.images, columns, folder / "grid.png")
     if out.path_entropy is None:
         return entries
     (folder / "entropy").mkdir()
@@ -83,15 +84,15 @@ def _save_pictures(out: PurrceptionOutput, folder: Path) -> list[dict[str, Any]]
         maps.append(heat_map(entropy, brightest, image.size))
         maps[-1].save(folder / "entropy" / entry["file"])
         entry["mean_entropy"] = float(entropy.mean())
-    _save_grid(maps, folder / "entropy.png")
+    _save_grid(maps, columns, folder / "entropy.png")
     return entries
 
 
-def _save_grid(images: list[Image.Image], path: Path) -> None:
-    """Save the first of the images as one picture."""
+def _save_grid(images: list[Image.Image], columns: int, path: Path) -> None:
+    """Save the first of the images as one picture, so many in a row."""
     arrays = np.stack([np.asarray(image) for image in images[:LARGEST_GRID]])
     arrays = arrays.reshape(*arrays.shape[:3], -1)
-    array_to_pil(tile_images(arrays, scale=max(1, 64 // arrays.shape[1]))).save(path)
+    array_to_pil(tile_images(arrays, columns, scale=max(1, 64 // arrays.shape[1]))).save(path)
 
 
 def sample_command(

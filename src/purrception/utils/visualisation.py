@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,6 +39,23 @@ def tile_images(images: np.ndarray, columns: int | None = None, scale: int = 1) 
         top, left = (number // columns) * (height + gap), (number % columns) * (width + gap)
         sheet[top : top + height, left : left + width] = image
     return sheet
+
+
+def class_columns(labels: Sequence[int]) -> int:
+    """How many images to put in a row, so that each class has columns of its own and the sheet is nearly square.
+
+    It is square where the classes do not take turns, as in 0 1 2 0 1 2 …, or are too many for that: more than
+    twice as many as a square has columns.
+
+    Args:
+        labels: the class of each image, in the order of the sheet.
+    """
+    count = len(labels)
+    square = math.ceil(math.sqrt(count))
+    turn = next(turn for turn in range(1, count + 1) if all(map(operator.eq, labels, labels[turn:])))
+    if 2 * turn > count or turn > 2 * square:
+        return square
+    return turn * max(1, round(square / turn))
 
 
 def heat_map(values: np.ndarray, maximum: float, size: tuple[int, int]) -> Image.Image:
