@@ -9,7 +9,7 @@ import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,8 +18,9 @@ from PIL import Image
 
 from purrception.generation.image_processor import ImageProcessor
 from purrception.studio.pictures import colour_scale, editor_value, open_upload, painted_pixels
-from purrception.studio.session import MAX_KEPT, StoppedError, Studio, display
+from purrception.studio.session import MAX_KEPT, StoppedError, Studio, display, row_of_each_class
 from purrception.studio.trajectory import entropy_curves, likeliest_alternatives, record_trajectory
+from purrception.tokens import TokenDataset
 from purrception.utils.errors import InputError
 
 
@@ -117,6 +118,35 @@ def test_every_class_has_a_thumbnail_of_a_training_image(own: Studio) -> None:
     pictures = own.thumbnails()
     assert [name for _, name in pictures] == own.class_names
     assert all(picture.size == (64, 64) for picture, _ in pictures)
+
+
+class SortedRows:
+    """The rows of a data set whose images lie in the order of their classes, 1000 each; one class has none."""
+
+    def __len__(self) -> int:
+        return 5000
+
+    def rows(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        labels = numbers // 1000
+        return numbers[:, None, None], labels + (labels > 2)
+
+
+def test_the_image_of_a_class_is_of_that_class() -> None:
+    """Also where the first rows are all of one class, as in a folder of pictures."""
+    data = SortedRows()
+    rows = row_of_each_class(cast(TokenDataset, data), 6)
+    assert {*rows} == {0, 1, 2, 4, 5}
+    assert data.rows(np.array([*rows.values()]))[1].tolist() == [*rows]
+
+
+def test_a_class_without_training_images_shows_a_generated_one(
+    own: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = own.thumbnails()
+    monkeypatch.setattr("purrception.studio.session.row_of_each_class", lambda data, count: {1: 0})
+    few = own.thumbnails()
+    assert [name for _, name in few] == own.class_names
+    assert len(few) == len(whole)
 
 
 @pytest.mark.parametrize(("solver", "count"), [("euler", 4), ("heun", 7)])

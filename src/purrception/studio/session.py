@@ -24,7 +24,7 @@ from purrception.generation.pipeline import PurrceptionPipeline
 from purrception.generation.saving import sample_command, save_outputs
 from purrception.storage import whole_file
 from purrception.studio.upload_folder import UploadFolder
-from purrception.tokens import TokenDataset
+from purrception.tokens import ShuffledOrder, TokenDataset
 from purrception.training import RunDirectory, is_pipeline
 from purrception.utils.errors import InputError
 
@@ -33,6 +33,9 @@ THUMBNAILS = 100
 """Largest number of classes that are shown with a picture; further ones are only in the menu."""
 MAX_KEPT = 32
 """Number of downloads, and of edits, kept in the run's folder; the oldest are removed."""
+
+SEARCHED = 100_000
+"""Largest number of training images among which one of each class is looked for."""
 
 OnProgress = Callable[[float], object]
 """Called with the share of the work that is done."""
@@ -52,6 +55,22 @@ class GeneratedImages:
     seconds: float
     command: str
     download: Path
+
+
+def row_of_each_class(data: TokenDataset, count: int) -> dict[int, int]:
+    """The number of a row of each of the first ``count`` classes, by label; those without one are left out.
+
+    Rows are drawn, since images often lie in the order of their classes.
+    """
+    order, found, block = ShuffledOrder(len(data), seed=0), dict[int, int](), 1024
+    for start in range(0, min(len(data), SEARCHED), block):
+        rows = order.rows(start, min(block, len(data) - start))
+        for label, row in zip(data.rows(rows)[1].tolist(), rows.tolist(), strict=True):
+            if label < count:
+                found.setdefault(label, row)
+        if len(found) == count:
+            break
+    return found
 
 
 class Studio:
@@ -98,22 +117,24 @@ class Studio:
         return [self.target, *(str(p) for p in others if RunDirectory(p).pipeline.is_dir() or is_pipeline(p))]
 
     def thumbnails(self) -> list[tuple[Image.Image, str]]:
-        """A training image of each class, as the tokenizer reconstructs it, with the name of the class."""
-        names = self.class_names[:THUMBNAILS]
-        if not names:
-            return []
-        images = self._first_of_each_class(len(names))
-        return list(zip((display(image, 64) for image in images), names, strict=True))
+        """A training image of each class, as the tokenizer reconstructs it, with the name of the class.
 
-    def _first_of_each_class(self, count: int) -> list[Image.Image]:
+        A generated one stands in where there is none: in a pipeline without its run, for a class without images.
+        """
+        names = self.class_names[:THUMBNAILS]
         tokens = RunDirectory(self.target).tokens / "train"
-        if not (tokens / "manifest.json").is_file():  # a pipeline without its run: generate them
-            return self.pipeline.sample(range(count), replace(self.defaults, num_inference_steps=8)).images
-        data = TokenDataset(tokens)
-        indices, labels = data.rows(np.arange(min(len(data), 50 * count)))
-        rows = [int(np.argmax(labels == label)) for label in range(count)]
-        codes = torch.from_numpy(indices[rows].astype(np.int64))
-        return [array_to_pil(array) for array in self.pipeline.tokenizer.decode_images(codes)]
+        images: dict[int, Image.Image] = {}
+        if (tokens / "manifest.json").is_file():
+            data = TokenDataset(tokens)
+            rows = row_of_each_class(data, len(names))
+            if rows:
+                codes = torch.from_numpy(data.rows(np.array([*rows.values()]))[0])
+                decoded = self.pipeline.tokenizer.decode_images(codes)
+                images = dict(zip(rows, map(array_to_pil, decoded), strict=True))
+        if missing := [label for label in range(len(names)) if label not in images]:
+            made = self.pipeline.sample(missing, replace(self.defaults, num_inference_steps=8)).images
+            images |= dict(zip(missing, made, strict=True))
+        return [(display(images[label], 64), name) for label, name in enumerate(names)]
 
     def stop(self, session: str) -> None:
         """Stop all running and waiting jobs of a session."""

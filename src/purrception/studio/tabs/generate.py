@@ -30,6 +30,8 @@ from purrception.utils.visualisation import heat_map
 
 IN_TURN = "classes in turn"
 IMAGES, UNCERTAINTY = "Images", "Uncertainty"
+LONG_NAME = 5
+"""The most letters of a class's name that fit below a small picture."""
 
 
 class GenerateTab:
@@ -85,7 +87,9 @@ class GenerateTab:
         if not self._studio.class_names:
             return None
         gr.HTML("<p class='quiet'>Training images: click one to choose its class.</p>", padding=False)
-        return gallery("generate-classes", value=self._studio.thumbnails(), allow_preview=False)
+        shown = self._studio.thumbnails()
+        look = ["images", "worded"] if any(len(name) > LONG_NAME for _, name in shown) else "images"
+        return gallery("generate-classes", value=shown, allow_preview=False, elem_classes=look)
 
     def _selected_class(self, event: gr.SelectData) -> str:
         return self._studio.class_names[event.index]
