@@ -10,7 +10,7 @@ import torch
 
 from purrception.experiment.saved_run import load_pipeline
 from purrception.flow import ObjectiveConfig, SamplingConfig, build_objective
-from purrception.instruments.training_monitor import CHECKS, TrainingMonitor
+from purrception.instruments.training_monitor import CHECKS, TrainingMonitor, shown_classes
 from purrception.tokens import TokenDataset
 
 GOOD = {
@@ -69,6 +69,19 @@ def test_a_collapse_is_told_once_and_again_when_it_comes_back(tiny_run: Path) ->
     metrics = watching.measure(network, real, labels)
     assert metrics["sample_perplexity"] == pytest.approx(metrics["data_perplexity"], rel=0.35)
     assert "entropy" not in monitor(None).measure(network, real, labels)
+
+
+@pytest.mark.parametrize(
+    ("classes", "columns", "shown"),
+    [
+        (10, 10, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]),
+        (3, 3, [0, 1, 2]),
+        (36, 10, [0, 3, 7, 10, 14, 18, 21, 25, 28, 32]),  # of four styles of nine categories, all four
+        (0, 8, [0] * 8),
+    ],
+)
+def test_the_columns_show_classes_from_everywhere(classes: int, columns: int, shown: list[int]) -> None:
+    assert shown_classes(classes, columns).tolist() == shown
 
 
 def test_samples_come_from_the_same_noise_every_time(tiny_run: Path) -> None:

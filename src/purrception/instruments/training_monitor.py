@@ -74,11 +74,20 @@ CHECKS = (
 )
 
 
+def shown_classes(classes: int, columns: int) -> Tensor:
+    """The class of each column, long ``[columns]``, spread evenly over all ``classes``; without any, 0.
+
+    The first ones would be alike: of ImageNet's, ten kinds of fish and fowl.
+    """
+    return torch.arange(columns) * classes // columns
+
+
 @dataclass
 class TrainingMonitor:
     """Draws samples while a network trains, measures them, and warns when a check first fails.
 
-    It is the trainer's ``on_sample``. Samples come from the same noise every time, with a column for each class.
+    It is the trainer's ``on_sample``. Samples come from the same noise every time, with a column for each class,
+    or for ten of them.
 
     Args:
         objective: the objective that the network is trained with.
@@ -103,7 +112,7 @@ class TrainingMonitor:
         """Sample ``network``, which has averaged weights and is in evaluation mode, at a step of training."""
         classes = self.train.manifest.num_classes
         columns = min(classes, GRID_COLUMNS) or GRID_ROWS
-        labels = torch.arange(columns).repeat(GRID_ROWS) % max(classes, 1)
+        labels = shown_classes(classes, columns).repeat(GRID_ROWS)
         settings = replace(
             self.settings, num_inference_steps=min(self.settings.num_inference_steps, LARGEST_STEPS)
         )
