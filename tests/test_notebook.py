@@ -71,7 +71,7 @@ def test_the_notebook_of_emoji_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """
     trained = run_cli(*words.split(), cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
-    done = run(EMOJI, "'runs/emoji', 2, 0", tmp_path, monkeypatch)
+    done = run(EMOJI, "'runs/emoji', '', 2, 0", tmp_path, monkeypatch)
     assert pictures(done) == pictures(nbformat.read(EMOJI, as_version=4))
     assert len(pictures(done)) == 6
 
