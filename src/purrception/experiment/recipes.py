@@ -133,6 +133,7 @@ def fashion() -> RunConfig:
 
 def emoji() -> RunConfig:
     """Emoji in Unicode's nine categories, which pip installs (extra emoji); more styles by --data.styles."""
+    like = fashion()
     return RunConfig(
         name="emoji",
         data=DataConfig(source="emoji", image_size=64, channels=3, test_fraction=0.15),
@@ -140,10 +141,10 @@ def emoji() -> RunConfig:
             model=VQConfig(codebook_size=1024, codebook_dim=8, channels=(16, 32, 64), normalisation="none"),
             training=TokenizerTrainingConfig(steps=3000, batch_size=32, dead_code_threshold=0.25),
         ),
-        network=fashion().network,
-        head=fashion().head,
-        training=replace(fashion().training, steps=3000),
-        sampling=fashion().sampling,
+        network=like.network,
+        head=like.head,
+        training=replace(like.training, steps=3000),
+        sampling=like.sampling,
         evaluation=EvaluationConfig(
             num=900,
             guidances=(1.0, 2.0),
