@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from purrception.comparison.entries import configure
-from purrception.comparison.report import curve, mean_and_spread
+from purrception.comparison.report import curve, draw_floor, mean_and_spread
 from purrception.comparison.run import geometric_steps
 from purrception.comparison.settings import SweepSpace, different
 from purrception.comparison.speed import ROUNDS, SpeedRatio, falling, first_reach, speed_ratios
@@ -34,6 +34,18 @@ def test_curves_are_means_over_seeds() -> None:
     positions, values = curve(ROWS, "slow", "step", "frechet")
     assert positions.tolist() == [100, 200, 400]
     np.testing.assert_allclose(values, [16, 8, 4])
+
+
+@pytest.mark.parametrize(("floor", "drawn"), [(4.0, True), (1.9, True), (0.4, False)])
+def test_a_floor_far_below_does_not_squeeze_the_curves_of_a_picture(floor: float, drawn: bool) -> None:
+    from matplotlib.figure import Figure
+
+    panel = Figure().subplots()
+    panel.plot([100, 400], [16.0, 4.0])
+    draw_floor(panel, floor, [16.0, 4.0])
+    low, _ = panel.get_ylim()
+    assert (low < floor + 1) == drawn
+    assert [text.get_text() for text in panel.texts] == ([] if drawn else ["real training images: 0.4"])
 
 
 def speed_ratio(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from purrception.storage import save_png, write_file
 from purrception.storage.report import REPORT_JSON, REPORT_MARKDOWN, REPORT_PICTURE
 from purrception.utils.text import table
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 AXES = {"step": "training steps", "seconds": "seconds of training", "flops": "training FLOPs"}
 METRICS = {
     "frechet": "Fréchet distance",
@@ -30,6 +33,8 @@ METRICS = {
 }
 RANKED = ("frechet", "bits_per_code")
 """Lower is better; speed and advantages are measured by these."""
+FAR = 4.0
+"""A floor that many times below every measurement is written into a picture, not drawn."""
 FINAL = ("frechet", "bits_per_code", "precision", "recall", "recognised", "cross_entropy", "mean_error")
 HOW_SPEED_IS_MEASURED = (
     "A falling curve is fitted to each entry's measurements; the ratio compares what both need to reach the "
@@ -149,6 +154,15 @@ def _ratio_table(ratios: dict[tuple[str, str], SpeedRatio], entries: list[str]) 
     )
 
 
+def draw_floor(panel: Axes, floor: float, distances: Sequence[float]) -> None:
+    """A line at the distance of real images or, where it would squeeze the others together, a note of it."""
+    if floor > min(distances) / FAR:
+        panel.axhline(floor, color="grey", linestyle=":", label="real training images")
+    else:
+        text = f"real training images: {floor:.3g}"
+        panel.text(0.03, 0.04, text, transform=panel.transAxes, color="grey", fontsize=8)
+
+
 def _draw(rows: Rows, entries: list[str], floor: float, path: Path) -> None:
     """Quality against steps, seconds and FLOPs: a thin line a seed, a thick one the mean."""
     from matplotlib.figure import Figure
@@ -168,9 +182,9 @@ def _draw(rows: Rows, entries: list[str], floor: float, path: Path) -> None:
                     panel.plot(*curve(own, entry, axis, metric), color=colour, alpha=0.25, linewidth=0.8)
                 panel.plot(*curve(rows, entry, axis, metric), color=colour, marker="o", ms=3, label=entry)
             if metric == "frechet":
-                panel.axhline(floor, color="grey", linestyle=":", label="real training images")
+                draw_floor(panel, floor, [row["frechet"] for row in rows])
                 panel.set_yscale("log")
-                panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                panel.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
                 panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
                 panel.yaxis.set_minor_locator(NullLocator())
             panel.set(xscale="log", xlabel=axis_title, ylabel=metric_title)

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from purrception.comparison.report import draw_floor
 from purrception.comparison.rows import Rows
 from purrception.comparison.settings import SweepSpace
 from purrception.evaluation.sample_quality import SampleEvaluator
@@ -159,7 +160,7 @@ def _draw(rows: Rows, front: Rows, floor: float, path: Path) -> None:
         nfe, distance = ([row[name] for row in own] for name in ("nfe", "frechet"))
         cost.scatter(nfe, distance, s=14, alpha=0.6, color=f"C{number}", label=solver)
     cost.plot([row["nfe"] for row in front], [row["frechet"] for row in front], color="black", linewidth=1)
-    cost.axhline(floor, color="grey", linestyle=":", label="real training images")
+    draw_floor(cost, floor, [row["frechet"] for row in rows])
     cost.set(xscale="log", yscale="log", xlabel="network evaluations", ylabel="Fréchet distance")
     cost.legend(fontsize=8)
     for number, temperature in enumerate(dict.fromkeys(str(row["temperature"]) for row in rows)):
