@@ -21,6 +21,8 @@ from purrception.tokens import Manifest, Shard, Standardisation
 from purrception.utils.errors import InputError
 from tests.conftest import run_cli
 
+FSQ = ["--tokenizer.training.quantiser", "fsq", "--tokenizer.training.fsq-levels", *"44444"]
+FSQ += ["--tokenizer.model.codebook-dim", "5"]
 NARROW = ["--network.depth", "2", "--network.width", "384", "--network.heads", "6"]
 SMALL = ("digits", "photos", "fashion", "emoji", "emoji-gpu", "folder")
 """Recipes of our own sizes."""
@@ -75,6 +77,10 @@ def test_the_whole_step_of_every_recipe_fits_shape_by_shape(name: str) -> None:
     ("arguments", "expected"),
     [
         (["digits"], ["trained for one step: K = 256, D = 4, grid 4×4", "4 of 4 blocks", "10 classes"]),
+        (["photos"], ["K = 1024, D = 8, grid 8×8", "6 of 6 blocks"]),
+        (["fashion"], ["K = 256, D = 8, grid 16×16", "4 of 4 blocks"]),
+        (["emoji"], ["K = 1024, D = 8, grid 16×16", "4 of 4 blocks"]),
+        (["emoji", *FSQ], ["K = 1024, D = 5, grid 16×16", "4 of 4 blocks"]),
         (["folder"], ["K = 1024, D = 8, grid 8×8", "12 of 12 blocks", "no classes"]),
         (
             ["ffhq128", *NARROW, "--data.image-size", "64"],

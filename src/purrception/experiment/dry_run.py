@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from purrception.data import DataConfig, open_images
+from purrception.data import DataConfig, images_to_tensor, open_images
 from purrception.experiment.build import build_network, in_one_chunk
 from purrception.experiment.checks import check_config
 from purrception.experiment.config import RunConfig
@@ -49,6 +49,8 @@ def dry_run(config: RunConfig) -> str:
         stand_in = _stand_in(rehearsal)
         check_config(rehearsal, stand_in)
         tokenizer = stand_in or prepare_tokenizer(rehearsal, run)
+        if not (stand_in or config.tokenizer.path):
+            _tell_apart(tokenizer, rehearsal.data)
         train, held_out = prepare_tokens(rehearsal, run, tokenizer)
         whole = whole_step(config, train.manifest, tokenizer)
         parameters = sum(parameter.numel() for parameter in whole.parameters())
@@ -96,6 +98,16 @@ def _stand_in(config: RunConfig) -> VQTokenizer | None:
         vq = known_arch(config.tokenizer.arch).build()
         vq.quantize.embedding.weight.data.normal_()
     return VQTokenizer(vq)
+
+
+@torch.no_grad()
+def _tell_apart(tokenizer: VQTokenizer, data: DataConfig) -> None:
+    """Take codes from the latents of the noise, of which a tokenizer of one step may know no more than one."""
+    image, _ = open_images(data, "train")[0]
+    vq = tokenizer.vq
+    latents = vq.encode(images_to_tensor([image]).to(vq.device)).latents.flatten(2)[0].T
+    codes = vq.quantize.embedding.weight
+    codes.copy_(latents[torch.arange(len(codes)) % len(latents)])
 
 
 def whole_step(config: RunConfig, manifest: Manifest, tokenizer: VQTokenizer) -> PurrceptionTransformer:
