@@ -49,7 +49,7 @@ def dry_run(config: RunConfig) -> str:
         stand_in = _stand_in(rehearsal)
         check_config(rehearsal, stand_in)
         tokenizer = stand_in or prepare_tokenizer(rehearsal, run)
-        if not (stand_in or config.tokenizer.path):
+        if not config.tokenizer.path:
             _tell_apart(tokenizer, rehearsal.data)
         train, held_out = prepare_tokens(rehearsal, run, tokenizer)
         whole = whole_step(config, train.manifest, tokenizer)
@@ -95,18 +95,15 @@ def _stand_in(config: RunConfig) -> VQTokenizer | None:
         return None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        vq = known_arch(config.tokenizer.arch).build()
-        vq.quantize.embedding.weight.data.normal_()
-    return VQTokenizer(vq)
+        return VQTokenizer(known_arch(config.tokenizer.arch).build())
 
 
 @torch.no_grad()
 def _tell_apart(tokenizer: VQTokenizer, data: DataConfig) -> None:
-    """Take codes from the latents of the noise, of which a tokenizer of one step may know no more than one."""
+    """Take codes from latents of the noise, which may all have one code of a tokenizer that learned nothing."""
     image, _ = open_images(data, "train")[0]
-    vq = tokenizer.vq
-    latents = vq.encode(images_to_tensor([image]).to(vq.device)).latents.flatten(2)[0].T
-    codes = vq.quantize.embedding.weight
+    latents = tokenizer.latents(images_to_tensor([image])).flatten(2)[0].T
+    codes = tokenizer.vq.quantize.embedding.weight
     codes.copy_(latents[torch.arange(len(codes)) % len(latents)])
 
 

@@ -135,10 +135,14 @@ class VQTokenizer:
         return float(low), float(high)
 
     @torch.no_grad()
+    def latents(self, images: Tensor) -> Tensor:
+        """Images ``[B, C, H, W]`` in [−1, 1] → latents before they become codes, float32 ``[B, D, h, w]``."""
+        latents: Tensor = self.vq.encode(images.to(self.vq.device, self.vq.dtype)).latents
+        return latents.float()
+
     def encode(self, images: Tensor) -> Tensor:
         """Images ``[B, C, H, W]`` in [−1, 1] → indices of the nearest codes, long ``[B, h, w]``."""
-        latents = self.vq.encode(images.to(self.vq.device, self.vq.dtype)).latents
-        return nearest_codes(latents.float(), self.codebook)
+        return nearest_codes(self.latents(images), self.codebook)
 
     def decode(self, indices: Tensor) -> Tensor:
         """Indices, long ``[B, h, w]`` → images, float32 ``[B, C, H, W]`` in about [−1, 1].

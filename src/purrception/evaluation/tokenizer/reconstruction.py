@@ -85,7 +85,7 @@ def reconstruct(
     unit = bool((tokenizer.codebook.norm(dim=1) - 1).abs().max() < 1e-4)
     for start in range(0, len(rows), batch_size):
         originals = images_to_tensor([images[int(row)][0] for row in rows[start : start + batch_size]])
-        latents = tokenizer.vq.encode(originals.to(tokenizer.vq.device, tokenizer.vq.dtype)).latents.float()
+        latents = tokenizer.latents(originals)
         if unit:  # such a codebook looks at directions only
             latents = torch.nn.functional.normalize(latents, dim=1)
         indices = tokenizer.encode(originals)
